@@ -1,0 +1,35 @@
+"""SimCLRv2 for TensorFlow 2 and Keras: pretraining, evaluation and export of (SK-)ResNets.
+
+Importing this package loads no TensorFlow, so that a wrong setting fails in milliseconds. It
+selects the Keras 2 API (package `tf-keras`), which all of the code uses, before TensorFlow loads.
+"""
+
+import importlib
+import os
+import sys
+
+os.environ["TF_USE_LEGACY_KERAS"] = "1"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+_PUBLIC = {"train_and_evaluate": "tf_simclr.train_and_evaluate"}
+
+
+def _refuse_keras_3() -> None:
+    """Raises ImportError where `tf.keras` is Keras 3 already, which cannot be undone."""
+    tensorflow = sys.modules.get("tensorflow")
+    if tensorflow is None or "keras" not in sys.modules:
+        return
+    if str(getattr(tensorflow.keras, "__version__", "2")).startswith("3"):
+        raise ImportError(
+            "tf_simclr uses the Keras 2 API, but Keras 3 was already loaded as tf.keras; "
+            "import tf_simclr first, or set the environment variable TF_USE_LEGACY_KERAS=1."
+        )
+
+
+_refuse_keras_3()
+
+
+def __getattr__(name: str):
+    if name in _PUBLIC:
+        return getattr(importlib.import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,284 @@
+"""The one configuration of a run: frozen dataclasses that check their values when they are made.
+
+Every field is named like its command-line flag, and its default is the default of the authors' TF2
+program where that has the flag. This module imports no TensorFlow: a wrong value fails at once.
+"""
+
+import dataclasses
+import math
+from typing import Any
+
+RESNET_DEPTHS = (18, 34, 50, 101, 152, 200)
+BOTTLENECK_DEPTHS = (50, 101, 152, 200)
+NUM_BLOCK_GROUPS = 4
+
+
+class UserError(ValueError):
+    """A mistake that the user can mend: one line with the flag or file, the value and the mend."""
+
+
+def check(condition: bool, flag: str, value: Any, mend: str) -> None:
+    """Raises UserError("--flag=value: mend") unless `condition` holds."""
+    if not condition:
+        raise UserError(f"--{flag}={value}: {mend}")
+
+
+def _check_choice(flag: str, value: Any, choices: tuple) -> None:
+    check(value in choices, flag, value, f"use one of {', '.join(map(str, choices))}.")
+
+
+def _check_finite(config: Any) -> None:
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, float):
+            check(math.isfinite(value), field.name, value, "use a finite number.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The network: encoder, projection head and where the supervised head sits on it."""
+
+    resnet_depth: int = 50
+    width_multiplier: float = 1.0
+    sk_ratio: float = 0.0
+    se_ratio: float = 0.0
+    image_size: int = 224
+    proj_head_mode: str = "nonlinear"
+    proj_out_dim: int = 128
+    num_proj_layers: int = 3
+    ft_proj_selector: int = 0
+    zero_init_logits_layer: bool = False
+    fine_tune_after_block: int = -1
+    batch_norm_decay: float = 0.9
+    global_bn: bool = True
+    precision: str = "float32"
+
+    def __post_init__(self):
+        _check_finite(self)
+        _check_choice("resnet_depth", self.resnet_depth, RESNET_DEPTHS)
+        check(
+            self.width_multiplier > 0 and round(64 * self.width_multiplier) >= 1,
+            "width_multiplier",
+            self.width_multiplier,
+            "must leave at least one filter; use a positive number such as 0.25, 1 or 2.",
+        )
+        for flag in ("sk_ratio", "se_ratio"):
+            value = getattr(self, flag)
+            check(0 <= value <= 1, flag, value, "use 0 (off) to 1; the paper uses 0.0625 for SK.")
+        check(
+            self.sk_ratio == 0 or self.resnet_depth in BOTTLENECK_DEPTHS,
+            "sk_ratio",
+            self.sk_ratio,
+            f"selective kernels need bottleneck blocks; use --sk_ratio=0 or one of "
+            f"--resnet_depth={', '.join(map(str, BOTTLENECK_DEPTHS))}.",
+        )
+        check(self.image_size >= 8, "image_size", self.image_size, "use at least 8 pixels.")
+        check(0 <= self.batch_norm_decay < 1, "batch_norm_decay", self.batch_norm_decay,
+              "use a number from 0 up to, but not, 1; the authors use 0.9.")
+        _check_choice("precision", self.precision, ("float32", "float64"))
+        self._check_heads()
+
+    def _check_heads(self):
+        _check_choice("proj_head_mode", self.proj_head_mode, ("none", "linear", "nonlinear"))
+        check(self.proj_out_dim >= 1, "proj_out_dim", self.proj_out_dim, "use at least 1; the authors use 128.")
+        check(self.num_proj_layers >= 1, "num_proj_layers", self.num_proj_layers,
+              "use at least 1 (SimCLRv2 uses 3), or --proj_head_mode=none for no head.")
+        layers = self.num_head_layers
+        check(
+            -layers - 1 <= self.ft_proj_selector <= layers,
+            "ft_proj_selector",
+            self.ft_proj_selector,
+            f"the projection head (--proj_head_mode={self.proj_head_mode}) has {layers} layer(s); "
+            f"use 0 (encoder output) to {layers}, or -1 for the last.",
+        )
+        check(
+            -1 <= self.fine_tune_after_block <= NUM_BLOCK_GROUPS,
+            "fine_tune_after_block",
+            self.fine_tune_after_block,
+            "use -1 (train everything), 0 (freeze the stem) to 4 (train only the linear head).",
+        )
+
+    @property
+    def num_head_layers(self) -> int:
+        """Number of layers of the projection head, 0 without one."""
+        return {"none": 0, "linear": 1, "nonlinear": self.num_proj_layers}[self.proj_head_mode]
+
+    @property
+    def cifar_stem(self) -> bool:
+        """Whether the stem is the small one: 3x3, stride 1, no pooling."""
+        return self.image_size <= 32
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """The augmentation of training images. Its pixels are floats in [0, 1]."""
+
+    color_jitter_strength: float = 1.0
+    use_blur: bool = True
+    use_flip: bool = True
+    crop_min_area: float = 0.08
+    random_rotation: float = 0.0
+
+    def __post_init__(self):
+        _check_finite(self)
+        check(0 <= self.color_jitter_strength <= 2, "color_jitter_strength", self.color_jitter_strength,
+              "use 0 (off) to 2; the authors use 1 for ImageNet and 0.5 for CIFAR-10.")
+        check(0 < self.crop_min_area <= 1, "crop_min_area", self.crop_min_area,
+              "the least share of the image that a crop covers; use a number above 0, up to 1 (default 0.08).")
+        check(0 <= self.random_rotation <= 180, "random_rotation", self.random_rotation,
+              "the largest angle in degrees; use 0 (off) to 180.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where the examples come from."""
+
+    dataset: str = "imagenet2012"
+    data_dir: str | None = None
+    train_split: str = "train"
+    eval_split: str | None = None
+    cache_dataset: bool = False
+    max_bad_image_fraction: float = 0.01
+
+    def __post_init__(self):
+        _check_finite(self)
+        check(bool(self.dataset), "dataset", self.dataset, "use digits, a TFDS name or folder:PATH.")
+        check(bool(self.train_split), "train_split", self.train_split, "name a split, such as train.")
+        check(0 <= self.max_bad_image_fraction <= 1, "max_bad_image_fraction", self.max_bad_image_fraction,
+              "the share of unreadable images that is tolerated; use 0 to 1.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ContrastConfig:
+    """The contrastive loss."""
+
+    contrastive_loss: str = "nt_xent"
+    temperature: float = 0.1
+    hidden_norm: bool = True
+
+    def __post_init__(self):
+        _check_finite(self)
+        _check_choice("contrastive_loss", self.contrastive_loss, ("nt_xent", "decoupled_nt_xent"))
+        check(self.temperature > 0, "temperature", self.temperature,
+              "divides the logits and must be greater than 0; the paper uses 0.1.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """The optimizer and its learning-rate schedule."""
+
+    optimizer: str = "lars"
+    learning_rate: float = 0.3
+    learning_rate_scaling: str = "linear"
+    warmup_epochs: float = 10.0
+    weight_decay: float = 1e-6
+    momentum: float = 0.9
+
+    def __post_init__(self):
+        _check_finite(self)
+        _check_choice("optimizer", self.optimizer, ("lars", "lamb", "momentum", "adam"))
+        _check_choice("learning_rate_scaling", self.learning_rate_scaling, ("linear", "sqrt"))
+        check(self.learning_rate > 0, "learning_rate", self.learning_rate, "must be greater than 0.")
+        check(self.warmup_epochs >= 0, "warmup_epochs", self.warmup_epochs, "use 0 (none) or more.")
+        check(self.weight_decay >= 0, "weight_decay", self.weight_decay, "use 0 (off) or more.")
+        check(0 <= self.momentum < 1, "momentum", self.momentum, "use a number from 0 up to, but not, 1.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One stage of training."""
+
+    train_mode: str = "pretrain"
+    train_batch_size: int = 512
+    train_epochs: int = 100
+    train_steps: int = 0
+    lineareval_while_pretraining: bool = True
+    checkpoint: str | None = None
+    checkpoint_epochs: int = 1
+    checkpoint_steps: int = 0
+    keep_checkpoint_max: int = 5
+    steps_per_loop: int = 0
+    seed: int = 0
+
+    def __post_init__(self):
+        _check_choice("train_mode", self.train_mode, ("pretrain",))
+        check(self.train_batch_size >= 2, "train_batch_size", self.train_batch_size,
+              "the contrastive loss needs at least 2 images a batch.")
+        for flag in ("train_epochs", "checkpoint_epochs", "keep_checkpoint_max"):
+            check(getattr(self, flag) >= 1, flag, getattr(self, flag), "use at least 1.")
+        for flag in ("train_steps", "checkpoint_steps"):
+            check(getattr(self, flag) >= 0, flag, getattr(self, flag),
+                  f"use 0 (then --{flag.replace('steps', 'epochs')} counts) or more.")
+        check(self.steps_per_loop >= 0, "steps_per_loop", self.steps_per_loop, "use 0 (automatic) or more.")
+        check(0 <= self.seed < 2**31, "seed", self.seed, "use a whole number from 0 to 2147483647.")
+        check(self.checkpoint != "", "checkpoint", "", "name a checkpoint or a directory that holds one.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """Evaluation on the held-out split."""
+
+    eval_batch_size: int = 256
+    eval_steps: int = 0
+    eval_name: str | None = None
+
+    def __post_init__(self):
+        check(self.eval_batch_size >= 1, "eval_batch_size", self.eval_batch_size, "use at least 1.")
+        check(self.eval_steps >= 0, "eval_steps", self.eval_steps, "use 0 (the whole split) or more.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class StrategyConfig:
+    """Devices. `use_tpu=None` means a TPU where one answers."""
+
+    strategy: str = "auto"
+    use_tpu: bool | None = None
+    tpu_name: str | None = None
+    tpu_zone: str | None = None
+    gcp_project: str | None = None
+    master: str | None = None
+
+    def __post_init__(self):
+        _check_choice("strategy", self.strategy, ("auto", "one_device", "mirrored", "tpu"))
+        check(not (self.use_tpu and self.strategy in ("one_device", "mirrored")), "use_tpu", self.use_tpu,
+              f"contradicts --strategy={self.strategy}; leave one of them out.")
+        check(not (self.use_tpu is False and self.strategy == "tpu"), "use_tpu", self.use_tpu,
+              "contradicts --strategy=tpu; leave one of them out.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExperimentConfig:
+    """Everything that one run is made of."""
+
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    contrast: ContrastConfig = dataclasses.field(default_factory=ContrastConfig)
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
+    strategy: StrategyConfig = dataclasses.field(default_factory=StrategyConfig)
+    mode: str = "train_then_eval"
+    model_dir: str | None = None
+    keep_hub_module_max: int = 1
+
+    def __post_init__(self):
+        _check_choice("mode", self.mode, ("train", "eval", "train_then_eval"))
+        check(self.keep_hub_module_max >= 0, "keep_hub_module_max", self.keep_hub_module_max, "use 0 (no export) or more.")
+        check(
+            self.train.train_mode != "pretrain" or self.model.fine_tune_after_block == -1,
+            "fine_tune_after_block",
+            self.model.fine_tune_after_block,
+            "pretraining trains the whole network; leave it out, or use -1.",
+        )
+        if self.model_dir is None:
+            name = "".join(c if c.isalnum() or c in "-_." else "_" for c in self.data.dataset)
+            object.__setattr__(self, "model_dir", f"runs/{name}-{self.train.train_mode}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns {flag name: value} of all settings, ready for JSON."""
+        flat: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            flat |= dataclasses.asdict(value) if dataclasses.is_dataclass(value) else {field.name: value}
+        return flat
