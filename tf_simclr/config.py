@@ -9,7 +9,6 @@ import math
 from typing import Any
 
 RESNET_DEPTHS = (18, 34, 50, 101, 152, 200)
-BOTTLENECK_DEPTHS = (50, 101, 152, 200)
 NUM_BLOCK_GROUPS = 4
 
 
@@ -65,13 +64,6 @@ class ModelConfig:
         for flag in ("sk_ratio", "se_ratio"):
             value = getattr(self, flag)
             check(0 <= value <= 1, flag, value, "use 0 (off) to 1; the paper uses 0.0625 for SK.")
-        check(
-            self.sk_ratio == 0 or self.resnet_depth in BOTTLENECK_DEPTHS,
-            "sk_ratio",
-            self.sk_ratio,
-            f"selective kernels need bottleneck blocks; use --sk_ratio=0 or one of "
-            f"--resnet_depth={', '.join(map(str, BOTTLENECK_DEPTHS))}.",
-        )
         check(self.image_size >= 8, "image_size", self.image_size, "use at least 8 pixels.")
         check(0 <= self.batch_norm_decay < 1, "batch_norm_decay", self.batch_norm_decay,
               "use a number from 0 up to, but not, 1; the authors use 0.9.")

@@ -1,0 +1,93 @@
+"""Distribution strategies, and the one home of every collective.
+
+Each collective is the identity on one replica, so that callers need no branch.
+"""
+
+import tensorflow as tf
+
+from tf_simclr.config import StrategyConfig, UserError
+
+
+def num_replicas() -> int:
+    """Returns the number of replicas in sync, 1 outside a replica context."""
+    context = tf.distribute.get_replica_context()
+    return 1 if context is None else context.num_replicas_in_sync
+
+
+def replica_id() -> tf.Tensor | int:
+    """Returns this replica's number among all replicas, 0 outside a replica context."""
+    if num_replicas() == 1:
+        return 0
+    return tf.distribute.get_replica_context().replica_id_in_sync_group
+
+
+def cross_replica_mean(tensors):
+    """Returns the mean over replicas of a (nested structure of) tensors; differentiable."""
+    if num_replicas() == 1:
+        return tensors
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, tensors)
+
+
+def cross_replica_sum(tensors):
+    """Returns the sum over replicas of a (nested structure of) tensors; differentiable."""
+    if num_replicas() == 1:
+        return tensors
+    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tensors)
+
+
+def all_gather_batch(tensor: tf.Tensor) -> tf.Tensor:
+    """Returns the rows of all replicas in replica order; differentiable.
+
+    A one-hot placement followed by a sum: unlike `all_gather`, its gradient is exact under every
+    strategy, and its shape is static, which TPUs need.
+
+    Args:
+        tensor: `[b, d]`, this replica's rows.
+
+    Returns:
+        `[replicas * b, d]`.
+    """
+    replicas = num_replicas()
+    if replicas == 1:
+        return tensor
+    placed = tf.scatter_nd([[replica_id()]], [tensor], [replicas, *tensor.shape])
+    return tf.reshape(cross_replica_sum(placed), [-1, *tensor.shape[1:]])
+
+
+def make_strategy(config: StrategyConfig) -> tf.distribute.Strategy:
+    """Returns the distribution strategy that `config` asks for.
+
+    Args:
+        config: `auto` takes a TPU where one is named and answers, else all GPUs, else the CPU.
+
+    Raises:
+        UserError: a TPU was asked for and none answers, or no such device is here.
+    """
+    if config.use_tpu or config.strategy == "tpu":
+        return _tpu_strategy(config)
+    if config.use_tpu is None and config.strategy == "auto" and (config.tpu_name or config.master):
+        return _tpu_strategy(config)
+    gpus = tf.config.list_logical_devices("GPU")
+    if config.strategy == "mirrored":
+        return tf.distribute.MirroredStrategy([d.name for d in gpus or tf.config.list_logical_devices("CPU")])
+    if config.strategy == "auto" and len(gpus) > 1:
+        return tf.distribute.MirroredStrategy([d.name for d in gpus])
+    return tf.distribute.OneDeviceStrategy("/gpu:0" if gpus else "/cpu:0")
+
+
+def _tpu_strategy(config: StrategyConfig) -> tf.distribute.Strategy:
+    name = config.tpu_name or config.master or ""
+    flag = "tpu_name" if config.tpu_name else "master" if config.master else "use_tpu"
+    try:
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(
+            tpu=name, zone=config.tpu_zone, project=config.gcp_project
+        )
+        tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+    except (ValueError, RuntimeError, OSError, tf.errors.OpError) as error:
+        reason = str(error).strip().split("\n")[0] or type(error).__name__
+        raise UserError(
+            f"--{flag}={name or True}: no TPU answers ({reason}); name one with --tpu_name, "
+            "--tpu_name=local on a TPU VM, or use --use_tpu=False."
+        ) from error
+    return tf.distribute.TPUStrategy(resolver)

@@ -1,0 +1,137 @@
+"""Layers and the builder that every stage of the network is made with."""
+
+import tensorflow as tf
+
+from tf_simclr.config import ModelConfig
+from tf_simclr.models.normalization import BatchNormalization
+
+
+class Conv2D(tf.keras.layers.Conv2D):
+    """Convolution without bias whose padding depends on the kernel only, not on the image size.
+
+    Strided convolutions pad (k-1)//2 before and the rest after, as the authors' code does; `SAME`
+    would pad even-sized images one pixel later.
+    """
+
+    def __init__(self, filters: int, kernel_size: int, strides: int = 1, **kwargs):
+        super().__init__(
+            filters,
+            kernel_size,
+            strides=strides,
+            use_bias=False,
+            kernel_initializer=tf.keras.initializers.VarianceScaling(),
+            **kwargs,
+        )
+
+    def call(self, inputs):
+        """Convolves `[B, H, W, C]` to `[B, ceil(H / stride), ceil(W / stride), filters]`."""
+        before = (self.kernel_size[0] - 1) // 2
+        sides = [before, self.kernel_size[0] - 1 - before]
+        return tf.nn.conv2d(inputs, self.kernel, self.strides, [[0, 0], sides, sides, [0, 0]])
+
+
+class ShortcutPooling(tf.keras.layers.Layer):
+    """The 2x2 average pooling of a ResNet-D shortcut (arXiv 1812.01187).
+
+    With stride 2 a row and a column of zeros are appended and counted, as the authors do.
+    """
+
+    def __init__(self, strides: int, **kwargs):
+        super().__init__(**kwargs)
+        self.strides = strides
+
+    def call(self, inputs):
+        """Pools `[B, H, W, C]` to `[B, ceil(H / stride), ceil(W / stride), C]`."""
+        if self.strides == 1:
+            return tf.nn.avg_pool2d(inputs, 2, 1, "SAME")
+        padded = tf.pad(inputs, [[0, 0], [0, 1], [0, 1], [0, 0]])
+        return tf.nn.avg_pool2d(padded, 2, self.strides, "VALID")
+
+
+class BranchSum(tf.keras.layers.Layer):
+    """Adds the two halves of the channels: `[B, 1, 1, 2F]` to `[B, 1, 1, F]`."""
+
+    def call(self, inputs):
+        """Returns the sum of both branches."""
+        first, second = tf.split(inputs, 2, axis=-1)
+        return first + second
+
+
+class BranchMix(tf.keras.layers.Layer):
+    """Weights the two branches of an SK unit by a softmax over the branches (arXiv 1903.06586).
+
+    The softmax of two logits is the sigmoid of their difference, which needs one weight, not two.
+    """
+
+    def call(self, inputs):
+        """Mixes features `[B, H, W, 2F]` with logits `[B, 1, 1, 2F]` to `[B, H, W, F]`."""
+        features, logits = inputs
+        first, second = tf.split(features, 2, axis=-1)
+        first_logits, second_logits = tf.split(logits, 2, axis=-1)
+        return second + tf.sigmoid(first_logits - second_logits) * (first - second)
+
+
+class Stage(tf.keras.Model):
+    """A part of the network that can be called, frozen and recomputed by itself.
+
+    Calling it returns a dictionary: `features`, the input of the next stage; `statistics`, a
+    (mean, variance) pair for each of `norms`; `endpoints`, named intermediate tensors.
+
+    Attributes:
+        norms: its `BatchNormalization` layers, in the order of `statistics`.
+        group: 0 for the stem, 1 to 4 for the block groups; for freezing.
+        endpoint: the name under which its `features` are an output of the network, or None.
+    """
+
+    def __init__(self, inputs, outputs, *, norms, group: int = 0, endpoint: str | None = None, **kwargs):
+        super().__init__(inputs, outputs, **kwargs)
+        self.norms = tuple(norms)
+        self.group = group
+        self.endpoint = endpoint
+
+
+class StageBuilder:
+    """Adds layers to one stage and collects the statistics of its batch norms.
+
+    Args:
+        config: of the network.
+        input_shape: of one example, without the batch.
+        name: of the stage.
+    """
+
+    def __init__(self, config: ModelConfig, input_shape: tuple, name: str):
+        self.config = config
+        self.name = name
+        self.inputs = tf.keras.Input(input_shape, dtype=config.precision)
+        self._norms: list[BatchNormalization] = []
+        self._statistics: list[tuple] = []
+
+    def conv(self, inputs, filters: int, kernel_size: int, *, strides: int = 1, name: str):
+        """Adds a convolution."""
+        return Conv2D(filters, kernel_size, strides, name=name, dtype=self.config.precision)(inputs)
+
+    def norm(self, inputs, *, name: str, relu: bool = True, zero_gamma: bool = False, center: bool = True):
+        """Adds batch norm and, with `relu`, the rectifier."""
+        layer = BatchNormalization(
+            momentum=self.config.batch_norm_decay,
+            synchronized=self.config.global_bn,
+            center=center,
+            gamma_initializer="zeros" if zero_gamma else "ones",
+            name=name,
+            dtype=self.config.precision,
+        )
+        outputs, mean, variance = layer(inputs)
+        self._norms.append(layer)
+        self._statistics.append((mean, variance))
+        return self.layer(tf.keras.layers.ReLU, outputs) if relu else outputs
+
+    def layer(self, layer_class, inputs, *args, **kwargs):
+        """Adds any other layer, with the data type of the network."""
+        return layer_class(*args, dtype=self.config.precision, **kwargs)(inputs)
+
+    def finish(self, features, *, endpoints=None, group: int = 0, endpoint: str | None = None) -> Stage:
+        """Returns the stage that ends in `features`."""
+        outputs = {"features": features, "statistics": self._statistics, "endpoints": endpoints or {}}
+        return Stage(
+            self.inputs, outputs, norms=self._norms, group=group, endpoint=endpoint, name=self.name
+        )

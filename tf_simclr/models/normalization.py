@@ -1,0 +1,133 @@
+"""Batch normalization as a pure function of its input, with its statistics handed back."""
+
+import tensorflow as tf
+
+from tf_simclr import distribute
+
+
+class BatchNormalization(tf.keras.layers.Layer):
+    """Normalises over all axes but the last and returns the statistics it used (arXiv 1502.03167).
+
+    Unlike the layer of Keras it never updates its moving averages itself: `call` returns the batch
+    statistics, and whoever runs the step calls `update` once. That makes the forward pass a pure
+    function, which recomputation and chunked batches need. The variance is the biased one (1/N),
+    also in the moving average.
+
+    Args:
+        momentum: share of the old moving average that an update keeps, in [0, 1).
+        epsilon: added to the variance.
+        synchronized: statistics over the batch of all replicas, not of each replica.
+        center: whether there is a learned offset, `beta`.
+        gamma_initializer: of the learned scale.
+        **kwargs: `name`, `dtype` and `trainable` of the Keras layer. A layer that is not trainable
+            normalises with its moving averages and never changes them.
+    """
+
+    def __init__(
+        self,
+        *,
+        momentum: float = 0.9,
+        epsilon: float = 1e-5,
+        synchronized: bool = True,
+        center: bool = True,
+        gamma_initializer="ones",
+        **kwargs,
+    ):
+        super().__init__(**kwargs)
+        self.momentum = momentum
+        self.epsilon = epsilon
+        self.synchronized = synchronized
+        self.center = center
+        self.gamma_initializer = tf.keras.initializers.get(gamma_initializer)
+
+    def build(self, input_shape):
+        """Creates gamma, beta and the moving averages, each `[channels]`."""
+        shape = (input_shape[-1],)
+        self.gamma = self.add_weight(name="gamma", shape=shape, initializer=self.gamma_initializer)
+        self.beta = self.add_weight(name="beta", shape=shape, initializer="zeros") if self.center else None
+        # Each replica keeps a copy that only the step writes, with the same value everywhere: no
+        # communication on reading, and saving takes the first.
+        statistic = {
+            "shape": shape,
+            "trainable": False,
+            "synchronization": tf.VariableSynchronization.ON_READ,
+            "aggregation": tf.VariableAggregation.ONLY_FIRST_REPLICA,
+        }
+        self.moving_mean = self.add_weight(name="moving_mean", initializer="zeros", **statistic)
+        self.moving_variance = self.add_weight(name="moving_variance", initializer="ones", **statistic)
+        super().build(input_shape)
+
+    def call(self, inputs, training: bool = False):
+        """Normalises `inputs`.
+
+        Args:
+            inputs: `[..., channels]`.
+            training: with the statistics of this batch, else with the moving averages.
+
+        Returns:
+            (outputs, mean, variance): shapes `[..., channels]`, `[channels]`, `[channels]`; the
+            statistics that were used, without gradient.
+        """
+        training = training and self.trainable
+        if inputs.dtype == tf.float64 or (training and self.synchronized and distribute.num_replicas() > 1):
+            outputs, mean, variance = self._normalize_by_moments(inputs, training)
+        else:
+            outputs, mean, variance = self._normalize_fused(inputs, training)
+        return outputs, tf.stop_gradient(mean), tf.stop_gradient(variance)
+
+    def _offset(self):
+        return tf.zeros_like(self.gamma) if self.beta is None else self.beta
+
+    def _normalize_by_moments(self, inputs, training):
+        if not training:
+            mean, variance = tf.identity(self.moving_mean), tf.identity(self.moving_variance)
+        else:
+            values = tf.cast(inputs, self.gamma.dtype)
+            axes = list(range(values.shape.rank - 1))
+            moments = tf.stack([tf.reduce_mean(values, axes), tf.reduce_mean(tf.square(values), axes)])
+            if self.synchronized:
+                moments = distribute.cross_replica_mean(moments)
+            mean = moments[0]
+            variance = tf.maximum(moments[1] - tf.square(mean), 0)
+        scale = self.gamma * tf.math.rsqrt(variance + self.epsilon)
+        shift = self._offset() - mean * scale
+        outputs = inputs * tf.cast(scale, inputs.dtype) + tf.cast(shift, inputs.dtype)
+        return outputs, mean, variance
+
+    def _normalize_fused(self, inputs, training):
+        images = inputs if inputs.shape.rank == 4 else inputs[:, None, None, :]
+        empty = tf.zeros([0], self.gamma.dtype)
+        outputs, mean, variance, *_ = tf.raw_ops.FusedBatchNormV3(
+            x=images,
+            scale=self.gamma,
+            offset=self._offset(),
+            mean=empty if training else self.moving_mean,
+            variance=empty if training else self.moving_variance,
+            epsilon=self.epsilon,
+            is_training=training,
+        )
+        outputs = outputs if inputs.shape.rank == 4 else outputs[:, 0, 0, :]
+        if not training:
+            return outputs, tf.identity(self.moving_mean), tf.identity(self.moving_variance)
+        # The kernel multiplies by N / (N - 1) what it returns, not what it normalises with.
+        count = tf.cast(tf.size(images) // tf.shape(images)[-1], variance.dtype)
+        return outputs, mean, variance * (tf.maximum(count - 1, 1) / count)
+
+    def update(self, mean: tf.Tensor, variance: tf.Tensor) -> None:
+        """Moves the moving averages towards the statistics `mean` and `variance`, each `[channels]`."""
+        for average, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
+            average.assign(average * self.momentum + tf.cast(value, average.dtype) * (1 - self.momentum))
+
+
+def update_moving_statistics(norms, statistics) -> None:
+    """Updates the moving averages of every trainable layer once, with the mean over replicas.
+
+    Args:
+        norms: the `BatchNormalization` layers.
+        statistics: a (mean, variance) pair, each `[channels]`, for every layer, in the same order.
+    """
+    active = [(norm, pair) for norm, pair in zip(norms, statistics, strict=True) if norm.trainable]
+    local = [pair for norm, pair in active if not norm.synchronized]
+    averaged = iter(distribute.cross_replica_mean(local) if local else ())
+    for norm, pair in active:
+        norm.update(*(pair if norm.synchronized else next(averaged)))

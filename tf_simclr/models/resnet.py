@@ -1,0 +1,129 @@
+"""ResNet, ResNet-D with selective kernels, and squeeze-and-excitation, as a list of stages."""
+
+import tensorflow as tf
+
+from tf_simclr.config import ModelConfig
+from tf_simclr.models.layers import BranchMix, BranchSum, ShortcutPooling, Stage, StageBuilder
+
+_BLOCKS = {
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+    200: (3, 24, 36, 3),
+}
+_FIRST_BOTTLENECK_DEPTH = 50
+_BOTTLENECK_EXPANSION = 4
+_GROUP_FILTERS = (64, 128, 256, 512)
+
+
+def build_stages(config: ModelConfig) -> list[Stage]:
+    """Builds the stages of the encoder: the stem, then one stage a residual block.
+
+    Follows arXiv 1512.03385 as the authors of SimCLRv2 have it: the stride of a bottleneck is on its
+    3x3 convolution, the first block of each group has a projection shortcut, and `sk_ratio > 0`
+    switches ResNet-D (arXiv 1812.01187) and selective kernels (arXiv 1903.06586) on together.
+
+    Args:
+        config: depth, width, SK and SE ratios; `image_size <= 32` takes the small stem.
+
+    Returns:
+        The stages, from images `[B, H, W, 3]` in [0, 1] to the features of the last block.
+    """
+    stem = _stem(config)
+    stages = [stem]
+    channels = stem.output_shape["features"][-1]
+    for group, num_blocks in enumerate(_BLOCKS[config.resnet_depth], start=1):
+        filters = scaled_filters(_GROUP_FILTERS[group - 1], config)
+        for block in range(num_blocks):
+            builder = StageBuilder(config, (None, None, channels), f"block_group{group}_block{block + 1}")
+            strides = 2 if block == 0 and group > 1 else 1
+            features = _residual_block(builder, filters, strides, projection=block == 0)
+            endpoint = f"block_group{group}" if block == num_blocks - 1 else None
+            stages.append(builder.finish(features, group=group, endpoint=endpoint))
+            channels = features.shape[-1]
+    return stages
+
+
+def scaled_filters(filters: int, config: ModelConfig) -> int:
+    """Returns `filters` times the width multiplier, rounded, at least 1."""
+    return max(1, round(filters * config.width_multiplier))
+
+
+def _stem(config: ModelConfig) -> Stage:
+    builder = StageBuilder(config, (None, None, 3), "stem")
+    filters = scaled_filters(64, config)
+    if config.cifar_stem:
+        initial = builder.conv(builder.inputs, filters, 3, name="conv1")
+    elif config.sk_ratio > 0:
+        half = scaled_filters(32, config)
+        x = builder.conv(builder.inputs, half, 3, strides=2, name="conv1")
+        x = builder.norm(x, name="norm1")
+        x = builder.norm(builder.conv(x, half, 3, name="conv2"), name="norm2")
+        initial = builder.conv(x, filters, 3, name="conv3")
+    else:
+        initial = builder.conv(builder.inputs, filters, 7, strides=2, name="conv1")
+    features = builder.norm(initial, name="norm")
+    if not config.cifar_stem:
+        pooling = tf.keras.layers.MaxPooling2D
+        features = builder.layer(pooling, features, 3, strides=2, padding="same")
+    return builder.finish(features, endpoints={"initial_conv": initial}, endpoint="initial_max_pool")
+
+
+def _residual_block(builder: StageBuilder, filters: int, strides: int, *, projection: bool):
+    bottleneck = builder.config.resnet_depth >= _FIRST_BOTTLENECK_DEPTH
+    out_filters = filters * (_BOTTLENECK_EXPANSION if bottleneck else 1)
+    shortcut = builder.inputs
+    if projection:
+        shortcut = _projection_shortcut(builder, out_filters, strides)
+    if bottleneck:
+        x = builder.norm(builder.conv(builder.inputs, filters, 1, name="conv1"), name="norm1")
+        if builder.config.sk_ratio > 0:
+            x = _selective_kernel(builder, x, filters, strides)
+        else:
+            x = builder.norm(builder.conv(x, filters, 3, strides=strides, name="conv2"), name="norm2")
+        x = builder.conv(x, out_filters, 1, name="conv3")
+    else:
+        x = builder.norm(builder.conv(builder.inputs, filters, 3, strides=strides, name="conv1"), name="norm1")
+        x = builder.conv(x, filters, 3, name="conv2")
+    x = builder.norm(x, name="last_norm", relu=False, zero_gamma=True)
+    if builder.config.se_ratio > 0:
+        x = _squeeze_excitation(builder, x, filters)
+    return builder.layer(tf.keras.layers.ReLU, builder.layer(tf.keras.layers.Add, [x, shortcut]))
+
+
+def _projection_shortcut(builder: StageBuilder, filters: int, strides: int):
+    x = builder.inputs
+    if builder.config.sk_ratio > 0:
+        x = builder.layer(ShortcutPooling, x, strides)
+        strides = 1
+    x = builder.conv(x, filters, 1, strides=strides, name="shortcut_conv")
+    return builder.norm(x, name="shortcut_norm", relu=False)
+
+
+def _selective_kernel(builder: StageBuilder, inputs, filters: int, strides: int):
+    """Two branches as one convolution with twice the filters, mixed by a learned attention."""
+    branches = builder.conv(inputs, 2 * filters, 3, strides=strides, name="conv2")
+    branches = builder.norm(branches, name="norm2")
+    pooled = builder.layer(tf.keras.layers.GlobalAveragePooling2D, branches, keepdims=True)
+    pooled = builder.layer(BranchSum, pooled)
+    squeezed = builder.conv(pooled, max(int(filters * builder.config.sk_ratio), 32), 1, name="mix_conv1")
+    squeezed = builder.norm(squeezed, name="mix_norm")
+    logits = builder.conv(squeezed, 2 * filters, 1, name="mix_conv2")
+    return builder.layer(BranchMix, [branches, logits])
+
+
+def _squeeze_excitation(builder: StageBuilder, inputs, filters: int):
+    """Channel attention (arXiv 1709.01507) on the output of the block's last batch norm."""
+    conv = tf.keras.layers.Conv2D
+    initializer = tf.keras.initializers.VarianceScaling()
+    x = builder.layer(tf.keras.layers.GlobalAveragePooling2D, inputs, keepdims=True)
+    squeezed = max(1, int(filters * builder.config.se_ratio))
+    x = builder.layer(
+        conv, x, squeezed, 1, activation="relu", kernel_initializer=initializer, name="squeeze"
+    )
+    x = builder.layer(
+        conv, x, inputs.shape[-1], 1, activation="sigmoid", kernel_initializer=initializer, name="excite"
+    )
+    return builder.layer(tf.keras.layers.Multiply, [inputs, x])

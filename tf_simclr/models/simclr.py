@@ -1,0 +1,143 @@
+"""The whole network: encoder, projection head and supervised head."""
+
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from tf_simclr.config import ModelConfig
+from tf_simclr.models.heads import build_projection_head, build_supervised_head
+from tf_simclr.models.layers import Stage
+from tf_simclr.models.normalization import update_moving_statistics
+from tf_simclr.models.resnet import build_stages
+
+
+class ForwardPass(NamedTuple):
+    """What one forward pass computed.
+
+    Attributes:
+        endpoints: the named outputs, `initial_conv` to `logits_sup`, and `default`.
+        head_layers: `num_head_layers + 1` tensors: the encoder output `[B, features]`, then the
+            output of each layer of the projection head; indexed by `ft_proj_selector`.
+        statistics: a (mean, variance) pair for each of the model's `norms`.
+    """
+
+    endpoints: dict[str, tf.Tensor]
+    head_layers: list[tf.Tensor]
+    statistics: list[tuple[tf.Tensor, tf.Tensor]]
+
+
+class SimCLRModel(tf.keras.Model):
+    """An encoder with a projection head and, where there are classes, a supervised head.
+
+    `forward` is pure; `model(images, training=True)` also updates the moving averages of batch
+    norm, as users of Keras expect.
+
+    Args:
+        config: of the network.
+        num_classes: of the supervised head; None for none.
+    """
+
+    def __init__(self, config: ModelConfig, num_classes: int | None = None):
+        super().__init__(name="simclr")
+        self.config = config
+        self.num_classes = num_classes
+        self.encoder: list[Stage] = build_stages(config)
+        features = self.encoder[-1].output_shape["features"][-1]
+        self.projection_head: list[Stage] = build_projection_head(config, features)
+        self.supervised_head = None
+        if num_classes is not None:
+            widths = [features, *(stage.output_shape["features"][-1] for stage in self.projection_head)]
+            self.supervised_head = build_supervised_head(config, num_classes, widths[config.ft_proj_selector])
+        self.built = True
+
+    @property
+    def norms(self):
+        """All batch-norm layers, in the order of `ForwardPass.statistics`."""
+        return [norm for stage in (*self.encoder, *self.projection_head) for norm in stage.norms]
+
+    def forward(self, images, *, training: bool, detach_supervised_head: bool = False) -> ForwardPass:
+        """Computes every output without changing any variable.
+
+        Args:
+            images: `[B, H, W, 3]`, in [0, 1].
+            training: batch norm with the statistics of this batch.
+            detach_supervised_head: no gradient from the logits into the rest of the network, as the
+                online linear probe needs.
+        """
+        endpoints: dict[str, tf.Tensor] = {}
+        statistics: list = []
+        x = images
+        for stage in self.encoder:
+            outputs = stage(x, training=training)
+            x = outputs["features"]
+            statistics += outputs["statistics"]
+            endpoints |= outputs["endpoints"]
+            if stage.endpoint:
+                endpoints[stage.endpoint] = x
+        x = tf.reduce_mean(x, axis=[1, 2])
+        endpoints["default"] = endpoints["final_avg_pool"] = endpoints["proj_head_input"] = x
+        head_layers = [x]
+        for stage in self.projection_head:
+            outputs = stage(head_layers[-1], training=training)
+            head_layers.append(outputs["features"])
+            statistics += outputs["statistics"]
+        endpoints["proj_head_output"] = head_layers[-1]
+        if self.supervised_head is not None:
+            features = head_layers[self.config.ft_proj_selector]
+            features = tf.stop_gradient(features) if detach_supervised_head else features
+            endpoints["logits_sup"] = self.supervised_head(features)
+        return ForwardPass(endpoints, head_layers, statistics)
+
+    def call(self, images, training: bool = False):
+        """Returns the named outputs for images `[B, H, W, 3]` in [0, 1]."""
+        outputs = self.forward(images, training=training)
+        if training:
+            update_moving_statistics(self.norms, outputs.statistics)
+        return outputs.endpoints
+
+    def freeze_after_block(self, block: int) -> None:
+        """Freezes the stem and the block groups up to `block`: weights and batch-norm statistics.
+
+        Args:
+            block: -1 freezes nothing, 0 the stem, k the stem and groups 1 to k. 4 leaves only the
+                supervised head: the projection head is frozen too.
+        """
+        for stage in self.encoder:
+            stage.trainable = stage.group > block
+        for stage in self.projection_head:
+            stage.trainable = block < self.encoder[-1].group
+
+    def variable_tree(self) -> dict:
+        """Returns all variables as nested dictionaries: part, stage, layer, variable.
+
+        Checkpoints are written with these keys, which do not depend on Keras' own numbering.
+        """
+        tree = {
+            "encoder": {stage.name: _layer_tree(stage) for stage in self.encoder},
+            "projection_head": {stage.name: _layer_tree(stage) for stage in self.projection_head},
+        }
+        if self.supervised_head is not None:
+            tree["supervised_head"] = _variables_of(self.supervised_head)
+        return tree
+
+
+def _layer_tree(stage: Stage) -> dict:
+    return {layer.name: _variables_of(layer) for layer in stage.layers if layer.weights}
+
+
+def _variables_of(layer: tf.keras.layers.Layer) -> dict:
+    names = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")
+    return {name: variable for name in names if (variable := getattr(layer, name, None)) is not None}
+
+
+def build_simclr_model(config: ModelConfig, num_classes: int | None = None) -> SimCLRModel:
+    """Builds the network with all of its variables.
+
+    Args:
+        config: of the network.
+        num_classes: of the supervised head; None for none.
+
+    Returns:
+        A Keras model from images `[B, H, W, 3]` in [0, 1] to a dictionary of named outputs.
+    """
+    return SimCLRModel(config, num_classes)
