@@ -11,7 +11,7 @@ import sys
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
-_PUBLIC = {"train_and_evaluate": "tf_simclr.train_and_evaluate"}
+_PUBLIC = {"train_and_evaluate": "tf_simclr.experiment"}
 
 
 def _refuse_keras_3() -> None:

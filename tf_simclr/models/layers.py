@@ -108,7 +108,7 @@ class StageBuilder:
 
     def conv(self, inputs, filters: int, kernel_size: int, *, strides: int = 1, name: str):
         """Adds a convolution."""
-        return Conv2D(filters, kernel_size, strides, name=name, dtype=self.config.precision)(inputs)
+        return self.layer(Conv2D, inputs, filters, kernel_size, strides, name=name)
 
     def norm(self, inputs, *, name: str, relu: bool = True, zero_gamma: bool = False, center: bool = True):
         """Adds batch norm and, with `relu`, the rectifier."""
@@ -117,7 +117,7 @@ class StageBuilder:
             synchronized=self.config.global_bn,
             center=center,
             gamma_initializer="zeros" if zero_gamma else "ones",
-            name=name,
+            name=self._unique(name),
             dtype=self.config.precision,
         )
         outputs, mean, variance = layer(inputs)
@@ -125,9 +125,13 @@ class StageBuilder:
         self._statistics.append((mean, variance))
         return self.layer(tf.keras.layers.ReLU, outputs) if relu else outputs
 
-    def layer(self, layer_class, inputs, *args, **kwargs):
+    def layer(self, layer_class, inputs, *args, name: str | None = None, **kwargs):
         """Adds any other layer, with the data type of the network."""
-        return layer_class(*args, dtype=self.config.precision, **kwargs)(inputs)
+        name = name and self._unique(name)
+        return layer_class(*args, name=name, dtype=self.config.precision, **kwargs)(inputs)
+
+    def _unique(self, name: str) -> str:
+        return f"{self.name}/{name}"
 
     def finish(self, features, *, endpoints=None, group: int = 0, endpoint: str | None = None) -> Stage:
         """Returns the stage that ends in `features`."""

@@ -66,7 +66,7 @@ class SimCLRModel(tf.keras.Model):
         """
         endpoints: dict[str, tf.Tensor] = {}
         statistics: list = []
-        x = images
+        x = tf.cast(images, self.config.precision)
         for stage in self.encoder:
             outputs = stage(x, training=training)
             x = outputs["features"]
@@ -122,7 +122,7 @@ class SimCLRModel(tf.keras.Model):
 
 
 def _layer_tree(stage: Stage) -> dict:
-    return {layer.name: _variables_of(layer) for layer in stage.layers if layer.weights}
+    return {layer.name.rpartition("/")[2]: _variables_of(layer) for layer in stage.layers if layer.weights}
 
 
 def _variables_of(layer: tf.keras.layers.Layer) -> dict:

@@ -1,0 +1,142 @@
+"""Colour jitter and grey-scale against `tf.image` and plain loops."""
+
+import colorsys
+import itertools
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_simclr.augment import color
+
+
+def _planes(batch=6, size=7, low=0.0, high=1.0, seed=0):
+    return np.random.default_rng(seed).uniform(low, high, (batch, 3, size, size)).astype(np.float32)
+
+
+def _images(planes):
+    return np.transpose(planes, [0, 2, 3, 1])
+
+
+def _with_special_colors(planes):
+    special = [
+        (0, 0, 0),
+        (1, 1, 1),
+        (0.5, 0.5, 0.5),
+        (1, 0, 0),
+        (0, 1, 0),
+        (0, 0, 1),
+        (1, 1, 0),
+        (0.2, 0.2, 0.7),
+    ]
+    planes[:, :, 0, :] = np.array(special[: planes.shape[3]], np.float32).T
+    planes[:, :, 1, 0] = special[-1]
+    return planes
+
+
+def _compare(ours, theirs, factors, planes, atol=1e-5):
+    result = _images(ours(planes, tf.constant(factors)))
+    for image, factor, actual in zip(_images(planes), factors, result, strict=True):
+        np.testing.assert_allclose(actual, theirs(tf.constant(image), factor), atol=atol)
+
+
+FACTORS = np.array([0.0, 0.2, 0.9, 1.0, 1.3, 1.8], np.float32)
+
+
+def test_adjust_brightness_multiplies():
+    _compare(color.adjust_brightness, lambda image, factor: image * factor, FACTORS, _planes())
+
+
+def test_adjust_contrast_equals_tensorflow():
+    _compare(color.adjust_contrast, tf.image.adjust_contrast, FACTORS, _planes())
+
+
+@pytest.mark.parametrize("low", [0.0, -0.1])
+def test_adjust_saturation_equals_tensorflow(low):
+    planes = _with_special_colors(_planes(low=low))
+    _compare(color.adjust_saturation, tf.image.adjust_saturation, FACTORS, planes)
+
+
+@pytest.mark.parametrize("low", [0.0, -0.1])
+def test_adjust_hue_equals_tensorflow(low):
+    planes = _with_special_colors(_planes(low=low))
+    turns = np.array([-1.0, -0.2, 0.0, 0.05, 0.2, 0.7], np.float32)
+    _compare(color.adjust_hue, tf.image.adjust_hue, turns, planes)
+
+
+def test_adjust_saturation_and_hue_equal_loops():
+    planes = _planes(batch=1, size=4)
+    saturated, turned = np.empty_like(planes), np.empty_like(planes)
+    for i, j in itertools.product(range(4), repeat=2):
+        hue, saturation, value = colorsys.rgb_to_hsv(*planes[0, :, i, j].astype(np.float64))
+        saturated[0, :, i, j] = colorsys.hsv_to_rgb(hue, min(1.4 * saturation, 1), value)
+        turned[0, :, i, j] = colorsys.hsv_to_rgb((hue + 0.15) % 1, saturation, value)
+    np.testing.assert_allclose(color.adjust_saturation(planes, tf.constant([1.4])), saturated, atol=1e-5)
+    np.testing.assert_allclose(color.adjust_hue(planes, tf.constant([0.15])), turned, atol=1e-5)
+
+
+def test_adjust_saturation_leaves_dark_overshoot_of_grey_image():
+    planes = np.full((1, 3, 2, 2), -0.01, np.float32)
+    np.testing.assert_allclose(color.adjust_saturation(planes, tf.constant([1.5])), planes, atol=1e-7)
+
+
+@pytest.mark.parametrize(("strength", "low", "high"), [(0.5, 0.6, 1.4), (1.0, 0.2, 1.8), (1.5, 0.0, 2.2)])
+def test_jitter_factors_span_their_ranges(strength, low, high):
+    draws = np.array([[0.0] * 4, [1 - 2**-24] * 4], np.float32)
+    factors = np.stack(color.jitter_factors(draws, strength), axis=1)
+    np.testing.assert_allclose(factors[0], [low, low, low, -0.2 * strength], atol=1e-6)
+    np.testing.assert_allclose(factors[1], [high, high, high, 0.2 * strength], atol=1e-6)
+
+
+def _jitter_loops(image, draws, strength):
+    if draws[0] >= 0.8:
+        return image
+    factors = [factor.numpy()[0] for factor in color.jitter_factors(draws[np.newaxis, 2:], strength)]
+    operations = [
+        lambda image: image * factors[0],
+        lambda image: tf.image.adjust_contrast(image, factors[1]),
+        lambda image: tf.image.adjust_saturation(image, factors[2]),
+        lambda image: tf.image.adjust_hue(image, factors[3]),
+    ]
+    order = list(itertools.permutations(range(4)))[int(draws[1] * 24)]
+    for operation in order:
+        image = tf.clip_by_value(operations[operation](image), 0.0, 1.0)
+    return image
+
+
+def test_jitter_equals_tensorflow_in_every_order():
+    planes = _planes(batch=48, low=-0.05, high=1.05)
+    draws = np.random.default_rng(1).random((48, color.NUM_JITTER_DRAWS), dtype=np.float32)
+    draws[:, 1] = (np.arange(48) + 0.5) / 48
+    draws[:24, 0] /= 2
+    result = _images(color.jitter(planes, tf.constant(draws), 1.0))
+    for image, row, actual in zip(_images(planes), draws, result, strict=True):
+        np.testing.assert_allclose(actual, _jitter_loops(tf.constant(image), row, 1.0), atol=2e-5)
+
+
+def test_jitter_leaves_one_image_in_five_exactly():
+    planes = _planes(batch=1000, size=3, low=-0.05, high=1.05)
+    draws = np.random.default_rng(2).random((1000, color.NUM_JITTER_DRAWS), dtype=np.float32)
+    result = color.jitter(planes, tf.constant(draws), 0.5).numpy()
+    same = (result == planes).all(axis=(1, 2, 3))
+    np.testing.assert_array_equal(same, draws[:, 0] >= 0.8)
+    assert abs(same.mean() - 0.2) < 0.05
+
+
+@pytest.mark.parametrize("extreme", [0.0, 1 - 2**-24])
+def test_jitter_stays_in_range_at_extreme_draws(extreme):
+    draws = np.full((6, color.NUM_JITTER_DRAWS), extreme, np.float32)
+    draws[:, 0] = 0
+    result = color.jitter(_with_special_colors(_planes()), tf.constant(draws), 1.0).numpy()
+    assert np.isfinite(result).all() and result.min() >= 0 and result.max() <= 1
+
+
+def test_random_grey_equals_tensorflow_for_one_image_in_five():
+    planes = _planes(batch=500, size=2)
+    draws = np.random.default_rng(3).random(500, dtype=np.float32)
+    result = _images(color.random_grey(planes, draws))
+    grey = draws < 0.2
+    expected = np.repeat(tf.image.rgb_to_grayscale(_images(planes)), 3, axis=-1)
+    np.testing.assert_allclose(result[grey], expected[grey], atol=1e-6)
+    np.testing.assert_array_equal(result[~grey], _images(planes)[~grey])
+    assert abs(grey.mean() - 0.2) < 0.06

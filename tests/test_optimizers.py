@@ -1,0 +1,382 @@
+"""Optimizers against plain loops, in every way of running them."""
+
+import math
+import re
+import sys
+import warnings
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tf_simclr import optimizers
+from tf_simclr.config import UserError
+from tf_simclr.schedules import WarmupCosine
+
+needs_addons = pytest.mark.skipif(
+    sys.version_info >= (3, 12), reason="tensorflow-addons has no release for it"
+)
+NAMES = ["lars", pytest.param("lamb", marks=needs_addons), "momentum", "adam"]
+HYPER = {"momentum": 0.9, "weight_decay": 0.01, "trust_coefficient": 0.001}
+NUM_STEPS = 4
+
+
+def norm(x):
+    return math.sqrt(math.fsum(float(value) ** 2 for value in np.ravel(x)))
+
+
+def lars_oracle(w, g, v, *, learning_rate, momentum, weight_decay, trust_coefficient, excluded):
+    """One number at a time."""
+    new_w, new_v = np.array(w), np.array(v)
+    decayed = np.array(g)
+    trust = 1.0
+    if not excluded:
+        for i in np.ndindex(*w.shape):
+            decayed[i] = g[i] + weight_decay * w[i]
+        if norm(w) > 0 and norm(decayed) > 0:
+            trust = trust_coefficient * norm(w) / norm(decayed)
+    for i in np.ndindex(*w.shape):
+        new_v[i] = momentum * v[i] + learning_rate * trust * decayed[i]
+        new_w[i] = w[i] - new_v[i]
+    return new_w, new_v
+
+
+def lamb_oracle(w, g, m, v, step, *, learning_rate, weight_decay, excluded):
+    """LAMB (arXiv 1904.00962), algorithm 2; step counts from 1."""
+    beta_1, beta_2, epsilon = float(np.float32(0.9)), float(np.float32(0.999)), 1e-6
+    weight_decay = float(np.float32(weight_decay))  # Keras keeps such numbers in float32
+    m = beta_1 * m + (1 - beta_1) * g
+    v = beta_2 * v + (1 - beta_2) * g**2
+    update = (m / (1 - beta_1**step)) / (np.sqrt(v / (1 - beta_2**step)) + epsilon)
+    if excluded:
+        return w - learning_rate * update, m, v
+    update = update + weight_decay * w
+    ratio = norm(w) / norm(update) if norm(w) > 0 and norm(update) > 0 else 1.0
+    return w - learning_rate * ratio * update, m, v
+
+
+def initial_values(seed=0):
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=(3, 4)), rng.normal(size=4), rng.normal(size=(4, 2)), np.zeros((2, 2))]
+
+
+def gradient_values(step):
+    gradients = [0.1 * value for value in initial_values(seed=100 + step)[:3]]
+    return [*gradients, np.full((2, 2), 0.5) if step else np.zeros((2, 2))]
+
+
+def make_variables(dtype="float64"):
+    names = ["dense/kernel", "dense/bias", "head/dense/kernel", "dense/kernel_2"]
+    return [tf.Variable(v, dtype=dtype, name=n) for v, n in zip(initial_values(), names, strict=True)]
+
+
+def make_schedule(dtype="float64"):
+    return WarmupCosine(1.5, 2, 6, dtype=dtype)
+
+
+def make(name, variables, learning_rate=None):
+    """The second variable, a bias, is excluded."""
+    optimizer = optimizers.make_optimizer(
+        name,
+        learning_rate=make_schedule() if learning_rate is None else learning_rate,
+        momentum=0.9,
+        weight_decay=0.01,
+        excluded=[variables[1]],
+    )
+    optimizers.build_optimizer(optimizer, variables)
+    return optimizer
+
+
+def train(name, wrap=lambda function: function, num_steps=NUM_STEPS):
+    variables = make_variables()
+    optimizer = make(name, variables)
+    apply = wrap(lambda gradients: optimizers.apply_gradients(optimizer, gradients, variables))
+    for step in range(num_steps):
+        apply([tf.constant(g) for g in gradient_values(step)])
+    return [variable.numpy() for variable in variables]
+
+
+def assert_all_close(received, expected, **tolerance):
+    for x, y in zip(received, expected, strict=True):
+        np.testing.assert_allclose(x, y, **tolerance)
+
+
+@pytest.mark.parametrize("excluded", [False, True])
+@pytest.mark.parametrize("zero", ["", "variable", "gradient", "both"])
+def test_lars_update_equals_loops(excluded, zero):
+    w, g, v = initial_values()[0], gradient_values(1)[0], initial_values(5)[0]
+    w = np.zeros_like(w) if zero in ("variable", "both") else w
+    g = np.zeros_like(g) if zero in ("gradient", "both") else g
+    arguments = HYPER | {"learning_rate": 0.7, "excluded": excluded}
+    received = optimizers.lars_update(*map(tf.constant, (w, g, v)), **arguments)
+    assert_all_close(received, lars_oracle(w, g, v, **arguments), rtol=1e-14, atol=1e-18)
+
+
+def test_lars_update_is_plain_momentum_where_a_norm_is_zero():
+    zero, gradient = tf.zeros([2]), tf.constant([1.0, -2.0])
+    arguments = HYPER | {"learning_rate": 0.5, "excluded": False}
+    variable, velocity = optimizers.lars_update(zero, gradient, zero, **arguments)
+    np.testing.assert_array_equal(velocity, [0.5, -1.0])
+    np.testing.assert_array_equal(variable, [-0.5, 1.0])
+    arguments["weight_decay"] = 0.0
+    variable, velocity = optimizers.lars_update(gradient, zero, gradient, **arguments)
+    np.testing.assert_allclose(velocity, [0.9, -1.8], rtol=1e-6)
+
+
+def test_lars_update_three_steps_by_hand():
+    # |w| and |g| are whole numbers: (3, 4) has norm 5. No decay, momentum 1/2, learning rate 1.
+    w, v = tf.constant([3.0, 4.0], tf.float64), tf.zeros([2], tf.float64)
+    arguments = {"learning_rate": 1.0, "momentum": 0.5, "weight_decay": 0.0, "trust_coefficient": 0.1}
+    expected = [
+        ([6.0, 8.0], [0.3, 0.4], [2.7, 3.6]),  # trust 0.1 * 5 / 10
+        ([0.0, 0.0], [0.15, 0.2], [2.55, 3.4]),  # momentum alone
+        ([0.0, 4.25], [0.075, 0.525], [2.475, 2.875]),  # trust 0.1 * 4.25 / 4.25
+    ]
+    for gradient, velocity, variable in expected:
+        w, v = optimizers.lars_update(w, tf.constant(gradient, tf.float64), v, excluded=False, **arguments)
+        np.testing.assert_allclose(v, velocity, rtol=1e-14)
+        np.testing.assert_allclose(w, variable, rtol=1e-14)
+
+
+def test_lars_equals_loops_over_several_steps():
+    values = initial_values()
+    velocities = [np.zeros_like(value) for value in values]
+    for step in range(NUM_STEPS):
+        for i, gradient in enumerate(gradient_values(step)):
+            values[i], velocities[i] = lars_oracle(
+                values[i],
+                gradient,
+                velocities[i],
+                learning_rate=float(make_schedule()(step)),
+                excluded=i == 1,
+                **HYPER,
+            )
+    assert_all_close(train("lars"), values, rtol=1e-13)
+
+
+def test_lars_with_a_constant_learning_rate_keeps_it_in_float32():
+    variables = make_variables()
+    optimizer = make("lars", variables, learning_rate=0.1)
+    optimizers.apply_gradients(optimizer, [tf.constant(g) for g in gradient_values(1)], variables)
+    expected = initial_values()[1] - float(np.float32(0.1)) * gradient_values(1)[1]
+    np.testing.assert_allclose(variables[1], expected, rtol=1e-14)
+
+
+def test_lars_tells_variables_apart_by_object_not_by_name():
+    twins = [tf.Variable([1.0, 2.0], name="same") for _ in range(2)]
+    optimizer = optimizers.LARS(0.1, excluded=[twins[0]])
+    optimizers.build_optimizer(optimizer, twins)
+    optimizers.apply_gradients(optimizer, [tf.constant([1.0, 1.0])] * 2, twins)
+    np.testing.assert_allclose(twins[0], [0.9, 1.9])
+    np.testing.assert_allclose(twins[1], np.array([1.0, 2.0]) - 0.1 * 0.001 * math.sqrt(5 / 2), rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [("momentum", 1.0), ("momentum", -0.1), ("weight_decay", -1.0), ("trust_coefficient", 0.0)],
+)
+def test_lars_names_what_is_out_of_range(argument, value):
+    with pytest.raises(ValueError, match=f"received .*{re.escape(str(value))}"):
+        optimizers.LARS(0.1, excluded=(), **{argument: value})
+
+
+@needs_addons
+def test_lamb_equals_its_paper_over_several_steps():
+    values = initial_values()
+    moments = [(np.zeros_like(value), np.zeros_like(value)) for value in values]
+    for step in range(NUM_STEPS):
+        for i, gradient in enumerate(gradient_values(step)):
+            values[i], *moments[i] = lamb_oracle(
+                values[i],
+                gradient,
+                *moments[i],
+                step + 1,
+                learning_rate=float(make_schedule()(step)),
+                weight_decay=0.01,
+                excluded=i == 1,
+            )
+    # tensorflow-addons rounds the two betas to float32, and 1 - beta with them.
+    assert_all_close(train("lamb"), values, rtol=1e-9)
+
+
+@needs_addons
+def test_lamb_excludes_exact_names_only():
+    variables = make_variables()
+    optimizer = optimizers.make_optimizer(
+        "lamb", learning_rate=0.1, momentum=0.9, weight_decay=0.1, excluded=variables[:1]
+    )
+    decayed = [optimizer._do_use_weight_decay(variable) for variable in variables]
+    assert decayed == [False, True, True, True]  # neither head/dense/kernel nor dense/kernel_2
+    assert [optimizer._do_layer_adaptation(variable) for variable in variables] == decayed
+
+
+@needs_addons
+def test_lamb_refuses_variables_of_the_same_name():
+    twins = [tf.Variable([1.0], name="same") for _ in range(2)]
+    optimizer = optimizers.make_optimizer(
+        "lamb", learning_rate=0.1, momentum=0.9, weight_decay=0.1, excluded=[twins[0]]
+    )
+    with pytest.raises(ValueError, match=r"received more than one same:0\."):
+        optimizers.build_optimizer(optimizer, twins)
+
+
+@needs_addons
+def test_lamb_silences_the_notice_of_its_import_and_nothing_else(monkeypatch):
+    monkeypatch.delitem(sys.modules, "tensorflow_addons", raising=False)
+    filters = list(warnings.filters)
+    optimizers.make_optimizer("lamb", learning_rate=0.1, momentum=0.9, weight_decay=0.0, excluded=[])
+    assert warnings.filters == filters
+
+
+def test_lamb_says_in_one_line_what_is_missing(monkeypatch):
+    arguments = {"learning_rate": 0.1, "momentum": 0.9, "weight_decay": 0.0, "excluded": []}
+    monkeypatch.setitem(sys.modules, "tensorflow_addons", None)
+    monkeypatch.setitem(sys.modules, "tensorflow_addons.optimizers", None)
+    for version in ((3, 11), (3, 12), (3, 13)):
+        monkeypatch.setattr(sys, "version_info", version)
+        with pytest.raises(UserError, match=r"^--optimizer=lamb: needs tensorflow-addons, which .*") as error:
+            optimizers.make_optimizer("lamb", **arguments)
+        assert "--optimizer=lars." in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+def test_make_optimizer_names_the_choices():
+    with pytest.raises(UserError, match="--optimizer=sgd: use one of lars, lamb, momentum, adam"):
+        optimizers.make_optimizer("sgd", learning_rate=0.1, momentum=0.9, weight_decay=0.0, excluded=[])
+
+
+def test_momentum_is_nesterov_without_decay():
+    variables = make_variables()
+    optimizer = make("momentum", variables)
+    momentum = float(np.float32(0.9))  # as Keras rounds it
+    values = initial_values()
+    velocities = [np.zeros_like(value) for value in values]
+    for step in range(NUM_STEPS):
+        rate = float(make_schedule()(step))
+        gradients = gradient_values(step)
+        optimizers.apply_gradients(optimizer, [tf.constant(g) for g in gradients], variables)
+        for i, gradient in enumerate(gradients):
+            velocities[i] = momentum * velocities[i] - rate * gradient
+            values[i] = values[i] + momentum * velocities[i] - rate * gradient
+    assert_all_close(variables, values, rtol=1e-13)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_optimizer_is_equal_eager_graph_and_xla(name):
+    eager = train(name)
+    assert_all_close(train(name, tf.function), eager, rtol=1e-12)
+    assert_all_close(train(name, lambda f: tf.function(f, jit_compile=True)), eager, rtol=1e-12)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("name", NAMES)
+def test_optimizer_on_two_replicas_equals_one(name):
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        variables = make_variables()
+        optimizer = make(name, variables)
+
+    @tf.function
+    def step_function(gradients):
+        def replica_step():
+            context = tf.distribute.get_replica_context()
+            weight = tf.cast(context.replica_id_in_sync_group + 1, tf.float64) / 3  # the parts sum to 1
+            summed = context.all_reduce(tf.distribute.ReduceOp.SUM, [weight * g for g in gradients])
+            optimizers.apply_gradients(optimizer, summed, variables)
+
+        strategy.run(replica_step)
+
+    for step in range(NUM_STEPS):
+        step_function([tf.constant(g) for g in gradient_values(step)])
+    expected = train(name)
+    for replica in range(2):
+        received = [strategy.experimental_local_results(variable)[replica] for variable in variables]
+        assert_all_close(received, expected, rtol=1e-12)
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("name", NAMES)
+def test_build_optimizer_outside_the_scope_makes_state_on_every_replica(name):
+    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    with strategy.scope():
+        variables = make_variables()
+        optimizer = optimizers.make_optimizer(
+            name, learning_rate=make_schedule(), momentum=0.9, weight_decay=0.01, excluded=[]
+        )
+    optimizers.build_optimizer(optimizer, variables)
+    state = optimizer.variables() if callable(optimizer.variables) else optimizer.variables
+    assert len(state) > len(variables)
+    for variable in state:
+        assert len(strategy.experimental_local_results(variable)) == 2
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_optimizer_goes_on_identically_from_a_checkpoint(name, tmp_path):
+    def start():
+        variables = make_variables()
+        optimizer = make(name, variables)
+        return variables, optimizer, tf.train.Checkpoint(variables=variables, optimizer=optimizer)
+
+    def run(variables, optimizer, steps):
+        for step in steps:
+            gradients = [tf.constant(g) for g in gradient_values(step)]
+            optimizers.apply_gradients(optimizer, gradients, variables)
+
+    variables, optimizer, checkpoint = start()
+    run(variables, optimizer, range(2))
+    path = checkpoint.write(str(tmp_path / "ckpt"))
+    run(variables, optimizer, range(2, NUM_STEPS))
+
+    again, optimizer, checkpoint = start()
+    status = checkpoint.read(path)
+    status.assert_existing_objects_matched()
+    status.assert_consumed()
+    assert optimizer.iterations == 2
+    run(again, optimizer, range(2, NUM_STEPS))
+    for received, expected in zip(again, variables, strict=True):
+        np.testing.assert_array_equal(received, expected)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_build_optimizer_leaves_nothing_to_the_first_step(name):
+    variables = make_variables()
+    optimizer = make(name, variables)
+
+    @tf.function
+    def step_function(gradients):
+        optimizers.apply_gradients(optimizer, gradients, variables)
+
+    # A second trace would be an error for a function that makes variables.
+    step_function([tf.constant(g) for g in gradient_values(0)])
+    assert step_function.experimental_get_tracing_count() == 1
+
+
+def test_apply_gradients_refuses_a_missing_gradient():
+    variables = make_variables()
+    optimizer = make("lars", variables)
+    with pytest.raises(ValueError, match=r"leave them out: dense/bias:0\."):
+        optimizers.apply_gradients(
+            optimizer, [tf.zeros([3, 4]), None, tf.zeros([4, 2]), tf.zeros([2, 2])], variables
+        )
+
+
+def test_lars_config_holds_everything_but_the_excluded_variables():
+    optimizer = optimizers.LARS(make_schedule(), excluded=(), momentum=0.8, weight_decay=0.1, clipnorm=3.0)
+    config = optimizer.get_config()
+    with pytest.raises(TypeError, match="excluded"):
+        optimizers.LARS.from_config(dict(config))
+    copy = optimizers.LARS.from_config(config | {"excluded": ()})
+    assert copy.get_config() == optimizer.get_config()
+    assert (config["momentum"], config["weight_decay"], config["clipnorm"]) == (0.8, 0.1, 3.0)
+
+
+def test_lars_trains_a_model_with_compile_and_fit():
+    inputs = np.random.default_rng(0).normal(size=(16, 4)).astype(np.float32)
+    targets = inputs @ np.array([[1.0], [2.0], [-1.0], [0.5]], np.float32) + 3.0
+    initializer = tf.keras.initializers.GlorotUniform(seed=0)
+    model = tf.keras.Sequential([tf.keras.layers.Dense(1, kernel_initializer=initializer)])
+    model.build([None, 4])
+    optimizer = optimizers.LARS(0.05, excluded=[model.layers[-1].bias], trust_coefficient=0.1)
+    model.compile(optimizer, "mse")
+    losses = model.fit(inputs, targets, epochs=20, batch_size=16, verbose=0).history["loss"]
+    assert losses[-1] < 0.5 * losses[0]

@@ -1,0 +1,157 @@
+"""What happens besides training: progress, TensorBoard, a watch on unreadable images."""
+
+import logging
+import sys
+import time
+from collections.abc import Callable
+
+import tensorflow as tf
+import tqdm
+
+from tf_simclr.data import Source, check_bad_images
+from tf_simclr.train import LoopEvent
+
+_LOG = logging.getLogger("tf_simclr")
+
+
+class ProgressReporter:
+    """Shows a bar on a terminal, and plain lines elsewhere.
+
+    Args:
+        schedule: learning rate of a step.
+        chance_loss: the contrastive loss of a network that knows nothing; None if there is none.
+    """
+
+    def __init__(self, schedule: Callable, chance_loss: float | None = None):
+        self._schedule = schedule
+        self._chance = chance_loss
+        self._first: tuple[int, float] | None = None
+        self._bar: tqdm.tqdm | None = None
+
+    def __call__(self, event: LoopEvent) -> None:
+        """Reports `event`."""
+        if not event.metrics:
+            return
+        self._first = self._first or (event.step, time.monotonic())
+        if sys.stderr.isatty():
+            self._update_bar(event)
+        else:
+            left = self._time_left(event)
+            _LOG.info(
+                "step %d/%d | %s | %s left", event.step, event.plan.total_steps, self._describe(event), left
+            )
+
+    def _describe(self, event: LoopEvent) -> str:
+        metrics = event.metrics
+        parts = [f"{event.images_per_second:.0f} images/s"] if event.images_per_second else ["compiled"]
+        if "contrast_loss" in metrics:
+            chance = f" (chance {self._chance:.2f})" if self._chance else ""
+            parts.append(f"contrast loss {metrics['contrast_loss']:.3f}{chance}, acc {metrics['contrast_acc']:.1%}")
+        if "supervised_acc" in metrics:
+            parts.append(f"probe acc {metrics['supervised_acc']:.1%}")
+        parts.append(f"lr {float(self._schedule(event.step)):.3g}")
+        return " | ".join(parts)
+
+    def _time_left(self, event: LoopEvent) -> str:
+        first_step, first_time = self._first or (event.step, time.monotonic())
+        if event.step == first_step:
+            return "?"
+        seconds = (time.monotonic() - first_time) / (event.step - first_step)
+        return tqdm.tqdm.format_interval(seconds * (event.plan.total_steps - event.step))
+
+    def _update_bar(self, event: LoopEvent) -> None:
+        if self._bar is None:
+            self._bar = tqdm.tqdm(total=event.plan.total_steps, initial=event.step, unit="step")
+        self._bar.update(event.step - self._bar.n)
+        self._bar.set_postfix_str(self._describe(event))
+        if event.is_last:
+            self.close()
+
+    def close(self) -> None:
+        """Leaves the bar, so that what is printed next starts on a line of its own."""
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+class TensorBoardWriter:
+    """Writes scalars, and the views of the first batch as a picture.
+
+    Args:
+        directory: of the event files.
+        schedule: learning rate of a step.
+        example_views: returns `[n, views, S, S, 3]` in [0, 1]; called once, at the first event.
+    """
+
+    def __init__(self, directory: str, schedule: Callable, example_views: Callable[[], tf.Tensor]):
+        self._directory = directory
+        self._writer: tf.summary.SummaryWriter | None = None
+        self._schedule = schedule
+        self._example_views = example_views
+
+    def __call__(self, event: LoopEvent) -> None:
+        """Writes the metrics of `event`."""
+        if not event.metrics:
+            return
+        if self._writer is None:
+            self._writer = tf.summary.create_file_writer(self._directory)
+            with self._writer.as_default(step=event.step):
+                tf.summary.image("train/views", tile_views(self._example_views()))
+        with self._writer.as_default(step=event.step):
+            for name, value in event.metrics.items():
+                tf.summary.scalar(f"train/{name}", value)
+            tf.summary.scalar("train/learning_rate", float(self._schedule(event.step)))
+            if event.images_per_second:
+                tf.summary.scalar("train/images_per_second", event.images_per_second)
+        if event.checkpoint:
+            self._writer.flush()
+
+
+def write_eval_scalars(directory: str, results: dict[str, float], step: int) -> None:
+    """Writes evaluation results as TensorBoard scalars."""
+    writer = tf.summary.create_file_writer(directory)
+    with writer.as_default(step=step):
+        for name, value in results.items():
+            tf.summary.scalar(name, value)
+    writer.close()
+
+
+def tile_views(views: tf.Tensor) -> tf.Tensor:
+    """Returns one picture `[1, views * S, n * S, 3]`: an image a column, a view a row.
+
+    Args:
+        views: `[n, views, S, S, 3]`.
+    """
+    n, num_views, size = views.shape[:3]
+    return tf.reshape(tf.transpose(views, [1, 2, 0, 3, 4]), [1, num_views * size, n * size, 3])
+
+
+class BadImageWatch:
+    """Stops the run where too many images are unreadable, and reports the others once.
+
+    Args:
+        source: of the images.
+        max_fraction: tolerated share.
+    """
+
+    def __init__(self, source: Source, max_fraction: float):
+        self._source = source
+        self._max_fraction = max_fraction
+        self._bad = 0
+        self._seen = 0
+
+    def __call__(self, event: LoopEvent) -> None:
+        """Counts the images of `event`.
+
+        Raises:
+            UserError: more than `max_fraction` of the images seen are unreadable.
+        """
+        if event.metrics:
+            self._bad += round(event.metrics["bad_images"] * event.num_steps)
+            self._seen += event.num_steps * event.plan.global_batch_size
+            check_bad_images(
+                self._source, num_bad=self._bad, num_seen=self._seen, max_fraction=self._max_fraction
+            )
+        if event.is_last and self._bad:
+            names = self._source.bad_image_names()
+            _LOG.info("%d unreadable images were skipped: %s", len(names), ", ".join(names[:10]))

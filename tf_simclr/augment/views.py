@@ -1,0 +1,279 @@
+"""The two ways to look at an image: a random view for training and the fixed one for evaluation.
+
+A view is a pure function of images and uniform draws. `draw_uniforms` makes the draws of an example from
+nothing but (seed, view, position), so that any row of any batch can be made again, anywhere.
+"""
+
+import dataclasses
+
+import tensorflow as tf
+
+from tf_simclr.augment import blur, color, spatial
+
+_DRAWS_PER_COUNTER = 4
+_PHILOX = 1
+_MAX_KEY_HALF = 2**32
+
+
+def _layout(counts: dict[str, int]) -> dict[str, slice]:
+    columns, start = {}, 0
+    for name, count in counts.items():
+        columns[name] = slice(start, start + count)
+        start += count
+    return columns
+
+
+_COLUMNS = _layout(
+    {
+        "crop": spatial.NUM_CROP_DRAWS,
+        "flip": 1,
+        "rotation": 1,
+        "jitter": color.NUM_JITTER_DRAWS,
+        "grey": 1,
+        "blur": 2,
+    }
+)
+NUM_DRAWS = -(-max(columns.stop for columns in _COLUMNS.values()) // _DRAWS_PER_COUNTER) * _DRAWS_PER_COUNTER
+"""Uniform numbers that one view of one example takes (a multiple of 4: rows start at whole counters)."""
+
+
+def draw_uniforms(seed: int, view: int, first_position: int | tf.Tensor, num_rows: int) -> tf.Tensor:
+    """Draws the random numbers of consecutive examples from a counter (Philox), without any state.
+
+    The row of an example depends on (seed, view) and its position only: not on the batch, the replica or
+    the step at which it is asked for.
+
+    Args:
+      seed: Seed of the run, in [0, 2**32).
+      view: Which view of the example, in [0, 2**32).
+      first_position: Global position of the first example, an int or an int64 scalar tensor, at least 0.
+      num_rows: Number of examples.
+
+    Returns:
+      float32 [num_rows, NUM_DRAWS], uniform in [0, 1).
+
+    Raises:
+      ValueError: If seed or view is out of range.
+    """
+    for name, value in (("seed", seed), ("view", view)):
+        if not 0 <= value < _MAX_KEY_HALF:
+            raise ValueError(f"{name} must be in [0, 2**32). Received: {name}={value}.")
+    first_counter = tf.cast(first_position, tf.int64) * (NUM_DRAWS // _DRAWS_PER_COUNTER)
+    bits = tf.raw_ops.StatelessRandomUniformFullIntV2(
+        shape=[num_rows, NUM_DRAWS],
+        key=tf.constant([seed + view * _MAX_KEY_HALF], tf.uint64),
+        counter=tf.stack([tf.cast(first_counter, tf.uint64), tf.constant(0, tf.uint64)]),
+        alg=_PHILOX,
+        dtype=tf.uint32,
+    )
+    # TensorFlow's own kernels and XLA make different floats of the same bits, hence not the op for floats.
+    return tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.float32) * 2.0**-24
+
+
+def _check_channels(images: tf.Tensor) -> None:
+    if images.shape[-1] not in (1, 3):
+        raise ValueError(
+            f"Images must have 1 (grey-scale) or 3 (RGB) channels. Received: shape={tuple(images.shape)}; "
+            "drop an alpha channel with images[..., :3], or set the shape if it is unknown."
+        )
+
+
+def _check_batch(images: tf.Tensor) -> None:
+    _check_channels(images)
+    if images.shape.rank != 4 or None in images.shape[1:]:
+        raise ValueError(
+            "A batch must be [batch, height, width, channels] with one known size. "
+            f"Received: shape={tuple(images.shape)}; use crop_image for images of several sizes."
+        )
+
+
+def _scale(images: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
+    if dtype == tf.uint8:
+        return tf.cast(images, tf.float32) / 255
+    if dtype.is_floating:
+        return tf.cast(images, tf.float32)
+    raise ValueError(f"Images must be uint8, or float in [0, 1]. Received: dtype={dtype.name}.")
+
+
+def _to_planes(images: tf.Tensor) -> tf.Tensor:
+    return tf.transpose(images, [0, 3, 1, 2])
+
+
+def _to_images(planes: tf.Tensor) -> tf.Tensor:
+    images = tf.transpose(planes, [0, 2, 3, 1])
+    return images if images.shape[-1] == 3 else tf.repeat(images, 3, axis=-1)
+
+
+def _resize_crop(image: tf.Tensor, box: tf.Tensor, size: int) -> tf.Tensor:
+    top, left, height, width = tf.unstack(box)
+    # Cropping whole bytes before anything turns them into floats saves most of the work on large files.
+    crop = image[top : top + height, left : left + width]
+    resized = _scale(tf.image.resize(crop, [size, size], method="bicubic"), image.dtype)
+    return resized if image.shape[-1] == 3 else tf.repeat(resized, 3, axis=-1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainView:
+    """A random view for training: crop and flip, then rotation, colour jitter, grey and blur where wanted.
+
+    SimCLR (arXiv 2002.05709, appendix A) as in the authors' TF2 code, except that every image of a batch
+    draws its own blur width, and that rotation is an addition.
+
+    Attributes:
+      image_size: Side of the view in pixels.
+      crop_min_area: The least share of the image that a crop covers, in (0, 1]; never below 0.10 in effect.
+      use_flip: Whether half of the views are flipped left to right.
+      random_rotation: Largest angle in degrees, 0 (off) to 180.
+      color_jitter_strength: Strength of the jitter; 0 switches off jitter and grey-scale.
+      use_blur: Whether half of the views are blurred.
+    """
+
+    image_size: int
+    crop_min_area: float = 0.08
+    use_flip: bool = True
+    random_rotation: float = 0.0
+    color_jitter_strength: float = 0.0
+    use_blur: bool = False
+
+    def __call__(self, images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
+        """Makes one random view of each image of a batch.
+
+        Args:
+          images: uint8, or float in [0, 1], [batch, height, width, 1 or 3], all of one size.
+          draws: float32 [batch, NUM_DRAWS], uniform in [0, 1); see `draw_uniforms`.
+
+        Returns:
+          float32 [batch, image_size, image_size, 3] in [0, 1].
+
+        Raises:
+          ValueError: If the images have another number of channels, type or rank.
+        """
+        return self.distort(self.crop_batch(images, draws), draws)
+
+    def crop_batch(self, images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
+        """Crops, resizes and flips a batch of images of one size.
+
+        Args:
+          images: uint8, or float in [0, 1], [batch, height, width, 1 or 3], all of one size.
+          draws: float32 [batch, NUM_DRAWS], uniform in [0, 1).
+
+        Returns:
+          float32 [batch, image_size, image_size, 3]; `distort` clips it to [0, 1].
+
+        Raises:
+          ValueError: If the images have another number of channels, type or rank.
+        """
+        images = tf.convert_to_tensor(images)
+        _check_batch(images)
+        _, height, width, _ = images.shape
+        boxes = spatial.sample_crop_boxes(draws[:, _COLUMNS["crop"]], height, width, self.crop_min_area)
+        floats = _scale(images, images.dtype)
+        return _to_images(spatial.crop_and_resize(floats, boxes, self.image_size, self._flip(draws)))
+
+    def crop_image(self, image: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
+        """Crops, resizes and flips one image of any size, for images that are decoded one by one.
+
+        Equal to `crop_batch` up to the resize operation's positions, which TensorFlow rounds to 1/1024 pixel.
+
+        Args:
+          image: uint8, or float in [0, 1], [height, width, 1 or 3]; the size may be unknown when traced.
+          draws: float32 [NUM_DRAWS], uniform in [0, 1).
+
+        Returns:
+          float32 [image_size, image_size, 3]; `distort` clips it to [0, 1].
+
+        Raises:
+          ValueError: If the image has another number of channels or type.
+        """
+        image = tf.convert_to_tensor(image)
+        _check_channels(image)
+        draws = draws[tf.newaxis]
+        height, width = tf.unstack(tf.shape(image)[:2])
+        boxes = spatial.sample_crop_boxes(draws[:, _COLUMNS["crop"]], height, width, self.crop_min_area)
+        view = _resize_crop(image, boxes[0], self.image_size)
+        flip = self._flip(draws)
+        return view if flip is None else tf.cond(flip[0], lambda: view[:, ::-1], lambda: view)
+
+    def distort(self, images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
+        """Applies what follows the crop: rotation, colour jitter, grey and blur, then clips.
+
+        Args:
+          images: float32 [batch, image_size, image_size, 3], nominally in [0, 1].
+          draws: float32 [batch, NUM_DRAWS], uniform in [0, 1): those that cropped the images.
+
+        Returns:
+          float32 [batch, image_size, image_size, 3] in [0, 1].
+        """
+        planes = _to_planes(images)
+        if self.random_rotation > 0:
+            turn = 2 * draws[:, _COLUMNS["rotation"]][:, 0] - 1
+            planes = spatial.rotate(planes, self.random_rotation * turn)
+        if self.color_jitter_strength > 0:
+            planes = color.jitter(planes, draws[:, _COLUMNS["jitter"]], self.color_jitter_strength)
+            planes = color.random_grey(planes, draws[:, _COLUMNS["grey"]][:, 0])
+        if self.use_blur:
+            planes = blur.random_blur(planes, draws[:, _COLUMNS["blur"]])
+        return _to_images(tf.clip_by_value(planes, 0.0, 1.0))
+
+    def _flip(self, draws: tf.Tensor) -> tf.Tensor | None:
+        return draws[:, _COLUMNS["flip"]][:, 0] < 0.5 if self.use_flip else None
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalView:
+    """The view for evaluation: a central square, resized bicubically; nothing random.
+
+    As the authors evaluate: 0.875 of the shorter side above 32 pixels, all of it otherwise. Unlike their
+    code it also resizes when image_size is at most 32, so the result always has the requested size.
+
+    Attributes:
+      image_size: Side of the view in pixels.
+    """
+
+    image_size: int
+
+    @property
+    def crop_proportion(self) -> float:
+        """Share of the shorter side that the central square takes."""
+        return 0.875 if self.image_size > 32 else 1.0
+
+    def __call__(self, images: tf.Tensor) -> tf.Tensor:
+        """Same as `crop_batch`."""
+        return self.crop_batch(images)
+
+    def crop_batch(self, images: tf.Tensor) -> tf.Tensor:
+        """Crops and resizes a batch of images of one size.
+
+        Args:
+          images: uint8, or float in [0, 1], [batch, height, width, 1 or 3], all of one size.
+
+        Returns:
+          float32 [batch, image_size, image_size, 3] in [0, 1].
+
+        Raises:
+          ValueError: If the images have another number of channels, type or rank.
+        """
+        images = tf.convert_to_tensor(images)
+        _check_batch(images)
+        _, height, width, _ = images.shape
+        box = spatial.center_crop_box(height, width, self.crop_proportion)
+        planes = spatial.crop_and_resize(_scale(images, images.dtype), box[tf.newaxis], self.image_size)
+        return _to_images(tf.clip_by_value(planes, 0.0, 1.0))
+
+    def crop_image(self, image: tf.Tensor) -> tf.Tensor:
+        """Crops and resizes one image of any size.
+
+        Args:
+          image: uint8, or float in [0, 1], [height, width, 1 or 3]; the size may be unknown when traced.
+
+        Returns:
+          float32 [image_size, image_size, 3] in [0, 1].
+
+        Raises:
+          ValueError: If the image has another number of channels or type.
+        """
+        image = tf.convert_to_tensor(image)
+        _check_channels(image)
+        height, width = tf.unstack(tf.shape(image)[:2])
+        box = spatial.center_crop_box(height, width, self.crop_proportion)
+        return tf.clip_by_value(_resize_crop(image, box, self.image_size), 0.0, 1.0)

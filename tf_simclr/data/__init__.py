@@ -1,0 +1,20 @@
+"""Where the examples come from and how they become batches.
+
+A `Source` holds the examples of one split; `load_source` makes it from a `DataConfig`.
+`train_dataset` and `eval_dataset` turn a source and a view into batches.
+"""
+
+from tf_simclr.data.pipeline import BatchPlan, eval_dataset, train_dataset
+from tf_simclr.data.source import ArraySource, Source, check_bad_images
+from tf_simclr.data.sources import available_splits, load_source
+
+__all__ = [
+    "ArraySource",
+    "BatchPlan",
+    "Source",
+    "available_splits",
+    "check_bad_images",
+    "eval_dataset",
+    "load_source",
+    "train_dataset",
+]

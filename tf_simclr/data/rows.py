@@ -1,0 +1,98 @@
+"""Reading the examples of an order into batches of rows, whatever the source."""
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from tf_simclr.data.source import ArraySource, EncodedSource, Source
+
+Crop = Callable[[tf.Tensor, tf.Tensor], Any]
+
+
+def batch_rows(
+    source: Source, examples: tf.data.Dataset, *, batch_size: int, crop: Crop, num_candidates: int
+) -> tf.data.Dataset:
+    """Reads examples in the order in which they come.
+
+    Args:
+        source: What the examples belong to.
+        examples: Elements of `source.train_examples` or `source.eval_examples`.
+        batch_size: Rows of a batch, b.
+        crop: Takes an image uint8 [H, W, 3] of any size and its position int64 []; returns tensors of
+            known shape.
+        num_candidates: How many candidates to try where an image is unreadable.
+
+    Returns:
+        Dataset of dicts with `position` int64 [b]; `images`: the results of `crop`, batched, or, for an
+        `ArraySource`, the images themselves, uint8 [b, H, W, C]; `labels` int32 [b], arbitrary without
+        labels; `bad` bool [b], whether the first candidate is unreadable.
+    """
+    if isinstance(source, ArraySource):
+        batches = examples.batch(batch_size, drop_remainder=True)
+        return batches.map(_gather(source), num_parallel_calls=tf.data.AUTOTUNE)
+    if not isinstance(source, EncodedSource):
+        raise TypeError(f"A source must hold arrays or encoded images. Received: {type(source).__name__}.")
+
+    def read(example: dict) -> dict:
+        image, label, bad = _first_readable(source, example, num_candidates)
+        images = crop(image, example["position"])
+        return {"position": example["position"], "images": images, "labels": label, "bad": bad}
+
+    rows = examples.map(read, num_parallel_calls=tf.data.AUTOTUNE)
+    return rows.batch(batch_size, drop_remainder=True)
+
+
+def _gather(source: ArraySource) -> Callable[[dict], dict]:
+    # On an accelerator the images would have to come back for each batch.
+    with tf.device("CPU:0"):
+        images = tf.constant(source.images)
+        labels = tf.zeros([source.num_examples], tf.int32) if source.labels is None else tf.constant(source.labels)
+
+    def gather(batch: dict) -> dict:
+        keys = batch["keys"][:, 0]
+        return {
+            "position": batch["position"],
+            "images": tf.gather(images, keys),
+            "labels": tf.gather(labels, keys),
+            "bad": tf.zeros_like(keys, tf.bool),
+        }
+
+    return gather
+
+
+def _first_readable(
+    source: EncodedSource, example: dict, num_candidates: int
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Returns image and label of the first readable candidate, and whether it is a stand-in.
+
+    Without any, the image is one black pixel.
+    """
+    first = image, label, readable = _try_decode(source, example, 0)
+    for candidate in range(1, num_candidates):
+        current = (image, label, readable)
+        image, label, readable = tf.cond(
+            readable, lambda current=current: current, lambda c=candidate: _try_decode(source, example, c)
+        )
+    return image, label, tf.logical_not(first[2])
+
+
+def _try_decode(source: EncodedSource, example: dict, candidate: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Decodes one candidate; an unreadable one becomes a black pixel and its name is remembered."""
+
+    def decode(element: dict) -> tuple[tf.Tensor, tf.Tensor, bool]:
+        return *source.decode(element, candidate), True
+
+    # TensorFlow has no `try` in graphs but this: a dataset of one element may leave out its errors.
+    black = (tf.zeros([1, 1, 3], tf.uint8), tf.constant(0), False)
+    attempts = tf.data.Dataset.from_tensors(example).map(decode).ignore_errors()
+    attempts = attempts.concatenate(tf.data.Dataset.from_tensors(black))
+    image, label, readable = attempts.take(1).get_single_element()
+
+    def remember(key: int) -> int:
+        source.add_bad_image(source.example_name(int(key)))
+        return key
+
+    key = example["keys"][candidate]
+    tf.cond(readable, lambda: key, lambda: tf.numpy_function(remember, [key], tf.int64))
+    return image, label, readable

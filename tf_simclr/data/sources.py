@@ -1,0 +1,63 @@
+"""From a `DataConfig` to a `Source`: the digits, and the choice among the kinds of data."""
+
+import numpy as np
+
+from tf_simclr.config import DataConfig
+from tf_simclr.data import folder_source, tfds_source
+from tf_simclr.data.source import ArraySource, Source
+from tf_simclr.data.splits import slice_of_split
+
+FOLDER_PREFIX = "folder:"
+_DIGITS_SPLITS = ("train", "test")
+
+
+def load_source(data: DataConfig, split: str, *, flag: str = "train_split") -> Source:
+    """Opens one split of the configured data set.
+
+    Args:
+        data: The data set.
+        split: A split, or a part of one such as `train[:80%]`.
+        flag: The flag that named the split, for messages.
+
+    Returns:
+        The examples of the split.
+
+    Raises:
+        UserError: No such data set or split, or nothing in it.
+    """
+    if data.dataset == "digits":
+        return _digits_source(split, flag)
+    if data.dataset.startswith(FOLDER_PREFIX):
+        return folder_source.load(data, split, flag)
+    return tfds_source.load(data, split, flag)
+
+
+def available_splits(data: DataConfig) -> tuple[str, ...]:
+    """Returns the names of the splits of the configured data set.
+
+    Raises:
+        UserError: No such data set.
+    """
+    if data.dataset == "digits":
+        return _DIGITS_SPLITS
+    if data.dataset.startswith(FOLDER_PREFIX):
+        return folder_source.available_splits(data)
+    return tfds_source.available_splits(data)
+
+
+def _digits_source(split: str, flag: str) -> ArraySource:
+    """Handwritten digits, 8x8 grey: 1347 for training, 450 for testing, as scikit-learn holds them."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
+    digits = load_digits()
+    train, test = train_test_split(
+        np.arange(len(digits.target)), test_size=0.25, random_state=0, stratify=digits.target
+    )
+    parts = {"train": train, "test": test}
+    name, start, stop = slice_of_split(split, {name: len(part) for name, part in parts.items()}, flag, "digits")
+    chosen = parts[name][start:stop]
+    # The pixels count inked points, 0 to 16.
+    images = np.rint(digits.images[chosen] * (255 / 16)).astype(np.uint8)[..., np.newaxis]
+    names = [str(digit) for digit in digits.target_names]
+    return ArraySource(f"digits ({split})", images, digits.target[chosen], names)

@@ -1,0 +1,25 @@
+"""Classification metrics as pure functions."""
+
+import tensorflow as tf
+
+
+def count_correct(logits: tf.Tensor, labels: tf.Tensor, top: int) -> tf.Tensor:
+    """Returns 1 where the label is among the `top` largest logits, else 0.
+
+    Of equal logits the lower class ranks first, as in argmax: a classifier that gives all classes
+    the same logit is not right about all of them. Logits that are not finite are never right.
+
+    Args:
+        logits: `[B, classes]`.
+        labels: integers `[B]`.
+        top: how many of the largest logits count; all of them where there are fewer classes.
+
+    Returns:
+        `[B]`, of the type of `logits`.
+    """
+    labels = tf.cast(labels, tf.int32)
+    own = tf.gather(logits, labels, axis=1, batch_dims=1)[:, None]
+    lower_class = tf.range(tf.shape(logits)[1])[None, :] < labels[:, None]
+    ahead = (logits > own) | ((logits == own) & lower_class)
+    rank = tf.reduce_sum(tf.cast(ahead, tf.int32), axis=1)
+    return tf.cast((rank < top) & tf.reduce_all(tf.math.is_finite(logits), axis=1), logits.dtype)

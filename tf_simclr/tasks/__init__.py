@@ -1,0 +1,1 @@
+"""Training tasks: objects with `train_step(batch)` and `eval_step(batch)`."""
