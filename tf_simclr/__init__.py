@@ -9,7 +9,6 @@ import os
 import sys
 
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
 
 _PUBLIC = {"train_and_evaluate": "tf_simclr.experiment"}
 

@@ -1,5 +1,6 @@
 """LARS, and the other optimizers of the authors' code under one roof."""
 
+import collections
 import contextlib
 import re
 import sys
@@ -198,7 +199,7 @@ def build_optimizer(optimizer: Any, variables: Sequence[Any]) -> None:
         variables: the variables that will be trained, in the order of every later call.
 
     Raises:
-        ValueError: if the optimizer tells variables apart by name (LAMB) and two names are equal.
+        ValueError: if the optimizer is LAMB and an excluded variable shares its name with one that is not.
     """
     variables = list(variables)
     # Variables of a strategy know it; their state must be made in its scope, wherever the caller stands.
@@ -207,12 +208,7 @@ def build_optimizer(optimizer: Any, variables: Sequence[Any]) -> None:
         if not _is_legacy(optimizer):
             optimizer.build(variables)
             return
-        names = [variable.name for variable in variables]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        if twice:
-            raise ValueError(
-                f"LAMB tells variables apart by name; received more than one {', '.join(twice)}."
-            )
+        _check_names(optimizer, variables)
         optimizer._create_all_weights(variables)
 
 
@@ -237,6 +233,17 @@ def apply_gradients(optimizer: Any, gradients: Sequence[tf.Tensor], variables: S
         optimizer.apply_gradients(pairs, experimental_aggregate_gradients=False)
     else:
         optimizer.apply_gradients(pairs, skip_gradients_aggregation=True)
+
+
+def _check_names(lamb: Any, variables: Sequence[Any]) -> None:
+    """Raises ValueError if a name stands for both excluded and other variables."""
+    patterns = collections.Counter(lamb.exclude_from_weight_decay or ())
+    for name, count in collections.Counter(variable.name for variable in variables).items():
+        if 0 < patterns[_exact_name_pattern(name)] < count:
+            raise ValueError(
+                f"LAMB tells variables apart by name; received {count} variables named {name}, "
+                "some excluded and some not. Give them different names."
+            )
 
 
 def _is_legacy(optimizer: Any) -> bool:

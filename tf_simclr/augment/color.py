@@ -82,7 +82,9 @@ def adjust_hue(planes: tf.Tensor, delta: tf.Tensor) -> tf.Tensor:
     """
     red, green, blue = tf.split(planes, 3, axis=1)
     value, spread = _value_and_range(planes)
-    is_red, is_green = red >= value, green >= value
+    # Channels are compared with each other, not with their maximum: a compiler may compute that twice and
+    # round it differently, and then no channel would equal it.
+    is_red, is_green = (red >= green) & (red >= blue), green >= blue
     difference = tf.where(is_red, green - blue, tf.where(is_green, blue - red, red - green))
     sector = tf.where(is_red, 0.0, tf.where(is_green, 2.0, 4.0))
     hue = sector + difference / tf.maximum(spread, _TINY) + 6 * _per_image(delta)

@@ -192,7 +192,7 @@ class TrainView:
         boxes = spatial.sample_crop_boxes(draws[:, _COLUMNS["crop"]], height, width, self.crop_min_area)
         view = _resize_crop(image, boxes[0], self.image_size)
         flip = self._flip(draws)
-        return view if flip is None else tf.cond(flip[0], lambda: view[:, ::-1], lambda: view)
+        return view if flip is None else tf.cond(flip[0], lambda: tf.reverse(view, [1]), lambda: view)
 
     def distort(self, images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
         """Applies what follows the crop: rotation, colour jitter, grey and blur, then clips.

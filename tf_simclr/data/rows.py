@@ -47,7 +47,9 @@ def _gather(source: ArraySource) -> Callable[[dict], dict]:
     # On an accelerator the images would have to come back for each batch.
     with tf.device("CPU:0"):
         images = tf.constant(source.images)
-        labels = tf.zeros([source.num_examples], tf.int32) if source.labels is None else tf.constant(source.labels)
+        labels = (
+            tf.zeros([source.num_examples], tf.int32) if source.labels is None else tf.constant(source.labels)
+        )
 
     def gather(batch: dict) -> dict:
         keys = batch["keys"][:, 0]
@@ -77,7 +79,9 @@ def _first_readable(
     return image, label, tf.logical_not(first[2])
 
 
-def _try_decode(source: EncodedSource, example: dict, candidate: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+def _try_decode(
+    source: EncodedSource, example: dict, candidate: int
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Decodes one candidate; an unreadable one becomes a black pixel and its name is remembered."""
 
     def decode(element: dict) -> tuple[tf.Tensor, tf.Tensor, bool]:

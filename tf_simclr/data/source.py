@@ -2,7 +2,7 @@
 
 import abc
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -129,6 +129,52 @@ class EncodedSource(Source):
         """Returns the name under which the user finds the example."""
 
 
+class EncodedImages(RandomAccessSource, EncodedSource):
+    """Encoded images in files, or in memory.
+
+    Args:
+        name: Data set and split, for messages.
+        images: Paths, or the encoded images themselves; string [N].
+        read: Takes one of `images`, string [], and returns the encoded image, string [].
+        example_names: The name of each example, for messages; [N].
+        labels: int32 [N], or None.
+        class_names: Name of each class, or None without labels.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        images: Sequence[str | bytes],
+        *,
+        read: Callable[[tf.Tensor], tf.Tensor],
+        example_names: Sequence[str],
+        labels: np.ndarray | None = None,
+        class_names: Sequence[str] | None = None,
+    ):
+        super().__init__(name, len(images), None if labels is None else class_names)
+        self.labels = None if labels is None else labels.astype(np.int32)
+        self._read = read
+        self._example_names = example_names
+        with tf.device("CPU:0"):
+            self._images = tf.constant(images, tf.string)
+            self._label_tensor = None if labels is None else tf.constant(self.labels)
+
+    def decode(self, example: dict, candidate: int) -> tuple[tf.Tensor, tf.Tensor]:
+        """See `EncodedSource.decode`."""
+        key = example["keys"][candidate]
+        label = tf.constant(-1) if self._label_tensor is None else self._label_tensor[key]
+        return decode_image(self._read(self._images[key])), label
+
+    def example_name(self, key: int) -> str:
+        """See `EncodedSource.example_name`."""
+        return self._example_names[key]
+
+
+def order_seed(seed: int, epoch: tf.Tensor) -> tf.Tensor:
+    """Returns the seed, int64 [2], of the order of an epoch."""
+    return tf.random.experimental.stateless_fold_in(tf.constant([seed, _ORDER_SALT], tf.int64), epoch)
+
+
 def epoch_candidates(num_examples: int, seed: int, epoch: tf.Tensor) -> tf.Tensor:
     """Returns the order of one epoch with the stand-ins of each example.
 
@@ -141,24 +187,23 @@ def epoch_candidates(num_examples: int, seed: int, epoch: tf.Tensor) -> tf.Tenso
         int64 [N, NUM_CANDIDATES]; column 0 is a permutation of 0..N-1, column i is column 0 read i
         places further on.
     """
-    epoch_seed = tf.random.experimental.stateless_fold_in(tf.constant([seed, _ORDER_SALT], tf.int64), epoch)
-    order = tf.random.experimental.stateless_shuffle(
-        tf.range(num_examples, dtype=tf.int64), epoch_seed, alg="philox"
-    )
+    examples = tf.range(num_examples, dtype=tf.int64)
+    order = tf.random.experimental.stateless_shuffle(examples, order_seed(seed, epoch), alg="philox")
     return tf.stack([tf.roll(order, -shift, axis=0) for shift in range(NUM_CANDIDATES)], axis=1)
 
 
-def decode_image(encoded: tf.Tensor) -> tf.Tensor:
-    """Decodes JPEG, PNG, BMP or GIF (first frame), and WebP where TensorFlow can, to RGB.
+def decode_image(encoded: tf.Tensor, channels: int = 3) -> tf.Tensor:
+    """Decodes JPEG, PNG, BMP or GIF (first frame), and WebP where TensorFlow can.
 
     Args:
         encoded: string [].
+        channels: 3, or 1 for grey.
 
     Returns:
-        uint8 [H, W, 3].
+        uint8 [H, W, channels].
     """
-    image = tf.io.decode_image(encoded, channels=3, expand_animations=False)
-    return tf.ensure_shape(image, [None, None, 3])
+    image = tf.io.decode_image(encoded, channels=channels, expand_animations=False)
+    return tf.ensure_shape(image, [None, None, channels])
 
 
 def check_bad_images(source: Source, *, num_bad: int, num_seen: int, max_fraction: float) -> None:

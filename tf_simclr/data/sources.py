@@ -55,7 +55,9 @@ def _digits_source(split: str, flag: str) -> ArraySource:
         np.arange(len(digits.target)), test_size=0.25, random_state=0, stratify=digits.target
     )
     parts = {"train": train, "test": test}
-    name, start, stop = slice_of_split(split, {name: len(part) for name, part in parts.items()}, flag, "digits")
+    name, start, stop = slice_of_split(
+        split, {name: len(part) for name, part in parts.items()}, flag, "digits"
+    )
     chosen = parts[name][start:stop]
     # The pixels count inked points, 0 to 16.
     images = np.rint(digits.images[chosen] * (255 / 16)).astype(np.uint8)[..., np.newaxis]

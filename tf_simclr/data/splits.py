@@ -35,7 +35,9 @@ def slice_of_split(split: str, sizes: Mapping[str, int], flag: str, dataset: str
         raise bad_part(split, flag) from error
     start, stop = part.from_ or 0, sizes[name] if part.to is None else part.to
     if start >= stop:
-        raise UserError(f"--{flag}={split}: no example of the {sizes[name]} of {name} is in it; take a larger part.")
+        raise UserError(
+            f"--{flag}={split}: no example of the {sizes[name]} of {name} is in it; take a larger part."
+        )
     return name, start, stop
 
 

@@ -1,1 +1,248 @@
-"""Not written yet."""
+"""Any data set of TensorFlow Datasets, from the prepared files where there are some."""
+
+import dataclasses
+import difflib
+import math
+import os
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tf_simclr.config import DataConfig, UserError
+from tf_simclr.data.source import ArraySource, EncodedImages, Source, check_bad_images, decode_image
+from tf_simclr.data.splits import bad_part, missing_split
+from tf_simclr.data.stream_source import RecordFile, StreamSource
+
+MAX_BYTES_IN_MEMORY = 2**30
+_SHUFFLE_BYTES = 2**29
+_MIN_SHUFFLED_RECORDS = 1000
+_MAX_REASON_LENGTH = 200
+
+
+def available_splits(data: DataConfig) -> tuple[str, ...]:
+    """Returns the splits of the data set; prepares it if it is not.
+
+    Raises:
+        UserError: No such data set, or it cannot be prepared.
+    """
+    return tuple(_open(data).info.splits)
+
+
+def load(data: DataConfig, split: str, flag: str) -> Source:
+    """Opens one split of a TFDS data set; prepares the data set if it is not.
+
+    Images of one size that fit in memory are decoded into it; `cache_dataset` keeps others there
+    encoded; all else is streamed.
+
+    Args:
+        data: The data set.
+        split: A split, or a part of one.
+        flag: The flag that named the split, for messages.
+
+    Returns:
+        The examples of the split.
+
+    Raises:
+        UserError: No such data set or split; no images in it; it cannot be prepared.
+    """
+    builder = _open(data)
+    info = _split_info(builder, split, flag, data.dataset)
+    opened = _Split(builder, split, f"{data.dataset} ({split})", *_feature_keys(builder, data))
+    if opened.label_key and opened.first_label() < 0:
+        # Labels that are held back are written as -1.
+        opened = dataclasses.replace(opened, label_key=None)
+    shape = builder.info.features[opened.image_key].shape
+    if None not in shape and info.num_examples * math.prod(shape) <= MAX_BYTES_IN_MEMORY:
+        source, num_bad = opened.load_arrays()
+        fraction = data.max_bad_image_fraction
+        check_bad_images(source, num_bad=num_bad, num_seen=info.num_examples, max_fraction=fraction)
+        return source
+    if data.cache_dataset:
+        return opened.load_encoded()
+    if builder.info.file_format.value != "tfrecord":
+        raise UserError(
+            f"--dataset={data.dataset}: prepared as {builder.info.file_format.value} files, which are not "
+            "streamed; prepare it as tfrecord files, or use --cache_dataset=True."
+        )
+    return opened.stream()
+
+
+@dataclasses.dataclass(frozen=True)
+class _Split:
+    """A split, or a part of one, of a prepared data set, and where its images and labels are."""
+
+    builder: Any
+    split: str
+    name: str
+    image_key: str
+    label_key: str | None
+
+    @property
+    def info(self) -> Any:
+        return self.builder.info.splits[self.split]
+
+    @property
+    def class_names(self) -> list[str] | None:
+        return self.builder.info.features[self.label_key].names if self.label_key else None
+
+    @property
+    def decoding(self) -> Any:
+        """What TFDS is to read: the image as it is encoded, the label, and nothing else."""
+        import tensorflow_datasets as tfds
+
+        wanted = {key: True for key in (self.image_key, self.label_key) if key}
+        return tfds.decode.PartialDecoding(wanted, decoders={self.image_key: tfds.decode.SkipDecoding()})
+
+    def pick(self, example: dict) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the encoded image, string [], and the label, int32 [] (-1 without labels)."""
+        label = tf.cast(example[self.label_key], tf.int32) if self.label_key else tf.constant(-1)
+        return example[self.image_key], label
+
+    def encoded(self) -> tf.data.Dataset:
+        """Returns all encoded images and labels in the order of the files."""
+        return self.builder.as_dataset(split=self.split, decoders=self.decoding, shuffle_files=False).map(
+            self.pick
+        )
+
+    def first_label(self) -> int:
+        return int(next(iter(self.encoded().take(1)))[1])
+
+    def load_arrays(self) -> tuple[ArraySource, int]:
+        """Decodes all images; returns the source without the unreadable ones, and their number."""
+        height, width, channels = self.builder.info.features[self.image_key].shape
+        shape = [height, width, 1 if channels == 1 else 3]
+
+        def decode(index: tf.Tensor, example: tuple[tf.Tensor, tf.Tensor]) -> tuple[tf.Tensor, ...]:
+            return index, tf.ensure_shape(decode_image(example[0], shape[-1]), shape), example[1]
+
+        num_examples = self.info.num_examples
+        images, labels = np.zeros([num_examples, *shape], np.uint8), np.zeros([num_examples], np.int32)
+        readable = np.zeros([num_examples], bool)
+        decoded = self.encoded().enumerate().map(decode, num_parallel_calls=tf.data.AUTOTUNE)
+        for indices, some_images, some_labels in decoded.ignore_errors().batch(1024).as_numpy_iterator():
+            images[indices], labels[indices], readable[indices] = some_images, some_labels, True
+        bad = np.flatnonzero(~readable)
+        if len(bad):
+            images, labels = images[readable], labels[readable]
+        source = ArraySource(self.name, images, labels if self.label_key else None, self.class_names)
+        for index in bad:
+            source.add_bad_image(f"example {index}")
+        return source, len(bad)
+
+    def load_encoded(self) -> EncodedImages:
+        """Keeps all images in memory as they are encoded."""
+        images, labels = zip(*self.encoded().as_numpy_iterator(), strict=True)
+        return EncodedImages(
+            self.name,
+            images,
+            read=tf.identity,
+            example_names=[f"example {index}" for index in range(len(images))],
+            labels=np.array(labels) if self.label_key else None,
+            class_names=self.class_names,
+        )
+
+    def stream(self) -> StreamSource:
+        """Leaves the records in their files."""
+        decoding = self.decoding
+        features = decoding.extract_features(self.builder.info.features)
+        record_bytes = max(self.info.num_bytes // self.info.num_examples, 1)
+        return StreamSource(
+            self.name,
+            files=[
+                RecordFile(str(file.filename), file.skip, file.take) for file in self.info.file_instructions
+            ],
+            parse=lambda record: self.pick(features.deserialize_example(record, decoders=decoding.decoders)),
+            shuffle_buffer_size=max(_SHUFFLE_BYTES // record_bytes, _MIN_SHUFFLED_RECORDS),
+            class_names=self.class_names,
+        )
+
+
+def _open(data: DataConfig) -> Any:
+    """Returns the builder of the prepared data set, without its code and the network if it is on disk."""
+    import tensorflow_datasets as tfds
+    from tensorflow_datasets.core import read_only_builder
+
+    data_dir = os.path.expanduser(data.data_dir) if data.data_dir else None
+    try:
+        return read_only_builder.builder_from_files(data.dataset, data_dir=data_dir)
+    except tfds.core.DatasetNotFoundError:
+        pass
+    except Exception as error:
+        raise UserError(
+            f"--dataset={data.dataset}: cannot be opened ({_reason(error)}); check the name."
+        ) from error
+    try:
+        builder = tfds.builder(data.dataset, data_dir=data_dir, try_gcs=False)
+    except tfds.core.DatasetNotFoundError as error:
+        raise _unknown(data, tfds.list_builders(with_community_datasets=False)) from error
+    except Exception as error:
+        raise UserError(
+            f"--dataset={data.dataset}: cannot be opened ({_reason(error)}); check the name."
+        ) from error
+    try:
+        builder.download_and_prepare()
+    except Exception as error:
+        raise UserError(
+            f"--dataset={data.dataset}: not prepared under --data_dir={builder.data_dir_root}, and preparing it "
+            f"failed ({_reason(error)}); prepare it where the download works, or point --data_dir to it."
+        ) from error
+    return builder
+
+
+def _unknown(data: DataConfig, names: list[str]) -> UserError:
+    name = data.dataset.partition("/")[0].partition(":")[0]
+    nearest = difflib.get_close_matches(name, ["digits", *names], n=3)
+    hint = (
+        f"did you mean {', '.join(nearest)}?"
+        if nearest
+        else "use digits, a name of the TFDS catalog or folder:PATH."
+    )
+    where = f" under --data_dir={data.data_dir}" if data.data_dir else ""
+    return UserError(f"--dataset={data.dataset}: no such data set in TensorFlow Datasets{where}; {hint}")
+
+
+def _reason(error: Exception) -> str:
+    """Returns the first line of an error."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    return text if len(text) <= _MAX_REASON_LENGTH else f"{text[:_MAX_REASON_LENGTH]}..."
+
+
+def _split_info(builder: Any, split: str, flag: str, dataset: str) -> Any:
+    splits = builder.info.splits
+    if split.partition("[")[0] not in (*splits, "all"):
+        raise missing_split(split, tuple(splits), flag, dataset)
+    try:
+        info = splits[split]
+    except (ValueError, AssertionError, KeyError) as error:
+        raise bad_part(split, flag) from error
+    if not info.num_examples:
+        raise UserError(f"--{flag}={split}: no example of {dataset} is in it; take a larger part.")
+    return info
+
+
+def _feature_keys(builder: Any, data: DataConfig) -> tuple[str, str | None]:
+    """Finds image and label: as the data set says, else by their names, else the only ones there are."""
+    import tensorflow_datasets as tfds
+
+    features = builder.info.features
+    named = dict(features.items()) if hasattr(features, "items") else {}
+    images = [key for key, feature in named.items() if isinstance(feature, tfds.features.Image)]
+    images = [key for key in images if named[key].dtype == np.uint8]
+    labels = [key for key, feature in named.items() if isinstance(feature, tfds.features.ClassLabel)]
+    supervised = [key for key in builder.info.supervised_keys or () if isinstance(key, str)]
+    image = _choose(images, [*supervised, "image"])
+    if image is None:
+        raise UserError(
+            f"--dataset={data.dataset}: no single 8-bit image feature in it (its features: "
+            f"{', '.join(named) or 'unnamed'}); use a data set of images."
+        )
+    return image, _choose(labels, [*supervised, "label"])
+
+
+def _choose(keys: list[str], preferred: list[str]) -> str | None:
+    for key in preferred:
+        if key in keys:
+            return key
+    return keys[0] if len(keys) == 1 else None

@@ -1,0 +1,1 @@
+"""Exported models for downstream use."""

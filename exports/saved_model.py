@@ -1,0 +1,85 @@
+"""Export as SavedModel with named outputs."""
+
+import logging
+import os
+import shutil
+
+import tensorflow as tf
+
+from tf_simclr.config import UserError
+from tf_simclr.models import SimCLRModel, build_simclr_model
+
+_LOG = logging.getLogger("tf_simclr")
+
+
+class SavedModelExport:
+    """The action that writes `saved_model/<step>` at the end of training.
+
+    Args:
+        model_dir: directory of the run.
+    """
+
+    def __init__(self, model_dir: str):
+        self._directory = os.path.join(model_dir, "saved_model")
+
+    def __call__(self, event) -> None:
+        """Exports the model of a `LoopEvent` that is the last one, unless that was done before."""
+        path = os.path.join(self._directory, str(event.step))
+        if not event.is_last or tf.io.gfile.exists(path):
+            return
+        save_model(event.task.model, path)
+        _LOG.info("Exported %s.", path)
+
+
+def save_model(model: SimCLRModel, path: str) -> None:
+    """Writes `model` to `path`, whole or not at all.
+
+    The SavedModel is called as `module(images, training=False)` with float images `[B, H, W, 3]` in
+    [0, 1] and returns a dictionary of the named outputs; its signature `serving_default` does the
+    same. `trainable=` is the authors' name for `training=`.
+
+    Args:
+        model: the network; its variables may be distributed.
+        path: of the new directory.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    temporary = f"{path}.{os.getpid()}.tmp"
+    module = make_module(model)
+    try:
+        tf.saved_model.save(module, temporary, signatures={"serving_default": module.serve})
+        tf.io.gfile.rename(temporary, path)
+    except (tf.errors.OpError, OSError) as error:
+        shutil.rmtree(temporary, ignore_errors=True)
+        reason = str(error).split("\n")[0]
+        raise UserError(f"--model_dir: cannot write {path} ({reason}); free some space or choose another.") from error
+
+
+def make_module(model: SimCLRModel) -> tf.Module:
+    """Returns a copy of `model` as a module that needs neither this project nor a strategy."""
+    copy = build_simclr_model(model.config, model.num_classes)
+    for target, source in zip(tf.nest.flatten(copy.variable_tree()), tf.nest.flatten(model.variable_tree()), strict=True):
+        target.assign(source)
+    return _ExportedModule(copy)
+
+
+class _ExportedModule(tf.Module):
+    def __init__(self, model: SimCLRModel):
+        super().__init__(name="simclr")
+        # Only the variables are tracked: tracking the Keras model would trace every layer again.
+        self.weights = model.variable_tree()
+        images = tf.TensorSpec([None, None, None, 3], tf.float32, name="images")
+        apply = {
+            training: tf.function(lambda x, t=training: model(x, training=t), autograph=False)
+            for training in (False, True)
+        }
+
+        @tf.function(autograph=False)
+        def call(images, training=False, trainable=None):
+            return apply[bool(training or trainable)](images)
+
+        for arguments in ({}, {"training": True}, {"trainable": False}, {"trainable": True}):
+            call.get_concrete_function(images, **arguments)
+        self.__call__ = call
+        self.serve = tf.function(lambda images: call(images), input_signature=[images], autograph=False)

@@ -1,0 +1,1 @@
+"""The command line: absl flags, turned once into a configuration."""

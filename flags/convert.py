@@ -1,0 +1,124 @@
+"""From the command line to a configuration: the only reader of the flags."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+
+from absl import flags as absl_flags
+
+from flags.definitions import ACCEPTED_WITHOUT_EFFECT, define_flags
+from tf_simclr.config import ExperimentConfig, UserError
+
+RECIPES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "recipes")
+_DIGITS_RECIPE = os.path.join(RECIPES, "digits.flags")
+
+
+def parse_command_line(arguments: Sequence[str]) -> tuple[ExperimentConfig, list[str]]:
+    """Turns a command line into a configuration.
+
+    First wins: a flag on the command line, wherever it stands; a `--flagfile`; the digits recipe, if
+    neither a data set nor a flagfile is named, or the data set is digits; the default.
+
+    Args:
+        arguments: without the program's name.
+
+    Returns:
+        The configuration, and lines that tell the user what was chosen for him.
+
+    Raises:
+        UserError: a flag or a value is wrong.
+    """
+    from_files, explicit = _split_flagfiles(arguments, base=os.curdir)
+    values = _parse([*from_files, *explicit])
+    notes = []
+    uses_flagfile = len(explicit) < len(arguments)
+    unnamed = not values["dataset"].present
+    if not uses_flagfile and (unnamed or values.dataset == "digits"):
+        why = "no --dataset is named" if unnamed else "--dataset=digits"
+        notes.append(f"Recipe: digits, as {why}: handwritten digits, a minute-sized run (flags/recipes/digits.flags).")
+        values = _parse([f"--flagfile={_DIGITS_RECIPE}", *explicit])
+    notes += [
+        f"--{name} is accepted without effect: {instead}."
+        for name, instead in ACCEPTED_WITHOUT_EFFECT.items()
+        if values[name].present
+    ]
+    return config_from_flags(values), notes
+
+
+def config_from_flags(flag_values: absl_flags.FlagValues) -> ExperimentConfig:
+    """Returns the configuration that parsed flags describe.
+
+    Raises:
+        UserError: a value is wrong.
+    """
+    return _fill(ExperimentConfig, flag_values)
+
+
+def help_text() -> str:
+    """Returns the description of all flags."""
+    flag_values = absl_flags.FlagValues()
+    define_flags(flag_values)
+    return flag_values.get_help(include_special_flags=False).replace("\nflags.definitions:", "")
+
+
+def _fill(owner: type, flag_values: absl_flags.FlagValues):
+    arguments = {}
+    for field in dataclasses.fields(owner):
+        if dataclasses.is_dataclass(field.type):
+            arguments[field.name] = _fill(field.type, flag_values)
+        elif field.name in flag_values:
+            arguments[field.name] = flag_values[field.name].value
+    return owner(**arguments)
+
+
+def _parse(arguments: Sequence[str]) -> absl_flags.FlagValues:
+    from_files, explicit = _split_flagfiles(arguments, base=os.curdir)
+    flag_values = absl_flags.FlagValues()
+    define_flags(flag_values)
+    try:
+        rest = flag_values(["run.py", *from_files, *explicit])[1:]
+    except absl_flags.Error as error:
+        message = " ".join(str(error).split())
+        raise UserError(f"{message[0].lower()}{message[1:]} (see python run.py --help)") from error
+    if rest:
+        raise UserError(f"{rest[0]}: not a flag; flags are written --name=value (see python run.py --help).")
+    return flag_values
+
+
+def _split_flagfiles(arguments: Sequence[str], *, base: str, inside: tuple[str, ...] = ()):
+    """Returns (flags from flagfiles, other flags); a flagfile names others relative to itself."""
+    from_files: list[str] = []
+    others: list[str] = []
+    pending = list(arguments)
+    while pending:
+        argument = pending.pop(0)
+        name, equals, value = argument.lstrip("-").partition("=")
+        if not argument.startswith("-") or name != "flagfile":
+            others.append(argument)
+            continue
+        if not equals:
+            if not pending:
+                raise UserError("--flagfile: name a file, such as --flagfile=flags/recipes/digits.flags.")
+            value = pending.pop(0)
+        path = os.path.abspath(os.path.join(base, os.path.expanduser(value)))
+        if path in inside:
+            raise UserError(f"--flagfile={value}: includes itself; take that line out of {inside[-1]}.")
+        nested, own = _split_flagfiles(_read_lines(path, value), base=os.path.dirname(path), inside=(*inside, path))
+        from_files += [*nested, *own]
+    return from_files, others
+
+
+def _read_lines(path: str, value: str) -> list[str]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = [line.strip() for line in file]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"--flagfile={value}: cannot be read ({getattr(error, 'strerror', None) or error}); "
+            f"ready-made ones are in {os.path.relpath(RECIPES)}."
+        ) from error
+    flags = [line for line in lines if line and not line.startswith(("#", "//"))]
+    for line in flags:
+        if not line.startswith("-"):
+            raise UserError(f"--flagfile={value}: {line!r} is not a flag; write one --name=value a line.")
+    return flags

@@ -1,0 +1,167 @@
+"""Every flag of the command line, with the names and meanings of the authors' TF2 program."""
+
+import dataclasses
+from typing import Any
+
+from absl import flags as absl_flags
+
+from tf_simclr import config
+
+# Flags of the authors' older commands: name -> what happens instead.
+ACCEPTED_WITHOUT_EFFECT = {
+    "train_summary_steps": "summaries are written after each call of the loop (--steps_per_loop)",
+    "variable_schema": "which variables of --checkpoint are used follows from the network",
+}
+
+
+def define_flags(flag_values: absl_flags.FlagValues) -> None:
+    """Defines all flags; their defaults are those of the dataclasses in `tf_simclr.config`."""
+    _define_run(flag_values)
+    _define_data(flag_values)
+    _define_augmentation(flag_values)
+    _define_model(flag_values)
+    _define_training(flag_values)
+    _define_evaluation(flag_values)
+    _define_devices(flag_values)
+
+
+def _define(flag_values: absl_flags.FlagValues, owner: type, **helps: str) -> None:
+    """Defines a flag for each named field of the dataclass `owner`."""
+    fields = {field.name: field for field in dataclasses.fields(owner)}
+    for name, help_text in helps.items():
+        kind = fields[name].type
+        define = _DEFINERS[kind]
+        define(name, _default(fields[name]), help_text, flag_values=flag_values)
+
+
+def _default(field: dataclasses.Field) -> Any:
+    return field.default
+
+
+_DEFINERS: dict[Any, Any] = {
+    int: absl_flags.DEFINE_integer,
+    float: absl_flags.DEFINE_float,
+    bool: absl_flags.DEFINE_boolean,
+    bool | None: absl_flags.DEFINE_boolean,
+    str: absl_flags.DEFINE_string,
+    str | None: absl_flags.DEFINE_string,
+}
+
+
+def _define_run(flag_values):
+    _define(
+        flag_values,
+        config.ExperimentConfig,
+        mode="What to do: train, eval (each new checkpoint until training is over) or train_then_eval.",
+        model_dir="Directory for checkpoints, results and exports; runs/<dataset>-<train_mode> if not given.",
+        keep_hub_module_max="Exported SavedModels that are kept; 0 switches the export off.",
+    )
+    for name, instead in ACCEPTED_WITHOUT_EFFECT.items():
+        absl_flags.DEFINE_string(
+            name, None, f"Accepted for the authors' commands; {instead}.", flag_values=flag_values
+        )
+
+
+def _define_data(flag_values):
+    _define(
+        flag_values,
+        config.DataConfig,
+        dataset="digits, a TFDS name (cifar10, imagenet2012, ...), or folder:PATH with a folder a class.",
+        data_dir="Directory of prepared TFDS data sets.",
+        train_split="Split to train on; parts are named as in TFDS, for example train[:80%].",
+        eval_split="Split to evaluate on; validation, or else test, where the data has it, if not given.",
+        cache_dataset="Keep the examples of a data set that is read from records in memory.",
+        max_bad_image_fraction="Share of unreadable images, 0 to 1, over which the run stops.",
+    )
+
+
+def _define_augmentation(flag_values):
+    _define(
+        flag_values,
+        config.AugmentConfig,
+        color_jitter_strength="Strength of the colour jitter; 0 switches jitter and grey-scale off.",
+        use_blur="Random Gaussian blur while pretraining.",
+        use_flip="Random horizontal flip.",
+        crop_min_area="Smallest share of the image that a random crop covers, above 0, up to 1.",
+        random_rotation="Largest angle of a random rotation, in degrees; 0 is off.",
+    )
+
+
+def _define_model(flag_values):
+    _define(
+        flag_values,
+        config.ModelConfig,
+        image_size="Side of the images that the network sees, in pixels; up to 32 takes the small stem.",
+        resnet_depth="Depth of the ResNet: 18, 34, 50, 101, 152 or 200.",
+        width_multiplier="Multiplier of all numbers of filters; fractions too.",
+        sk_ratio="Selective kernels and ResNet-D above 0; the paper uses 0.0625.",
+        se_ratio="Squeeze and excitation above 0.",
+        proj_head_mode="Projection head: none, linear or nonlinear.",
+        proj_out_dim="Width of the projection head's output.",
+        num_proj_layers="Layers of a nonlinear projection head.",
+        ft_proj_selector="Layer that the supervised head sits on: 0 the encoder output, k the output of "
+        "the projection head's layer k, -1 its last.",
+        zero_init_logits_layer="Start the supervised head at zero.",
+        fine_tune_after_block="Finetuning only: freeze the stem and the block groups up to this one; "
+        "-1 none, 4 all but the linear head.",
+        batch_norm_decay="Share of the old moving average that batch norm keeps a step, 0 to 1.",
+        global_bn="Batch-norm statistics over the batch of all replicas.",
+    )
+
+
+def _define_training(flag_values):
+    _define(
+        flag_values,
+        config.TrainConfig,
+        train_mode="Stage to train: pretrain.",
+        train_batch_size="Images a step over all replicas; each gives two views while pretraining.",
+        train_epochs="Passes over the training split.",
+        train_steps="Steps to train; 0 means --train_epochs counts.",
+        lineareval_while_pretraining="Train a linear probe beside pretraining, without gradients into it.",
+        checkpoint="Checkpoint, or directory with one, to start a new run from.",
+        checkpoint_epochs="Epochs between checkpoints.",
+        checkpoint_steps="Steps between checkpoints; 0 means --checkpoint_epochs counts.",
+        keep_checkpoint_max="Newest checkpoints that are kept.",
+        steps_per_loop="Steps in one call of the compiled loop; 0 is 10 on a CPU, 100 on accelerators.",
+        seed="Seed of the order, the augmentation and the initial weights.",
+    )
+    _define(
+        flag_values,
+        config.ContrastConfig,
+        contrastive_loss="nt_xent, or decoupled_nt_xent, which suits small batches (arXiv 2110.06848).",
+        temperature="Divides the logits of the contrastive loss.",
+        hidden_norm="L2-normalise the projections.",
+    )
+    _define(
+        flag_values,
+        config.OptimizerConfig,
+        optimizer="lars, lamb (needs tensorflow-addons), momentum (Nesterov) or adam.",
+        learning_rate="Base learning rate, before --learning_rate_scaling.",
+        learning_rate_scaling="linear: times batch / 256. sqrt: times the square root of the batch.",
+        warmup_epochs="Epochs of linear warm-up.",
+        weight_decay="L2 weight decay.",
+        momentum="Momentum of lars and momentum.",
+    )
+
+
+def _define_evaluation(flag_values):
+    _define(
+        flag_values,
+        config.EvaluationConfig,
+        eval_batch_size="Images a step of evaluation, over all replicas.",
+        eval_steps="Batches to evaluate; 0 means the whole split.",
+        eval_name="Name of this evaluation; it becomes a part of the names of its result files.",
+    )
+
+
+def _define_devices(flag_values):
+    _define(
+        flag_values,
+        config.StrategyConfig,
+        strategy="Devices: auto, one_device, mirrored (all GPUs, else all logical CPUs) or tpu.",
+        use_tpu="True: a TPU or an error. False: no TPU. Not given: a TPU if --tpu_name names one.",
+        tpu_name="Name or address of the TPU; local on a TPU VM.",
+        tpu_zone="Zone of the TPU.",
+        gcp_project="Project of the TPU.",
+        master="Address of the TPU, if --tpu_name is not given.",
+    )

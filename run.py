@@ -1,0 +1,48 @@
+"""SimCLRv2 from the command line: flags -> configuration -> training, evaluation, export.
+
+python run.py --mode=train_then_eval
+python run.py --help
+"""
+
+import logging
+import os
+import sys
+
+from flags.convert import help_text, parse_command_line
+from tf_simclr.config import ExperimentConfig, UserError
+
+
+def main(arguments: list[str]) -> int:
+    """Runs the command line `arguments`; returns the exit status."""
+    if {"-h", "--help"} & set(arguments):
+        print(help_text())
+        return 0
+    logging.basicConfig(format="%(message)s", stream=sys.stdout)
+    logging.getLogger("tf_simclr").setLevel(logging.INFO)
+    try:
+        config, notes = parse_command_line(arguments)
+        for note in notes:
+            logging.getLogger("tf_simclr").info(note)
+        run(config)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted: the same command goes on from the last checkpoint.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def run(config: ExperimentConfig) -> dict:
+    """Runs one configuration, with an export at the end of training; returns its result."""
+    # TensorFlow starts only here: a wrong flag has failed before.
+    from exports.saved_model import SavedModelExport
+    from tf_simclr import train_and_evaluate
+
+    actions = [SavedModelExport(config.model_dir)] if config.keep_hub_module_max else []
+    return train_and_evaluate(config, actions)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    sys.exit(main(sys.argv[1:]))
