@@ -53,13 +53,17 @@ def save_model(model: SimCLRModel, path: str) -> None:
     except (tf.errors.OpError, OSError) as error:
         shutil.rmtree(temporary, ignore_errors=True)
         reason = str(error).split("\n")[0]
-        raise UserError(f"--model_dir: cannot write {path} ({reason}); free some space or choose another.") from error
+        raise UserError(
+            f"--model_dir: cannot write {path} ({reason}); free some space or choose another."
+        ) from error
 
 
 def make_module(model: SimCLRModel) -> tf.Module:
     """Returns a copy of `model` as a module that needs neither this project nor a strategy."""
     copy = build_simclr_model(model.config, model.num_classes)
-    for target, source in zip(tf.nest.flatten(copy.variable_tree()), tf.nest.flatten(model.variable_tree()), strict=True):
+    for target, source in zip(
+        tf.nest.flatten(copy.variable_tree()), tf.nest.flatten(model.variable_tree()), strict=True
+    ):
         target.assign(source)
     return _ExportedModule(copy)
 

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags as absl_flags
 
@@ -35,7 +36,9 @@ def parse_command_line(arguments: Sequence[str]) -> tuple[ExperimentConfig, list
     unnamed = not values["dataset"].present
     if not uses_flagfile and (unnamed or values.dataset == "digits"):
         why = "no --dataset is named" if unnamed else "--dataset=digits"
-        notes.append(f"Recipe: digits, as {why}: handwritten digits, a minute-sized run (flags/recipes/digits.flags).")
+        notes.append(
+            f"Recipe: digits, as {why}: handwritten digits, a minute-sized run (flags/recipes/digits.flags)."
+        )
         values = _parse([f"--flagfile={_DIGITS_RECIPE}", *explicit])
     notes += [
         f"--{name} is accepted without effect: {instead}."
@@ -61,7 +64,7 @@ def help_text() -> str:
     return flag_values.get_help(include_special_flags=False).replace("\nflags.definitions:", "")
 
 
-def _fill(owner: type, flag_values: absl_flags.FlagValues):
+def _fill(owner: Any, flag_values: absl_flags.FlagValues) -> Any:
     arguments = {}
     for field in dataclasses.fields(owner):
         if dataclasses.is_dataclass(field.type):
@@ -103,7 +106,9 @@ def _split_flagfiles(arguments: Sequence[str], *, base: str, inside: tuple[str, 
         path = os.path.abspath(os.path.join(base, os.path.expanduser(value)))
         if path in inside:
             raise UserError(f"--flagfile={value}: includes itself; take that line out of {inside[-1]}.")
-        nested, own = _split_flagfiles(_read_lines(path, value), base=os.path.dirname(path), inside=(*inside, path))
+        nested, own = _split_flagfiles(
+            _read_lines(path, value), base=os.path.dirname(path), inside=(*inside, path)
+        )
         from_files += [*nested, *own]
     return from_files, others
 

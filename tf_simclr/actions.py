@@ -46,7 +46,9 @@ class ProgressReporter:
         parts = [f"{event.images_per_second:.0f} images/s"] if event.images_per_second else ["compiled"]
         if "contrast_loss" in metrics:
             chance = f" (chance {self._chance:.2f})" if self._chance else ""
-            parts.append(f"contrast loss {metrics['contrast_loss']:.3f}{chance}, acc {metrics['contrast_acc']:.1%}")
+            parts.append(
+                f"contrast loss {metrics['contrast_loss']:.3f}{chance}, acc {metrics['contrast_acc']:.1%}"
+            )
         if "supervised_acc" in metrics:
             parts.append(f"probe acc {metrics['supervised_acc']:.1%}")
         parts.append(f"lr {float(self._schedule(event.step)):.3g}")

@@ -13,9 +13,7 @@ _SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 _SETTINGS_FILE = "flags.json"
 # Changing these between two starts of a run changes neither the weights nor what they mean.
 _FREE_SETTINGS = frozenset(
-    "mode model_dir data_dir cache_dataset max_bad_image_fraction eval_split eval_steps eval_batch_size "
-    "eval_name checkpoint_epochs checkpoint_steps keep_checkpoint_max keep_hub_module_max steps_per_loop "
-    "strategy use_tpu tpu_name tpu_zone gcp_project master".split()
+    ["mode", "model_dir", "data_dir", "cache_dataset", "max_bad_image_fraction", "eval_split", "eval_steps", "eval_batch_size", "eval_name", "checkpoint_epochs", "checkpoint_steps", "keep_checkpoint_max", "keep_hub_module_max", "steps_per_loop", "strategy", "use_tpu", "tpu_name", "tpu_zone", "gcp_project", "master"]
 )
 _MAX_LISTED = 6
 
@@ -119,7 +117,9 @@ def find_checkpoint(path: str, flag: str) -> str:
     if tf.io.gfile.isdir(path):
         latest = tf.train.latest_checkpoint(path)
         if latest is None:
-            raise UserError(f"--{flag}={path}: no checkpoint in this directory; name one that has ckpt-* files.")
+            raise UserError(
+                f"--{flag}={path}: no checkpoint in this directory; name one that has ckpt-* files."
+            )
         return latest
     path = re.sub(r"\.(index|data-\d+-of-\d+)$", "", path)
     if not tf.io.gfile.exists(path + ".index"):
@@ -141,7 +141,9 @@ def _check_same_network(path, flag, model, *, ignore_head: bool = False) -> dict
     ours, theirs = relevant(expected), relevant(saved)
     missing = sorted(ours.keys() - theirs.keys())
     extra = sorted(theirs.keys() - ours.keys())
-    shapes = [f"{k} {theirs[k]} here {ours[k]}" for k in sorted(ours.keys() & theirs.keys()) if theirs[k] != ours[k]]
+    shapes = [
+        f"{k} {theirs[k]} here {ours[k]}" for k in sorted(ours.keys() & theirs.keys()) if theirs[k] != ours[k]
+    ]
     if not (missing or extra or shapes):
         return saved
     parts = [f"{len(shapes)} of other shape ({_listed(shapes)})"] if shapes else []
@@ -157,7 +159,9 @@ def _saved_shapes(path: str, flag: str) -> dict[str, tuple]:
     try:
         shapes = tf.train.load_checkpoint(path).get_variable_to_shape_map()
     except (tf.errors.OpError, ValueError, OSError) as error:
-        raise UserError(f"--{flag}={path}: cannot be read ({_first_line(error)}); use an earlier one.") from error
+        raise UserError(
+            f"--{flag}={path}: cannot be read ({_first_line(error)}); use an earlier one."
+        ) from error
     saved = {
         name[len("model/") : -len(_SUFFIX)]: tuple(shape)
         for name, shape in shapes.items()
@@ -179,13 +183,17 @@ def _describe(shapes: Mapping[str, tuple]) -> dict[str, object]:
     flags["resnet_depth"] = depth_of(groups, bottleneck=f"{first}/conv3/kernel" in shapes)
     if f"{first}/conv1/kernel" in shapes:
         flags["width_multiplier"] = shapes[f"{first}/conv1/kernel"][-1] / 64
-    flags["sk_ratio"] = "above 0" if f"{first}/mix_conv1/kernel" in shapes or "encoder/stem/conv2/kernel" in shapes else 0
+    flags["sk_ratio"] = (
+        "above 0" if f"{first}/mix_conv1/kernel" in shapes or "encoder/stem/conv2/kernel" in shapes else 0
+    )
     flags["se_ratio"] = "above 0" if f"{first}/squeeze/kernel" in shapes else 0
     if shapes.get("encoder/stem/conv1/kernel", (7,))[0] == 3 and "encoder/stem/conv2/kernel" not in shapes:
         flags["image_size"] = "32 or less"
     else:
         flags["image_size"] = "above 32"
-    layers = sorted(name for name in shapes if name.startswith("projection_head/") and name.endswith("dense/kernel"))
+    layers = sorted(
+        name for name in shapes if name.startswith("projection_head/") and name.endswith("dense/kernel")
+    )
     flags["num_proj_layers"] = len(layers)
     if layers:
         flags["proj_out_dim"] = shapes[layers[-1]][-1]
@@ -210,7 +218,9 @@ def claim_directory(config: ExperimentConfig) -> None:
                 _check_same_settings(directory, json.loads(file.read()), settings)
         write_json(path, settings)
     except json.JSONDecodeError as error:
-        raise UserError(f"--model_dir={directory}: {path} is damaged ({error}); use another directory.") from error
+        raise UserError(
+            f"--model_dir={directory}: {path} is damaged ({error}); use another directory."
+        ) from error
     except (tf.errors.OpError, OSError) as error:
         raise UserError(
             f"--model_dir={directory}: cannot be written ({_first_line(error)}); use a directory you may write to."

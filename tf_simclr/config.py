@@ -65,16 +65,26 @@ class ModelConfig:
             value = getattr(self, flag)
             check(0 <= value <= 1, flag, value, "use 0 (off) to 1; the paper uses 0.0625 for SK.")
         check(self.image_size >= 8, "image_size", self.image_size, "use at least 8 pixels.")
-        check(0 <= self.batch_norm_decay < 1, "batch_norm_decay", self.batch_norm_decay,
-              "use a number from 0 up to, but not, 1; the authors use 0.9.")
+        check(
+            0 <= self.batch_norm_decay < 1,
+            "batch_norm_decay",
+            self.batch_norm_decay,
+            "use a number from 0 up to, but not, 1; the authors use 0.9.",
+        )
         _check_choice("precision", self.precision, ("float32", "float64"))
         self._check_heads()
 
     def _check_heads(self):
         _check_choice("proj_head_mode", self.proj_head_mode, ("none", "linear", "nonlinear"))
-        check(self.proj_out_dim >= 1, "proj_out_dim", self.proj_out_dim, "use at least 1; the authors use 128.")
-        check(self.num_proj_layers >= 1, "num_proj_layers", self.num_proj_layers,
-              "use at least 1 (SimCLRv2 uses 3), or --proj_head_mode=none for no head.")
+        check(
+            self.proj_out_dim >= 1, "proj_out_dim", self.proj_out_dim, "use at least 1; the authors use 128."
+        )
+        check(
+            self.num_proj_layers >= 1,
+            "num_proj_layers",
+            self.num_proj_layers,
+            "use at least 1 (SimCLRv2 uses 3), or --proj_head_mode=none for no head.",
+        )
         layers = self.num_head_layers
         check(
             -layers - 1 <= self.ft_proj_selector <= layers,
@@ -113,12 +123,24 @@ class AugmentConfig:
 
     def __post_init__(self):
         _check_finite(self)
-        check(0 <= self.color_jitter_strength <= 2, "color_jitter_strength", self.color_jitter_strength,
-              "use 0 (off) to 2; the authors use 1 for ImageNet and 0.5 for CIFAR-10.")
-        check(0 < self.crop_min_area <= 1, "crop_min_area", self.crop_min_area,
-              "the least share of the image that a crop covers; use a number above 0, up to 1 (default 0.08).")
-        check(0 <= self.random_rotation <= 180, "random_rotation", self.random_rotation,
-              "the largest angle in degrees; use 0 (off) to 180.")
+        check(
+            0 <= self.color_jitter_strength <= 2,
+            "color_jitter_strength",
+            self.color_jitter_strength,
+            "use 0 (off) to 2; the authors use 1 for ImageNet and 0.5 for CIFAR-10.",
+        )
+        check(
+            0 < self.crop_min_area <= 1,
+            "crop_min_area",
+            self.crop_min_area,
+            "the least share of the image that a crop covers; use a number above 0, up to 1 (default 0.08).",
+        )
+        check(
+            0 <= self.random_rotation <= 180,
+            "random_rotation",
+            self.random_rotation,
+            "the largest angle in degrees; use 0 (off) to 180.",
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -136,8 +158,12 @@ class DataConfig:
         _check_finite(self)
         check(bool(self.dataset), "dataset", self.dataset, "use digits, a TFDS name or folder:PATH.")
         check(bool(self.train_split), "train_split", self.train_split, "name a split, such as train.")
-        check(0 <= self.max_bad_image_fraction <= 1, "max_bad_image_fraction", self.max_bad_image_fraction,
-              "the share of unreadable images that is tolerated; use 0 to 1.")
+        check(
+            0 <= self.max_bad_image_fraction <= 1,
+            "max_bad_image_fraction",
+            self.max_bad_image_fraction,
+            "the share of unreadable images that is tolerated; use 0 to 1.",
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -151,8 +177,12 @@ class ContrastConfig:
     def __post_init__(self):
         _check_finite(self)
         _check_choice("contrastive_loss", self.contrastive_loss, ("nt_xent", "decoupled_nt_xent"))
-        check(self.temperature > 0, "temperature", self.temperature,
-              "divides the logits and must be greater than 0; the paper uses 0.1.")
+        check(
+            self.temperature > 0,
+            "temperature",
+            self.temperature,
+            "divides the logits and must be greater than 0; the paper uses 0.1.",
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -194,13 +224,21 @@ class TrainConfig:
 
     def __post_init__(self):
         _check_choice("train_mode", self.train_mode, ("pretrain",))
-        check(self.train_batch_size >= 2, "train_batch_size", self.train_batch_size,
-              "the contrastive loss needs at least 2 images a batch.")
+        check(
+            self.train_batch_size >= 2,
+            "train_batch_size",
+            self.train_batch_size,
+            "the contrastive loss needs at least 2 images a batch.",
+        )
         for flag in ("train_epochs", "checkpoint_epochs", "keep_checkpoint_max"):
             check(getattr(self, flag) >= 1, flag, getattr(self, flag), "use at least 1.")
         for flag in ("train_steps", "checkpoint_steps"):
-            check(getattr(self, flag) >= 0, flag, getattr(self, flag),
-                  f"use 0 (then --{flag.replace('steps', 'epochs')} counts) or more.")
+            check(
+                getattr(self, flag) >= 0,
+                flag,
+                getattr(self, flag),
+                f"use 0 (then --{flag.replace('steps', 'epochs')} counts) or more.",
+            )
         check(self.steps_per_loop >= 0, "steps_per_loop", self.steps_per_loop, "use 0 (automatic) or more.")
         check(0 <= self.seed < 2**31, "seed", self.seed, "use a whole number from 0 to 2147483647.")
         check(self.checkpoint != "", "checkpoint", "", "name a checkpoint or a directory that holds one.")
@@ -232,10 +270,18 @@ class StrategyConfig:
 
     def __post_init__(self):
         _check_choice("strategy", self.strategy, ("auto", "one_device", "mirrored", "tpu"))
-        check(not (self.use_tpu and self.strategy in ("one_device", "mirrored")), "use_tpu", self.use_tpu,
-              f"contradicts --strategy={self.strategy}; leave one of them out.")
-        check(not (self.use_tpu is False and self.strategy == "tpu"), "use_tpu", self.use_tpu,
-              "contradicts --strategy=tpu; leave one of them out.")
+        check(
+            not (self.use_tpu and self.strategy in ("one_device", "mirrored")),
+            "use_tpu",
+            self.use_tpu,
+            f"contradicts --strategy={self.strategy}; leave one of them out.",
+        )
+        check(
+            not (self.use_tpu is False and self.strategy == "tpu"),
+            "use_tpu",
+            self.use_tpu,
+            "contradicts --strategy=tpu; leave one of them out.",
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -256,7 +302,12 @@ class ExperimentConfig:
 
     def __post_init__(self):
         _check_choice("mode", self.mode, ("train", "eval", "train_then_eval"))
-        check(self.keep_hub_module_max >= 0, "keep_hub_module_max", self.keep_hub_module_max, "use 0 (no export) or more.")
+        check(
+            self.keep_hub_module_max >= 0,
+            "keep_hub_module_max",
+            self.keep_hub_module_max,
+            "use 0 (no export) or more.",
+        )
         check(
             self.train.train_mode != "pretrain" or self.model.fine_tune_after_block == -1,
             "fine_tune_after_block",
@@ -272,5 +323,6 @@ class ExperimentConfig:
         flat: dict[str, Any] = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            flat |= dataclasses.asdict(value) if dataclasses.is_dataclass(value) else {field.name: value}
+            is_group = dataclasses.is_dataclass(value) and not isinstance(value, type)
+            flat |= dataclasses.asdict(value) if is_group else {field.name: value}
         return flat

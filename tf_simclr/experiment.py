@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -68,7 +69,9 @@ class Experiment:
         self._train_batches.check("train_batch_size")
         self._check_batch_fits()
         self._eval_batches = BatchPlan(
-            global_batch_size=config.evaluation.eval_batch_size, num_replicas=replicas, total_replicas=replicas
+            global_batch_size=config.evaluation.eval_batch_size,
+            num_replicas=replicas,
+            total_replicas=replicas,
         )
         self.schedule = _make_schedule(config, self.train_source.num_examples, self.plan.total_steps)
         with self.strategy.scope():
@@ -139,7 +142,9 @@ class Experiment:
         if not self.config.train.lineareval_while_pretraining:
             return None
         if num_classes is None:
-            _LOG.info("%s has no labels: pretraining without the online linear probe.", self.train_source.name)
+            _LOG.info(
+                "%s has no labels: pretraining without the online linear probe.", self.train_source.name
+            )
             return None
         if self.eval_source is not None and self.eval_source.num_classes not in (None, num_classes):
             raise UserError(
@@ -193,11 +198,16 @@ class Experiment:
         return tf.stack([view[:_NUM_EXAMPLE_VIEWS] for view in batch["views"]], axis=1)
 
     def _standard_actions(self) -> tuple[Action, ...]:
-        chance = losses.chance_loss(self.config.train.train_batch_size)
+        batch = self.config.train.train_batch_size
+        # Without the positive in its denominator the decoupled loss of a clueless network is lower.
+        decoupled = self.config.contrast.contrastive_loss == "decoupled_nt_xent"
+        chance = 2 * math.log(2 * batch - 2) if decoupled else losses.chance_loss(batch)
         return (
             standard_actions.BadImageWatch(self.train_source, self.config.data.max_bad_image_fraction),
             standard_actions.ProgressReporter(self.schedule, chance),
-            standard_actions.TensorBoardWriter(str(self.config.model_dir), self.schedule, self._example_views),
+            standard_actions.TensorBoardWriter(
+                str(self.config.model_dir), self.schedule, self._example_views
+            ),
         )
 
     def _announce(self) -> None:
@@ -226,8 +236,8 @@ class Experiment:
         result: dict[str, Any] = {"global_step": int(self.task.optimizer.iterations)}
         directory = str(self.config.model_dir)
         reason = self._why_not_evaluated()
-        if reason is None:
-            source = self.eval_source
+        source = self.eval_source
+        if source is not None and reason is None:
             dataset = self.strategy.distribute_datasets_from_function(
                 lambda _: eval_dataset(
                     source, EvalView(image_size=self.config.model.image_size), plan=self._eval_batches
@@ -268,7 +278,9 @@ def _make_plan(config: ExperimentConfig, num_examples: int) -> LoopPlan:
     checkpoint_steps = settings.checkpoint_steps or settings.checkpoint_epochs * steps_per_epoch
     on_accelerator = bool(tf.config.list_logical_devices("GPU") + tf.config.list_logical_devices("TPU"))
     return LoopPlan(
-        total_steps=schedules.num_train_steps(num_examples, settings.train_epochs, batch, settings.train_steps),
+        total_steps=schedules.num_train_steps(
+            num_examples, settings.train_epochs, batch, settings.train_steps
+        ),
         checkpoint_steps=checkpoint_steps,
         steps_per_loop=settings.steps_per_loop or (100 if on_accelerator else 10),
         global_batch_size=batch,
@@ -281,4 +293,5 @@ def _make_schedule(config: ExperimentConfig, num_examples: int, total_steps: int
         schedules.scale_learning_rate(optimizer.learning_rate, batch, optimizer.learning_rate_scaling),
         schedules.num_warmup_steps(optimizer.warmup_epochs, num_examples, batch),
         total_steps,
+        dtype=config.model.precision,
     )

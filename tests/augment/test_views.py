@@ -27,6 +27,11 @@ def test_draw_uniforms_slice_equals_later_start():
     np.testing.assert_array_equal(draw_uniforms(3, 1, 17, 9), all_rows[17:26])
 
 
+def test_draw_uniforms_slices_alike_beyond_32_bit_counters():
+    start = 2**32 * 4 // NUM_DRAWS - 3
+    np.testing.assert_array_equal(draw_uniforms(3, 1, start, 8)[5:], draw_uniforms(3, 1, start + 5, 3))
+
+
 def test_draw_uniforms_under_xla_with_traced_position_equals_eager():
     start = 2**40 + 5
     compiled = tf.function(lambda position: draw_uniforms(3, 1, position, 9), jit_compile=True)

@@ -136,6 +136,4 @@ class StageBuilder:
     def finish(self, features, *, endpoints=None, group: int = 0, endpoint: str | None = None) -> Stage:
         """Returns the stage that ends in `features`."""
         outputs = {"features": features, "statistics": self._statistics, "endpoints": endpoints or {}}
-        return Stage(
-            self.inputs, outputs, norms=self._norms, group=group, endpoint=endpoint, name=self.name
-        )
+        return Stage(self.inputs, outputs, norms=self._norms, group=group, endpoint=endpoint, name=self.name)

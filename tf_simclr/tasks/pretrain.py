@@ -55,9 +55,8 @@ class PretrainTask:
         else:
             excluded = {id(v) for norm in self.model.norms for v in norm.trainable_variables}
             self._decayed = [v for v in self.model.trainable_variables if id(v) not in excluded]
-        self.metric_names = ("total_loss", "contrast_loss", "contrast_acc", "contrast_entropy", "weight_decay")
-        if head is not None:
-            self.metric_names += ("supervised_loss", "supervised_acc")
+        names = ["total_loss", "contrast_loss", "contrast_acc", "contrast_entropy", "weight_decay"]
+        self.metric_names = tuple(names if head is None else [*names, "supervised_loss", "supervised_acc"])
 
     def train_step(self, batch: dict) -> dict[str, tf.Tensor]:
         """Takes one optimizer step, in replica context.
