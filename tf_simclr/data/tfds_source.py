@@ -183,10 +183,11 @@ def _open(data: DataConfig) -> Any:
     try:
         builder.download_and_prepare()
     except Exception as error:
-        raise UserError(
-            f"--dataset={data.dataset}: not prepared under --data_dir={builder.data_dir_root}, and preparing it "
-            f"failed ({_reason(error)}); prepare it where the download works, or point --data_dir to it."
-        ) from error
+        where = f"not prepared under --data_dir={builder.data_dir_root}, and preparing it failed"
+        mend = "prepare it where the download works, or point --data_dir to it."
+        if isinstance(error, ImportError):
+            mend = "install the package that is missing, or point --data_dir to a prepared copy."
+        raise UserError(f"--dataset={data.dataset}: {where} ({_reason(error)}); {mend}") from error
     return builder
 
 
@@ -203,9 +204,10 @@ def _unknown(data: DataConfig, names: list[str]) -> UserError:
 
 
 def _reason(error: Exception) -> str:
-    """Returns the first line of an error."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    """Returns the first line of an error, without the context that TFDS puts before it."""
+    lines = str(error).strip().splitlines() or [""]
+    own_words = lines[0].rpartition('}": ')[2]
+    text = f"{type(error).__name__}: {own_words}"
     return text if len(text) <= _MAX_REASON_LENGTH else f"{text[:_MAX_REASON_LENGTH]}..."
 
 

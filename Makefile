@@ -1,0 +1,43 @@
+# make run        set up .venv and train, evaluate and export on the handwritten digits
+# make test       the same environment plus the tests' tools, then all tests
+# make test-fast  the tests that need no long run
+# make lint       linter, formatter check, type checker
+# make format     format the code
+# Another interpreter: make test-fast PYTHON=python3.13 VENV=.venv-3.13
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+TESTS ?= -n 2 --dist loadgroup
+
+.PHONY: run test test-fast lint format clean
+
+run: $(VENV)/runtime
+	$(BIN)/python run.py --mode=train_then_eval
+
+test: $(VENV)/develop
+	$(BIN)/python -m pytest $(TESTS)
+
+test-fast: $(VENV)/develop
+	$(BIN)/python -m pytest $(TESTS) -m "not slow"
+
+lint: $(VENV)/develop
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(VENV)/develop
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV)
+
+$(VENV)/runtime: requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --requirement requirements.txt
+	touch $@
+
+$(VENV)/develop: $(VENV)/runtime requirements-dev.txt
+	$(BIN)/pip install --quiet --requirement requirements-dev.txt
+	touch $@

@@ -1,0 +1,155 @@
+"""Order, replicas, resumption and evaluation of batches, on arrays."""
+
+import numpy as np
+import pytest
+
+from tf_simclr.augment.views import EvalView, TrainView
+from tf_simclr.config import UserError
+from tf_simclr.data import ArraySource, BatchPlan, eval_dataset, train_dataset
+from tf_simclr.data.source import NUM_CANDIDATES, epoch_candidates
+
+VIEW = TrainView(image_size=8, color_jitter_strength=1.0, use_blur=True)
+
+
+@pytest.fixture(scope="module")
+def source():
+    images = np.random.RandomState(0).randint(0, 256, (20, 12, 10, 3)).astype(np.uint8)
+    return ArraySource("noise", images, np.arange(20), [str(number) for number in range(20)])
+
+
+def batches(source, count, *, plan=None, seed=1, **kwargs):
+    plan = plan or BatchPlan(global_batch_size=6)
+    dataset = train_dataset(source, kwargs.pop("view", VIEW), plan=plan, seed=seed, **kwargs)
+    return list(dataset.take(count).as_numpy_iterator())
+
+
+def assert_equal(first, second):
+    for one, other in zip(first, second, strict=True):
+        np.testing.assert_array_equal(one["labels"], other["labels"])
+        np.testing.assert_array_equal(one["views"], other["views"])
+
+
+def test_train_dataset_elements_have_static_shapes(source):
+    spec = train_dataset(source, VIEW, plan=BatchPlan(global_batch_size=6), seed=0, num_views=3).element_spec
+    assert [view.shape.as_list() for view in spec["views"]] == [[6, 8, 8, 3]] * 3
+    assert spec["labels"].shape.as_list() == [6]
+    assert spec["labels"].dtype.name == spec["bad_images"].dtype.name == "int32"
+
+
+def test_train_dataset_same_seed_same_batches_other_seed_others(source):
+    first, again, other = batches(source, 4), batches(source, 4), batches(source, 4, seed=2)
+    assert_equal(first, again)
+    assert not np.array_equal(first[0]["labels"], other[0]["labels"])
+    assert not np.array_equal(first[0]["views"][0], first[0]["views"][1])
+
+
+def test_train_dataset_does_not_depend_on_the_global_seed(source):
+    import tensorflow as tf
+
+    first = batches(source, 2)
+    tf.random.set_seed(1234)
+    assert_equal(first, batches(source, 2))
+
+
+def test_train_dataset_every_epoch_is_a_permutation_of_its_own(source):
+    plan = BatchPlan(global_batch_size=5)
+    labels = np.concatenate([batch["labels"] for batch in batches(source, 12, plan=plan)]).reshape(3, 20)
+    np.testing.assert_array_equal(np.sort(labels, axis=1), np.tile(np.arange(20), (3, 1)))
+    assert len({tuple(epoch) for epoch in labels}) == 3
+
+
+def test_epoch_candidates_are_the_next_examples_of_the_order():
+    candidates = epoch_candidates(7, 3, 5).numpy()
+    assert candidates.shape == (7, NUM_CANDIDATES)
+    for row in range(7):
+        for column in range(NUM_CANDIDATES):
+            assert candidates[row, column] == candidates[(row + column) % 7, 0]
+
+
+def test_epoch_candidates_mix_well():
+    num_examples, num_epochs = 400, 100
+    orders = np.stack([epoch_candidates(num_examples, 0, epoch).numpy()[:, 0] for epoch in range(num_epochs)])
+    correlations = np.corrcoef(np.vstack([np.arange(num_examples), orders]))
+    np.fill_diagonal(correlations, 0)
+    assert np.abs(correlations).max() < 6 / np.sqrt(num_examples)
+
+
+@pytest.mark.parametrize("first_step", [1, 3, 7])
+def test_train_dataset_resumed_equals_skipped(source, first_step):
+    assert_equal(batches(source, 9)[first_step:], batches(source, 9 - first_step, first_step=first_step))
+
+
+def test_train_dataset_replicas_get_the_rows_of_one_replica(source):
+    whole = batches(source, 5)
+    plan = BatchPlan(global_batch_size=6, num_replicas=2, total_replicas=2)
+    parts = batches(source, 8, plan=plan, first_step=1)
+    for step, batch in enumerate(whole[1:]):
+        pair = parts[2 * step : 2 * step + 2]
+        np.testing.assert_array_equal(np.concatenate([part["labels"] for part in pair]), batch["labels"])
+        for view in range(2):
+            joined = np.concatenate([part["views"][view] for part in pair])
+            np.testing.assert_allclose(joined, batch["views"][view], atol=1e-6, rtol=0)
+
+
+def test_train_dataset_workers_share_out_the_global_batch(source):
+    whole = batches(source, 4)
+    for replica in range(3):
+        plan = BatchPlan(global_batch_size=6, first_replica=replica, total_replicas=3)
+        for mine, batch in zip(batches(source, 4, plan=plan), whole, strict=True):
+            rows = slice(2 * replica, 2 * replica + 2)
+            np.testing.assert_array_equal(mine["labels"], batch["labels"][rows])
+            np.testing.assert_allclose(mine["views"][1], batch["views"][1][rows], atol=1e-6, rtol=0)
+
+
+def test_train_dataset_views_are_the_view_of_the_rows_draws(source):
+    from tf_simclr.augment.views import draw_uniforms
+
+    view = TrainView(image_size=8)
+    batch = batches(source, 1, view=view, first_step=2, seed=9)[0]
+    for number in range(2):
+        expected = view(source.images[batch["labels"]], draw_uniforms(9, number, 12, 6))
+        np.testing.assert_allclose(batch["views"][number], expected, atol=1e-5)
+
+
+def test_train_dataset_without_labels_has_none():
+    source = ArraySource("plain", np.zeros([4, 8, 8, 1], np.uint8))
+    (batch,) = batches(source, 1, plan=BatchPlan(global_batch_size=4))
+    assert set(batch) == {"views", "bad_images"}
+    assert source.num_classes is None and source.class_names is None
+
+
+def test_train_dataset_refuses_batch_larger_than_data(source):
+    with pytest.raises(
+        UserError, match=r"^--train_batch_size=32: noise has only 20 examples; use at most 20\.$"
+    ):
+        train_dataset(source, VIEW, plan=BatchPlan(global_batch_size=32), seed=0)
+
+
+def test_batches_refuse_uneven_replicas(source):
+    plan = BatchPlan(global_batch_size=6, num_replicas=4, total_replicas=4)
+    with pytest.raises(UserError, match=r"^--train_batch_size=6: .* 4 replicas; use a multiple of 4\.$"):
+        train_dataset(source, VIEW, plan=plan, seed=0)
+    with pytest.raises(UserError, match=r"^--eval_batch_size=6: .*use a multiple of 4\.$"):
+        eval_dataset(source, EvalView(image_size=8), plan=plan)
+
+
+@pytest.mark.parametrize("batch_size", [1, 6, 20, 32])
+def test_eval_dataset_shows_every_example_once(source, batch_size):
+    dataset = eval_dataset(source, EvalView(image_size=8), plan=BatchPlan(global_batch_size=batch_size))
+    assert dataset.element_spec["images"].shape.as_list() == [batch_size, 8, 8, 3]
+    parts = list(dataset.as_numpy_iterator())
+    assert len(parts) == -(-20 // batch_size) == int(dataset.cardinality())
+    labels, mask = (np.concatenate([part[key] for part in parts]) for key in ("labels", "mask"))
+    np.testing.assert_array_equal(labels[mask == 1], np.arange(20))
+    assert not mask[20:].any()
+    assert sum(part["bad_images"] for part in parts) == 0
+
+
+def test_eval_dataset_every_worker_has_as_many_batches(source):
+    seen = []
+    for replica in range(4):
+        plan = BatchPlan(global_batch_size=16, first_replica=replica, total_replicas=4)
+        parts = list(eval_dataset(source, EvalView(image_size=8), plan=plan).as_numpy_iterator())
+        assert len(parts) == 2
+        seen.extend(label for part in parts for label in part["labels"][part["mask"] == 1])
+    assert sorted(seen) == list(range(20))

@@ -1,0 +1,174 @@
+"""Data sets of TensorFlow Datasets, read from prepared files without any network."""
+
+import numpy as np
+import pytest
+
+from tests.data.conftest import numbers_of
+from tf_simclr.augment.views import EvalView, TrainView
+from tf_simclr.config import DataConfig, UserError
+from tf_simclr.data import (
+    ArraySource,
+    BatchPlan,
+    available_splits,
+    eval_dataset,
+    load_source,
+    tfds_source,
+    train_dataset,
+)
+from tf_simclr.data.source import EncodedImages
+from tf_simclr.data.stream_source import StreamSource
+
+pytestmark = pytest.mark.usefixtures("no_network")
+VIEW = TrainView(image_size=8)
+
+
+@pytest.fixture
+def config(tfds_dir):
+    return lambda name, **kwargs: DataConfig(dataset=name, data_dir=str(tfds_dir), **kwargs)
+
+
+def batches(source, count, **kwargs):
+    dataset = train_dataset(source, VIEW, **{"plan": BatchPlan(global_batch_size=8), "seed": 1} | kwargs)
+    return list(dataset.take(count).as_numpy_iterator())
+
+
+def numbers(parts):
+    return np.concatenate([numbers_of(part["views"][0]) for part in parts])
+
+
+def test_tfds_small_images_are_held_decoded(config):
+    train = load_source(config("tiny_fixed"), "train")
+    test = load_source(config("tiny_fixed"), "test", flag="eval_split")
+    assert isinstance(train, ArraySource) and train.images.shape == (20, 32, 32, 3)
+    assert (train.num_examples, test.num_examples, train.class_names) == (20, 10, ("even", "odd"))
+    assert sorted(train.images[:, 0, 0, 0]) == [5 * number for number in range(20)]
+    np.testing.assert_array_equal(train.images[:, 0, 0, 0] // 5 % 2, train.labels)
+    assert set(available_splits(config("tiny_fixed"))) == {"train", "test"}
+    assert load_source(config("tiny_fixed"), "train[:25%]").num_examples == 5
+
+
+def test_tfds_without_labels(config):
+    source = load_source(config("tiny_unlabelled"), "train")
+    assert (source.num_examples, source.num_classes) == (30, None)
+
+
+def test_tfds_labels_that_are_held_back_are_none(config):
+    assert load_source(config("tiny_held_back"), "test").num_classes is None
+
+
+def test_tfds_unreadable_small_image_is_left_out(config):
+    source = load_source(config("tiny_damaged_fixed", max_bad_image_fraction=0.5), "train")
+    assert source.num_examples == 30 and len(source.bad_image_names()) == 1
+    with pytest.raises(
+        UserError, match=r"^--max_bad_image_fraction=0.01: 1 of 31 images of tiny_damaged_fixed"
+    ):
+        load_source(config("tiny_damaged_fixed"), "train")
+
+
+@pytest.mark.parametrize(("cache", "kind"), [(False, StreamSource), (True, EncodedImages)])
+def test_tfds_images_of_several_sizes(config, cache, kind):
+    source = load_source(config("tiny_jpegs", cache_dataset=cache), "train")
+    assert isinstance(source, kind) and (source.num_examples, source.num_classes) == (40, 2)
+    whole = batches(source, 10)
+    epochs = numbers(whole).reshape(2, 40)
+    np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(40), (2, 1)))
+    assert not np.array_equal(*epochs)
+    np.testing.assert_array_equal(epochs.ravel() % 2, np.concatenate([batch["labels"] for batch in whole]))
+    assert not np.array_equal(numbers(whole), numbers(batches(source, 10, seed=2)))
+    for first_step in (0, 3, 7):
+        again = batches(source, 10 - first_step, first_step=first_step)
+        for batch, other in zip(whole[first_step:], again, strict=True):
+            np.testing.assert_array_equal(batch["views"], other["views"])
+
+
+def test_tfds_stream_order_does_not_depend_on_the_global_seed(config):
+    import tensorflow as tf
+
+    source = load_source(config("tiny_jpegs"), "train")
+    first = numbers(batches(source, 5))
+    tf.random.set_seed(1234)
+    np.testing.assert_array_equal(first, numbers(batches(source, 5)))
+
+
+def test_tfds_stream_shares_out_the_global_batch(config):
+    source = load_source(config("tiny_jpegs"), "train")
+    whole = batches(source, 3)
+    for first in (0, 2):
+        plan = BatchPlan(global_batch_size=8, num_replicas=2, first_replica=first, total_replicas=4)
+        for index, part in enumerate(batches(source, 6, plan=plan)):
+            start = 2 * (first + index % 2)
+            rows = whole[index // 2]["views"][0][start : start + 2]
+            np.testing.assert_allclose(part["views"][0], rows, atol=1e-6)
+
+
+def test_tfds_stream_part_of_a_split(config):
+    parts = [load_source(config("tiny_jpegs"), split) for split in ("train[:30%]", "train[30%:]")]
+    assert [part.num_examples for part in parts] == [12, 28]
+    seen = [numbers(batches(part, 1, plan=BatchPlan(global_batch_size=part.num_examples))) for part in parts]
+    assert sorted(np.concatenate(seen)) == list(range(40))
+
+
+def test_tfds_stream_evaluates_every_example_once(config):
+    source = load_source(config("tiny_jpegs"), "train")
+    dataset = eval_dataset(source, EvalView(image_size=8), plan=BatchPlan(global_batch_size=16))
+    parts = list(dataset.as_numpy_iterator())
+    seen = np.concatenate([numbers_of(part["images"])[part["mask"] == 1] for part in parts])
+    assert len(parts) == 3 and sorted(seen) == list(range(40))
+
+
+def test_tfds_stream_replaces_unreadable_image(config):
+    source = load_source(config("tiny_damaged"), "train")
+    parts = batches(source, 5, plan=BatchPlan(global_batch_size=4))
+    assert sum(part["bad_images"] for part in parts) == 1
+    assert set(numbers(parts)) == set(range(20)) - {6}
+    (name,) = source.bad_image_names()
+    assert name.startswith("tiny_damaged-train.tfrecord-0000")
+    np.testing.assert_array_equal(numbers(parts) % 2, np.concatenate([part["labels"] for part in parts]))
+
+
+def test_tfds_large_images_of_one_size_are_streamed(config, monkeypatch):
+    monkeypatch.setattr(tfds_source, "MAX_BYTES_IN_MEMORY", 1000)
+    source = load_source(config("tiny_fixed"), "train")
+    assert isinstance(source, StreamSource)
+    assert sorted(numbers(batches(source, 1, plan=BatchPlan(global_batch_size=20)))) == list(range(20))
+
+
+@pytest.mark.parametrize(
+    ("name", "split", "message"),
+    [
+        (
+            "tiny_fixed",
+            "dev",
+            r"^--train_split=dev: tiny_fixed has the split\(s\) test, train; use one of them",
+        ),
+        ("tiny_fixed", "train[:x]", r"^--train_split=train\[:x\]: not a part of a split; write it like"),
+        ("tiny_fixed", "train[:0%]", r"^--train_split=train\[:0%\]: no example of tiny_fixed is in it"),
+        (
+            "tiny_text",
+            "train",
+            r"^--dataset=tiny_text: no single 8-bit image feature in it \(its features: text\)",
+        ),
+        ("cifar11", "train", r"^--dataset=cifar11: no such data set .*; did you mean .*cifar10"),
+        ("digit", "train", r"^--dataset=digit: no such data set .*; did you mean digits"),
+        (
+            "qqqqqqq",
+            "train",
+            r"^--dataset=qqqqqqq: no such data set .*; use digits, a name of the TFDS catalog or",
+        ),
+        ("mnist:99.0.0", "train", r"^--dataset=mnist:99\.0\.0: cannot be opened \(.*\); check the name\."),
+        ("not a name", "train", r"^--dataset=not a name: cannot be opened \(.*\); check the name\."),
+    ],
+)
+def test_tfds_refuses_in_one_line(config, name, split, message):
+    with pytest.raises(UserError, match=message) as error:
+        load_source(config(name), split)
+    assert "\n" not in str(error.value)
+
+
+def test_tfds_not_prepared_and_no_network_is_one_line(tmp_path):
+    data = DataConfig(dataset="cifar10", data_dir=str(tmp_path))
+    with pytest.raises(
+        UserError, match=r"^--dataset=cifar10: not prepared under --data_dir=.* failed \(.*\); "
+    ) as error:
+        load_source(data, "train")
+    assert "\n" not in str(error.value)
