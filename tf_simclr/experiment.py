@@ -74,6 +74,7 @@ class Experiment:
             total_replicas=replicas,
         )
         self.schedule = _make_schedule(config, self.train_source.num_examples, self.plan.total_steps)
+        tf.keras.utils.set_random_seed(config.train.seed)  # The initial weights are drawn from it.
         with self.strategy.scope():
             self.task = PretrainTask(config, self.schedule, self._num_probe_classes())
         self._evaluate_batch = make_eval_function(self.task, self.strategy)

@@ -112,7 +112,7 @@ def test_folder_decodes_every_kind_to_rgb(tmp_path):
     image.convert("L").save(tmp_path / "grey.png")
     image.convert("L").save(tmp_path / "grey.jpg")
     image.convert("RGBA").save(tmp_path / "alpha.png")
-    image.convert("P").save(tmp_path / "palette.png")
+    image.quantize().save(tmp_path / "palette.png")
     image.convert("LA").save(tmp_path / "grey_alpha.png")
     image.convert("CMYK").save(tmp_path / "cmyk.jpg")
     image.save(tmp_path / "plain.bmp")

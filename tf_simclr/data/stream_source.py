@@ -60,7 +60,7 @@ class StreamSource(EncodedSource):
         epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
         records = epochs.flat_map(lambda epoch: self._epoch(seed, epoch)).skip(skipped)
         start = ((tf.constant(0, tf.int64), tf.constant("")),) * NUM_CANDIDATES
-        windows = records.scan(start, lambda window, *record: ((*window[1:], record), (*window[1:], record)))
+        windows = records.scan(start, lambda window, record: ((*window[1:], record), (*window[1:], record)))
         # The first windows are not full yet.
         return windows.skip(NUM_CANDIDATES - 1).enumerate(first_position).map(_to_example)
 

@@ -101,9 +101,11 @@ class _Split:
 
     def encoded(self) -> tf.data.Dataset:
         """Returns all encoded images and labels in the order of the files."""
-        return self.builder.as_dataset(split=self.split, decoders=self.decoding, shuffle_files=False).map(
-            self.pick
-        )
+        import tensorflow_datasets as tfds
+
+        config = tfds.ReadConfig(try_autocache=False)
+        options = {"decoders": self.decoding, "read_config": config, "shuffle_files": False}
+        return self.builder.as_dataset(split=self.split, **options).map(self.pick)
 
     def first_label(self) -> int:
         return int(next(iter(self.encoded().take(1)))[1])

@@ -84,11 +84,15 @@ class BatchNormalization(tf.keras.layers.Layer):
         else:
             values = tf.cast(inputs, self.gamma.dtype)
             axes = list(range(values.shape.rank - 1))
-            moments = tf.stack([tf.reduce_mean(values, axes), tf.reduce_mean(tf.square(values), axes)])
+            # Moments around 0 would lose the variance of values far from it in float32. The moving mean
+            # is near, the same on all replicas, and known beforehand: one collective is enough.
+            near = tf.stop_gradient(tf.identity(self.moving_mean))
+            squares = tf.math.squared_difference(values, near)
+            moments = tf.stack([tf.reduce_mean(values - near, axes), tf.reduce_mean(squares, axes)])
             if self.synchronized:
                 moments = distribute.cross_replica_mean(moments)
-            mean = moments[0]
-            variance = tf.maximum(moments[1] - tf.square(mean), 0)
+            mean = near + moments[0]
+            variance = tf.maximum(moments[1] - tf.square(moments[0]), 0)
         scale = self.gamma * tf.math.rsqrt(variance + self.epsilon)
         shift = self._offset() - mean * scale
         outputs = inputs * tf.cast(scale, inputs.dtype) + tf.cast(shift, inputs.dtype)

@@ -1,0 +1,1 @@
+"""Measurements that are named in the docs."""
