@@ -2,7 +2,6 @@
 
 import logging
 import os
-import shutil
 
 import tensorflow as tf
 
@@ -51,11 +50,13 @@ def save_model(model: SimCLRModel, path: str) -> None:
         tf.saved_model.save(module, temporary, signatures={"serving_default": module.serve})
         tf.io.gfile.rename(temporary, path)
     except (tf.errors.OpError, OSError) as error:
-        shutil.rmtree(temporary, ignore_errors=True)
         reason = str(error).split("\n")[0]
         raise UserError(
             f"--model_dir: cannot write {path} ({reason}); free some space or choose another."
         ) from error
+    finally:
+        if tf.io.gfile.exists(temporary):
+            tf.io.gfile.rmtree(temporary)
 
 
 def make_module(model: SimCLRModel) -> tf.Module:
@@ -86,4 +87,9 @@ class _ExportedModule(tf.Module):
         for arguments in ({}, {"training": True}, {"trainable": False}, {"trainable": True}):
             call.get_concrete_function(images, **arguments)
         self.__call__ = call
-        self.serve = tf.function(lambda images: call(images), input_signature=[images], autograph=False)
+        # Without the lambda the signature would have `call`'s other arguments too.
+        self.serve = tf.function(
+            lambda images: call(images),  # noqa: PLW0108
+            input_signature=[images],
+            autograph=False,
+        )

@@ -1,6 +1,7 @@
 """From the command line to a configuration: the only reader of the flags."""
 
 import dataclasses
+import difflib
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -80,12 +81,31 @@ def _parse(arguments: Sequence[str]) -> absl_flags.FlagValues:
     define_flags(flag_values)
     try:
         rest = flag_values(["run.py", *from_files, *explicit])[1:]
+    except absl_flags.UnrecognizedFlagError as error:
+        raise _unknown_flag(error.flagname, flag_values) from error
+    except absl_flags.IllegalFlagValueError as error:
+        raise _bad_value(error, flag_values) from error
     except absl_flags.Error as error:
         message = " ".join(str(error).split())
-        raise UserError(f"{message[0].lower()}{message[1:]} (see python run.py --help)") from error
+        raise UserError(f"{message[0].lower()}{message[1:]} (see python run.py --help).") from error
     if rest:
         raise UserError(f"{rest[0]}: not a flag; flags are written --name=value (see python run.py --help).")
     return flag_values
+
+
+def _unknown_flag(name: str, flag_values: absl_flags.FlagValues) -> UserError:
+    nearest = difflib.get_close_matches(name, list(flag_values), n=3, cutoff=0.5)
+    hint = f"did you mean {', '.join(f'--{other}' for other in nearest)}? " if nearest else ""
+    return UserError(f"--{name}: no such flag; {hint}all flags: python run.py --help.")
+
+
+def _bad_value(error: absl_flags.IllegalFlagValueError, flag_values: absl_flags.FlagValues) -> UserError:
+    # absl writes "flag --name=value: reason", where the value may hold anything.
+    name, _, rest = str(error).removeprefix("flag --").partition("=")
+    value = rest.removesuffix(f": {error.__context__}")
+    kind = flag_values[name].flag_type() if name in flag_values else ""
+    mend = {"int": "use a whole number", "float": "use a number", "bool": "use True or False"}.get(kind, rest)
+    return UserError(f"--{name}={value}: {mend} (see python run.py --help).")
 
 
 def _split_flagfiles(arguments: Sequence[str], *, base: str, inside: tuple[str, ...] = ()):

@@ -3,19 +3,43 @@
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import tensorflow as tf
 
 from tf_simclr.config import ExperimentConfig, UserError
+from tf_simclr.mismatch import describe_differences, listed
 
 _SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 _SETTINGS_FILE = "flags.json"
 # Changing these between two starts of a run changes neither the weights nor what they mean.
 _FREE_SETTINGS = frozenset(
-    ["mode", "model_dir", "data_dir", "cache_dataset", "max_bad_image_fraction", "eval_split", "eval_steps", "eval_batch_size", "eval_name", "checkpoint_epochs", "checkpoint_steps", "keep_checkpoint_max", "keep_hub_module_max", "steps_per_loop", "strategy", "use_tpu", "tpu_name", "tpu_zone", "gcp_project", "master"]
+    [
+        "mode",
+        "model_dir",
+        "data_dir",
+        "cache_dataset",
+        "max_bad_image_fraction",
+        "eval_split",
+        "eval_steps",
+        "eval_batch_size",
+        "eval_name",
+        "checkpoint_epochs",
+        "checkpoint_steps",
+        "keep_checkpoint_max",
+        "keep_hub_module_max",
+        "steps_per_loop",
+        "strategy",
+        "use_tpu",
+        "tpu_name",
+        "tpu_zone",
+        "gcp_project",
+        "master",
+    ]
 )
-_MAX_LISTED = 6
+# What TensorFlow raises where a checkpoint is truncated, overwritten or out of reach.
+_READ_ERRORS = (tf.errors.OpError, ValueError, OSError, RuntimeError, IndexError)
+DIVERGED_MEND = "start anew in another --model_dir with a smaller --learning_rate or a longer --warmup_epochs"
 
 
 class Checkpoints:
@@ -51,8 +75,8 @@ class Checkpoints:
         bad = [v.name for v in self._task.model.variables if not bool(tf.reduce_all(tf.math.is_finite(v)))]
         if bad:
             raise UserError(
-                f"training diverged by step {step}: {_listed(bad)} not finite; the last good checkpoint is "
-                f"{self.latest or 'none'}; use a smaller --learning_rate or a longer --warmup_epochs."
+                f"training diverged by step {step}: {listed(bad)} not finite; the last good checkpoint is "
+                f"{self.latest or 'none'}; {DIVERGED_MEND}."
             )
         try:
             return self._manager.save(checkpoint_number=step)
@@ -68,17 +92,22 @@ class Checkpoints:
         Raises:
             UserError: the checkpoint is damaged or of another network.
         """
-        path = path or self.latest
+        directory = self._manager.directory
+        path = path or latest_checkpoint(directory)
         if path is None:
             return 0
-        _check_same_network(path, "model_dir", self._task.model)
+        where = f"--model_dir={directory}: {os.path.basename(path)}"
+        mend = f"delete {path}.* to go on from the one before it, or use another --model_dir"
+        _check_same_network(path, where, self._task.model, mend=mend)
         try:
             self._checkpoint.restore(path).assert_existing_objects_matched()
-        except (AssertionError, tf.errors.OpError) as error:
+        except AssertionError as error:
             raise UserError(
-                f"--model_dir={self._manager.directory}: {path} does not fit this run ({_first_line(error)}); "
+                f"{where} does not fit this run ({_first_line(error)}); "
                 "use the --optimizer it was written with, or another --model_dir."
             ) from error
+        except _READ_ERRORS as error:
+            raise _damaged(where, error, mend) from error
         return int(self._task.optimizer.iterations)
 
 
@@ -96,14 +125,18 @@ def initialize_from(path: str, model) -> str:
         UserError: there is no such checkpoint, or it is of another network.
     """
     path = find_checkpoint(path, "checkpoint")
-    saved = _check_same_network(path, "checkpoint", model, ignore_head=True)
+    where, mend = f"--checkpoint={path}", "use an earlier one"
+    saved = _check_same_network(path, where, model, mend=mend, ignore_head=True)
     tree = model.variable_tree()
     expected = _flatten(tree)
     head = [name for name in expected if name.startswith("supervised_head/")]
     if any(saved.get(name) != _shape(expected[name]) for name in head):
         del tree["supervised_head"]
     restored = _flatten(tree)
-    tf.train.Checkpoint(model=tree).restore(path).assert_existing_objects_matched().expect_partial()
+    try:
+        tf.train.Checkpoint(model=tree).restore(path).assert_existing_objects_matched().expect_partial()
+    except _READ_ERRORS as error:
+        raise _damaged(where, error, mend) from error
     fresh = "; the supervised head starts fresh" if len(restored) < len(expected) else ""
     return f"Starting from {path}: {len(restored)} of {len(expected)} variables matched{fresh}."
 
@@ -114,8 +147,9 @@ def find_checkpoint(path: str, flag: str) -> str:
     Raises:
         UserError: there is none.
     """
+    path = os.path.expanduser(path)
     if tf.io.gfile.isdir(path):
-        latest = tf.train.latest_checkpoint(path)
+        latest = latest_checkpoint(path)
         if latest is None:
             raise UserError(
                 f"--{flag}={path}: no checkpoint in this directory; name one that has ckpt-* files."
@@ -125,102 +159,95 @@ def find_checkpoint(path: str, flag: str) -> str:
     if not tf.io.gfile.exists(path + ".index"):
         directory = os.path.dirname(path) or "."
         there = sorted(f.removesuffix(".index") for f in tf.io.gfile.glob(os.path.join(directory, "*.index")))
-        mend = f"use one of {_listed(there)}" if there else "no checkpoint is in that directory either"
+        mend = f"use one of {listed(there)}" if there else "no checkpoint is in that directory either"
         raise UserError(f"--{flag}={path}: no such checkpoint; {mend}.")
     return path
 
 
-def _check_same_network(path, flag, model, *, ignore_head: bool = False) -> dict[str, tuple]:
+def latest_checkpoint(directory: str) -> str | None:
+    """Returns the newest checkpoint of a directory, also if its list of checkpoints is gone; None if none."""
+    latest = tf.train.latest_checkpoint(directory)
+    if latest is not None:
+        return latest
+    there = {}
+    for name in tf.io.gfile.glob(os.path.join(directory, "ckpt-*.index")):
+        if match := re.fullmatch(r"(ckpt-(\d+))\.index", os.path.basename(name)):
+            there[int(match[2])] = os.path.join(directory, match[1])
+    return there[max(there)] if there else None
+
+
+def _check_same_network(
+    path: str, where: str, model, *, mend: str, ignore_head: bool = False
+) -> dict[str, tuple]:
     """Raises UserError with the differences and the flags that explain them; returns the saved shapes."""
-    saved = _saved_shapes(path, flag)
+    saved = _saved_shapes(path, where, mend)
     expected = {name: _shape(variable) for name, variable in _flatten(model.variable_tree()).items()}
 
     def relevant(shapes):
         return {k: v for k, v in shapes.items() if not (ignore_head and k.startswith("supervised_head/"))}
 
-    ours, theirs = relevant(expected), relevant(saved)
-    missing = sorted(ours.keys() - theirs.keys())
-    extra = sorted(theirs.keys() - ours.keys())
-    shapes = [
-        f"{k} {theirs[k]} here {ours[k]}" for k in sorted(ours.keys() & theirs.keys()) if theirs[k] != ours[k]
-    ]
-    if not (missing or extra or shapes):
-        return saved
-    parts = [f"{len(shapes)} of other shape ({_listed(shapes)})"] if shapes else []
-    parts += [f"{len(missing)} missing ({_listed(missing)})"] if missing else []
-    parts += [f"{len(extra)} extra ({_listed(extra)})"] if extra else []
-    have, want = _describe(theirs), _describe(ours)
-    flags = [f"--{k}={v} (here {want.get(k, 'none')})" for k, v in have.items() if want.get(k) != v]
-    mend = f"it was written with {', '.join(flags)}" if flags else "name a checkpoint of this network"
-    raise UserError(f"--{flag}={path}: another network; variables: {', '.join(parts)}; {mend}.")
+    differences = describe_differences(relevant(saved), relevant(expected))
+    if differences:
+        raise UserError(f"{where}: {differences}")
+    return saved
 
 
-def _saved_shapes(path: str, flag: str) -> dict[str, tuple]:
+def _saved_shapes(path: str, where: str, mend: str) -> dict[str, tuple]:
     try:
         shapes = tf.train.load_checkpoint(path).get_variable_to_shape_map()
-    except (tf.errors.OpError, ValueError, OSError) as error:
-        raise UserError(
-            f"--{flag}={path}: cannot be read ({_first_line(error)}); use an earlier one."
-        ) from error
+    except _READ_ERRORS as error:
+        raise _damaged(where, error, mend) from error
     saved = {
         name[len("model/") : -len(_SUFFIX)]: tuple(shape)
         for name, shape in shapes.items()
         if name.startswith("model/") and name.endswith(_SUFFIX)
     }
     if not saved:
-        raise UserError(f"--{flag}={path}: not a checkpoint of tf_simclr; name one that this program wrote.")
+        raise UserError(f"{where}: not a checkpoint of tf_simclr; name one that this program wrote.")
     return saved
 
 
-def _describe(shapes: Mapping[str, tuple]) -> dict[str, object]:
-    """Returns {flag: value} of the network that has variables of these names and shapes."""
-    from tf_simclr.models.resnet import depth_of
-
-    flags: dict[str, object] = {}
-    blocks = {name.split("/")[1] for name in shapes if name.startswith("encoder/block_group")}
-    groups = [sum(b.startswith(f"block_group{g}_") for b in blocks) for g in (1, 2, 3, 4)]
-    first = "encoder/block_group1_block1"
-    flags["resnet_depth"] = depth_of(groups, bottleneck=f"{first}/conv3/kernel" in shapes)
-    if f"{first}/conv1/kernel" in shapes:
-        flags["width_multiplier"] = shapes[f"{first}/conv1/kernel"][-1] / 64
-    flags["sk_ratio"] = (
-        "above 0" if f"{first}/mix_conv1/kernel" in shapes or "encoder/stem/conv2/kernel" in shapes else 0
-    )
-    flags["se_ratio"] = "above 0" if f"{first}/squeeze/kernel" in shapes else 0
-    if shapes.get("encoder/stem/conv1/kernel", (7,))[0] == 3 and "encoder/stem/conv2/kernel" not in shapes:
-        flags["image_size"] = "32 or less"
-    else:
-        flags["image_size"] = "above 32"
-    layers = sorted(
-        name for name in shapes if name.startswith("projection_head/") and name.endswith("dense/kernel")
-    )
-    flags["num_proj_layers"] = len(layers)
-    if layers:
-        flags["proj_out_dim"] = shapes[layers[-1]][-1]
-    if "supervised_head/kernel" in shapes:
-        flags["ft_proj_selector or number of classes"] = shapes["supervised_head/kernel"]
-    return flags
+def _damaged(where: str, error: BaseException, mend: str) -> UserError:
+    return UserError(f"{where} is damaged or cannot be read ({_first_line(error)}); {mend}.")
 
 
-def claim_directory(config: ExperimentConfig) -> None:
-    """Makes `model_dir` and writes its settings, or checks them against those already there.
+def check_directory(config: ExperimentConfig) -> dict:
+    """Returns the settings of the run that `model_dir` holds, {} if there is none; changes nothing.
+
+    Settings without a checkpoint or a result are left over from a start that came to nothing.
 
     Raises:
-        UserError: it cannot be written, or holds a run with other settings.
+        UserError: it holds a run with other settings.
     """
     directory = str(config.model_dir)
     path = os.path.join(directory, _SETTINGS_FILE)
-    settings = config.to_dict()
     try:
-        tf.io.gfile.makedirs(directory)
-        if tf.io.gfile.exists(path):
-            with tf.io.gfile.GFile(path) as file:
-                _check_same_settings(directory, json.loads(file.read()), settings)
-        write_json(path, settings)
+        if not tf.io.gfile.exists(path):
+            return {}
+        with tf.io.gfile.GFile(path) as file:
+            old = json.loads(file.read())
     except json.JSONDecodeError as error:
         raise UserError(
             f"--model_dir={directory}: {path} is damaged ({error}); use another directory."
         ) from error
+    except (tf.errors.OpError, OSError):
+        return {}  # Such a directory cannot be written either, which claiming it reports.
+    begun = latest_checkpoint(directory) or tf.io.gfile.glob(os.path.join(directory, "result*.json"))
+    if begun:
+        _check_same_settings(directory, old, config.to_dict())
+    return old if begun else {}
+
+
+def claim_directory(config: ExperimentConfig) -> None:
+    """Makes `model_dir` and writes its settings.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    directory = str(config.model_dir)
+    try:
+        tf.io.gfile.makedirs(directory)
+        write_json(os.path.join(directory, _SETTINGS_FILE), config.to_dict())
     except (tf.errors.OpError, OSError) as error:
         raise UserError(
             f"--model_dir={directory}: cannot be written ({_first_line(error)}); use a directory you may write to."
@@ -235,7 +262,7 @@ def _check_same_settings(directory: str, old: dict, new: dict) -> None:
     ]
     if changed:
         raise UserError(
-            f"--model_dir={directory}: holds a run with other settings ({_listed(changed)}); "
+            f"--model_dir={directory}: holds a run with other settings ({listed(changed)}); "
             "use those settings to go on with it, or another --model_dir."
         )
 
@@ -243,9 +270,14 @@ def _check_same_settings(directory: str, old: dict, new: dict) -> None:
 def write_json(path: str, content: Mapping) -> None:
     """Writes `content` whole or not at all."""
     temporary = f"{path}.{os.getpid()}.tmp"
-    with tf.io.gfile.GFile(temporary, "w") as file:
-        file.write(json.dumps(content, indent=2) + "\n")
-    tf.io.gfile.rename(temporary, path, overwrite=True)
+    try:
+        with tf.io.gfile.GFile(temporary, "w") as file:
+            file.write(json.dumps(content, indent=2) + "\n")
+        tf.io.gfile.rename(temporary, path, overwrite=True)
+    except BaseException:
+        if tf.io.gfile.exists(temporary):
+            tf.io.gfile.remove(temporary)
+        raise
 
 
 def _flatten(tree: Mapping, prefix: str = "") -> dict[str, tf.Variable]:
@@ -257,12 +289,6 @@ def _flatten(tree: Mapping, prefix: str = "") -> dict[str, tf.Variable]:
 
 def _shape(variable: tf.Variable) -> tuple:
     return tuple(variable.shape)
-
-
-def _listed(items: Iterable[str]) -> str:
-    items = list(items)
-    rest = f" and {len(items) - _MAX_LISTED} more" if len(items) > _MAX_LISTED else ""
-    return ", ".join(items[:_MAX_LISTED]) + rest
 
 
 def _first_line(error: BaseException) -> str:

@@ -6,6 +6,7 @@ program where that has the flag. This module imports no TensorFlow: a wrong valu
 
 import dataclasses
 import math
+import re
 from typing import Any
 
 RESNET_DEPTHS = (18, 34, 50, 101, 152, 200)
@@ -255,6 +256,12 @@ class EvaluationConfig:
     def __post_init__(self):
         check(self.eval_batch_size >= 1, "eval_batch_size", self.eval_batch_size, "use at least 1.")
         check(self.eval_steps >= 0, "eval_steps", self.eval_steps, "use 0 (the whole split) or more.")
+        check(
+            self.eval_name is None or re.fullmatch(r"[\w.-]+", self.eval_name) is not None,
+            "eval_name",
+            self.eval_name,
+            "becomes a part of file names; use letters, digits, -, _ and dots.",
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -314,6 +321,7 @@ class ExperimentConfig:
             self.model.fine_tune_after_block,
             "pretraining trains the whole network; leave it out, or use -1.",
         )
+        check(self.model_dir != "", "model_dir", "", "name a directory, or leave it out.")
         if self.model_dir is None:
             name = "".join(c if c.isalnum() or c in "-_." else "_" for c in self.data.dataset)
             object.__setattr__(self, "model_dir", f"runs/{name}-{self.train.train_mode}")

@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_simclr import distribute
+from tf_simclr.checkpoint import DIVERGED_MEND
 from tf_simclr.config import UserError
 
 
@@ -132,5 +133,5 @@ def _check_finite(metrics: dict[str, float], step: int, stop: int, checkpoint: s
         listed = ", ".join(f"{name}={value}" for name, value in bad.items())
         raise UserError(
             f"training diverged in steps {step + 1} to {stop}: {listed}; the last good checkpoint is "
-            f"{checkpoint or 'none'}; use a smaller --learning_rate or a longer --warmup_epochs."
+            f"{checkpoint or 'none'}; {DIVERGED_MEND}."
         )

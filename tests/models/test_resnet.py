@@ -1,6 +1,6 @@
 """The encoder: parameter counts, shapes, and every number against NumPy."""
 
-import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -30,7 +30,7 @@ PARAMETERS = {
     (152, 2, True): 353_752_896,
     (152, 3, True): 795_235_360,
 }
-FAST = {(50, 1, False), (50, 1, True), (50, 2, True), (101, 1, False), (152, 3, True)}
+FAST = {(50, 1, False), (50, 1, True), (101, 1, False), (152, 3, True)}
 
 
 def slow_unless(fast, *values):
@@ -42,7 +42,7 @@ def count(variables):
 
 
 def network(depth, width=1.0, sk=False, **settings):
-    """The encoder alone; in a tf.Graph, where variables take no memory."""
+    """The encoder alone."""
     return ModelConfig(
         resnet_depth=depth,
         width_multiplier=width,
@@ -51,16 +51,21 @@ def network(depth, width=1.0, sk=False, **settings):
     )
 
 
+@functools.cache
+def build_in_graph(config):
+    """Builds a network whose variables take no memory."""
+    with tf.Graph().as_default():
+        return build_simclr_model(config)
+
+
 @pytest.mark.parametrize(("name", "expected"), [slow_unless(k in FAST, k, v) for k, v in PARAMETERS.items()])
 def test_parameters_equal_the_papers(name, expected):
-    with tf.Graph().as_default():
-        assert count(build_simclr_model(network(*name)).variables) == expected
+    assert count(build_in_graph(network(*name)).variables) == expected
 
 
 def test_trainable_parameters_and_head_of_resnet50_equal_the_papers():
-    with tf.Graph().as_default():
-        encoder = build_simclr_model(network(50))
-        whole = build_simclr_model(network(50, proj_head_mode="nonlinear"))
+    encoder = build_in_graph(network(50, 1))
+    whole = build_in_graph(network(50, proj_head_mode="nonlinear"))
     assert count(encoder.trainable_variables) == 23_508_032
     assert count(whole.trainable_variables) - count(encoder.trainable_variables) == 8_659_072
     assert count(whole.non_trainable_variables) - count(encoder.non_trainable_variables) == 8_448
@@ -69,8 +74,7 @@ def test_trainable_parameters_and_head_of_resnet50_equal_the_papers():
 @pytest.mark.parametrize(("depth", "expected"), [(18, 11_176_512), (34, 21_284_672)])
 def test_trainable_parameters_of_basic_blocks_equal_the_usual_ones(depth, expected):
     """Plus the projection shortcut of the first group, which other programs leave out here."""
-    with tf.Graph().as_default():
-        encoder = build_simclr_model(network(depth))
+    encoder = build_in_graph(network(depth, 1))
     assert count(encoder.trainable_variables) == expected + 64 * 64 + 2 * 64
 
 
@@ -101,7 +105,7 @@ def test_endpoints_have_their_shapes(depth, sk, se, image_size):
     check_shapes(network(depth, 0.5, sk, se_ratio=se, image_size=image_size), image_size)
 
 
-@pytest.mark.parametrize("size", [33, 50])
+@pytest.mark.parametrize("size", [33, slow_unless(False, 50)])
 def test_endpoints_of_a_bottleneck_network_have_their_shapes_for_any_image_size(size):
     check_shapes(network(50, 0.25, True, se_ratio=0.25, image_size=224), size)
 
@@ -109,14 +113,16 @@ def test_endpoints_of_a_bottleneck_network_have_their_shapes_for_any_image_size(
 def check_shapes(config, size):
     with tf.Graph().as_default():
         model = build_simclr_model(config)
-        endpoints = model.forward(tf.zeros([2, size, size, 3]), training=True).endpoints
+        # Outside tf.function Keras would rewrite every layer's code, which takes ten times as long.
+        forward = tf.autograph.experimental.do_not_convert(model.forward)
+        endpoints = forward(tf.zeros([2, size, size, 3]), training=True).endpoints
     assert {name: tensor.shape.as_list() for name, tensor in endpoints.items()} == expected_shapes(config, size)
 
 
 NETWORKS = {
     "basic": {"width_multiplier": 0.25},
     "basic_sk": {"sk_ratio": 0.0625, "image_size": 64},
-    "basic_se": {"se_ratio": 0.25, "image_size": 64},
+    "basic_se": {"se_ratio": 0.25},
     "bottleneck": {"resnet_depth": 50, "width_multiplier": 0.0625, "image_size": 64},
     "bottleneck_sk": {"resnet_depth": 50, "width_multiplier": 0.0625, "sk_ratio": 0.0625, "image_size": 64},
     "bottleneck_sk_se": {"resnet_depth": 50, "width_multiplier": 0.0625, "sk_ratio": 0.5, "se_ratio": 0.5},
@@ -134,22 +140,22 @@ def arrays(tree):
 
 
 @pytest.mark.parametrize("training", [False, True], ids=["inference", "training"])
-@pytest.mark.parametrize("size", [20, 17])
+@pytest.mark.parametrize("size", [40, 33])
 def test_forward_equals_numpy(model, size, training):
-    images = random_images(3, size, size)
+    images = random_images(4, size, size)
     oracle = reference.Reference(arrays(model.variable_tree()), model.config, training)
     endpoints, layers = oracle.forward(images)
     received = model.forward(tf.constant(images), training=training)
     assert received.endpoints.keys() == endpoints.keys()
     for name, expected in endpoints.items():
         scale = np.abs(expected).max()
-        np.testing.assert_allclose(received.endpoints[name] / scale, expected / scale, atol=1e-9, err_msg=name)
+        np.testing.assert_allclose(received.endpoints[name] / scale, expected / scale, rtol=0, atol=1e-9, err_msg=name)
     for ours, expected in zip(received.head_layers, layers, strict=True):
         np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-9 * np.abs(expected).max())
     assert len(received.statistics) == len(model.norms) == len(oracle.statistics)
     for norm, statistics in zip(model.norms, received.statistics, strict=True):
         for ours, expected in zip(statistics, oracle.statistics[norm.name], strict=True):
-            np.testing.assert_allclose(ours, expected, rtol=1e-9, atol=1e-12, err_msg=norm.name)
+            np.testing.assert_allclose(ours, expected, rtol=1e-8, atol=1e-10, err_msg=norm.name)
 
 
 @pytest.mark.parametrize("stride", [1, 2])
@@ -272,8 +278,7 @@ def test_dense_kernels_start_as_small_normals(fresh):
 @pytest.mark.parametrize(("depth", "channels"), [(18, (4, 8, 16, 32)), (50, (4, 8, 16, 32))])
 def test_squeeze_width_follows_the_inner_width_of_the_block(depth, channels):
     config = tiny_config(resnet_depth=depth, width_multiplier=0.0625, se_ratio=0.2)
-    with tf.Graph().as_default():
-        encoder = build_simclr_model(config).variable_tree()["encoder"]
+    encoder = build_in_graph(config).variable_tree()["encoder"]
     for group, filters in enumerate(channels, start=1):
         block = encoder[f"block_group{group}_block1"]
         squeezed = max(1, int(filters * 0.2))
@@ -284,12 +289,11 @@ def test_squeeze_width_follows_the_inner_width_of_the_block(depth, channels):
 
 
 def test_selective_kernel_squeezes_to_at_least_32():
-    with tf.Graph().as_default():
-        encoder = build_simclr_model(network(50, 1, True)).variable_tree()["encoder"]
-        wide = build_simclr_model(network(50, 2, True)).variable_tree()["encoder"]
+    encoder = build_in_graph(network(50, 1, True)).variable_tree()["encoder"]
+    wide = build_in_graph(network(152, 3, True)).variable_tree()["encoder"]
     assert encoder["block_group4_block1"]["mix_conv1"]["kernel"].shape == (1, 1, 512, 32)
-    assert wide["block_group4_block1"]["mix_conv1"]["kernel"].shape == (1, 1, 1024, 64)
     assert encoder["block_group4_block1"]["mix_conv2"]["kernel"].shape == (1, 1, 32, 1024)
+    assert wide["block_group4_block1"]["mix_conv1"]["kernel"].shape == (1, 1, 1536, 96)
 
 
 def test_residual_stem_has_three_convolutions_and_initial_conv_precedes_the_norm():
@@ -306,10 +310,9 @@ def test_residual_stem_has_three_convolutions_and_initial_conv_precedes_the_norm
     np.testing.assert_allclose(outputs["features"], pooled, atol=1e-12)
 
 
-@pytest.mark.parametrize(("width", "expected"), [(0.25, 16), (0.1, 6), (0.0125, 1), (1.5, 96), (3, 192)])
+@pytest.mark.parametrize(("width", "expected"), [(0.1, 6), (0.0125, 1), (1, 64), (1.5, 96)])
 def test_width_multiplier_scales_and_rounds_the_filters(width, expected):
-    with tf.Graph().as_default():
-        model = build_simclr_model(network(18, width))
+    model = build_in_graph(network(18, width))
     assert model.variable_tree()["encoder"]["stem"]["conv1"]["kernel"].shape == (7, 7, 3, expected)
 
 
@@ -328,8 +331,6 @@ def test_depth_of_needs_the_kind_of_block():
 
 def test_stages_follow_the_table_of_blocks():
     for depth in (18, 50):
-        with tf.Graph().as_default():
-            model = build_simclr_model(dataclasses.replace(tiny_config(), resnet_depth=depth))
-        groups = [stage.group for stage in model.encoder]
+        groups = [stage.group for stage in build_in_graph(network(depth, 1)).encoder]
         assert [groups.count(group) for group in range(5)] == [1, *reference.BLOCKS[depth]]
         assert groups == sorted(groups)

@@ -96,8 +96,7 @@ def train_dataset(
             f"examples; use at most {source.num_examples}."
         )
     examples = plan.keep_local(source.train_examples(seed, first_step * plan.global_batch_size))
-    # Images of one size are cropped as a batch; others one by one, when they are decoded.
-    transform = view if isinstance(source, ArraySource) else view.distort
+    batch_size = plan.per_replica_batch_size
 
     def draws(first_position: tf.Tensor, num_rows: int) -> list[tf.Tensor]:
         return [draw_uniforms(seed, number, first_position, num_rows) for number in range(num_views)]
@@ -105,17 +104,12 @@ def train_dataset(
     def crop(image: tf.Tensor, position: tf.Tensor) -> tuple[tf.Tensor, ...]:
         return tuple(view.crop_image(image, row_draws[0]) for row_draws in draws(position, 1))
 
-    @tf.function(jit_compile=True)
-    def make_views(crops: tuple[tf.Tensor, ...], batch_draws: list[tf.Tensor]) -> tuple[tf.Tensor, ...]:
-        return tuple(transform(*pair) for pair in zip(crops, batch_draws, strict=True))
+    make_views = _compiled_views(source, view)
 
     def finish(batch: dict) -> dict:
-        images = batch["images"]
-        crops = images if isinstance(images, tuple) else (images,) * num_views
-        views = make_views(crops, draws(batch["position"][0], plan.per_replica_batch_size))
+        views = make_views(batch["images"], draws(batch["position"][0], batch_size))
         return _element(source, batch, views=views, bad_images=_count(batch["bad"]))
 
-    batch_size = plan.per_replica_batch_size
     rows = batch_rows(source, examples, batch_size=batch_size, crop=crop, num_candidates=NUM_CANDIDATES)
     return _finished(rows, finish)
 
@@ -151,7 +145,19 @@ def eval_dataset(source: Source, view: EvalView, *, plan: BatchPlan) -> tf.data.
         return view.crop_image(image)
 
     batch_size = plan.per_replica_batch_size
-    return _finished(batch_rows(source, examples, batch_size=batch_size, crop=crop, num_candidates=1), finish)
+    dataset = _finished(
+        batch_rows(source, examples, batch_size=batch_size, crop=crop, num_candidates=1), finish
+    )
+    num_batches = -(-source.num_examples // plan.global_batch_size) * plan.num_replicas
+    return dataset.apply(tf.data.experimental.assert_cardinality(num_batches))
+
+
+def _compiled_views(source: Source, view: TrainView) -> Callable:
+    """Returns the function of what `batch_rows` gives, and the draws of each view, to the views."""
+    if isinstance(source, ArraySource):
+        return tf.function(lambda images, draws: tuple(view(images, one) for one in draws), jit_compile=True)
+    # Images of several sizes were cropped one by one.
+    return tf.function(lambda crops, draws: tuple(map(view.distort, crops, draws)), jit_compile=True)
 
 
 def _element(source: Source, batch: dict, **parts: Any) -> dict:

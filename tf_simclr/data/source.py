@@ -75,16 +75,19 @@ class RandomAccessSource(Source):
     def train_examples(self, seed: int, first_position: int) -> tf.data.Dataset:
         """See `Source.train_examples`; each epoch is a permutation of the examples."""
         first_epoch, skipped = divmod(first_position, self.num_examples)
-        epochs = tf.data.Dataset.range(first_epoch, np.iinfo(np.int64).max)
-        keys = epochs.flat_map(
-            lambda epoch: tf.data.Dataset.from_tensor_slices(epoch_candidates(self.num_examples, seed, epoch))
-        )
-        return _numbered(keys.skip(skipped), first_position)
+        epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
+        return epochs.flat_map(lambda epoch: self._epoch(seed, epoch)).skip(skipped)
 
     def eval_examples(self) -> tf.data.Dataset:
         """See `Source.eval_examples`."""
-        keys = tf.data.Dataset.range(self.num_examples).map(lambda key: tf.fill([NUM_CANDIDATES], key))
-        return _numbered(keys, 0)
+        keys = tf.range(self.num_examples, dtype=tf.int64)
+        candidates = tf.repeat(keys[:, tf.newaxis], NUM_CANDIDATES, axis=1)
+        return tf.data.Dataset.from_tensor_slices({"position": keys, "keys": candidates})
+
+    def _epoch(self, seed: int, epoch: tf.Tensor) -> tf.data.Dataset:
+        positions = epoch * self.num_examples + tf.range(self.num_examples, dtype=tf.int64)
+        candidates = epoch_candidates(self.num_examples, seed, epoch)
+        return tf.data.Dataset.from_tensor_slices({"position": positions, "keys": candidates})
 
 
 class ArraySource(RandomAccessSource):
@@ -226,7 +229,3 @@ def check_bad_images(source: Source, *, num_bad: int, num_seen: int, max_fractio
         f"--max_bad_image_fraction={max_fraction}: {num_bad} of {num_seen} images of {source.name} are "
         f"unreadable{examples}; mend or remove them, or tolerate a larger share."
     )
-
-
-def _numbered(keys: tf.data.Dataset, first_position: int) -> tf.data.Dataset:
-    return keys.enumerate(first_position).map(lambda position, key: {"position": position, "keys": key})

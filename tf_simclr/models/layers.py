@@ -18,6 +18,7 @@ class Conv2D(tf.keras.layers.Conv2D):
             filters,
             kernel_size,
             strides=strides,
+            padding="same",  # What Keras derives shapes from; `call` pads by itself.
             use_bias=False,
             kernel_initializer=tf.keras.initializers.VarianceScaling(),
             **kwargs,

@@ -129,11 +129,14 @@ def _selective_kernel(builder: StageBuilder, inputs, filters: int, strides: int)
 def _squeeze_excitation(builder: StageBuilder, inputs, filters: int):
     """Channel attention (arXiv 1709.01507) on the output of the block's last batch norm."""
     conv = tf.keras.layers.Conv2D
-    initializer = tf.keras.initializers.VarianceScaling()
-    x = builder.layer(tf.keras.layers.GlobalAveragePooling2D, inputs, keepdims=True)
+    # An initializer that is called twice returns the same numbers twice: one for each.
+    scaling = tf.keras.initializers.VarianceScaling
     squeezed = max(1, int(filters * builder.config.se_ratio))
-    x = builder.layer(conv, x, squeezed, 1, activation="relu", kernel_initializer=initializer, name="squeeze")
+    x = builder.layer(tf.keras.layers.GlobalAveragePooling2D, inputs, keepdims=True)
     x = builder.layer(
-        conv, x, inputs.shape[-1], 1, activation="sigmoid", kernel_initializer=initializer, name="excite"
+        conv, x, squeezed, 1, activation="relu", kernel_initializer=scaling(), name="squeeze"
+    )
+    x = builder.layer(
+        conv, x, inputs.shape[-1], 1, activation="sigmoid", kernel_initializer=scaling(), name="excite"
     )
     return builder.layer(tf.keras.layers.Multiply, [inputs, x])

@@ -1,0 +1,154 @@
+"""The whole network: its stages, its variables, and its behaviour as a Keras model."""
+
+import collections
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.networks import (
+    assert_close,
+    assert_identical,
+    is_statistic,
+    random_images,
+    randomize,
+    snapshot,
+    tiny_config,
+    variables,
+)
+from tf_simclr.models import BatchNormalization, build_simclr_model, update_moving_statistics
+
+CLASSES = 5
+
+
+@pytest.fixture(scope="module", params=["basic", "bottleneck_sk_se"])
+def model(request):
+    settings = {"resnet_depth": 50, "sk_ratio": 0.0625, "se_ratio": 0.25, "width_multiplier": 0.0625}
+    return randomize(
+        build_simclr_model(tiny_config(**(settings if request.param != "basic" else {})), CLASSES)
+    )
+
+
+@pytest.fixture(scope="module")
+def images():
+    return tf.constant(random_images(4, 16, 16))
+
+
+def test_variable_tree_holds_every_variable_once(model):
+    listed = [id(variable) for variable in variables(model).values()]
+    assert len(listed) == len(set(listed))
+    assert set(listed) == {id(variable) for variable in model.variables}
+    assert {path.split("/")[0] for path in variables(model)} == {"encoder", "projection_head", "supervised_head"}
+
+
+def test_variable_names_are_unique(model):
+    """LAMB tells variables apart by name."""
+    counts = collections.Counter(variable.name for variable in model.variables)
+    assert [name for name, number in counts.items() if number > 1] == []
+
+
+def test_moving_statistics_are_the_variables_that_do_not_train(model):
+    statistics = {id(v) for name, v in variables(model).items() if is_statistic(name)}
+    assert {id(v) for v in model.non_trainable_variables} == statistics
+    assert {id(v) for v in model.trainable_variables}.isdisjoint(statistics)
+
+
+def test_norms_are_all_batch_norm_layers(model):
+    stages = (*model.encoder, *model.projection_head)
+    found = [layer for stage in stages for layer in stage.layers if isinstance(layer, BatchNormalization)]
+    assert {id(norm) for norm in model.norms} == {id(norm) for norm in found}
+    assert len(model.norms) == len(found)
+
+
+@pytest.mark.parametrize("training", [False, True])
+def test_stages_called_one_by_one_equal_forward(model, images, training):
+    x, statistics, endpoints = images, [], {}
+    for stage in model.encoder:
+        outputs = stage(x, training=training)
+        x = outputs["features"]
+        assert len(outputs["statistics"]) == len(stage.norms)
+        statistics += outputs["statistics"]
+        endpoints |= outputs["endpoints"] | ({stage.endpoint: x} if stage.endpoint else {})
+    z = tf.reduce_mean(x, [1, 2])
+    for stage in model.projection_head:
+        outputs = stage(z, training=training)
+        z = outputs["features"]
+        statistics += outputs["statistics"]
+    endpoints["proj_head_output"] = z
+    whole = model.forward(images, training=training)
+    for name, value in endpoints.items():
+        np.testing.assert_array_equal(whole.endpoints[name], value)
+    tf.nest.map_structure(np.testing.assert_array_equal, whole.statistics, statistics)
+    groups = ("initial_conv", "initial_max_pool", *(f"block_group{k}" for k in range(1, 5)))
+    assert set(endpoints) == {*groups, "proj_head_output"}
+
+
+def test_forward_changes_no_variable(model, images):
+    before = snapshot(model)
+    model.forward(images, training=True)
+    model.forward(images, training=False)
+    assert_identical(snapshot(model), before)
+
+
+def test_keras_call_in_training_updates_the_statistics_once(images):
+    model = randomize(build_simclr_model(tiny_config(), CLASSES))
+    before = snapshot(model)
+    expected = model.forward(images, training=True)
+    endpoints = model(images, training=True)
+    tf.nest.map_structure(np.testing.assert_array_equal, endpoints, expected.endpoints)
+    after = snapshot(model)
+    for norm, (mean, variance) in zip(model.norms, expected.statistics, strict=True):
+        path = next(n for n, v in variables(model).items() if v is norm.moving_mean).rpartition("/")[0]
+        for kind, value in (("moving_mean", mean), ("moving_variance", variance)):
+            name = f"{path}/{kind}"
+            np.testing.assert_allclose(after[name], 0.9 * before[name] + 0.1 * value, rtol=1e-12)
+    weights = {name for name in before if not is_statistic(name)}
+    assert_identical({n: after[n] for n in weights}, {n: before[n] for n in weights})
+
+
+def test_keras_call_in_inference_equals_forward_and_changes_nothing(model, images):
+    before = snapshot(model)
+    endpoints = model(images, training=False)
+    expected = model.forward(images, training=False).endpoints
+    tf.nest.map_structure(np.testing.assert_array_equal, endpoints, expected)
+    assert_identical(snapshot(model), before)
+
+
+def test_chunks_update_the_statistics_once_with_their_mean(images):
+    """What chunking and recomputation rely on: several forward passes, one update."""
+    model = randomize(build_simclr_model(tiny_config(), CLASSES))
+    before = snapshot(model)
+    chunks = [model.forward(chunk, training=True).statistics for chunk in tf.split(images, 2)]
+    means = tf.nest.map_structure(lambda *values: tf.add_n(values) / len(values), *chunks)
+    update_moving_statistics(model.norms, means)
+    stem = model.encoder[0].norms[0]
+    expected = 0.9 * before["encoder/stem/norm/moving_mean"] + 0.1 * means[0][0]
+    np.testing.assert_allclose(stem.moving_mean, expected, rtol=1e-12)
+
+
+def test_batch_norm_decay_is_the_share_that_an_update_keeps(images):
+    model = randomize(build_simclr_model(tiny_config(batch_norm_decay=0.25)))
+    statistics = model.forward(images, training=True).statistics
+    update_moving_statistics(model.norms, statistics)
+    again = model.norms[0].moving_mean.numpy()
+    before = snapshot(randomize(build_simclr_model(tiny_config())))["encoder/stem/norm/moving_mean"]
+    np.testing.assert_allclose(again, 0.25 * before + 0.75 * statistics[0][0], rtol=1e-12)
+
+
+def test_float32_equals_float64_to_rounding(images):
+    wide = randomize(build_simclr_model(tiny_config(), CLASSES))
+    narrow = randomize(build_simclr_model(tiny_config(precision="float32"), CLASSES))
+    assert all(variable.dtype == tf.float32 for variable in narrow.variables)
+    for training in (False, True):
+        expected = wide.forward(images, training=training).endpoints
+        received = narrow.forward(images, training=training).endpoints
+        assert all(tensor.dtype == tf.float32 for tensor in received.values())
+        to_numpy = {name: value.numpy() for name, value in expected.items()}
+        # Batch norm over 16 rows in the last group multiplies rounding.
+        assert_close({name: value.numpy() for name, value in received.items()}, to_numpy, 1e-3)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "float16"])
+def test_images_of_any_float_type_are_taken(model, images, dtype):
+    endpoints = model.forward(tf.cast(images, dtype), training=False).endpoints
+    assert endpoints["default"].dtype == tf.float64

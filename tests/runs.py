@@ -1,0 +1,108 @@
+"""Tiny runs on the digits: seconds long, shared between tests where they only look at one."""
+
+import dataclasses
+import functools
+import json
+import pathlib
+import subprocess
+import sys
+import tempfile
+
+import tensorflow as tf
+
+import tf_simclr
+from exports.saved_model import SavedModelExport
+from flags.convert import parse_command_line
+from tf_simclr.config import ExperimentConfig
+from tf_simclr.train import LoopEvent
+
+REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+TOTAL_STEPS = 6
+TINY = {
+    "dataset": "digits",
+    "eval_split": "test",
+    "image_size": 8,
+    "resnet_depth": 18,
+    "width_multiplier": 0.125,
+    "proj_out_dim": 16,
+    "use_blur": False,
+    "use_flip": False,
+    "color_jitter_strength": 0,
+    "random_rotation": 15,
+    "train_batch_size": 32,
+    "eval_batch_size": 150,
+    "train_steps": TOTAL_STEPS,
+    "checkpoint_steps": 2,
+    "warmup_epochs": 0.1,
+}
+
+
+def tiny_arguments(model_dir, **flags) -> list[str]:
+    """The command line of a tiny run; a flag that is None is left out."""
+    values = TINY | {"model_dir": model_dir} | flags
+    return [f"--{name}={value}" for name, value in values.items() if value is not None]
+
+
+def tiny_config(model_dir, **flags) -> ExperimentConfig:
+    return parse_command_line(tiny_arguments(model_dir, **flags))[0]
+
+
+def run_program(*arguments, timeout=120, **options) -> subprocess.CompletedProcess:
+    """Runs `python run.py` in a process of its own."""
+    command = [sys.executable, "run.py", *map(str, arguments)]
+    return subprocess.run(
+        command, cwd=REPOSITORY, capture_output=True, text=True, timeout=timeout, check=False, **options
+    )
+
+
+def read_tensors(checkpoint) -> dict:
+    """All tensors of a checkpoint, those of the optimizer too."""
+    reader = tf.train.load_checkpoint(str(checkpoint))
+    names = [name for name in reader.get_variable_to_shape_map() if not name.startswith("_CHECKPOINT")]
+    return {name: reader.get_tensor(name) for name in names}
+
+
+def differing_tensors(checkpoint, other) -> list[str]:
+    """Names of the tensors that are not the same to the bit in two checkpoints."""
+    ours, theirs = read_tensors(checkpoint), read_tensors(other)
+    names = ours.keys() | theirs.keys()
+    return sorted(
+        name
+        for name in names
+        if name not in ours or name not in theirs or ours[name].tobytes() != theirs[name].tobytes()
+    )
+
+
+@dataclasses.dataclass
+class FinishedRun:
+    """A run of TOTAL_STEPS steps, trained, evaluated and exported."""
+
+    directory: pathlib.Path
+    config: ExperimentConfig
+    result: dict
+    events: list[LoopEvent]
+
+    def files(self) -> dict[str, bytes]:
+        """All files but TensorBoard's."""
+        return {
+            str(path.relative_to(self.directory)): path.read_bytes()
+            for path in sorted(self.directory.rglob("*"))
+            if path.is_file() and "tfevents" not in path.name
+        }
+
+    def read_json(self, name: str) -> dict:
+        return json.loads((self.directory / name).read_text())
+
+
+_KEPT = []  # Directories live as long as the tests.
+
+
+@functools.cache
+def finished_run() -> FinishedRun:
+    """The one run that many tests look at; they must not change its directory."""
+    _KEPT.append(tempfile.TemporaryDirectory())
+    directory = pathlib.Path(_KEPT[-1].name) / "run"
+    config = tiny_config(directory)
+    events: list[LoopEvent] = []
+    result = tf_simclr.train_and_evaluate(config, [SavedModelExport(str(directory)), events.append])
+    return FinishedRun(directory, config, result, events)

@@ -1,0 +1,367 @@
+"""Checkpoints: what fits, what does not and which flag explains it, and who may use a directory."""
+
+import functools
+import json
+import pathlib
+import shutil
+import types
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.runs import TOTAL_STEPS, differing_tensors, finished_run, tiny_config
+from tf_simclr import checkpoint as checkpoints_module
+from tf_simclr.checkpoint import (
+    Checkpoints,
+    check_directory,
+    claim_directory,
+    find_checkpoint,
+    initialize_from,
+    latest_checkpoint,
+    write_json,
+)
+from tf_simclr.config import ModelConfig, UserError
+from tf_simclr.mismatch import describe_differences
+from tf_simclr.models import build_simclr_model
+
+BASE = {"resnet_depth": 18, "width_multiplier": 0.125, "image_size": 8, "proj_out_dim": 16}
+
+
+@functools.cache
+def build(num_classes=10, **changes):
+    return build_simclr_model(ModelConfig(**(BASE | changes)), num_classes)
+
+
+def flat_shapes(tree, prefix=""):
+    flat = {}
+    for name, value in tree.items():
+        nested = isinstance(value, dict)
+        flat |= flat_shapes(value, f"{prefix}{name}/") if nested else {prefix + name: tuple(value.shape)}
+    return flat
+
+
+@functools.cache
+def shapes_of(num_classes=10, **changes):
+    with tf.Graph().as_default():  # No weights are needed.
+        return flat_shapes(
+            build_simclr_model(ModelConfig(**(BASE | changes)), num_classes).variable_tree()
+        )
+
+
+def refusal(function, *arguments):
+    with pytest.raises(UserError) as error:
+        function(*arguments)
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.fixture
+def finished():
+    return finished_run().directory
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    shutil.copytree(finished, tmp_path / "run")
+    return tmp_path / "run"
+
+
+# ---- What differs, and the flag that explains it
+
+
+@pytest.mark.parametrize(
+    ("theirs", "ours", "explained"),
+    [
+        ({"resnet_depth": 34}, {}, "--resnet_depth=34 (here 18)"),
+        ({"resnet_depth": 50}, {}, "--resnet_depth=50 (here 18)"),
+        ({"width_multiplier": 0.25}, {}, "--width_multiplier=0.25 (here 0.125)"),
+        (
+            {"resnet_depth": 50, "sk_ratio": 0.5},
+            {"resnet_depth": 50},
+            "--sk_ratio=0.5 (here 0)",
+        ),
+        ({"image_size": 40, "sk_ratio": 0.0625}, {"image_size": 40}, "--sk_ratio=above 0 (here 0)"),
+        ({"se_ratio": 0.25}, {}, "--se_ratio=0.25 (here 0)"),
+        ({"se_ratio": 0.25}, {"se_ratio": 0.5}, "--se_ratio=0.25 (here 0.5)"),
+        ({"image_size": 40}, {}, "--image_size=above 32 (here 32 or less)"),
+        ({}, {"image_size": 40}, "--image_size=32 or less (here above 32)"),
+        ({"num_proj_layers": 2}, {}, "--num_proj_layers=2 (here 3)"),
+        ({"proj_head_mode": "none"}, {}, "--proj_head_mode=none (here linear or nonlinear)"),
+        ({}, {"proj_head_mode": "none"}, "--num_proj_layers=3, --proj_out_dim=16"),
+        ({"proj_head_mode": "linear"}, {}, "--num_proj_layers=1 (here 3)"),
+        ({"proj_out_dim": 32}, {}, "--proj_out_dim=32 (here 16)"),
+        ({"ft_proj_selector": -1}, {}, "--ft_proj_selector"),
+        ({"num_classes": 7}, {}, "7 classes (here 10)"),
+        ({"num_classes": None}, {}, "--lineareval_while_pretraining=False (here True)"),
+    ],
+    ids=lambda value: "-".join(map(str, value)) if isinstance(value, dict) else "",
+)
+def test_difference_is_explained_by_its_flag(theirs, ours, explained):
+    saved, expected = shapes_of(**theirs), shapes_of(**ours)
+    message = describe_differences(saved, expected)
+    assert explained in message
+    assert message.startswith("another network; variables: ")
+    # Nothing but what differs is blamed, apart from the parts of a head that is not here at all.
+    assert message.count(" (here ") <= len(theirs | ours)
+    assert describe_differences(saved, saved) is None
+
+
+def test_difference_lists_missing_extra_and_shapes():
+    message = describe_differences(
+        {"encoder/a": (1,), "encoder/b": (2,)}, {"encoder/b": (3,), "encoder/c": (4,)}
+    )
+    assert "1 of other shape (encoder/b [2] here [3])" in message
+    assert "1 missing (encoder/c), 1 extra (encoder/a)" in message
+
+
+# ---- Starting from a checkpoint
+
+
+@pytest.mark.parametrize("form", ["directory", "prefix", ".index", ".data-00000-of-00001"])
+def test_initialize_from_takes_every_name_of_a_checkpoint(finished, form):
+    path = str(finished) if form == "directory" else f"{finished}/ckpt-{TOTAL_STEPS}{form * (form[0] == '.')}"
+    model = build_simclr_model(ModelConfig(**BASE), 10)
+    line = initialize_from(path, model)
+    assert line.startswith(f"Starting from {finished}/ckpt-{TOTAL_STEPS}: ")
+    matched, total = line.split(": ")[1].split(" variables")[0].split(" of ")
+    assert matched == total
+    saved = tf.train.load_checkpoint(f"{finished}/ckpt-{TOTAL_STEPS}")
+    kernel = saved.get_tensor("model/encoder/stem/conv1/kernel/.ATTRIBUTES/VARIABLE_VALUE")
+    np.testing.assert_array_equal(model.variable_tree()["encoder"]["stem"]["conv1"]["kernel"], kernel)
+
+
+def test_initialize_from_starts_the_head_fresh_for_other_classes(finished):
+    model = build_simclr_model(ModelConfig(**BASE), 7)
+    before = model.variable_tree()["supervised_head"]["kernel"].numpy()
+    assert initialize_from(str(finished), model).endswith("the supervised head starts fresh.")
+    np.testing.assert_array_equal(model.variable_tree()["supervised_head"]["kernel"], before)
+
+
+def test_initialize_from_another_network_changes_nothing(finished):
+    model = build(width_multiplier=0.25)
+    before = [variable.numpy() for variable in model.variables]
+    message = refusal(initialize_from, str(finished), model)
+    assert message.startswith(f"--checkpoint={finished}/ckpt-{TOTAL_STEPS}: another network; ")
+    assert message.endswith("it was written with --width_multiplier=0.125 (here 0.25).")
+    assert len(message) < 1500
+    for variable, old in zip(model.variables, before, strict=True):
+        np.testing.assert_array_equal(variable, old)
+
+
+def test_checkpoint_that_does_not_exist_names_those_there(finished, tmp_path):
+    message = refusal(find_checkpoint, f"{finished}/ckpt-99", "checkpoint")
+    assert message.startswith(f"--checkpoint={finished}/ckpt-99: no such checkpoint; use one of ")
+    assert f"ckpt-{TOTAL_STEPS}" in message
+    assert "no checkpoint is in that directory either" in refusal(
+        find_checkpoint, f"{tmp_path}/x", "checkpoint"
+    )
+    assert "no checkpoint in this directory" in refusal(find_checkpoint, str(tmp_path), "checkpoint")
+
+
+def test_checkpoint_of_another_program_is_refused(tmp_path):
+    path = tf.train.Checkpoint(net=tf.Variable(1.0)).write(str(tmp_path / "other"))
+    message = refusal(initialize_from, path, build())
+    assert message == f"--checkpoint={path}: not a checkpoint of tf_simclr; name one that this program wrote."
+
+
+@pytest.mark.parametrize("suffix", [".index", ".data-00000-of-00001"])
+@pytest.mark.parametrize("keep", [0, 0.5])
+def test_checkpoint_truncated_is_refused(copy, suffix, keep):
+    path = copy / f"ckpt-{TOTAL_STEPS}{suffix}"
+    path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
+    message = refusal(initialize_from, str(copy), build_simclr_model(ModelConfig(**BASE), 10))
+    assert message.startswith(f"--checkpoint={copy}/ckpt-{TOTAL_STEPS} is damaged or cannot be read (")
+    assert message.endswith("use an earlier one.")
+
+
+def test_latest_checkpoint_is_the_newest_also_without_a_list(copy):
+    (copy / "checkpoint").unlink()
+    for suffix in ("index", "data-00000-of-00001"):
+        shutil.copy(copy / f"ckpt-2.{suffix}", copy / f"ckpt-10.{suffix}")
+    assert latest_checkpoint(str(copy)) == f"{copy}/ckpt-10"
+    assert find_checkpoint(str(copy), "checkpoint") == f"{copy}/ckpt-10"
+
+
+def test_latest_checkpoint_nowhere_is_none(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for path in (tmp_path, tmp_path / "no", tmp_path / "file" / "below"):
+        assert latest_checkpoint(str(path)) is None
+
+
+# ---- Saving and restoring
+
+
+class TinyTask:
+    """One weight and an optimizer with a slot."""
+
+    def __init__(self, value=1.0, dtype="float32"):
+        weight = tf.Variable(value, dtype=dtype, name="weight")
+        self.model = types.SimpleNamespace(
+            variables=[weight], variable_tree=lambda: {"encoder": {"weight": weight}}
+        )
+        self.optimizer = tf.Module()
+        self.optimizer.iterations = tf.Variable(0, dtype=tf.int64)
+        self.optimizer.slot = tf.Variable(0.5)
+        self.weight = weight
+
+
+def test_save_keeps_the_newest_and_restores_everything(tmp_path):
+    task = TinyTask()
+    checkpoints = Checkpoints(str(tmp_path), task, keep=2)
+    assert (checkpoints.latest, checkpoints.restore()) == (None, 0)
+    for step in (3, 6, 9):
+        task.optimizer.iterations.assign(step)
+        task.weight.assign(step)
+        task.optimizer.slot.assign(-step)
+        assert checkpoints.save() == f"{tmp_path}/ckpt-{step}"
+    names = {path.name.partition(".")[0] for path in tmp_path.iterdir()}
+    assert names == {"checkpoint", "ckpt-6", "ckpt-9"}
+
+    fresh = TinyTask()
+    again = Checkpoints(str(tmp_path), fresh, keep=2)
+    assert again.latest == f"{tmp_path}/ckpt-9"
+    assert again.restore() == 9
+    assert (float(fresh.weight), float(fresh.optimizer.slot)) == (9, -9)
+    assert again.restore(f"{tmp_path}/ckpt-6") == 6
+
+
+def test_save_of_a_weight_that_is_not_finite_is_refused(tmp_path):
+    task = TinyTask()
+    checkpoints = Checkpoints(str(tmp_path), task)
+    checkpoints.save()
+    task.weight.assign(float("nan"))
+    task.optimizer.iterations.assign(5)
+    message = refusal(checkpoints.save)
+    assert message.startswith("training diverged by step 5: weight")
+    assert f"the last good checkpoint is {tmp_path}/ckpt-0" in message
+    assert not (tmp_path / "ckpt-5.index").exists()
+
+
+def test_save_that_fails_names_the_last_good_checkpoint(tmp_path):
+    task = TinyTask()
+    checkpoints = Checkpoints(str(tmp_path / "run"), task)
+    checkpoints.save()
+    shutil.rmtree(tmp_path / "run")
+    (tmp_path / "run").write_text("in the way")
+    task.optimizer.iterations.assign(5)
+    message = refusal(checkpoints.save)
+    assert message.startswith(f"--model_dir={tmp_path}/run: cannot write checkpoint 5 (")
+    assert "the last good one is " in message
+
+
+def test_restore_without_the_optimizers_slot_is_refused(tmp_path):
+    task = TinyTask()
+    del task.optimizer.slot
+    Checkpoints(str(tmp_path), task).save()
+    message = refusal(Checkpoints(str(tmp_path), TinyTask()).restore)
+    assert message.startswith(f"--model_dir={tmp_path}: ckpt-0 does not fit this run (")
+    assert "--optimizer" in message
+
+
+def test_restore_damaged_names_the_mend_and_the_mend_works(tmp_path):
+    task = TinyTask()
+    checkpoints = Checkpoints(str(tmp_path), task)
+    for step in (1, 2):
+        task.optimizer.iterations.assign(step)
+        checkpoints.save()
+    (tmp_path / "ckpt-2.data-00000-of-00001").write_bytes(b"")
+    message = refusal(Checkpoints(str(tmp_path), TinyTask()).restore)
+    assert message.startswith(f"--model_dir={tmp_path}: ckpt-2 is damaged")
+    assert f"delete {tmp_path}/ckpt-2.* to go on from the one before it" in message
+    for path in tmp_path.glob("ckpt-2.*"):
+        path.unlink()
+    fresh = TinyTask()
+    again = Checkpoints(str(tmp_path), fresh)
+    assert again.restore() == 1
+    assert again.latest == f"{tmp_path}/ckpt-1"
+    fresh.optimizer.iterations.assign(2)
+    again.save()
+    assert latest_checkpoint(str(tmp_path)) == f"{tmp_path}/ckpt-2"
+
+
+def test_save_leaves_only_whole_files(tmp_path, monkeypatch):
+    task = TinyTask()
+    checkpoints = Checkpoints(str(tmp_path), task)
+    seen = []
+    real = tf.train.CheckpointManager.save
+
+    def save(self, *args, **kwargs):
+        path = real(self, *args, **kwargs)
+        seen.append(sorted(p.name for p in tmp_path.iterdir()))
+        return path
+
+    monkeypatch.setattr(tf.train.CheckpointManager, "save", save)
+    checkpoints.save()
+    assert seen == [["checkpoint", "ckpt-0.data-00000-of-00001", "ckpt-0.index"]]
+    assert differing_tensors(tmp_path / "ckpt-0", tmp_path / "ckpt-0") == []
+
+
+# ---- Who may use a directory
+
+
+def test_directory_with_the_same_settings_goes_on(finished):
+    old = check_directory(finished_run().config)
+    assert old["train_steps"] == TOTAL_STEPS
+    assert old == json.loads((finished / "flags.json").read_text())
+
+
+def test_directory_of_a_run_with_other_settings_is_refused(finished):
+    before = (finished / "flags.json").read_bytes()
+    config = tiny_config(finished, temperature=0.7, seed=3)
+    message = refusal(check_directory, config)
+    assert message.startswith(f"--model_dir={finished}: holds a run with other settings (")
+    assert "--temperature=0.2 there, 0.7 now" in message
+    assert "--seed=0 there, 3 now" in message
+    assert message.endswith("or another --model_dir.")
+    assert (finished / "flags.json").read_bytes() == before
+
+
+def test_directory_lets_change_what_changes_no_weight(finished):
+    check_directory(
+        tiny_config(
+            finished,
+            mode="eval",
+            eval_batch_size=7,
+            keep_checkpoint_max=1,
+            checkpoint_steps=1,
+            steps_per_loop=3,
+            strategy="one_device",
+        )
+    )
+
+
+def test_directory_of_a_start_that_came_to_nothing_is_free(tmp_path):
+    claim_directory(tiny_config(tmp_path, temperature=0.7))
+    assert check_directory(tiny_config(tmp_path)) == {}
+    claim_directory(tiny_config(tmp_path))
+    assert json.loads((tmp_path / "flags.json").read_text())["temperature"] == 0.2
+
+
+def test_directory_with_damaged_settings_is_refused(tmp_path):
+    (tmp_path / "flags.json").write_text("{")
+    assert "flags.json is damaged" in refusal(check_directory, tiny_config(tmp_path))
+
+
+def test_directory_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for directory in (tmp_path / "file" / "run", pathlib.Path("/sys/tf_simclr_test")):
+        config = tiny_config(directory)
+        assert check_directory(config) == {}
+        message = refusal(claim_directory, config)
+        assert message.startswith(f"--model_dir={directory}: cannot be written (")
+        assert message.endswith("use a directory you may write to.")
+
+
+def test_write_json_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
+    path = tmp_path / "a.json"
+    write_json(str(path), {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(str(path), {"a": object()})
+    assert json.loads(path.read_text()) == {"a": 1}
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_settings_that_may_change_are_settings():
+    assert set(tiny_config("x").to_dict()) >= checkpoints_module._FREE_SETTINGS

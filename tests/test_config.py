@@ -1,0 +1,150 @@
+"""Every field refuses what makes no sense, in one line that names flag, value and mend."""
+
+import dataclasses
+import re
+
+import pytest
+
+from tf_simclr import config
+from tf_simclr.config import (
+    DataConfig,
+    EvaluationConfig,
+    ExperimentConfig,
+    ModelConfig,
+    OptimizerConfig,
+    StrategyConfig,
+    TrainConfig,
+    UserError,
+)
+
+GROUPS = [
+    value
+    for value in vars(config).values()
+    if dataclasses.is_dataclass(value) and isinstance(value, type) and value.__name__.endswith("Config")
+]
+FIELDS = [
+    (group, field)
+    for group in GROUPS
+    for field in dataclasses.fields(group)
+    if not dataclasses.is_dataclass(field.type)
+]
+NUMBERS = [pytest.param(group, f.name, id=f.name) for group, f in FIELDS if f.type in (int, float)]
+FLOATS = [pytest.param(group, f.name, id=f.name) for group, f in FIELDS if f.type is float]
+NEVER_ZERO = [
+    "resnet_depth",
+    "width_multiplier",
+    "image_size",
+    "proj_out_dim",
+    "num_proj_layers",
+    "crop_min_area",
+    "temperature",
+    "learning_rate",
+    "train_batch_size",
+    "train_epochs",
+    "checkpoint_epochs",
+    "keep_checkpoint_max",
+    "eval_batch_size",
+]
+CHOICES = [
+    "proj_head_mode",
+    "precision",
+    "contrastive_loss",
+    "optimizer",
+    "learning_rate_scaling",
+    "train_mode",
+    "strategy",
+    "mode",
+]
+OWNERS = {field.name: group for group, field in FIELDS}
+
+
+def assert_refused(make, flag, value, mend=""):
+    with pytest.raises(UserError) as error:
+        make()
+    message = str(error.value)
+    assert re.fullmatch(rf"--{flag}={re.escape(str(value))}: .{{8,}}\.", message), message
+    assert mend in message
+
+
+@pytest.mark.parametrize(("group", "name"), NUMBERS)
+def test_number_negative_is_refused(group, name):
+    assert_refused(lambda: group(**{name: -7}), name, -7)
+
+
+@pytest.mark.parametrize("name", NEVER_ZERO)
+def test_size_zero_is_refused(name):
+    assert_refused(lambda: OWNERS[name](**{name: 0}), name, 0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize(("group", "name"), FLOATS)
+def test_float_not_finite_is_refused(group, name, value):
+    assert_refused(lambda: group(**{name: value}), name, value)
+
+
+@pytest.mark.parametrize("name", CHOICES)
+def test_choice_unknown_names_the_choices(name):
+    assert_refused(lambda: OWNERS[name](**{name: "x"}), name, "x", "use one of ")
+
+
+@pytest.mark.parametrize(
+    ("group", "values", "flag", "mend"),
+    [
+        (ModelConfig, {"resnet_depth": 19}, "resnet_depth", "18, 34, 50, 101, 152, 200"),
+        (ModelConfig, {"width_multiplier": 0.001}, "width_multiplier", "0.25"),
+        (ModelConfig, {"image_size": 7}, "image_size", "at least 8"),
+        (ModelConfig, {"sk_ratio": 1.5}, "sk_ratio", "0.0625"),
+        (ModelConfig, {"batch_norm_decay": 1.0}, "batch_norm_decay", "0.9"),
+        (ModelConfig, {"ft_proj_selector": 4}, "ft_proj_selector", "0 (encoder output) to 3, or -1"),
+        (ModelConfig, {"ft_proj_selector": -5}, "ft_proj_selector", "0 (encoder output) to 3, or -1"),
+        (ModelConfig, {"fine_tune_after_block": 5}, "fine_tune_after_block", "4"),
+        (config.ContrastConfig, {"temperature": 0.0}, "temperature", "greater than 0"),
+        (config.AugmentConfig, {"crop_min_area": 1.1}, "crop_min_area", "0.08"),
+        (DataConfig, {"max_bad_image_fraction": 1.1}, "max_bad_image_fraction", "0 to 1"),
+        (DataConfig, {"dataset": ""}, "dataset", "digits"),
+        (DataConfig, {"train_split": ""}, "train_split", "train"),
+        (OptimizerConfig, {"momentum": 1.0}, "momentum", "up to, but not, 1"),
+        (TrainConfig, {"train_batch_size": 1}, "train_batch_size", "at least 2"),
+        (TrainConfig, {"seed": 2**31}, "seed", "2147483647"),
+        (TrainConfig, {"checkpoint": ""}, "checkpoint", "name a checkpoint"),
+        (EvaluationConfig, {"eval_name": "a/b"}, "eval_name", "file names"),
+        (ExperimentConfig, {"model_dir": ""}, "model_dir", "name a directory"),
+    ],
+    ids=lambda value: "-".join(value) if isinstance(value, dict) else "",
+)
+def test_value_out_of_range_names_the_range(group, values, flag, mend):
+    assert_refused(lambda: group(**values), flag, values[flag], mend)
+
+
+@pytest.mark.parametrize(("mode", "layers"), [("none", 0), ("linear", 1), ("nonlinear", 2)])
+def test_ft_proj_selector_reaches_every_layer_of_the_head(mode, layers):
+    for selector in range(-layers - 1, layers + 1):
+        ModelConfig(proj_head_mode=mode, num_proj_layers=2, ft_proj_selector=selector)
+    with pytest.raises(UserError, match=rf"--proj_head_mode={mode}\) has {layers} layer"):
+        ModelConfig(proj_head_mode=mode, num_proj_layers=2, ft_proj_selector=layers + 1)
+
+
+def test_fine_tune_after_block_is_refused_in_pretraining():
+    make = lambda: ExperimentConfig(model=ModelConfig(fine_tune_after_block=2))  # noqa: E731
+    assert_refused(make, "fine_tune_after_block", 2, "pretraining trains the whole network")
+
+
+@pytest.mark.parametrize(("use_tpu", "strategy"), [(True, "mirrored"), (True, "one_device"), (False, "tpu")])
+def test_strategy_contradicting_use_tpu_is_refused(use_tpu, strategy):
+    assert_refused(lambda: StrategyConfig(use_tpu=use_tpu, strategy=strategy), "use_tpu", use_tpu, strategy)
+
+
+def test_configuration_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        ExperimentConfig().mode = "eval"
+
+
+def test_model_dir_unset_is_named_after_data_and_stage():
+    assert ExperimentConfig(data=DataConfig(dataset="digits")).model_dir == "runs/digits-pretrain"
+    assert ExperimentConfig(data=DataConfig(dataset="folder:/a b")).model_dir == "runs/folder__a_b-pretrain"
+
+
+def test_to_dict_has_every_flag_once():
+    flat = ExperimentConfig().to_dict()
+    assert sorted(flat) == sorted(OWNERS)
+    assert flat["temperature"] == 0.1

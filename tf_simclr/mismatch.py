@@ -1,0 +1,95 @@
+"""How the variables of two networks differ, and which flags explain it."""
+
+from collections.abc import Iterable, Mapping
+
+from tf_simclr.models.resnet import depth_of
+
+MAX_LISTED = 6
+_FIRST_BLOCK = "encoder/block_group1_block1"
+_LAST_GROUP_BLOCK = "encoder/block_group4_block1"
+_HEAD_KERNEL = "supervised_head/kernel"
+
+Shapes = Mapping[str, tuple]
+
+
+def describe_differences(saved: Shapes, expected: Shapes) -> str | None:
+    """Returns what differs and the flags of the saved network that explain it; None if nothing does.
+
+    Args:
+        saved: shapes of the variables in a checkpoint, by their names in `SimCLRModel.variable_tree`.
+        expected: those of the network that is to be restored.
+    """
+    missing, extra = sorted(expected.keys() - saved.keys()), sorted(saved.keys() - expected.keys())
+    common = sorted(expected.keys() & saved.keys())
+    shapes = [
+        f"{name} {list(saved[name])} here {list(expected[name])}"
+        for name in common
+        if saved[name] != expected[name]
+    ]
+    if not (missing or extra or shapes):
+        return None
+    kinds = {"of other shape": shapes, "missing": missing, "extra": extra}
+    parts = [f"{len(names)} {kind} ({listed(names)})" for kind, names in kinds.items() if names]
+    flags = _explaining_flags(saved, expected)
+    mend = f"it was written with {', '.join(flags)}" if flags else "name a checkpoint of this network"
+    return f"another network; variables: {', '.join(parts)}; {mend}."
+
+
+def listed(items: Iterable[str]) -> str:
+    """Returns the first few items, and how many there are besides."""
+    items = list(items)
+    rest = f" and {len(items) - MAX_LISTED} more" if len(items) > MAX_LISTED else ""
+    return ", ".join(items[:MAX_LISTED]) + rest
+
+
+def _explaining_flags(saved: Shapes, expected: Shapes) -> list[str]:
+    have, want = _encoder_flags(saved) | _head_flags(saved), _encoder_flags(expected) | _head_flags(expected)
+    flags = []
+    for name, value in have.items():
+        if want.get(name) != value:
+            flags.append(f"--{name}={value}" + (f" (here {want[name]})" if name in want else ""))
+    there, here = saved.get(_HEAD_KERNEL), expected.get(_HEAD_KERNEL)
+    if there and here and there != here:
+        flags.append(f"another --ft_proj_selector or {there[-1]} classes (here {here[-1]})")
+    elif bool(there) != bool(here):
+        flags.append(f"--lineareval_while_pretraining={bool(there)} (here {bool(here)})")
+    return flags
+
+
+def _encoder_flags(shapes: Shapes) -> dict[str, object]:
+    """Returns {flag: value} of the encoder that has variables of these shapes."""
+    blocks = {name.split("/")[1] for name in shapes if name.startswith("encoder/block_group")}
+    groups = [sum(block.startswith(f"block_group{group}_") for block in blocks) for group in (1, 2, 3, 4)]
+    flags: dict[str, object] = {
+        "resnet_depth": depth_of(groups, bottleneck=f"{_FIRST_BLOCK}/conv3/kernel" in shapes)
+    }
+    if first := shapes.get(f"{_FIRST_BLOCK}/conv1/kernel"):
+        flags["width_multiplier"] = first[-1] / 64
+    deep_stem = "encoder/stem/conv2/kernel" in shapes
+    small_stem = not deep_stem and shapes.get("encoder/stem/conv1/kernel", (7,))[0] == 3
+    flags["image_size"] = "32 or less" if small_stem else "above 32"
+    flags["sk_ratio"] = _ratio(shapes, "mix_conv1") or ("above 0" if deep_stem else 0)
+    flags["se_ratio"] = _ratio(shapes, "squeeze") or 0
+    return flags
+
+
+def _ratio(shapes: Shapes, layer: str) -> str | None:
+    """Returns the share of the filters that `layer` squeezes a block to; rounding hides the exact one."""
+    squeezed = shapes.get(f"{_LAST_GROUP_BLOCK}/{layer}/kernel")
+    filters = shapes.get(f"{_LAST_GROUP_BLOCK}/conv1/kernel")
+    return f"{squeezed[-1] / filters[-1]:.4g}" if squeezed and filters else None
+
+
+def _head_flags(shapes: Shapes) -> dict[str, object]:
+    """Returns {flag: value} of the projection head that has variables of these shapes."""
+    kernels = [
+        name for name in shapes if name.startswith("projection_head/") and name.endswith("dense/kernel")
+    ]
+    if not kernels:
+        return {"proj_head_mode": "none"}
+    last = f"projection_head/layer{len(kernels)}/dense/kernel"
+    flags: dict[str, object] = {
+        "proj_head_mode": "linear or nonlinear",
+        "num_proj_layers": len(kernels),
+    }
+    return flags | ({"proj_out_dim": shapes[last][-1]} if last in shapes else {})

@@ -1,0 +1,45 @@
+"""Steps and learning rates of a run, from its configuration and the size of its data."""
+
+import math
+
+import tensorflow as tf
+
+from tf_simclr import losses, schedules
+from tf_simclr.config import ExperimentConfig
+from tf_simclr.train import LoopPlan
+
+
+def make_plan(config: ExperimentConfig, num_examples: int) -> LoopPlan:
+    """Returns how far to train on `num_examples` examples, and when to stop for air."""
+    settings = config.train
+    batch = settings.train_batch_size
+    steps_per_epoch = max(1, round(num_examples / batch))
+    checkpoint_steps = settings.checkpoint_steps or settings.checkpoint_epochs * steps_per_epoch
+    on_accelerator = bool(tf.config.list_logical_devices("GPU") + tf.config.list_logical_devices("TPU"))
+    return LoopPlan(
+        total_steps=schedules.num_train_steps(
+            num_examples, settings.train_epochs, batch, settings.train_steps
+        ),
+        checkpoint_steps=checkpoint_steps,
+        steps_per_loop=settings.steps_per_loop or (100 if on_accelerator else 10),
+        global_batch_size=batch,
+    )
+
+
+def make_schedule(config: ExperimentConfig, num_examples: int, total_steps: int) -> schedules.WarmupCosine:
+    """Returns the learning rate of every step."""
+    optimizer, batch = config.optimizer, config.train.train_batch_size
+    return schedules.WarmupCosine(
+        schedules.scale_learning_rate(optimizer.learning_rate, batch, optimizer.learning_rate_scaling),
+        schedules.num_warmup_steps(optimizer.warmup_epochs, num_examples, batch),
+        total_steps,
+        dtype=config.model.precision,
+    )
+
+
+def chance_loss(config: ExperimentConfig) -> float:
+    """Returns the contrastive loss of a network that knows nothing."""
+    batch = config.train.train_batch_size
+    # Without the positive in its denominator the decoupled loss is lower.
+    decoupled = config.contrast.contrastive_loss == "decoupled_nt_xent"
+    return 2 * math.log(2 * batch - 2) if decoupled else losses.chance_loss(batch)

@@ -1,0 +1,59 @@
+"""The result files of a run: `result.json` and `result_<step>.json`."""
+
+import json
+import os
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from tf_simclr.checkpoint import write_json
+from tf_simclr.config import ExperimentConfig
+
+# A result counts as that of the same evaluation where these are the same.
+_EVALUATION_SETTINGS = ("eval_split", "eval_steps")
+
+
+class ResultFiles:
+    """The result files of one run, or of one named evaluation of it.
+
+    Args:
+        config: of the run; `eval_name` becomes a part of the names of the files.
+    """
+
+    def __init__(self, config: ExperimentConfig):
+        self._directory = str(config.model_dir)
+        self._settings = config.to_dict()
+        name = config.evaluation.eval_name
+        self._stem = os.path.join(self._directory, f"result_{name}" if name else "result")
+
+    def write(self, result: Mapping[str, Any]) -> None:
+        """Writes the result of its step, and the same as the newest one."""
+        write_json(f"{self._stem}_{result['global_step']}.json", result)
+        write_json(f"{self._stem}.json", result)
+
+    def finished(self, previous_settings: Mapping[str, Any], total_steps: int) -> dict[str, Any] | None:
+        """Returns the result of a finished run; None if there is none, or of another evaluation.
+
+        Args:
+            previous_settings: of the last start in this directory.
+            total_steps: the last step.
+        """
+        old = self._settings | dict(previous_settings)
+        if any(old[name] != self._settings[name] for name in _EVALUATION_SETTINGS):
+            return None
+        try:
+            with tf.io.gfile.GFile(f"{self._stem}.json") as file:
+                result = json.loads(file.read())
+        except (tf.errors.OpError, OSError, ValueError):
+            return None  # Missing or damaged: evaluating again writes it.
+        return result if result.get("global_step", 0) >= total_steps else None
+
+    def describe(self, result: Mapping[str, Any]) -> str:
+        """Returns one line for the user."""
+        where = f"step {result['global_step']}; files in {self._directory}"
+        if "eval/label_top_1_accuracy" not in result:
+            return where
+        top_1, top_5 = result["eval/label_top_1_accuracy"], result["eval/label_top_5_accuracy"]
+        images = result["eval/num_examples"]
+        return f"linear probe top-1 {top_1:.2%}, top-5 {top_5:.2%} on {images} held-out images; {where}"
