@@ -59,7 +59,7 @@ def save_model(model: SimCLRModel, path: str) -> None:
             tf.io.gfile.rmtree(temporary)
 
 
-def make_module(model: SimCLRModel) -> tf.Module:
+def make_module(model: SimCLRModel) -> tf.__internal__.tracking.AutoTrackable:
     """Returns a copy of `model` as a module that needs neither this project nor a strategy."""
     copy = build_simclr_model(model.config, model.num_classes)
     for target, source in zip(
@@ -69,11 +69,14 @@ def make_module(model: SimCLRModel) -> tf.Module:
     return _ExportedModule(copy)
 
 
-class _ExportedModule(tf.Module):
+class _ExportedModule(tf.__internal__.tracking.AutoTrackable):
+    # `variables` and `trainable_variables` are saved, so that what is reloaded can be trained; a
+    # `tf.Module` computes them and would lose them.
     def __init__(self, model: SimCLRModel):
-        super().__init__(name="simclr")
         # Only the variables are tracked: tracking the Keras model would trace every layer again.
         self.weights = model.variable_tree()
+        self.variables = list(model.variables)
+        self.trainable_variables = list(model.trainable_variables)
         images = tf.TensorSpec([None, None, None, 3], tf.float32, name="images")
         apply = {
             training: tf.function(lambda x, t=training: model(x, training=t), autograph=False)

@@ -89,16 +89,29 @@ def split_batch(strategy, batch):
     return strategy.experimental_distribute_values_from_function(rows_of)
 
 
-def run_on_replicas(strategy, function, batch, graph=True) -> list:
-    """Runs `function(batch)` on each replica's rows; returns what each replica returned, as NumPy."""
+def replicate(strategy, function, batch, graph=True):
+    """Returns a function that runs `function(rows)` on each replica's rows of `batch`.
+
+    It returns what each replica returned, as NumPy.
+    """
     rows = split_batch(strategy, batch)
 
     def run():
         return strategy.run(function, args=(rows,))
 
-    result = tf.function(run, autograph=False)() if graph else run()
-    leaves = [strategy.experimental_local_results(leaf) for leaf in tf.nest.flatten(result)]
-    return [
-        tf.nest.pack_sequence_as(result, [parts[replica].numpy() for parts in leaves])
-        for replica in range(strategy.num_replicas_in_sync)
-    ]
+    compiled = tf.function(run, autograph=False) if graph else run
+
+    def call() -> list:
+        result = compiled()
+        leaves = [strategy.experimental_local_results(leaf) for leaf in tf.nest.flatten(result)]
+        return [
+            tf.nest.pack_sequence_as(result, [parts[replica].numpy() for parts in leaves])
+            for replica in range(strategy.num_replicas_in_sync)
+        ]
+
+    return call
+
+
+def run_on_replicas(strategy, function, batch, graph=True) -> list:
+    """Runs `function` once on each replica's rows of `batch`."""
+    return replicate(strategy, function, batch, graph)()

@@ -44,9 +44,7 @@ def flat_shapes(tree, prefix=""):
 @functools.cache
 def shapes_of(num_classes=10, **changes):
     with tf.Graph().as_default():  # No weights are needed.
-        return flat_shapes(
-            build_simclr_model(ModelConfig(**(BASE | changes)), num_classes).variable_tree()
-        )
+        return flat_shapes(build_simclr_model(ModelConfig(**(BASE | changes)), num_classes).variable_tree())
 
 
 def refusal(function, *arguments):
@@ -92,7 +90,7 @@ def copy(finished, tmp_path):
         ({}, {"proj_head_mode": "none"}, "--num_proj_layers=3, --proj_out_dim=16"),
         ({"proj_head_mode": "linear"}, {}, "--num_proj_layers=1 (here 3)"),
         ({"proj_out_dim": 32}, {}, "--proj_out_dim=32 (here 16)"),
-        ({"ft_proj_selector": -1}, {}, "--ft_proj_selector"),
+        ({"ft_proj_selector": -1}, {}, "another --ft_proj_selector"),
         ({"num_classes": 7}, {}, "7 classes (here 10)"),
         ({"num_classes": None}, {}, "--lineareval_while_pretraining=False (here True)"),
     ],

@@ -63,7 +63,7 @@ class Checkpoints:
     @property
     def latest(self) -> str | None:
         """Path of the newest checkpoint, or None."""
-        return self._manager.latest_checkpoint
+        return latest_checkpoint(self._manager.directory)
 
     def save(self) -> str:
         """Writes `ckpt-<step>` and returns its path.
@@ -71,7 +71,7 @@ class Checkpoints:
         Raises:
             UserError: a weight is not finite, or the file cannot be written.
         """
-        step = int(self._task.optimizer.iterations)
+        step = int(self._task.optimizer.iterations.numpy())
         bad = [v.name for v in self._task.model.variables if not bool(tf.reduce_all(tf.math.is_finite(v)))]
         if bad:
             raise UserError(
@@ -93,7 +93,7 @@ class Checkpoints:
             UserError: the checkpoint is damaged or of another network.
         """
         directory = self._manager.directory
-        path = path or latest_checkpoint(directory)
+        path = path or self.latest
         if path is None:
             return 0
         where = f"--model_dir={directory}: {os.path.basename(path)}"
@@ -108,7 +108,7 @@ class Checkpoints:
             ) from error
         except _READ_ERRORS as error:
             raise _damaged(where, error, mend) from error
-        return int(self._task.optimizer.iterations)
+        return int(self._task.optimizer.iterations.numpy())
 
 
 def initialize_from(path: str, model) -> str:

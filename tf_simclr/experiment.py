@@ -1,6 +1,7 @@
 """One run: from a configuration to a trained, evaluated network."""
 
 import contextlib
+import functools
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -36,6 +37,9 @@ from tf_simclr.train import Action, make_train_function, train
 
 _LOG = logging.getLogger("tf_simclr")
 _NUM_EXAMPLE_VIEWS = 8
+# One strategy for all runs of a process: each would number its collectives from the start again, and
+# TensorFlow takes two collectives of one number for the same.
+_shared_strategy = functools.cache(make_strategy)
 
 
 def train_and_evaluate(config: ExperimentConfig, actions: Sequence[Action] = ()) -> dict[str, Any]:
@@ -71,7 +75,7 @@ class Experiment:
 
     def __init__(self, config: ExperimentConfig):
         self.config = config
-        self.strategy = make_strategy(config.strategy)
+        self.strategy = _shared_strategy(config.strategy)
         self.train_source = load_source(config.data, config.data.train_split)
         self.eval_source = self._load_eval_source()
         self.plan = make_plan(config, self.train_source.num_examples)
@@ -124,7 +128,7 @@ class Experiment:
                 actions=(progress, *self._standard_actions(), *actions),
             )
         if config.mode == "train":
-            return {"global_step": int(self.task.optimizer.iterations)}
+            return {"global_step": int(self.task.optimizer.iterations.numpy())}
         return self._evaluate_and_write()
 
     def evaluate_each_checkpoint(self) -> dict[str, Any]:
@@ -253,7 +257,7 @@ class Experiment:
         )
 
     def _evaluate_and_write(self) -> dict[str, Any]:
-        result: dict[str, Any] = {"global_step": int(self.task.optimizer.iterations)}
+        result: dict[str, Any] = {"global_step": int(self.task.optimizer.iterations.numpy())}
         directory = str(self.config.model_dir)
         reason = self._why_not_evaluated()
         source = self.eval_source

@@ -49,8 +49,11 @@ def _explaining_flags(saved: Shapes, expected: Shapes) -> list[str]:
         if want.get(name) != value:
             flags.append(f"--{name}={value}" + (f" (here {want[name]})" if name in want else ""))
     there, here = saved.get(_HEAD_KERNEL), expected.get(_HEAD_KERNEL)
-    if there and here and there != here:
-        flags.append(f"another --ft_proj_selector or {there[-1]} classes (here {here[-1]})")
+    if there and here:
+        if there[-1] != here[-1]:
+            flags.append(f"{there[-1]} classes (here {here[-1]})")
+        elif there != here and not flags:
+            flags.append("another --ft_proj_selector")
     elif bool(there) != bool(here):
         flags.append(f"--lineareval_while_pretraining={bool(there)} (here {bool(here)})")
     return flags

@@ -106,7 +106,7 @@ def train(task, batches: Iterator, *, run: Callable, checkpoints, plan: LoopPlan
     Raises:
         UserError: the loss or a weight is not finite. Nothing is saved then.
     """
-    step = int(task.optimizer.iterations)
+    step = int(task.optimizer.iterations.numpy())
     first = True  # The first call also traces and compiles: its speed would mislead.
     if step >= plan.total_steps:
         _emit(actions, LoopEvent(step, 0, plan, {}, 0.0, checkpoints.latest, task))

@@ -3,8 +3,8 @@
 import dataclasses
 
 import pytest
-
 from absl import flags as absl_flags
+
 from flags.convert import help_text, parse_command_line
 from flags.definitions import ACCEPTED_WITHOUT_EFFECT, define_flags
 from tf_simclr.config import ExperimentConfig, UserError
@@ -160,7 +160,8 @@ def test_explicit_flag_wins_wherever_it_stands(tmp_path, flagfile, explicit_firs
     file = tmp_path / "a.flags"
     file.write_text("# Comment\n// Comment\n\n  --temperature=0.7\n--train_epochs=7\n")
     parts = [["--dataset=cifar10", "--temperature=0.4"], flagfile.format(file).split(" ")]
-    config = parse(*sum(parts if explicit_first else parts[::-1], []))
+    first, second = parts if explicit_first else parts[::-1]
+    config = parse(*first, *second)
     assert (config.contrast.temperature, config.train.train_epochs) == (0.4, 7)
 
 

@@ -64,7 +64,9 @@ def check_frozen(before, after, block):
 
 @pytest.mark.parametrize("called_before", [False, True], ids=["fresh", "called"])
 @pytest.mark.parametrize("block", range(-1, 5))
-def test_frozen_part_is_bit_equal_after_training_and_the_rest_moves(model, start, images, block, called_before):
+def test_frozen_part_is_bit_equal_after_training_and_the_rest_moves(
+    model, start, images, block, called_before
+):
     restore(model, start)
     if called_before:
         train(model, images, steps=1)

@@ -8,7 +8,12 @@ from tests.networks import run_on_replicas, two_replicas
 from tf_simclr.models import BatchNormalization, update_moving_statistics
 
 CHANNELS, EPSILON = 3, 1e-5
-SHAPES = {"images": (4, 3, 2, CHANNELS), "head": (32, CHANNELS), "odd": (5, 3, 1, CHANNELS), "one": (1, CHANNELS)}
+SHAPES = {
+    "images": (4, 3, 2, CHANNELS),
+    "head": (32, CHANNELS),
+    "odd": (5, 3, 1, CHANNELS),
+    "one": (1, CHANNELS),
+}
 TOLERANCE = {"float64": 1e-12, "float32": 2e-5}
 
 
@@ -235,7 +240,10 @@ def test_synchronized_replicas_equal_one_with_the_whole_batch(strategy, shape):
         np.testing.assert_array_equal(first[i], second[i])
         np.testing.assert_allclose(first[i], wanted[i], rtol=1e-12)
         np.testing.assert_allclose(first[3 + i] + second[3 + i], wanted_gradients[i], rtol=0, atol=1e-12)
-    for ours, theirs in ((norm.moving_mean, alone.moving_mean), (norm.moving_variance, alone.moving_variance)):
+    for ours, theirs in (
+        (norm.moving_mean, alone.moving_mean),
+        (norm.moving_variance, alone.moving_variance),
+    ):
         for copy in strategy.experimental_local_results(ours):
             np.testing.assert_allclose(copy, theirs, rtol=1e-12)
 

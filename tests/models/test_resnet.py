@@ -88,7 +88,10 @@ def expected_shapes(config, size):
     while len(halved) < 6:
         halved.append(-(-halved[-1] // 2))
     start = 2 if large else 0
-    shapes = {"initial_conv": [halved[1 if large else 0], width(64)], "initial_max_pool": [halved[start], width(64)]}
+    shapes = {
+        "initial_conv": [halved[1 if large else 0], width(64)],
+        "initial_max_pool": [halved[start], width(64)],
+    }
     for group in range(4):
         shapes[f"block_group{group + 1}"] = [halved[start + group], width(64 * 2**group) * expansion]
     shapes = {name: [2, side, side, channels] for name, (side, channels) in shapes.items()}
@@ -116,7 +119,9 @@ def check_shapes(config, size):
         # Outside tf.function Keras would rewrite every layer's code, which takes ten times as long.
         forward = tf.autograph.experimental.do_not_convert(model.forward)
         endpoints = forward(tf.zeros([2, size, size, 3]), training=True).endpoints
-    assert {name: tensor.shape.as_list() for name, tensor in endpoints.items()} == expected_shapes(config, size)
+    assert {name: tensor.shape.as_list() for name, tensor in endpoints.items()} == expected_shapes(
+        config, size
+    )
 
 
 NETWORKS = {
@@ -149,7 +154,9 @@ def test_forward_equals_numpy(model, size, training):
     assert received.endpoints.keys() == endpoints.keys()
     for name, expected in endpoints.items():
         scale = np.abs(expected).max()
-        np.testing.assert_allclose(received.endpoints[name] / scale, expected / scale, rtol=0, atol=1e-9, err_msg=name)
+        np.testing.assert_allclose(
+            received.endpoints[name] / scale, expected / scale, rtol=0, atol=1e-9, err_msg=name
+        )
     for ours, expected in zip(received.head_layers, layers, strict=True):
         np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-9 * np.abs(expected).max())
     assert len(received.statistics) == len(model.norms) == len(oracle.statistics)
@@ -217,9 +224,7 @@ def test_branches_mix_by_a_softmax_over_both():
         weights = np.exp([logits[n, 0, 0, c], logits[n, 0, 0, 4 + c]])
         expected = (weights @ [features[n, i, j, c], features[n, i, j, 4 + c]]) / weights.sum()
         np.testing.assert_allclose(received[n, i, j, c], expected, rtol=1e-12)
-    np.testing.assert_array_equal(
-        BranchSum(dtype="float64")(features), features[..., :4] + features[..., 4:]
-    )
+    np.testing.assert_array_equal(BranchSum(dtype="float64")(features), features[..., :4] + features[..., 4:])
 
 
 def test_equal_branches_stay_what_they_are_and_extreme_logits_choose_one():

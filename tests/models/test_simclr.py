@@ -38,7 +38,11 @@ def test_variable_tree_holds_every_variable_once(model):
     listed = [id(variable) for variable in variables(model).values()]
     assert len(listed) == len(set(listed))
     assert set(listed) == {id(variable) for variable in model.variables}
-    assert {path.split("/")[0] for path in variables(model)} == {"encoder", "projection_head", "supervised_head"}
+    assert {path.split("/")[0] for path in variables(model)} == {
+        "encoder",
+        "projection_head",
+        "supervised_head",
+    }
 
 
 def test_variable_names_are_unique(model):

@@ -133,9 +133,7 @@ def _squeeze_excitation(builder: StageBuilder, inputs, filters: int):
     scaling = tf.keras.initializers.VarianceScaling
     squeezed = max(1, int(filters * builder.config.se_ratio))
     x = builder.layer(tf.keras.layers.GlobalAveragePooling2D, inputs, keepdims=True)
-    x = builder.layer(
-        conv, x, squeezed, 1, activation="relu", kernel_initializer=scaling(), name="squeeze"
-    )
+    x = builder.layer(conv, x, squeezed, 1, activation="relu", kernel_initializer=scaling(), name="squeeze")
     x = builder.layer(
         conv, x, inputs.shape[-1], 1, activation="sigmoid", kernel_initializer=scaling(), name="excite"
     )

@@ -38,7 +38,7 @@ class SimCLRModel(tf.keras.Model):
     """
 
     def __init__(self, config: ModelConfig, num_classes: int | None = None):
-        super().__init__(name="simclr")
+        super().__init__(name="simclr", dtype=config.precision)
         self.config = config
         self.num_classes = num_classes
         self.encoder: list[Stage] = build_stages(config)

@@ -1,0 +1,189 @@
+"""Progress on a terminal and elsewhere, TensorBoard files, the watch on unreadable images."""
+
+import io
+import logging
+import re
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.runs import TOTAL_STEPS, finished_run
+from tf_simclr import losses
+from tf_simclr.actions import BadImageWatch, ProgressReporter, TensorBoardWriter, tile_views
+from tf_simclr.config import UserError
+from tf_simclr.data import ArraySource
+from tf_simclr.planning import chance_loss
+from tf_simclr.train import LoopEvent, LoopPlan
+
+PLAN = LoopPlan(total_steps=100, checkpoint_steps=50, steps_per_loop=10, global_batch_size=32)
+METRICS = {"contrast_loss": 3.25, "contrast_acc": 0.5, "supervised_acc": 0.25, "bad_images": 0.0}
+
+
+def make_event(step, *, num_steps=10, speed=1234.4, checkpoint=None, **metrics):
+    return LoopEvent(step, num_steps, PLAN, METRICS | metrics, speed, checkpoint, task=None)
+
+
+def schedule(step):
+    return tf.constant(0.001 * step)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.fixture
+def log(caplog):
+    caplog.set_level(logging.INFO, "tf_simclr")
+    return caplog
+
+
+def test_progress_without_a_terminal_is_plain_lines(log, monkeypatch, capsys):
+    reporter = ProgressReporter(schedule, chance_loss=8.29)
+    reporter(make_event(1, num_steps=1, speed=0.0))
+    clock = iter([0.0, 22.0])
+    monkeypatch.setattr("tf_simclr.actions.time.monotonic", lambda: next(clock))
+    reporter._first = (1, next(clock))
+    reporter(make_event(12))
+    first, second = log.messages
+    assert first == (
+        "step 1/100 | compiled | contrast loss 3.250 (chance 8.29), acc 50.0% | probe acc 25.0% | lr 0.001 "
+        "| ? left"
+    )
+    # 2 seconds a step, 88 steps.
+    assert second == (
+        "step 12/100 | 1234 images/s | contrast loss 3.250 (chance 8.29), acc 50.0% | probe acc 25.0% "
+        "| lr 0.012 | 02:56 left"
+    )
+    assert capsys.readouterr().err == ""
+
+
+def test_progress_shows_what_the_task_measures(log):
+    event = LoopEvent(20, 10, PLAN, {"total_loss": 1.0, "bad_images": 0.0}, 10.0, None, task=None)
+    ProgressReporter(schedule)(event)
+    assert log.messages == ["step 20/100 | 10 images/s | lr 0.02 | ? left"]
+
+
+def test_progress_on_a_terminal_is_a_bar(log, monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    reporter = ProgressReporter(schedule, chance_loss=8.29)
+    reporter(make_event(40))
+    reporter(make_event(60))
+    reporter(make_event(100))
+    shown = terminal.getvalue()
+    assert log.messages == []
+    assert "60/100" in shown
+    assert "contrast loss 3.250 (chance 8.29), acc 50.0%" in shown
+    assert "1234 images/s" in shown
+    assert re.search(r"\d\d:\d\d<\d\d:\d\d", shown)  # Time so far and time left.
+    assert shown.endswith("\n")  # The last event leaves the bar.
+
+
+def test_progress_bar_closed_early_ends_its_line(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    reporter = ProgressReporter(schedule)
+    reporter(make_event(40))
+    assert not terminal.getvalue().endswith("\n")
+    reporter.close()
+    assert terminal.getvalue().endswith("\n")
+    reporter.close()
+
+
+def test_progress_is_silent_where_no_step_was_taken(log):
+    ProgressReporter(schedule)(LoopEvent(100, 0, PLAN, {}, 0.0, "ckpt-100", task=None))
+    assert log.messages == []
+
+
+def test_chance_loss_is_that_of_the_configuration():
+    config = finished_run().config
+    assert chance_loss(config) == pytest.approx(2 * np.log(2 * 32 - 1)) == losses.chance_loss(32)
+
+
+def read_events(directory):
+    """Returns {tag: [(step, value)]} of all event files, pictures as arrays."""
+    values = {}
+    for path in sorted(directory.glob("events.out.tfevents.*")):
+        for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
+            event = tf.compat.v1.Event.FromString(record)
+            for value in event.summary.value:
+                tensor = tf.make_ndarray(value.tensor)
+                values.setdefault(value.tag, []).append((event.step, tensor))
+    return values
+
+
+def test_tensorboard_writer_writes_scalars_and_views(tmp_path):
+    views = np.zeros([4, 2, 8, 8, 3], np.float32)
+    views[1, 0] = 1.0
+    calls = []
+    writer = TensorBoardWriter(str(tmp_path), schedule, lambda: calls.append(1) or tf.constant(views))
+    writer(LoopEvent(0, 0, PLAN, {}, 0.0, None, task=None))
+    assert list(tmp_path.iterdir()) == []
+    writer(make_event(10, speed=0.0))
+    writer(make_event(50, checkpoint="ckpt-50", contrast_loss=2.0))
+    values = read_events(tmp_path)
+    assert calls == [1]
+    assert [(step, float(value)) for step, value in values["train/contrast_loss"]] == [(10, 3.25), (50, 2.0)]
+    assert [step for step, _ in values["train/images_per_second"]] == [50]
+    assert float(values["train/learning_rate"][0][1]) == pytest.approx(0.01)
+    assert {f"train/{name}" for name in METRICS} <= values.keys()
+    ((step, picture),) = values["train/views"]
+    assert step == 10
+    width, height, encoded = picture[0], picture[1], picture[2]
+    assert (int(width), int(height)) == (4 * 8, 2 * 8)
+    image = tf.io.decode_png(encoded).numpy()
+    assert image[:8, 8:16].min() == 255
+    assert image.sum() == 8 * 8 * 3 * 255
+
+
+def test_tile_views_puts_an_image_a_column_and_a_view_a_row():
+    views = np.random.default_rng(0).uniform(size=(3, 2, 4, 4, 3)).astype("float32")
+    picture = tile_views(tf.constant(views)).numpy()
+    assert picture.shape == (1, 8, 12, 3)
+    np.testing.assert_array_equal(picture[0, 4:, 8:], views[2, 1])
+
+
+def test_run_writes_training_and_evaluation_to_tensorboard():
+    run = finished_run()
+    values = read_events(run.directory)
+    assert [step for step, _ in values["train/contrast_loss"]] == [1, 2, 4, 6]
+    ((step, accuracy),) = values["eval/label_top_1_accuracy"]
+    assert step == TOTAL_STEPS
+    assert float(accuracy) == pytest.approx(run.result["eval/label_top_1_accuracy"])
+    assert len(values["train/views"]) == 1
+
+
+def make_watch(max_fraction, num_examples=64, bad=()):
+    source = ArraySource("birds (train)", np.zeros([num_examples, 2, 2, 3], np.uint8))
+    for name in bad:
+        source.add_bad_image(name)
+    return BadImageWatch(source, max_fraction)
+
+
+def test_bad_image_watch_stops_over_the_tolerated_share():
+    watch = make_watch(0.1, bad=["a.png", "b.png"])
+    watch(make_event(1, num_steps=1, bad_images=32.0))  # Less than an epoch says nothing yet.
+    with pytest.raises(UserError) as error:
+        watch(make_event(3, num_steps=2, bad_images=1.5))
+    assert str(error.value) == (
+        "--max_bad_image_fraction=0.1: 35 of 96 images of birds (train) are unreadable, such as a.png, "
+        "b.png; mend or remove them, or tolerate a larger share."
+    )
+
+
+def test_bad_image_watch_tolerates_and_reports_once(log):
+    watch = make_watch(0.1, bad=["a.png", "b.png"])
+    watch(make_event(10, bad_images=0.2))
+    assert log.messages == []
+    watch(make_event(100, bad_images=0.0))
+    assert log.messages == ["2 unreadable images were skipped: a.png, b.png"]
+
+
+def test_bad_image_watch_is_silent_about_readable_images(log):
+    watch = make_watch(0.0)
+    watch(make_event(100))
+    watch(LoopEvent(100, 0, PLAN, {}, 0.0, "ckpt-100", task=None))
+    assert log.messages == []

@@ -1,0 +1,376 @@
+"""Whole runs on tiny networks: results, resuming, evaluation, unlabelled data, heads, replicas."""
+
+import dataclasses
+import logging
+import shutil
+import subprocess
+import sys
+import types
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_simclr
+from tests.runs import REPOSITORY, TOTAL_STEPS, differing_tensors, finished_run, read_tensors, tiny_config
+from tf_simclr import experiment
+from tf_simclr.config import UserError
+from tf_simclr.experiment import Experiment, train_and_evaluate
+
+
+@pytest.fixture
+def log(caplog):
+    caplog.set_level(logging.INFO, "tf_simclr")
+    return caplog
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A directory of its own with the finished run, and that run's settings for it."""
+    shutil.copytree(finished_run().directory, tmp_path / "run")
+    return tmp_path / "run"
+
+
+@pytest.fixture
+def without_network(monkeypatch):
+    """Leaves out the network, for tests of what is checked before anything is trained."""
+    task = types.SimpleNamespace(eval_step=lambda batch: {})
+    monkeypatch.setattr(experiment, "PretrainTask", lambda *arguments: task)
+
+
+def write_images(folder, count, size=10, seed=0):
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(seed)
+    for number in range(count):
+        image = rng.integers(0, 256, (size, size + 2, 3), dtype=np.uint8)
+        (folder / f"{number:03}.png").write_bytes(tf.io.encode_png(image).numpy())
+    return folder
+
+
+def refusal(config):
+    with pytest.raises(UserError) as error:
+        train_and_evaluate(config)
+    message = str(error.value)
+    assert "\n" not in message
+    return message
+
+
+# ---- A run that finishes
+
+
+def test_run_ends_at_the_exact_step_and_writes_its_files():
+    run = finished_run()
+    assert run.result["global_step"] == TOTAL_STEPS
+    assert run.read_json("result.json") == run.read_json(f"result_{TOTAL_STEPS}.json") == run.result
+    assert run.read_json("flags.json")["train_steps"] == TOTAL_STEPS
+    assert (run.directory / "saved_model" / str(TOTAL_STEPS) / "saved_model.pb").exists()
+    names = {path.name.partition(".")[0] for path in run.directory.glob("ckpt-*")}
+    assert names == {"ckpt-2", "ckpt-4", "ckpt-6"}
+    assert not list(run.directory.rglob("*.tmp*"))
+
+
+def test_run_result_has_the_authors_keys():
+    result = finished_run().result
+    assert 0 <= result["eval/label_top_1_accuracy"] <= result["eval/label_top_5_accuracy"] <= 1
+    assert (result["eval/num_examples"], result["eval/num_bad_images"]) == (450, 0)
+
+
+def test_run_events_have_finite_metrics():
+    events = finished_run().events
+    assert [event.step for event in events] == [1, 2, 4, 6]
+    assert all(np.isfinite(list(event.metrics.values())).all() for event in events)
+    assert events[-1].is_last
+
+
+def test_run_started_again_prints_its_result_and_changes_nothing(log, without_network):
+    before, events = finished_run().files(), []
+    result = train_and_evaluate(finished_run().config, [events.append])
+    assert result == finished_run().result
+    assert log.messages[-1].startswith("Already finished: linear probe top-1 ")
+    assert events == []
+    assert finished_run().files() == before
+
+
+# ---- Going on
+
+
+def test_run_interrupted_and_resumed_equals_the_uninterrupted_to_the_bit(tmp_path, log):
+    def interrupt(event):
+        if event.step == 3:
+            raise KeyboardInterrupt
+
+    config = tiny_config(tmp_path / "run", steps_per_loop=1)
+    with pytest.raises(KeyboardInterrupt):
+        train_and_evaluate(config, [interrupt])
+    assert (tmp_path / "run" / "ckpt-2.index").exists()
+
+    log.clear()
+    events = []
+    result = train_and_evaluate(tiny_config(tmp_path / "run", keep_checkpoint_max=1), [events.append])
+    assert "Going on from step 2 of 6." in log.messages
+    assert [event.step for event in events] == [4, 6]
+    uninterrupted = finished_run()
+    assert differing_tensors(tmp_path / "run" / "ckpt-6", uninterrupted.directory / "ckpt-6") == []
+    assert result == uninterrupted.result
+    assert [path.name for path in (tmp_path / "run").glob("*.index")] == ["ckpt-6.index"]
+
+
+def test_checkpoint_holds_the_slots_of_the_optimizer():
+    tensors = read_tensors(finished_run().directory / "ckpt-6")
+    slots = [name for name in tensors if name.startswith("optimizer/_variables/")]
+    weights = [name for name in tensors if name.startswith("model/") and name.count("/kernel/")]
+    assert len(slots) >= len(weights) > 20
+    assert max(np.abs(tensors[name]).max() for name in slots if tensors[name].ndim) > 0
+
+
+def test_run_with_another_seed_differs(tmp_path):
+    config = tiny_config(tmp_path / "run", mode="train", seed=1, train_steps=1)
+    train_and_evaluate(config)
+    name = "model/encoder/stem/conv1/kernel/.ATTRIBUTES/VARIABLE_VALUE"
+    assert name in differing_tensors(tmp_path / "run" / "ckpt-1", finished_run().directory / "ckpt-2")
+
+
+def test_run_interrupted_in_its_evaluation_evaluates_without_training(copy, log):
+    for path in copy.glob("result*.json"):
+        path.unlink()
+    (copy / "result.json").write_text("{")  # And one that was damaged.
+    before = (copy / "ckpt-6.index").stat().st_mtime_ns
+    events = []
+    result = train_and_evaluate(tiny_config(copy), [events.append])
+    assert result == finished_run().result
+    assert [(event.step, event.num_steps) for event in events] == [(6, 0)]
+    assert (copy / "ckpt-6.index").stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_finished_run_with_another_eval_split_is_evaluated_again(copy, log):
+    result = train_and_evaluate(tiny_config(copy, eval_split="train[:100]"))
+    assert result["eval/num_examples"] == 100
+    assert train_and_evaluate(tiny_config(copy, eval_split="train[:100]")) == result
+
+
+# ---- Evaluation by itself
+
+
+def test_eval_of_a_finished_run_gives_its_result(copy):
+    config = tiny_config(copy, mode="eval", eval_name="again", eval_batch_size=64)
+    result = train_and_evaluate(config)
+    expected = finished_run().result
+    assert result == pytest.approx(expected, abs=1e-6)
+    assert (copy / "result_again.json").exists()
+    assert finished_run().read_json("result.json") == expected
+
+
+@pytest.mark.slow
+def test_eval_steps_count_batches(copy):
+    result = train_and_evaluate(tiny_config(copy, mode="eval", eval_steps=2, eval_batch_size=64))
+    assert result["eval/num_examples"] == 128
+
+
+def test_eval_of_a_run_with_other_settings_is_refused(copy, without_network, monkeypatch):
+    monkeypatch.setattr(Experiment, "_why_not_evaluated", lambda self: None)
+    message = refusal(tiny_config(copy, mode="eval", train_steps=7))
+    assert "--train_steps=6 there, 7 now" in message
+
+
+def test_eval_without_a_probe_is_refused(tmp_path):
+    message = refusal(tiny_config(tmp_path / "run", mode="eval", lineareval_while_pretraining=False))
+    assert message.startswith("--mode=eval: nothing to evaluate, as there is no linear probe; use ")
+    assert not (tmp_path / "run").exists()
+
+
+# ---- Which split is evaluated
+
+
+@pytest.mark.parametrize(
+    ("folders", "expected"),
+    [
+        (["train", "validation", "test"], "validation"),
+        (["train", "val", "test"], "val"),
+        (["train", "test"], "test"),
+        (["train"], None),
+    ],
+)
+def test_eval_split_unset_takes_validation_else_test(tmp_path, without_network, folders, expected):
+    for folder in folders:
+        write_images(tmp_path / "data" / folder / "cat", 2)
+    config = tiny_config(
+        tmp_path / "run", dataset=f"folder:{tmp_path}/data", eval_split=None, train_batch_size=2
+    )
+    source = Experiment(config).eval_source
+    assert (source and source.name) == (expected and f"folder:{tmp_path}/data ({expected})")
+
+
+def test_eval_split_is_not_opened_for_training_alone(tmp_path, without_network):
+    config = tiny_config(tmp_path / "run", mode="train", eval_split="no such split")
+    assert Experiment(config).eval_source is None
+
+
+def test_eval_split_missing_is_refused(tmp_path):
+    message = refusal(tiny_config(tmp_path / "run", eval_split="validation"))
+    assert message.startswith("--eval_split=validation: digits has the split(s) train, test; use one")
+    assert not (tmp_path / "run").exists()
+
+
+def test_eval_split_with_other_classes_is_refused(tmp_path):
+    for folder in ("train/cat", "train/dog", "test/cat", "test/fox"):
+        write_images(tmp_path / "data" / folder, 2)
+    config = tiny_config(
+        tmp_path / "run", dataset=f"folder:{tmp_path}/data", eval_split=None, train_batch_size=2
+    )
+    message = refusal(config)
+    assert message.startswith("--eval_split: ")
+    assert "they differ in dog, fox; use splits with the same classes." in message
+    assert not (tmp_path / "run").exists()
+
+
+# ---- Sizes that do not fit
+
+
+def test_batch_larger_than_the_data_is_refused(tmp_path, without_network):
+    message = refusal(tiny_config(tmp_path / "run", train_batch_size=1348))
+    assert message.startswith("--train_batch_size=1348: larger than digits (train), which has 1347 examples")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("flag", ["train_batch_size", "eval_batch_size"])
+def test_batch_that_replicas_cannot_share_is_refused_before_training(tmp_path, without_network, flag):
+    message = refusal(tiny_config(tmp_path / "run", strategy="mirrored", **{flag: 33}))
+    assert message.startswith(f"--{flag}=33: cannot be shared out evenly over 2 replicas; use a multiple")
+    assert not (tmp_path / "run").exists()
+
+
+# ---- Data without labels, and images that cannot be read
+
+
+def test_unlabelled_folder_is_pretrained_without_probe_and_evaluation(tmp_path, log):
+    folder = write_images(tmp_path / "flat", 40)
+    (folder / "007.png").write_bytes(b"no picture")
+    config = tiny_config(
+        tmp_path / "run",
+        dataset=f"folder:{folder}",
+        eval_split=None,
+        train_batch_size=20,
+        train_steps=4,
+        checkpoint_steps=0,
+        max_bad_image_fraction=0.1,
+    )
+    events = []
+    result = train_and_evaluate(config, [events.append])
+    assert result == {"global_step": 4}
+    assert any("has no labels: pretraining without the online linear probe" in m for m in log.messages)
+    assert any(m.startswith("Not evaluated: there is no linear probe") for m in log.messages)
+    assert any(m.startswith("1 unreadable images were skipped: ") and "007.png" in m for m in log.messages)
+    assert "supervised_acc" not in events[-1].metrics
+    # Two epochs of 40 images: the one that cannot be read was drawn twice.
+    assert sum(event.metrics["bad_images"] * event.num_steps for event in events) == pytest.approx(2)
+    assert not [name for name in read_tensors(tmp_path / "run" / "ckpt-4") if "supervised_head" in name]
+
+
+@pytest.mark.slow
+def test_unreadable_images_over_the_share_stop_the_run(tmp_path):
+    folder = write_images(tmp_path / "flat", 40)
+    for number in range(8):
+        (folder / f"{number:03}.png").write_bytes(b"no picture")
+    config = tiny_config(
+        tmp_path / "run", dataset=f"folder:{folder}", eval_split=None, train_batch_size=20, train_steps=50
+    )
+    message = refusal(config)
+    assert message.startswith("--max_bad_image_fraction=0.01: 8 of 40 images of ")
+    assert ".png" in message
+
+
+@pytest.mark.slow
+def test_unreadable_images_in_evaluation_are_counted_and_over_the_share_an_error(tmp_path, log):
+    for part in ("train/cat", "train/dog", "test/cat", "test/dog"):
+        write_images(tmp_path / "data" / part, 20)
+    (tmp_path / "data" / "test" / "cat" / "003.png").write_bytes(b"no picture")
+    flags = {"dataset": f"folder:{tmp_path}/data", "eval_split": None, "train_steps": 2}
+    config = tiny_config(tmp_path / "run", max_bad_image_fraction=0.1, **flags)
+    result = train_and_evaluate(config)
+    assert (result["eval/num_examples"], result["eval/num_bad_images"]) == (39, 1)
+    assert any(message.startswith("1 unreadable images of ") for message in log.messages)
+    message = refusal(tiny_config(tmp_path / "run", mode="eval", **flags))
+    assert message.startswith("--max_bad_image_fraction=0.01: 1 of 40 images of ")
+
+
+# ---- Heads, losses and devices
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"proj_head_mode": "none", "optimizer": "momentum"},
+        {"proj_head_mode": "linear", "ft_proj_selector": 1},
+        {"num_proj_layers": 1, "contrastive_loss": "decoupled_nt_xent"},
+        {"ft_proj_selector": -1, "optimizer": "adam"},
+        {"sk_ratio": 0.0625, "se_ratio": 0.25, "global_bn": False},
+    ],
+    ids=lambda flags: "-".join(f"{k}={v}" for k, v in flags.items()),
+)
+def test_every_head_trains_and_is_evaluated(tmp_path, flags):
+    config = tiny_config(tmp_path / "run", train_steps=2, **flags)
+    result = train_and_evaluate(config)
+    assert result["global_step"] == 2
+    assert 0 <= result["eval/label_top_1_accuracy"] <= 1
+
+
+@pytest.mark.slow
+def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
+    config = tiny_config(tmp_path / "run", checkpoint_steps=1, train_steps=40, optimizer="momentum")
+    broken = dataclasses.replace(
+        config, optimizer=dataclasses.replace(config.optimizer, learning_rate=1e25, warmup_epochs=1)
+    )
+    message = refusal(broken)
+    assert message.startswith("training diverged ")
+    latest = tf.train.latest_checkpoint(str(tmp_path / "run"))
+    assert f"the last good checkpoint is {latest};" in message
+    for name, tensor in read_tensors(latest).items():
+        assert not name.startswith("model/") or np.isfinite(tensor).all()
+    assert not (tmp_path / "run" / "saved_model").exists()
+
+
+MIRRORED = """
+import pathlib, sys
+import tf_simclr
+import tensorflow as tf
+from tests.runs import differing_tensors, tiny_config
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+directory = pathlib.Path(sys.argv[1])
+
+def interrupt(event):
+    assert event.task.model.variables[0].__class__.__name__ == "MirroredVariable"
+    if event.step == 4:
+        raise KeyboardInterrupt
+
+def start(name, *actions):
+    return tf_simclr.train_and_evaluate(tiny_config(directory / name, strategy="mirrored"), actions)
+
+whole = start("whole")
+try:
+    start("cut", interrupt)
+except KeyboardInterrupt:
+    assert start("cut") == whole
+assert whole["eval/num_examples"] == 450, whole
+different = differing_tensors(directory / "whole" / "ckpt-6", directory / "cut" / "ckpt-6")
+assert not different, different
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_mirrored_runs_resume_to_the_bit_several_in_one_process(tmp_path):
+    # In a process of its own: the strategies of other tests number their collectives alike.
+    command = [sys.executable, "-c", MIRRORED, str(tmp_path)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_package_offers_the_call_of_the_command_line():
+    assert tf_simclr.train_and_evaluate is train_and_evaluate
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = tf_simclr.nonsense

@@ -1,0 +1,167 @@
+"""Who may import whom, by the import statements of every file."""
+
+import ast
+import functools
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent
+
+# From the bottom to the top: a part may import its own layer and those below.
+LAYERS = [
+    {"config"},
+    {"models", "losses", "schedules", "metrics", "optimizers", "data", "augment", "distribute"},
+    {"tasks", "checkpoint", "mismatch", "interop"},
+    {"train", "evaluate"},
+    {"pipeline", "report", "experiment", "actions", "planning", "results"},
+]
+PURE = ("losses", "schedules", "metrics", "augment")
+LIBRARY_FOR = {
+    "flags": {"config"},
+    "exports": {"config", "models", "augment", "checkpoint"},
+}
+COLLECTIVES = {
+    "all_reduce",
+    "all_gather",
+    "reduce",
+    "get_replica_context",
+    "replica_id_in_sync_group",
+    "merge_call",
+}
+
+
+def sources(*folders):
+    for folder in folders:
+        yield from sorted(path.relative_to(ROOT) for path in (ROOT / folder).rglob("*.py"))
+
+
+LIBRARY = list(sources("tf_simclr"))
+OTHERS = [pathlib.Path("run.py"), *sources("flags", "exports", "benchmarks")]
+
+
+@functools.cache
+def parse(path):
+    return ast.parse((ROOT / path).read_text(encoding="utf-8"))
+
+
+def is_module(name):
+    path = ROOT / name.replace(".", "/")
+    return path.is_dir() or path.with_suffix(".py").exists()
+
+
+def names_of(statement):
+    """The dotted names that one statement imports; `from package import module` names the module."""
+    if isinstance(statement, ast.Import):
+        return [alias.name for alias in statement.names]
+    assert statement.level == 0, f"relative import in line {statement.lineno}"
+    whole = [f"{statement.module}.{alias.name}" for alias in statement.names]
+    return [name if is_module(name) else statement.module for name in whole]
+
+
+def imports(path, at_load_only=False):
+    """All dotted names that a file imports, those inside functions too unless `at_load_only`."""
+    nodes = parse(path).body if at_load_only else ast.walk(parse(path))
+    statements = [node for node in nodes if isinstance(node, ast.Import | ast.ImportFrom)]
+    return {name for statement in statements for name in names_of(statement)}
+
+
+def part_of(name):
+    """`tf_simclr.models.resnet` and `tf_simclr/models/resnet.py` are of the part `models`."""
+    return name.removesuffix(".py").replace("/", ".").removeprefix("tf_simclr").strip(".").split(".")[0]
+
+
+def library_parts(path):
+    return {part_of(name) for name in imports(path) if name.split(".")[0] == "tf_simclr"}
+
+
+def layer_of(part):
+    levels = [level for level, parts in enumerate(LAYERS) if part in parts]
+    assert len(levels) == 1, f"{part} has no place among the layers"
+    return levels[0]
+
+
+def named(paths):
+    return pytest.mark.parametrize("path", paths, ids=map(str, paths))
+
+
+@named([path for path in LIBRARY if part_of(path.as_posix()) != "__init__"])
+def test_library_imports_its_own_layer_and_those_below(path):
+    part = part_of(path.as_posix())
+    for other in library_parts(path) - {part}:
+        assert layer_of(other) <= layer_of(part), f"{path} imports {other}"
+
+
+@named([path for path in LIBRARY if part_of(path.as_posix()) in PURE])
+def test_pure_parts_import_tensorflow_alone(path):
+    foreign = {name.split(".")[0] for name in imports(path)} - set(sys.stdlib_module_names)
+    assert foreign <= {"tensorflow", "tf_simclr"}
+    assert library_parts(path) <= {part_of(path.as_posix())}
+
+
+@named(LIBRARY)
+def test_library_knows_neither_flags_nor_exports(path):
+    for name in imports(path):
+        assert name.split(".")[0] not in ("flags", "exports", "benchmarks", "run", "absl"), name
+
+
+def test_tasks_do_not_know_of_each_other():
+    tasks = [path for path in sources("tf_simclr/tasks") if path.name != "__init__.py"]
+    assert tasks
+    for path in tasks:
+        assert not {name for name in imports(path) if name.startswith("tf_simclr.tasks")}
+
+
+def test_loop_knows_no_task():
+    for name in ("train", "evaluate"):
+        assert library_parts(pathlib.Path(f"tf_simclr/{name}.py")) <= {"config", "distribute", "checkpoint"}
+
+
+def test_config_needs_the_standard_library_alone():
+    path = pathlib.Path("tf_simclr/config.py")
+    assert {name.split(".")[0] for name in imports(path)} <= set(sys.stdlib_module_names)
+
+
+@named([path for path in OTHERS if path.parts[0] in LIBRARY_FOR])
+def test_flags_and_exports_import_what_they_may(path):
+    folder = path.parts[0]
+    assert library_parts(path) <= LIBRARY_FOR[folder]
+    other = {"flags", "exports", "benchmarks", "run"} - {folder}
+    assert not {name for name in imports(path) if name.split(".")[0] in other}
+
+
+@named([path for path in OTHERS if path.parts[0] == "flags"])
+def test_flags_load_no_tensorflow(path):
+    assert "tensorflow" not in {name.split(".")[0] for name in imports(path)}
+
+
+@named([path for path in (*LIBRARY, *OTHERS) if path.parts[:2] != ("flags", "convert.py")])
+def test_flags_are_read_in_one_place(path):
+    read = [n for n in ast.walk(parse(path)) if isinstance(n, ast.Name | ast.Attribute)]
+    assert "FLAGS" not in {getattr(node, "id", getattr(node, "attr", None)) for node in read}
+
+
+@named([path for path in LIBRARY if path.name != "distribute.py"])
+def test_collectives_have_one_home(path):
+    """Nothing but `distribute` asks a replica context for anything."""
+    calls = [n.func for n in ast.walk(parse(path)) if isinstance(n, ast.Call)]
+    used = {call.attr for call in calls if isinstance(call, ast.Attribute)}
+    assert not used & COLLECTIVES
+
+
+def test_modules_do_not_import_each_other_in_circles():
+    graph = {}
+    for path in LIBRARY:
+        module = path.with_suffix("").as_posix().replace("/", ".").removesuffix(".__init__")
+        graph[module] = {name for name in imports(path, at_load_only=True) if name.startswith("tf_simclr.")}
+    while graph:
+        done = {module for module, needed in graph.items() if not (needed - {module}) & graph.keys()}
+        assert done, f"a circle among {sorted(graph)}"
+        graph = {module: needed for module, needed in graph.items() if module not in done}
+
+
+def test_package_and_config_load_no_tensorflow():
+    program = "import sys, tf_simclr, tf_simclr.config; sys.exit('tensorflow' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0

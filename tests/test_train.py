@@ -1,0 +1,132 @@
+"""The loop: exact stops, what actions see, and what happens when the loss is no longer finite."""
+
+import types
+
+import pytest
+import tensorflow as tf
+
+from tf_simclr.config import UserError
+from tf_simclr.train import LoopPlan, make_train_function, train
+
+
+def make_plan(total_steps=10, checkpoint_steps=4, steps_per_loop=3):
+    return LoopPlan(total_steps, checkpoint_steps, steps_per_loop, global_batch_size=32)
+
+
+class FakeTask:
+    """Counts its steps; its metric is the step that was taken, not finite from `bad_step` on."""
+
+    metric_names = ("total_loss",)
+
+    def __init__(self, bad_step=10**9):
+        self.optimizer = types.SimpleNamespace(iterations=tf.Variable(0, dtype=tf.int64))
+        self._bad_step = bad_step
+
+    def train_step(self, batch):
+        step = self.optimizer.iterations.assign_add(1)
+        loss = tf.cast(step, tf.float32)
+        return {"total_loss": tf.where(step >= self._bad_step, loss / 0.0, loss)}
+
+
+class FakeCheckpoints:
+    def __init__(self, task):
+        self.saved = []
+        self._task = task
+
+    @property
+    def latest(self):
+        return f"ckpt-{self.saved[-1]}" if self.saved else None
+
+    def save(self):
+        self.saved.append(int(self._task.optimizer.iterations))
+        return self.latest
+
+
+def batches(bad_images=()):
+    counts = [*bad_images, *[0] * (100 - len(bad_images))]
+    dataset = tf.data.Dataset.from_tensor_slices({"bad_images": tf.constant(counts, tf.int32)})
+    return tf.distribute.OneDeviceStrategy("/cpu:0").experimental_distribute_dataset(dataset)
+
+
+def run_loop(task, plan, bad_images=()):
+    checkpoints, events = FakeCheckpoints(task), []
+    run = make_train_function(task, tf.distribute.OneDeviceStrategy("/cpu:0"))
+    arguments = {"run": run, "checkpoints": checkpoints, "plan": plan, "actions": [events.append]}
+    try:
+        train(task, iter(batches(bad_images)), **arguments)
+    finally:
+        task.events, task.saved = events, checkpoints.saved
+    return events, checkpoints.saved
+
+
+@pytest.mark.parametrize(
+    ("step", "stop"), [(0, 1), (1, 4), (2, 4), (3, 4), (4, 7), (5, 8), (7, 8), (8, 10), (9, 10)]
+)
+def test_next_stop_meets_checkpoints_and_the_last_step(step, stop):
+    assert make_plan().next_stop(step) == stop
+
+
+@pytest.mark.parametrize("plan", [make_plan(1, 5, 7), make_plan(17, 5, 2), make_plan(6, 3, 100)])
+def test_next_stop_reaches_the_last_step_exactly(plan):
+    step, stops = 0, []
+    while step < plan.total_steps:
+        assert step < plan.next_stop(step) <= step + max(plan.steps_per_loop, 1)
+        step = plan.next_stop(step)
+        stops.append(step)
+    assert stops[-1] == plan.total_steps
+    assert set(range(plan.checkpoint_steps, plan.total_steps, plan.checkpoint_steps)) <= set(stops)
+
+
+def test_train_stops_at_the_last_step_and_saves_there():
+    task = FakeTask()
+    events, saved = run_loop(task, make_plan())
+    assert int(task.optimizer.iterations) == 10
+    assert saved == [4, 8, 10]
+    assert [event.step for event in events] == [1, 4, 7, 8, 10]
+    assert [event.num_steps for event in events] == [1, 3, 3, 1, 2]
+    assert [event.is_last for event in events] == [False] * 4 + [True]
+    assert [event.checkpoint for event in events] == [None, "ckpt-4", None, "ckpt-8", "ckpt-10"]
+
+
+def test_train_metrics_are_means_over_the_steps_of_a_call():
+    events, _ = run_loop(FakeTask(), make_plan(), bad_images=[0, 2, 3, 4])
+    assert [event.metrics["total_loss"] for event in events] == [1, 3, 6, 8, 9.5]
+    assert [event.metrics["bad_images"] for event in events] == [0, 3, 0, 0, 0]
+
+
+def test_train_speed_leaves_out_the_call_that_compiles():
+    events, _ = run_loop(FakeTask(), make_plan())
+    assert events[0].images_per_second == 0
+    assert all(event.images_per_second > 0 for event in events[1:])
+
+
+def test_train_goes_on_from_the_step_it_is_at():
+    task = FakeTask()
+    task.optimizer.iterations.assign(5)
+    events, saved = run_loop(task, make_plan())
+    assert [event.step for event in events] == [8, 10]
+    assert saved == [8, 10]
+
+
+def test_train_with_nothing_left_still_gives_the_last_event():
+    task = FakeTask()
+    task.optimizer.iterations.assign(10)
+    (event,), saved = run_loop(task, make_plan())
+    assert (event.step, event.num_steps, event.metrics, event.is_last) == (10, 0, {}, True)
+    assert saved == []
+
+
+@pytest.mark.parametrize(("bad_step", "last_good"), [(1, "none"), (6, "ckpt-4")])
+def test_train_stops_when_the_loss_is_not_finite_and_keeps_the_last_good(bad_step, last_good):
+    task = FakeTask(bad_step)
+    with pytest.raises(UserError) as error:
+        run_loop(task, make_plan())
+    message = str(error.value)
+    assert "\n" not in message
+    assert message.startswith("training diverged in steps ")
+    assert "total_loss=inf" in message
+    assert f"the last good checkpoint is {last_good};" in message
+    assert "--learning_rate" in message
+    assert "--model_dir" in message
+    assert all(step < bad_step for step in task.saved)
+    assert all(event.step < bad_step for event in task.events)
