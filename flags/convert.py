@@ -9,7 +9,7 @@ from typing import Any
 from absl import flags as absl_flags
 
 from flags.definitions import ACCEPTED_WITHOUT_EFFECT, define_flags
-from tf_simclr.config import ExperimentConfig, UserError
+from tf_simclr.config import TRAIN_MODES, ExperimentConfig, UserError
 
 RECIPES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "recipes")
 _DIGITS_RECIPE = os.path.join(RECIPES, "digits.flags")
@@ -55,6 +55,9 @@ def config_from_flags(flag_values: absl_flags.FlagValues) -> ExperimentConfig:
     Raises:
         UserError: a value is wrong.
     """
+    if flag_values.mode in TRAIN_MODES:
+        flag_values["train_mode"].value = flag_values.mode
+        flag_values["mode"].value = "train_then_eval"
     return _fill(ExperimentConfig, flag_values)
 
 

@@ -52,7 +52,8 @@ def _define_run(flag_values):
     _define(
         flag_values,
         config.ExperimentConfig,
-        mode="What to do: train, eval (each new checkpoint until training is over) or train_then_eval.",
+        mode="What to do: train, eval (each new checkpoint until training is over) or train_then_eval; "
+        "pretrain is short for --mode=train_then_eval --train_mode=pretrain.",
         model_dir="Directory for checkpoints, results and exports; runs/<dataset>-<train_mode> if not given.",
         keep_hub_module_max="Exported SavedModels that are kept; 0 switches the export off.",
     )

@@ -3,7 +3,8 @@
 import numpy as np
 import tensorflow as tf
 
-from tf_simclr.config import ModelConfig
+from tf_simclr.config import ModelConfig, StrategyConfig
+from tf_simclr.distribute import make_strategy
 
 
 def tiny_config(**changes) -> ModelConfig:
@@ -76,7 +77,7 @@ def assert_close(received: dict, expected: dict, tolerance: float):
 
 
 def two_replicas() -> tf.distribute.Strategy:
-    return tf.distribute.MirroredStrategy([d.name for d in tf.config.list_logical_devices("CPU")[:2]])
+    return make_strategy(StrategyConfig(strategy="mirrored", use_tpu=False))
 
 
 def split_batch(strategy, batch):

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 
+import numpy as np
 import tensorflow as tf
 
 import tf_simclr
@@ -71,6 +72,15 @@ def differing_tensors(checkpoint, other) -> list[str]:
         for name in names
         if name not in ours or name not in theirs or ours[name].tobytes() != theirs[name].tobytes()
     )
+
+
+def write_images(folder, count, size=10, seed=0):
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(seed)
+    for number in range(count):
+        image = rng.integers(0, 256, (size, size + 2, 3), dtype=np.uint8)
+        (folder / f"{number:03}.png").write_bytes(tf.io.encode_png(image).numpy())
+    return folder
 
 
 @dataclasses.dataclass

@@ -141,6 +141,16 @@ def test_make_strategy_mirrors_all_devices():
     assert strategy.num_replicas_in_sync == 2
 
 
+@pytest.mark.distributed
+def test_runs_one_after_the_other_in_one_process_do_not_mix_up_their_collectives():
+    """A second MirroredStrategy would number its collectives like the first."""
+    for dtype, shape in (("float32", (2, 3)), ("float64", (4, 1, 2))):
+        replicas = distribute.make_strategy(StrategyConfig(strategy="mirrored"))
+        ones = np.ones(shape, dtype)
+        for value in run_on_replicas(replicas, distribute.cross_replica_sum, ones):
+            np.testing.assert_array_equal(value, 2 * ones[: shape[0] // 2])
+
+
 @pytest.mark.parametrize(
     ("settings", "flag"),
     [

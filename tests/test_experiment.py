@@ -38,15 +38,6 @@ def without_network(monkeypatch):
     monkeypatch.setattr(experiment, "PretrainTask", lambda *arguments: task)
 
 
-def write_images(folder, count, size=10, seed=0):
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(seed)
-    for number in range(count):
-        image = rng.integers(0, 256, (size, size + 2, 3), dtype=np.uint8)
-        (folder / f"{number:03}.png").write_bytes(tf.io.encode_png(image).numpy())
-    return folder
-
-
 def refusal(config):
     with pytest.raises(UserError) as error:
         train_and_evaluate(config)
@@ -123,6 +114,7 @@ def test_checkpoint_holds_the_slots_of_the_optimizer():
     assert max(np.abs(tensors[name]).max() for name in slots if tensors[name].ndim) > 0
 
 
+@pytest.mark.slow
 def test_run_with_another_seed_differs(tmp_path):
     config = tiny_config(tmp_path / "run", mode="train", seed=1, train_steps=1)
     train_and_evaluate(config)
@@ -177,122 +169,6 @@ def test_eval_without_a_probe_is_refused(tmp_path):
     message = refusal(tiny_config(tmp_path / "run", mode="eval", lineareval_while_pretraining=False))
     assert message.startswith("--mode=eval: nothing to evaluate, as there is no linear probe; use ")
     assert not (tmp_path / "run").exists()
-
-
-# ---- Which split is evaluated
-
-
-@pytest.mark.parametrize(
-    ("folders", "expected"),
-    [
-        (["train", "validation", "test"], "validation"),
-        (["train", "val", "test"], "val"),
-        (["train", "test"], "test"),
-        (["train"], None),
-    ],
-)
-def test_eval_split_unset_takes_validation_else_test(tmp_path, without_network, folders, expected):
-    for folder in folders:
-        write_images(tmp_path / "data" / folder / "cat", 2)
-    config = tiny_config(
-        tmp_path / "run", dataset=f"folder:{tmp_path}/data", eval_split=None, train_batch_size=2
-    )
-    source = Experiment(config).eval_source
-    assert (source and source.name) == (expected and f"folder:{tmp_path}/data ({expected})")
-
-
-def test_eval_split_is_not_opened_for_training_alone(tmp_path, without_network):
-    config = tiny_config(tmp_path / "run", mode="train", eval_split="no such split")
-    assert Experiment(config).eval_source is None
-
-
-def test_eval_split_missing_is_refused(tmp_path):
-    message = refusal(tiny_config(tmp_path / "run", eval_split="validation"))
-    assert message.startswith("--eval_split=validation: digits has the split(s) train, test; use one")
-    assert not (tmp_path / "run").exists()
-
-
-def test_eval_split_with_other_classes_is_refused(tmp_path):
-    for folder in ("train/cat", "train/dog", "test/cat", "test/fox"):
-        write_images(tmp_path / "data" / folder, 2)
-    config = tiny_config(
-        tmp_path / "run", dataset=f"folder:{tmp_path}/data", eval_split=None, train_batch_size=2
-    )
-    message = refusal(config)
-    assert message.startswith("--eval_split: ")
-    assert "they differ in dog, fox; use splits with the same classes." in message
-    assert not (tmp_path / "run").exists()
-
-
-# ---- Sizes that do not fit
-
-
-def test_batch_larger_than_the_data_is_refused(tmp_path, without_network):
-    message = refusal(tiny_config(tmp_path / "run", train_batch_size=1348))
-    assert message.startswith("--train_batch_size=1348: larger than digits (train), which has 1347 examples")
-    assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.distributed
-@pytest.mark.parametrize("flag", ["train_batch_size", "eval_batch_size"])
-def test_batch_that_replicas_cannot_share_is_refused_before_training(tmp_path, without_network, flag):
-    message = refusal(tiny_config(tmp_path / "run", strategy="mirrored", **{flag: 33}))
-    assert message.startswith(f"--{flag}=33: cannot be shared out evenly over 2 replicas; use a multiple")
-    assert not (tmp_path / "run").exists()
-
-
-# ---- Data without labels, and images that cannot be read
-
-
-def test_unlabelled_folder_is_pretrained_without_probe_and_evaluation(tmp_path, log):
-    folder = write_images(tmp_path / "flat", 40)
-    (folder / "007.png").write_bytes(b"no picture")
-    config = tiny_config(
-        tmp_path / "run",
-        dataset=f"folder:{folder}",
-        eval_split=None,
-        train_batch_size=20,
-        train_steps=4,
-        checkpoint_steps=0,
-        max_bad_image_fraction=0.1,
-    )
-    events = []
-    result = train_and_evaluate(config, [events.append])
-    assert result == {"global_step": 4}
-    assert any("has no labels: pretraining without the online linear probe" in m for m in log.messages)
-    assert any(m.startswith("Not evaluated: there is no linear probe") for m in log.messages)
-    assert any(m.startswith("1 unreadable images were skipped: ") and "007.png" in m for m in log.messages)
-    assert "supervised_acc" not in events[-1].metrics
-    # Two epochs of 40 images: the one that cannot be read was drawn twice.
-    assert sum(event.metrics["bad_images"] * event.num_steps for event in events) == pytest.approx(2)
-    assert not [name for name in read_tensors(tmp_path / "run" / "ckpt-4") if "supervised_head" in name]
-
-
-@pytest.mark.slow
-def test_unreadable_images_over_the_share_stop_the_run(tmp_path):
-    folder = write_images(tmp_path / "flat", 40)
-    for number in range(8):
-        (folder / f"{number:03}.png").write_bytes(b"no picture")
-    config = tiny_config(
-        tmp_path / "run", dataset=f"folder:{folder}", eval_split=None, train_batch_size=20, train_steps=50
-    )
-    message = refusal(config)
-    assert message.startswith("--max_bad_image_fraction=0.01: 8 of 40 images of ")
-    assert ".png" in message
-
-
-@pytest.mark.slow
-def test_unreadable_images_in_evaluation_are_counted_and_over_the_share_an_error(tmp_path, log):
-    for part in ("train/cat", "train/dog", "test/cat", "test/dog"):
-        write_images(tmp_path / "data" / part, 20)
-    (tmp_path / "data" / "test" / "cat" / "003.png").write_bytes(b"no picture")
-    flags = {"dataset": f"folder:{tmp_path}/data", "eval_split": None, "train_steps": 2}
-    config = tiny_config(tmp_path / "run", max_bad_image_fraction=0.1, **flags)
-    result = train_and_evaluate(config)
-    assert (result["eval/num_examples"], result["eval/num_bad_images"]) == (39, 1)
-    assert any(message.startswith("1 unreadable images of ") for message in log.messages)
-    message = refusal(tiny_config(tmp_path / "run", mode="eval", **flags))
-    assert message.startswith("--max_bad_image_fraction=0.01: 1 of 40 images of ")
 
 
 # ---- Heads, losses and devices

@@ -207,6 +207,9 @@ class OptimizerConfig:
         check(0 <= self.momentum < 1, "momentum", self.momentum, "use a number from 0 up to, but not, 1.")
 
 
+TRAIN_MODES = ("pretrain",)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """One stage of training."""
@@ -224,7 +227,7 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self):
-        _check_choice("train_mode", self.train_mode, ("pretrain",))
+        _check_choice("train_mode", self.train_mode, TRAIN_MODES)
         check(
             self.train_batch_size >= 2,
             "train_batch_size",

@@ -3,6 +3,8 @@
 Each collective is the identity on one replica, so that callers need no branch.
 """
 
+import functools
+
 import tensorflow as tf
 
 from tf_simclr.config import StrategyConfig, UserError
@@ -69,10 +71,17 @@ def make_strategy(config: StrategyConfig) -> tf.distribute.Strategy:
         return _tpu_strategy(config)
     gpus = tf.config.list_logical_devices("GPU")
     if config.strategy == "mirrored":
-        return tf.distribute.MirroredStrategy([d.name for d in gpus or tf.config.list_logical_devices("CPU")])
+        return _mirrored_strategy(*(d.name for d in gpus or tf.config.list_logical_devices("CPU")))
     if config.strategy == "auto" and len(gpus) > 1:
-        return tf.distribute.MirroredStrategy([d.name for d in gpus])
+        return _mirrored_strategy(*(d.name for d in gpus))
     return tf.distribute.OneDeviceStrategy("/gpu:0" if gpus else "/cpu:0")
+
+
+# TensorFlow numbers the collectives of every MirroredStrategy anew: a second one on the same devices
+# fails as soon as a number stands for another shape or type than in the first.
+@functools.cache
+def _mirrored_strategy(*devices: str) -> tf.distribute.Strategy:
+    return tf.distribute.MirroredStrategy(devices)
 
 
 def _tpu_strategy(config: StrategyConfig) -> tf.distribute.Strategy:

@@ -279,3 +279,8 @@ def test_every_field_of_a_group_comes_from_its_flag():
     config = parse("--dataset=cifar10", *(f"--{name}={value}" for name, value in changed.items()))
     flat, default = config.to_dict(), dataclasses.replace(parse("--dataset=cifar10")).to_dict()
     assert {name: flat[name] for name in flat if flat[name] != default[name]} == changed
+
+
+def test_mode_pretrain_is_short_for_train_then_eval():
+    config, _ = parse_command_line(["--mode=pretrain", "--dataset=cifar10"])
+    assert (config.mode, config.train.train_mode) == ("train_then_eval", "pretrain")

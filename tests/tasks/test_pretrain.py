@@ -164,7 +164,7 @@ def test_train_step_in_float32_is_the_same_within_the_noise_of_permuting_the_bat
             if mode == "xla":
                 permuted = [relative_difference(step(seed, order), received) for order in orders]
                 noise[-1] = max(noise[-1], *permuted)
-    assert np.median(noise) < 1e-3
+    assert np.median(noise) < 0.02
     for mode, values in differences.items():
         assert np.median(values) < 3 * np.median(noise), mode
 
