@@ -31,20 +31,19 @@ def restore(model, start):
         variable.assign(start[name])
 
 
-def train(model, images, steps=2):
+def train(model, images):
     labels = tf.constant([0, 1, 2, 0, 1, 2])
     optimizer = tf.keras.optimizers.SGD(0.1, jit_compile=False)
-    for _ in range(steps):
-        with tf.GradientTape() as tape:
-            outputs = model.forward(images, training=True)
-            logits = outputs.endpoints["logits_sup"]
-            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
-            if model.projection_head[0].trainable:
-                loss += tf.reduce_mean(tf.abs(outputs.head_layers[-1] - 1.0))
-        gradients = tape.gradient(loss, model.trainable_variables)
-        assert all(gradient is not None for gradient in gradients)
-        optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
-        update_moving_statistics(model.norms, outputs.statistics)
+    with tf.GradientTape() as tape:
+        outputs = model.forward(images, training=True)
+        logits = outputs.endpoints["logits_sup"]
+        loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
+        if model.projection_head[0].trainable:
+            loss += tf.reduce_mean(tf.abs(outputs.head_layers[-1] - 1.0))
+    gradients = tape.gradient(loss, model.trainable_variables)
+    assert all(gradient is not None for gradient in gradients)
+    optimizer.apply_gradients(zip(gradients, model.trainable_variables, strict=True))
+    update_moving_statistics(model.norms, outputs.statistics)
 
 
 def is_frozen(name, block):
@@ -62,14 +61,15 @@ def check_frozen(before, after, block):
         assert same == is_frozen(name, block), name
 
 
-@pytest.mark.parametrize("called_before", [False, True], ids=["fresh", "called"])
-@pytest.mark.parametrize("block", range(-1, 5))
+@pytest.mark.parametrize(
+    ("block", "called_before"), [*((block, False) for block in range(-1, 5)), (2, True), (4, True)]
+)
 def test_frozen_part_is_bit_equal_after_training_and_the_rest_moves(
     model, start, images, block, called_before
 ):
     restore(model, start)
     if called_before:
-        train(model, images, steps=1)
+        train(model, images)
     before = snapshot(model)
     model.freeze_after_block(block)
     train(model, images)
@@ -81,7 +81,7 @@ def test_freezing_a_network_before_its_first_call_holds(images):
     model.freeze_after_block(2)
     randomize(model)
     before = snapshot(model)
-    train(model, images, steps=1)
+    train(model, images)
     check_frozen(before, snapshot(model), 2)
 
 

@@ -10,7 +10,7 @@ from tests.networks import random_images, randomize, snapshot, tiny_config, vari
 from tf_simclr.models import build_simclr_model
 
 FEATURES, CLASSES = 64, 5
-HEADS = [("none", 1), ("linear", 1), ("linear", 3), *(("nonlinear", layers) for layers in (1, 2, 3, 4))]
+HEADS = [("none", 1), ("linear", 3), *(("nonlinear", layers) for layers in (1, 2, 3, 4))]
 
 
 @functools.cache
@@ -55,7 +55,7 @@ def test_projection_head_equals_its_definition(mode, layers, images):
         np.testing.assert_allclose(received, x, rtol=1e-10, atol=1e-12)
 
 
-SELECTORS = [("none", 1, -1), ("linear", 3, 1), *(("nonlinear", 3, s) for s in (-4, -2, -1, 0, 1, 2, 3))]
+SELECTORS = [("none", 1, -1), ("linear", 3, 1), *(("nonlinear", 3, s) for s in (-3, -1, 0, 1, 2))]
 
 
 @pytest.mark.parametrize(("mode", "layers", "selector"), SELECTORS)
