@@ -8,7 +8,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-TESTS ?= -n 2 --dist loadgroup
+TESTS ?= -n 2 --dist loadfile
 
 .PHONY: run test test-fast lint format clean
 

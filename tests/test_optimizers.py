@@ -10,7 +10,8 @@ import pytest
 import tensorflow as tf
 
 from tf_simclr import optimizers
-from tf_simclr.config import UserError
+from tf_simclr.config import StrategyConfig, UserError
+from tf_simclr.distribute import make_strategy
 from tf_simclr.schedules import WarmupCosine
 
 needs_addons = pytest.mark.skipif(
@@ -275,7 +276,7 @@ def test_optimizer_is_equal_eager_graph_and_xla(name):
 @pytest.mark.distributed
 @pytest.mark.parametrize("name", NAMES)
 def test_optimizer_on_two_replicas_equals_one(name):
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = make_strategy(StrategyConfig(strategy="mirrored"))
     with strategy.scope():
         variables = make_variables()
         optimizer = make(name, variables)
@@ -301,7 +302,7 @@ def test_optimizer_on_two_replicas_equals_one(name):
 @pytest.mark.distributed
 @pytest.mark.parametrize("name", NAMES)
 def test_build_optimizer_outside_the_scope_makes_state_on_every_replica(name):
-    strategy = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
+    strategy = make_strategy(StrategyConfig(strategy="mirrored"))
     with strategy.scope():
         variables = make_variables()
         optimizer = optimizers.make_optimizer(

@@ -4,6 +4,8 @@ Each collective is the identity on one replica, so that callers need no branch.
 """
 
 import functools
+import socket
+import urllib.parse
 
 import tensorflow as tf
 
@@ -88,6 +90,9 @@ def _tpu_strategy(config: StrategyConfig) -> tf.distribute.Strategy:
     name = config.tpu_name or config.master or ""
     flag = "tpu_name" if config.tpu_name else "master" if config.master else "use_tpu"
     try:
+        if "://" in name:  # TensorFlow aborts the process where such an address does not answer.
+            address = urllib.parse.urlsplit(name)
+            socket.create_connection((address.hostname or "", address.port or 8470), timeout=10).close()
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver(
             tpu=name, zone=config.tpu_zone, project=config.gcp_project
         )

@@ -1,7 +1,6 @@
 """One run: from a configuration to a trained, evaluated network."""
 
 import contextlib
-import functools
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -37,9 +36,6 @@ from tf_simclr.train import Action, make_train_function, train
 
 _LOG = logging.getLogger("tf_simclr")
 _NUM_EXAMPLE_VIEWS = 8
-# One strategy for all runs of a process: each would number its collectives from the start again, and
-# TensorFlow takes two collectives of one number for the same.
-_shared_strategy = functools.cache(make_strategy)
 
 
 def train_and_evaluate(config: ExperimentConfig, actions: Sequence[Action] = ()) -> dict[str, Any]:
@@ -75,7 +71,7 @@ class Experiment:
 
     def __init__(self, config: ExperimentConfig):
         self.config = config
-        self.strategy = _shared_strategy(config.strategy)
+        self.strategy = make_strategy(config.strategy)
         self.train_source = load_source(config.data, config.data.train_split)
         self.eval_source = self._load_eval_source()
         self.plan = make_plan(config, self.train_source.num_examples)
