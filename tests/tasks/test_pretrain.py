@@ -149,10 +149,8 @@ class OneStep:
 one_step = functools.cache(OneStep)
 
 
-MODES_IN_FLOAT32 = ["eager", pytest.param("xla", marks=pytest.mark.slow)]
-
-
-@pytest.mark.parametrize("mode", MODES_IN_FLOAT32)
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["eager", "xla"])
 def test_train_step_in_float32_is_the_same_within_the_noise_of_permuting_the_batch(mode):
     """Medians over batches: an activation that rounds to the other side of 0 moves a single one far."""
     graph, other = one_step("graph"), one_step(mode)
@@ -170,7 +168,8 @@ def test_train_step_in_float32_is_the_same_within_the_noise_of_permuting_the_bat
     assert np.median(differences) < 3 * np.median(noise)
 
 
-@pytest.mark.parametrize("mode", ["graph", pytest.param("xla", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", ["graph", "xla"])
 def test_moving_variance_in_float32_is_the_biased_one(mode):
     """What the fused kernel returns is not: in no mode may its factor be left."""
     exact, received = run_in("eager", num_steps=1), one_step(mode)(seed=0)
