@@ -38,7 +38,7 @@ def parse_command_line(arguments: Sequence[str]) -> tuple[ExperimentConfig, list
     if not uses_flagfile and (unnamed or values.dataset == "digits"):
         why = "no --dataset is named" if unnamed else "--dataset=digits"
         notes.append(
-            f"Recipe: digits, as {why}: handwritten digits, a minute-sized run (flags/recipes/digits.flags)."
+            f"Recipe: digits, as {why}: handwritten digits, a run of minutes (flags/recipes/digits.flags)."
         )
         values = _parse([f"--flagfile={_DIGITS_RECIPE}", *explicit])
     notes += [

@@ -55,7 +55,7 @@ def _define_run(flag_values):
         mode="What to do: train, eval (each new checkpoint until training is over) or train_then_eval; "
         "pretrain is short for --mode=train_then_eval --train_mode=pretrain.",
         model_dir="Directory for checkpoints, results and exports; runs/<dataset>-<train_mode> if not given.",
-        keep_hub_module_max="Exported SavedModels that are kept; 0 switches the export off.",
+        keep_hub_module_max="SavedModels that are kept: a run exports one, at its end; 0 switches the export off.",
     )
     for name, instead in ACCEPTED_WITHOUT_EFFECT.items():
         absl_flags.DEFINE_string(

@@ -118,7 +118,7 @@ def test_value_out_of_range_names_the_range(group, values, flag, mend):
 
 @pytest.mark.parametrize(("mode", "layers"), [("none", 0), ("linear", 1), ("nonlinear", 2)])
 def test_ft_proj_selector_reaches_every_layer_of_the_head(mode, layers):
-    for selector in range(-layers - 1, layers + 1):
+    for selector in range(-1, layers + 1):
         ModelConfig(proj_head_mode=mode, num_proj_layers=2, ft_proj_selector=selector)
     with pytest.raises(UserError, match=rf"--proj_head_mode={mode}\) has {layers} layer"):
         ModelConfig(proj_head_mode=mode, num_proj_layers=2, ft_proj_selector=layers + 1)

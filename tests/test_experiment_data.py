@@ -82,7 +82,7 @@ def test_eval_split_with_other_classes_is_refused(tmp_path):
 
 def test_batch_larger_than_the_data_is_refused(tmp_path, without_network):
     message = refusal(tiny_config(tmp_path / "run", train_batch_size=1348))
-    assert message.startswith("--train_batch_size=1348: larger than digits (train), which has 1347 examples")
+    assert message.startswith("--train_batch_size=1348: digits (train) has only 1347 examples")
     assert not (tmp_path / "run").exists()
 
 

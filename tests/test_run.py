@@ -108,7 +108,7 @@ def test_folder_without_a_usable_set_of_images_is_refused(refused, tmp_path, con
 
 def test_batch_larger_than_the_data_is_refused(refused):
     message = refused(train_batch_size=5000)
-    assert message.startswith("--train_batch_size=5000: larger than digits (train), which has 1347 examples")
+    assert message.startswith("--train_batch_size=5000: digits (train) has only 1347 examples")
 
 
 # ---- Wrong checkpoints and directories

@@ -10,6 +10,7 @@ import sys
 
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 
+_SUBMODULES = ("augment", "checkpoint", "config", "data", "losses", "models", "optimizers", "schedules")
 _PUBLIC = {"train_and_evaluate": "tf_simclr.experiment"}
 
 
@@ -31,4 +32,6 @@ _refuse_keras_3()
 def __getattr__(name: str):
     if name in _PUBLIC:
         return getattr(importlib.import_module(_PUBLIC[name]), name)
+    if name in _SUBMODULES:
+        return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

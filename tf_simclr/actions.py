@@ -63,7 +63,12 @@ class ProgressReporter:
 
     def _update_bar(self, event: LoopEvent) -> None:
         if self._bar is None:
-            self._bar = tqdm.tqdm(total=event.plan.total_steps, initial=event.step, unit="step")
+            self._bar = tqdm.tqdm(
+                total=event.plan.total_steps,
+                initial=event.step,
+                bar_format="{l_bar}{bar:10}| {n_fmt}/{total_fmt}, {remaining} left{postfix}",
+                dynamic_ncols=True,
+            )
         self._bar.update(event.step - self._bar.n)
         self._bar.set_postfix_str(self._describe(event))
         if event.is_last:
@@ -154,6 +159,6 @@ class BadImageWatch:
             check_bad_images(
                 self._source, num_bad=self._bad, num_seen=self._seen, max_fraction=self._max_fraction
             )
-        if event.is_last and self._bad:
-            names = self._source.bad_image_names()
+        names = self._source.bad_image_names()
+        if event.is_last and names:
             _LOG.info("%d unreadable images were skipped: %s", len(names), ", ".join(names[:10]))

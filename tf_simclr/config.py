@@ -6,6 +6,7 @@ program where that has the flag. This module imports no TensorFlow: a wrong valu
 
 import dataclasses
 import math
+import os
 import re
 from typing import Any
 
@@ -88,7 +89,7 @@ class ModelConfig:
         )
         layers = self.num_head_layers
         check(
-            -layers - 1 <= self.ft_proj_selector <= layers,
+            -1 <= self.ft_proj_selector <= layers,
             "ft_proj_selector",
             self.ft_proj_selector,
             f"the projection head (--proj_head_mode={self.proj_head_mode}) has {layers} layer(s); "
@@ -269,7 +270,7 @@ class EvaluationConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StrategyConfig:
-    """Devices. `use_tpu=None` means a TPU where one answers."""
+    """Devices. `use_tpu=None` means a TPU if `tpu_name` or `master` names one."""
 
     strategy: str = "auto"
     use_tpu: bool | None = None
@@ -311,7 +312,8 @@ class ExperimentConfig:
     keep_hub_module_max: int = 1
 
     def __post_init__(self):
-        _check_choice("mode", self.mode, ("train", "eval", "train_then_eval"))
+        modes = ("train", "eval", "train_then_eval")
+        check(self.mode in modes, "mode", self.mode, f"use one of {', '.join((*modes, *TRAIN_MODES))}.")
         check(
             self.keep_hub_module_max >= 0,
             "keep_hub_module_max",
@@ -328,6 +330,7 @@ class ExperimentConfig:
         if self.model_dir is None:
             name = "".join(c if c.isalnum() or c in "-_." else "_" for c in self.data.dataset)
             object.__setattr__(self, "model_dir", f"runs/{name}-{self.train.train_mode}")
+        object.__setattr__(self, "model_dir", os.path.expanduser(self.model_dir))
 
     def to_dict(self) -> dict[str, Any]:
         """Returns {flag name: value} of all settings, ready for JSON."""

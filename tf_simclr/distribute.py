@@ -62,7 +62,7 @@ def make_strategy(config: StrategyConfig) -> tf.distribute.Strategy:
     """Returns the distribution strategy that `config` asks for.
 
     Args:
-        config: `auto` takes a TPU where one is named and answers, else all GPUs, else the CPU.
+        config: `auto` takes the TPU that `tpu_name` or `master` names, else all GPUs, else the CPU.
 
     Raises:
         UserError: a TPU was asked for and none answers, or no such device is here.

@@ -53,6 +53,7 @@ def train_and_evaluate(config: ExperimentConfig, actions: Sequence[Action] = ())
     Raises:
         UserError: anything the user can mend.
     """
+    check_directory(config)  # Before any work on data and devices.
     run = Experiment(config)
     if config.mode == "eval":
         return run.evaluate_each_checkpoint()
@@ -79,8 +80,7 @@ class Experiment:
         self._train_batches = BatchPlan(
             global_batch_size=config.train.train_batch_size, num_replicas=replicas, total_replicas=replicas
         )
-        self._train_batches.check("train_batch_size")
-        self._check_batch_fits()
+        self._train_batches.check_fits(self.train_source)
         self._results = ResultFiles(config)
         self._eval_batches = BatchPlan(
             global_batch_size=config.evaluation.eval_batch_size,
@@ -98,8 +98,8 @@ class Experiment:
     def train(self, actions: Sequence[Action]) -> dict[str, Any]:
         """Trains to the last step, then evaluates if the mode asks for it; see `train_and_evaluate`."""
         config = self.config
-        previous_settings = check_directory(config)
-        result = self._results.finished(previous_settings, self.plan.total_steps)
+        check_directory(config)
+        result = self._results.finished(self.plan.total_steps)
         if config.mode == "train_then_eval" and result is not None:
             _LOG.info("Already finished: %s", self._results.describe(result))
             return result
@@ -135,10 +135,9 @@ class Experiment:
                 f"--mode=eval: nothing to evaluate, as {self._why_not_evaluated()}; "
                 "use a data set with labels and an --eval_split, and --lineareval_while_pretraining=True."
             )
-        check_directory(self.config)
         checkpoints = Checkpoints(directory, self.task)
         result: dict[str, Any] = {"global_step": 0}
-        if tf.train.latest_checkpoint(directory) is None:
+        if latest_checkpoint(directory) is None:
             _LOG.info("Waiting for the first checkpoint in %s.", directory)
         for path in tf.train.checkpoints_iterator(directory, min_interval_secs=1):
             check_directory(self.config)
@@ -191,14 +190,6 @@ class Experiment:
             return f"{self.eval_source.name} has no labels"
         return None
 
-    def _check_batch_fits(self) -> None:
-        batch, examples = self.config.train.train_batch_size, self.train_source.num_examples
-        if batch > examples:
-            raise UserError(
-                f"--train_batch_size={batch}: larger than {self.train_source.name}, which has {examples} "
-                f"examples; use at most {examples}."
-            )
-
     def _train_dataset(self, first_step: int) -> tf.data.Dataset:
         augment = self.config.augment
         view = TrainView(
@@ -236,7 +227,7 @@ class Experiment:
         weights = sum(int(np.prod(v.shape)) for v in self.task.model.trainable_variables)
         devices = self.strategy.num_replicas_in_sync
         _LOG.info(
-            "%s on %s: %d images, %d steps of %d; ResNet-%d (width %g%s, %d px, %.2f M weights) on %d %s; in %s",
+            "%s on %s: %d images, %d steps of %d; ResNet-%d (width %g%s, %d px, %.2f M weights) on %d %s (%s); in %s",
             self.config.train.train_mode,
             self.train_source.name,
             self.train_source.num_examples,
@@ -249,6 +240,7 @@ class Experiment:
             weights / 1e6,
             devices,
             "replica" if devices == 1 else "replicas",
+            self.strategy.extended.worker_devices[0].rpartition("device:")[2] or "CPU",
             self.config.model_dir,
         )
 

@@ -8,7 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_simclr.checkpoint import write_json
-from tf_simclr.config import ExperimentConfig
+from tf_simclr.config import ExperimentConfig, UserError
 
 # A result counts as that of the same evaluation where these are the same.
 _EVALUATION_SETTINGS = ("eval_split", "eval_steps")
@@ -28,25 +28,35 @@ class ResultFiles:
         self._stem = os.path.join(self._directory, f"result_{name}" if name else "result")
 
     def write(self, result: Mapping[str, Any]) -> None:
-        """Writes the result of its step, and the same as the newest one."""
-        write_json(f"{self._stem}_{result['global_step']}.json", result)
-        write_json(f"{self._stem}.json", result)
+        """Writes the result of its step, and the same as the newest one, with what was evaluated.
 
-    def finished(self, previous_settings: Mapping[str, Any], total_steps: int) -> dict[str, Any] | None:
+        Raises:
+            UserError: a file cannot be written.
+        """
+        content = dict(result) | {name: self._settings[name] for name in _EVALUATION_SETTINGS}
+        try:
+            write_json(f"{self._stem}_{result['global_step']}.json", content)
+            write_json(f"{self._stem}.json", content)
+        except (tf.errors.OpError, OSError) as error:
+            reason = str(error).split("\n")[0]
+            raise UserError(
+                f"--model_dir={self._directory}: cannot write {self._stem}.json ({reason}); free some space "
+                "and start again: training is over."
+            ) from error
+
+    def finished(self, total_steps: int) -> dict[str, Any] | None:
         """Returns the result of a finished run; None if there is none, or of another evaluation.
 
         Args:
-            previous_settings: of the last start in this directory.
             total_steps: the last step.
         """
-        old = self._settings | dict(previous_settings)
-        if any(old[name] != self._settings[name] for name in _EVALUATION_SETTINGS):
-            return None
         try:
             with tf.io.gfile.GFile(f"{self._stem}.json") as file:
                 result = json.loads(file.read())
         except (tf.errors.OpError, OSError, ValueError):
             return None  # Missing or damaged: evaluating again writes it.
+        if any(result.pop(name, None) != self._settings[name] for name in _EVALUATION_SETTINGS):
+            return None
         return result if result.get("global_step", 0) >= total_steps else None
 
     def describe(self, result: Mapping[str, Any]) -> str:

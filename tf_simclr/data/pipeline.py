@@ -45,6 +45,15 @@ class BatchPlan:
                 f"replicas; use a multiple of {self.total_replicas}."
             )
 
+    def check_fits(self, source: Source) -> None:
+        """Raises UserError unless a training batch can be shared out and is no larger than the data."""
+        self.check("train_batch_size")
+        if self.global_batch_size > source.num_examples:
+            raise UserError(
+                f"--train_batch_size={self.global_batch_size}: {source.name} has only {source.num_examples} "
+                f"examples; use at most {source.num_examples}."
+            )
+
     def keep_local(self, examples: tf.data.Dataset) -> tf.data.Dataset:
         """Keeps the examples whose rows are made here."""
         if self.num_replicas == self.total_replicas:
@@ -89,12 +98,7 @@ def train_dataset(
     Raises:
         UserError: The batch is larger than the data, or cannot be shared out evenly.
     """
-    plan.check("train_batch_size")
-    if plan.global_batch_size > source.num_examples:
-        raise UserError(
-            f"--train_batch_size={plan.global_batch_size}: {source.name} has only {source.num_examples} "
-            f"examples; use at most {source.num_examples}."
-        )
+    plan.check_fits(source)
     examples = plan.keep_local(source.train_examples(seed, first_step * plan.global_batch_size))
     batch_size = plan.per_replica_batch_size
 

@@ -51,7 +51,7 @@ class PretrainTask:
         )
         optimizers.build_optimizer(self.optimizer, self.model.trainable_variables)
         if config.optimizer.optimizer in ("lars", "lamb"):
-            self._decayed = self._head_variables[:1]
+            self._decayed = [] if head is None else [head.kernel]
         else:
             excluded = {id(v) for norm in self.model.norms for v in norm.trainable_variables}
             self._decayed = [v for v in self.model.trainable_variables if id(v) not in excluded]

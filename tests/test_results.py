@@ -1,0 +1,44 @@
+"""Result files: what a finished run may answer with."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.runs import REPOSITORY, tiny_config
+from tf_simclr.config import ExperimentConfig, UserError
+from tf_simclr.results import ResultFiles
+
+RESULT = {"global_step": 6, "eval/label_top_1_accuracy": 0.5}
+
+
+def test_result_of_the_same_evaluation_is_found(tmp_path):
+    files = ResultFiles(tiny_config(tmp_path))
+    files.write(RESULT)
+    assert files.finished(6) == RESULT
+    assert files.finished(7) is None
+
+
+def test_result_of_another_split_does_not_count(tmp_path):
+    ResultFiles(tiny_config(tmp_path, eval_split="train")).write(RESULT)
+    assert ResultFiles(tiny_config(tmp_path)).finished(6) is None
+
+
+def test_result_that_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot write .*; free some space") as caught:
+        ResultFiles(tiny_config(tmp_path / "file" / "run")).write(RESULT)
+    assert "\n" not in str(caught.value)
+
+
+def test_model_dir_expands_the_home_directory():
+    assert ExperimentConfig(model_dir="~/run").model_dir == os.path.expanduser("~/run")
+
+
+def test_submodules_are_found_after_importing_the_package_alone():
+    code = "import tf_simclr; print(tf_simclr.models.build_simclr_model.__name__)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.strip() == "build_simclr_model", done.stderr
