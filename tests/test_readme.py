@@ -2,11 +2,14 @@
 
 import re
 import shlex
+import subprocess
+import sys
 
 import pytest
 
 from flags.convert import parse_command_line
-from tests.runs import REPOSITORY, run_program
+from tests.data.conftest import grey_image, prepare_tfds
+from tests.runs import REPOSITORY, run_program, write_images
 
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 SHORT = ["--train_steps=2", "--checkpoint_steps=0", "--eval_steps=1", "--mode=train_then_eval"]
@@ -61,3 +64,56 @@ def test_command_on_digits_runs(command, tmp_path):
     done = run_program(*COMMANDS[command], *SHORT, f"--model_dir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
     assert "Result: " in done.stdout
+
+
+# Stands in for sizes that need an accelerator.
+SMALL = ["--train_batch_size=8", "--eval_batch_size=8", "--width_multiplier=0.125", "--use_tpu=False"]
+
+
+@pytest.fixture(scope="module")
+def stand_ins(tmp_path_factory):
+    """A folder with a class a subfolder, and a small data set of the name cifar10 in the format of TFDS."""
+    import tensorflow_datasets as tfds
+
+    root = tmp_path_factory.mktemp("data")
+    for name in ("cat", "dog"):
+        write_images(root / "photos" / name, 10)
+    features = {
+        "image": tfds.features.Image(shape=(32, 32, 3)),
+        "label": tfds.features.ClassLabel(num_classes=2),
+    }
+    examples = [{"image": grey_image(number, 32, 32), "label": number % 2} for number in range(24)]
+    prepare_tfds(root, "Cifar10", features, {"train": examples[:16], "test": examples[16:]})
+    return root
+
+
+def with_stand_ins(arguments, root):
+    for argument in arguments:
+        yield argument.replace("PATH", str(root / "photos")).replace("PREPARED", str(root))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("data", ["folder:PATH", "--data_dir=PREPARED", "cifar10_r18.flags"])
+def test_readme_command_on_other_data_runs(data, stand_ins, tmp_path):
+    (arguments,) = (
+        arguments for arguments in commands_of(PAGES[0].read_text()) if data in " ".join(arguments)
+    )
+    own = with_stand_ins(arguments, stand_ins)
+    directories = [f"--model_dir={tmp_path / 'run'}", f"--data_dir={stand_ins}"]
+    done = run_program(*own, *SHORT, *SMALL, *directories)
+    assert done.returncode == 0, done.stderr
+    assert "Result: " in done.stdout
+
+
+@pytest.mark.slow
+def test_benchmark_of_the_step_runs():
+    page = (REPOSITORY / "docs" / "results.md").read_text()
+    (arguments,) = re.findall(r"^python -m (benchmarks\.step .*)$", page, re.MULTILINE)
+    command = [sys.executable, "-m", *shlex.split(arguments), *SMALL]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False)
+    assert re.match(r"\d+\.\d\d pairs/s", done.stdout), done.stderr
+
+
+def test_pages_have_no_placeholders():
+    for page in PAGES:
+        assert not re.search(r"\b(RUNTIME|STRONG|[A-Z]+_TABLE)\b", page.read_text()), page
