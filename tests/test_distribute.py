@@ -157,6 +157,7 @@ def test_runs_one_after_the_other_in_one_process_do_not_mix_up_their_collectives
         ({"use_tpu": True, "tpu_name": "local"}, "--tpu_name=local"),
         ({"strategy": "tpu", "master": "local"}, "--master=local"),
         ({"tpu_name": "local"}, "--tpu_name=local"),
+        ({"tpu_name": "grpc://127.0.0.1:1"}, "--tpu_name=grpc://127.0.0.1:1"),
     ],
 )
 def test_make_strategy_says_how_to_go_on_without_a_tpu(settings, flag):

@@ -165,7 +165,8 @@ def test_tfds_refuses_in_one_line(config, name, split, message):
     assert "\n" not in str(error.value)
 
 
-def test_tfds_not_prepared_and_no_network_is_one_line(tmp_path):
+def test_tfds_not_prepared_and_no_network_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setattr("tensorflow_datasets.core.download.downloader.MAX_RETRIES", 0)  # Minutes otherwise.
     data = DataConfig(dataset="cifar10", data_dir=str(tmp_path))
     with pytest.raises(
         UserError, match=r"^--dataset=cifar10: not prepared under --data_dir=.* failed \(.*\); "

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from exports import saved_model
 from exports.saved_model import SavedModelExport, make_module, save_model
+from tests.networks import two_replicas
 from tests.runs import TINY, TOTAL_STEPS, finished_run
 from tf_simclr.checkpoint import initialize_from
 from tf_simclr.config import ModelConfig, UserError
@@ -123,6 +124,17 @@ def test_export_has_finite_gradients_for_what_can_be_trained(model, reloaded):
 def test_module_without_a_probe_has_no_logits():
     module = make_module(build_simclr_model(ModelConfig(**BASE | {"proj_head_mode": "none"})))
     assert set(module.serve(random_images(1, 8, 8))) == set(NAMES) - {"logits_sup"}
+
+
+@pytest.mark.distributed
+def test_export_of_a_mirrored_network_equals_it(model, tmp_path):
+    strategy = two_replicas()
+    with strategy.scope():
+        mirrored = build_simclr_model(ModelConfig(**BASE), 10)
+    mirrored.set_weights(model.get_weights())
+    save_model(mirrored, str(tmp_path / "export"))
+    images = random_images(3, 8, 8)
+    assert_same(tf.saved_model.load(str(tmp_path / "export"))(images), model(images, training=False))
 
 
 def make_event(step=5, is_last=True, model=None):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import logging
 import math
 import os
 from typing import Any
@@ -14,6 +15,7 @@ from tf_simclr.data.source import ArraySource, EncodedImages, Source, check_bad_
 from tf_simclr.data.splits import bad_part, missing_split
 from tf_simclr.data.stream_source import RecordFile, StreamSource
 
+_LOG = logging.getLogger("tf_simclr")
 MAX_BYTES_IN_MEMORY = 2**30
 _SHUFFLE_BYTES = 2**29
 _MIN_SHUFFLED_RECORDS = 1000
@@ -182,6 +184,7 @@ def _open(data: DataConfig) -> Any:
         raise UserError(
             f"--dataset={data.dataset}: cannot be opened ({_reason(error)}); check the name."
         ) from error
+    _LOG.info("%s is not prepared under --data_dir=%s: preparing it.", data.dataset, builder.data_dir_root)
     try:
         builder.download_and_prepare()
     except Exception as error:
