@@ -9,7 +9,7 @@ import os
 import sys
 
 from flags.convert import help_text, parse_command_line
-from tf_simclr.config import ExperimentConfig, UserError
+from tf_simclr.config import ExperimentConfig, SemiSupervisedConfig, UserError
 
 
 def main(arguments: list[str]) -> int:
@@ -33,14 +33,18 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def run(config: ExperimentConfig) -> dict:
-    """Runs one configuration, with an export at the end of training; returns its result."""
+def run(config: ExperimentConfig | SemiSupervisedConfig) -> dict:
+    """Runs a configuration, with an export at the end of training of each step; returns its result."""
     # TensorFlow starts only here: a wrong flag has failed before.
     from exports.saved_model import SavedModelExport
-    from tf_simclr import train_and_evaluate
+    from tf_simclr import semi_supervised, train_and_evaluate
 
-    actions = [SavedModelExport(config.model_dir)] if config.keep_hub_module_max else []
-    return train_and_evaluate(config, actions)
+    def make_actions(step: ExperimentConfig) -> list:
+        return [SavedModelExport(step.model_dir)] if step.keep_hub_module_max else []
+
+    if isinstance(config, SemiSupervisedConfig):
+        return semi_supervised(config, make_actions)
+    return train_and_evaluate(config, make_actions(config))
 
 
 if __name__ == "__main__":

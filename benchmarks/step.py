@@ -23,13 +23,15 @@ def time_step(config: ExperimentConfig, num_classes: int = 10) -> list[float]:
     import tensorflow as tf
 
     from tf_simclr.distribute import make_strategy
+    from tf_simclr.models import build_simclr_model
     from tf_simclr.schedules import WarmupCosine
     from tf_simclr.tasks.pretrain import PretrainTask
     from tf_simclr.train import make_train_function
 
     strategy = make_strategy(config.strategy)
     with strategy.scope():
-        task = PretrainTask(config, WarmupCosine(0.1, 10, 1000), num_classes)
+        model, schedule = build_simclr_model(config.model, num_classes), WarmupCosine(0.1, 10, 1000)
+        task = PretrainTask(model, config.optimizer, schedule, config.contrast)
     batch, size = config.train.train_batch_size, config.model.image_size
     element = {
         "views": tuple(tf.random.uniform([batch, size, size, 3]) for _ in range(task.num_views)),

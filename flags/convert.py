@@ -9,48 +9,136 @@ from typing import Any
 from absl import flags as absl_flags
 
 from flags.definitions import ACCEPTED_WITHOUT_EFFECT, define_flags
-from tf_simclr.config import TRAIN_MODES, ExperimentConfig, UserError
+from tf_simclr.config import (
+    SEMI_SUPERVISED,
+    TRAIN_MODES,
+    ExperimentConfig,
+    SemiSupervisedConfig,
+    UserError,
+    check,
+    default_model_dir,
+)
 
 RECIPES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "recipes")
 _DIGITS_RECIPE = os.path.join(RECIPES, "digits.flags")
 
 
-def parse_command_line(arguments: Sequence[str]) -> tuple[ExperimentConfig, list[str]]:
+def parse_command_line(
+    arguments: Sequence[str],
+) -> tuple[ExperimentConfig | SemiSupervisedConfig, list[str]]:
     """Turns a command line into a configuration.
 
     First wins: a flag on the command line, wherever it stands; a `--flagfile`; the digits recipe, if
-    neither a data set nor a flagfile is named, or the data set is digits; the default.
+    neither a data set nor a flagfile is named, or the data set is digits; the default. In each of these
+    places `--STEP.NAME=VALUE` (such as `--finetune.learning_rate=0.1`) sets a flag for one step, and wins
+    over `--NAME=VALUE`; `--STEP.flagfile=PATH` reads a flagfile for one step.
 
     Args:
         arguments: without the program's name.
 
     Returns:
-        The configuration, and lines that tell the user what was chosen for him.
+        The configuration, of one step or of the whole method, and lines that tell the user what was
+        chosen for him.
 
     Raises:
         UserError: a flag or a value is wrong.
     """
-    from_files, explicit = _split_flagfiles(arguments, base=os.curdir)
-    values = _parse([*from_files, *explicit])
+    lines = _Lines(*_split_flagfiles(arguments, base=os.curdir))
+    values = _parse(lines.of_step(None))
     notes = []
-    uses_flagfile = len(explicit) < len(arguments)
+    uses_flagfile = any(argument.lstrip("-").partition("=")[0] == "flagfile" for argument in arguments)
     unnamed = not values["dataset"].present
     if not uses_flagfile and (unnamed or values.dataset == "digits"):
         why = "no --dataset is named" if unnamed else "--dataset=digits"
         notes.append(
             f"Recipe: digits, as {why}: handwritten digits, a run of minutes (flags/recipes/digits.flags)."
         )
-        values = _parse([f"--flagfile={_DIGITS_RECIPE}", *explicit])
+        recipe, _ = _split_flagfiles([f"--flagfile={_DIGITS_RECIPE}"], base=os.curdir)
+        lines = _Lines(recipe, lines.explicit)
+        values = _parse(lines.of_step(None))
+    train_mode = _train_mode(values, bare=unnamed and not uses_flagfile)
+    config: ExperimentConfig | SemiSupervisedConfig
+    if train_mode == SEMI_SUPERVISED:
+        config = _semi_supervised(lines, values)
+    else:
+        config = _config_of_step(lines, train_mode)
+        config.check_inputs()
     notes += [
         f"--{name} is accepted without effect: {instead}."
         for name, instead in ACCEPTED_WITHOUT_EFFECT.items()
         if values[name].present
     ]
-    return config_from_flags(values), notes
+    return config, notes
+
+
+@dataclasses.dataclass(frozen=True)
+class _Lines:
+    """The flags of flagfiles, and those of the command line, which win."""
+
+    from_files: list[str]
+    explicit: list[str]
+
+    def of_step(self, step: str | None) -> list[str]:
+        """Returns the flags that hold for a step, the winning ones last; only the general ones for None."""
+        return [*_of_step(self.from_files, step), *_of_step(self.explicit, step)]
+
+
+def _of_step(arguments: Sequence[str], step: str | None) -> list[str]:
+    general: list[str] = []
+    special: list[str] = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        owner, dot, flag = name.lstrip("-").partition(".")
+        if not dot or not argument.startswith("-"):
+            general.append(argument)
+            continue
+        if owner not in TRAIN_MODES:
+            raise UserError(
+                f"{argument}: no such step; write --STEP.NAME=VALUE with one of {', '.join(TRAIN_MODES)}."
+            )
+        if flag in ("mode", "train_mode", "model_dir"):
+            raise UserError(f"{argument}: cannot differ between the steps; leave it out.")
+        if step is None:  # A mistake must show, whichever step is run.
+            _parse([f"--{flag}{equals}{value}"])
+        if owner == step:
+            special.append(f"--{flag}{equals}{value}")
+    return [*general, *special]
+
+
+def _train_mode(values: absl_flags.FlagValues, *, bare: bool) -> str:
+    """Returns the step that the flags name, or `semi_supervised`."""
+    modes = (*TRAIN_MODES, SEMI_SUPERVISED)
+    if values.mode in modes:
+        return values.mode
+    if not values["train_mode"].present:
+        return SEMI_SUPERVISED if bare and values.mode == "train_then_eval" else values.train_mode
+    check(values.train_mode in modes, "train_mode", values.train_mode, f"use one of {', '.join(modes)}.")
+    return values.train_mode
+
+
+def _semi_supervised(lines: _Lines, values: absl_flags.FlagValues) -> SemiSupervisedConfig:
+    for name in ("checkpoint", "teacher"):
+        check(
+            not values[name].present,
+            name,
+            values[name].value,
+            f"the steps of {SEMI_SUPERVISED} start from each other; leave it out, or name one step: "
+            f"--{'distill' if name == 'teacher' else 'finetune'}.{name}=.",
+        )
+    mode = "train_then_eval" if values.mode == SEMI_SUPERVISED else values.mode
+    steps = {step: _config_of_step(lines, step, f"--mode={mode}") for step in TRAIN_MODES}
+    directory = values.model_dir
+    if directory is None:
+        directory = default_model_dir(steps["pretrain"].data.dataset, SEMI_SUPERVISED)
+    return SemiSupervisedConfig(**steps, model_dir=directory)
+
+
+def _config_of_step(lines: _Lines, step: str, *more: str) -> ExperimentConfig:
+    return config_from_flags(_parse([*lines.of_step(step), *more, f"--train_mode={step}"]))
 
 
 def config_from_flags(flag_values: absl_flags.FlagValues) -> ExperimentConfig:
-    """Returns the configuration that parsed flags describe.
+    """Returns the configuration of one step that parsed flags describe.
 
     Raises:
         UserError: a value is wrong.
@@ -79,11 +167,10 @@ def _fill(owner: Any, flag_values: absl_flags.FlagValues) -> Any:
 
 
 def _parse(arguments: Sequence[str]) -> absl_flags.FlagValues:
-    from_files, explicit = _split_flagfiles(arguments, base=os.curdir)
     flag_values = absl_flags.FlagValues()
     define_flags(flag_values)
     try:
-        rest = flag_values(["run.py", *from_files, *explicit])[1:]
+        rest = flag_values(["run.py", *arguments])[1:]
     except absl_flags.UnrecognizedFlagError as error:
         raise _unknown_flag(error.flagname, flag_values) from error
     except absl_flags.IllegalFlagValueError as error:
@@ -119,7 +206,8 @@ def _split_flagfiles(arguments: Sequence[str], *, base: str, inside: tuple[str, 
     while pending:
         argument = pending.pop(0)
         name, equals, value = argument.lstrip("-").partition("=")
-        if not argument.startswith("-") or name != "flagfile":
+        step, dot, plain_name = name.rpartition(".")
+        if not argument.startswith("-") or plain_name != "flagfile":
             others.append(argument)
             continue
         if not equals:
@@ -132,7 +220,8 @@ def _split_flagfiles(arguments: Sequence[str], *, base: str, inside: tuple[str, 
         nested, own = _split_flagfiles(
             _read_lines(path, value), base=os.path.dirname(path), inside=(*inside, path)
         )
-        from_files += [*nested, *own]
+        # What a step's flagfile says holds for that step.
+        from_files += [f"--{step}{dot}{line.lstrip('-')}" for line in (*nested, *own)]
     return from_files, others
 
 

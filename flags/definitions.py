@@ -53,8 +53,10 @@ def _define_run(flag_values):
         flag_values,
         config.ExperimentConfig,
         mode="What to do: train, eval (each new checkpoint until training is over) or train_then_eval; "
-        "pretrain is short for --mode=train_then_eval --train_mode=pretrain.",
-        model_dir="Directory for checkpoints, results and exports; runs/<dataset>-<train_mode> if not given.",
+        "pretrain, finetune, distill, supervised and semi_supervised are short for "
+        "--mode=train_then_eval --train_mode= the same.",
+        model_dir="Directory for checkpoints, results and exports; runs/<dataset>-<train_mode> if not given. "
+        "semi_supervised keeps a subfolder for each step.",
         keep_hub_module_max="SavedModels that are kept: a run exports one, at its end; 0 switches the export off.",
     )
     for name, instead in ACCEPTED_WITHOUT_EFFECT.items():
@@ -73,6 +75,10 @@ def _define_data(flag_values):
         eval_split="Split to evaluate on; validation, or else test, where the data has it, if not given.",
         cache_dataset="Keep the examples of a data set that is read from records in memory.",
         max_bad_image_fraction="Share of unreadable images, 0 to 1, over which the run stops.",
+        label_fraction="Share of the labels that finetune, supervised and distill see, the same share of "
+        "each class; a smaller one lies inside a larger one.",
+        labels_per_class="Labels of each class that finetune, supervised and distill see; 0 is all.",
+        label_seed="Seed of the choice of those labels.",
     )
 
 
@@ -115,12 +121,13 @@ def _define_training(flag_values):
     _define(
         flag_values,
         config.TrainConfig,
-        train_mode="Stage to train: pretrain.",
+        train_mode="What to train: pretrain, finetune, distill, supervised (the baseline on the same "
+        "labels) or semi_supervised (all of them, one after the other).",
         train_batch_size="Images a step over all replicas; each gives two views while pretraining.",
         train_epochs="Passes over the training split.",
         train_steps="Steps to train; 0 means --train_epochs counts.",
         lineareval_while_pretraining="Train a linear probe beside pretraining, without gradients into it.",
-        checkpoint="Checkpoint, or directory with one, to start a new run from.",
+        checkpoint="What a new run starts from: a checkpoint, a directory with one, or a SavedModel.",
         checkpoint_epochs="Epochs between checkpoints.",
         checkpoint_steps="Steps between checkpoints; 0 means --checkpoint_epochs counts.",
         keep_checkpoint_max="Newest checkpoints that are kept.",
@@ -133,6 +140,18 @@ def _define_training(flag_values):
         contrastive_loss="nt_xent, or decoupled_nt_xent, which suits small batches (arXiv 2110.06848).",
         temperature="Divides the logits of the contrastive loss.",
         hidden_norm="L2-normalise the projections.",
+    )
+    _define(
+        flag_values,
+        config.DistillConfig,
+        teacher="The network that distill follows: a finetuned run's directory, a checkpoint in one, or a "
+        "SavedModel or TF-Hub module that gives logits_sup.",
+        distill_alpha="Weight of the teacher's term, 0 to 1; the labels have the rest (1: no labels are used).",
+        distill_temperature="Divides the logits of teacher and student; the paper: 0.1 for self-distillation, "
+        "1 for a smaller student.",
+        distill_tau_squared="Multiply the teacher's term by the square of the temperature.",
+        distill_labeled_share="Share of labelled images in a batch, below 1; 0 is their share of the data. "
+        "At least one image for each replica.",
     )
     _define(
         flag_values,

@@ -1,5 +1,8 @@
 """Shared set-up: two logical CPU devices, so that replicas are real ones, and no GPU."""
 
+import logging
+import types
+
 import pytest
 
 import tf_simclr  # noqa: F401  (selects Keras 2 before TensorFlow loads)
@@ -19,3 +22,20 @@ def pytest_configure(config):
 @pytest.fixture(autouse=True)
 def _seed():
     tf.keras.utils.set_random_seed(0)
+
+
+@pytest.fixture
+def log(caplog):
+    """What the user is told."""
+    caplog.set_level(logging.INFO, "tf_simclr")
+    return caplog
+
+
+@pytest.fixture
+def without_network(monkeypatch):
+    """Leaves out the network, for tests of what is checked before anything is trained."""
+    from tf_simclr import ingredients
+
+    task = types.SimpleNamespace(eval_step=lambda batch: {})
+    monkeypatch.setattr(ingredients, "build_simclr_model", lambda *arguments: None)
+    monkeypatch.setattr(ingredients, "PretrainTask", lambda *arguments: task)

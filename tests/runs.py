@@ -9,12 +9,13 @@ import sys
 import tempfile
 
 import numpy as np
+import pytest
 import tensorflow as tf
 
 import tf_simclr
 from exports.saved_model import SavedModelExport
 from flags.convert import parse_command_line
-from tf_simclr.config import ExperimentConfig
+from tf_simclr.config import ExperimentConfig, UserError
 from tf_simclr.train import LoopEvent
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
@@ -72,6 +73,15 @@ def differing_tensors(checkpoint, other) -> list[str]:
         for name in names
         if name not in ours or name not in theirs or ours[name].tobytes() != theirs[name].tobytes()
     )
+
+
+def refusal(config: ExperimentConfig) -> str:
+    """The one line with which a run is refused."""
+    with pytest.raises(UserError) as error:
+        tf_simclr.train_and_evaluate(config)
+    message = str(error.value)
+    assert "\n" not in message
+    return message
 
 
 def write_images(folder, count, size=10, seed=0):

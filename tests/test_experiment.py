@@ -1,27 +1,25 @@
 """Whole runs on tiny networks: results, resuming, evaluation, unlabelled data, heads, replicas."""
 
 import dataclasses
-import logging
 import shutil
 import subprocess
 import sys
-import types
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 import tf_simclr
-from tests.runs import REPOSITORY, TOTAL_STEPS, differing_tensors, finished_run, read_tensors, tiny_config
-from tf_simclr import experiment
-from tf_simclr.config import UserError
+from tests.runs import (
+    REPOSITORY,
+    TOTAL_STEPS,
+    differing_tensors,
+    finished_run,
+    read_tensors,
+    refusal,
+    tiny_config,
+)
 from tf_simclr.experiment import Experiment, train_and_evaluate
-
-
-@pytest.fixture
-def log(caplog):
-    caplog.set_level(logging.INFO, "tf_simclr")
-    return caplog
 
 
 @pytest.fixture
@@ -29,21 +27,6 @@ def copy(tmp_path):
     """A directory of its own with the finished run, and that run's settings for it."""
     shutil.copytree(finished_run().directory, tmp_path / "run")
     return tmp_path / "run"
-
-
-@pytest.fixture
-def without_network(monkeypatch):
-    """Leaves out the network, for tests of what is checked before anything is trained."""
-    task = types.SimpleNamespace(eval_step=lambda batch: {})
-    monkeypatch.setattr(experiment, "PretrainTask", lambda *arguments: task)
-
-
-def refusal(config):
-    with pytest.raises(UserError) as error:
-        train_and_evaluate(config)
-    message = str(error.value)
-    assert "\n" not in message
-    return message
 
 
 # ---- A run that finishes
@@ -215,7 +198,7 @@ MIRRORED = """
 import pathlib, sys
 import tf_simclr
 import tensorflow as tf
-from tests.runs import differing_tensors, tiny_config
+from tests.runs import refusal, differing_tensors, tiny_config
 
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)

@@ -1,36 +1,9 @@
 """Whole runs on all kinds of data: splits, sizes, folders without labels, images that cannot be read."""
 
-import logging
-import types
-
 import pytest
 
-from tests.runs import read_tensors, tiny_config, write_images
-from tf_simclr import experiment
-from tf_simclr.config import UserError
+from tests.runs import read_tensors, refusal, tiny_config, write_images
 from tf_simclr.experiment import Experiment, train_and_evaluate
-
-
-@pytest.fixture
-def log(caplog):
-    caplog.set_level(logging.INFO, "tf_simclr")
-    return caplog
-
-
-@pytest.fixture
-def without_network(monkeypatch):
-    """Leaves out the network, for tests of what is checked before anything is trained."""
-    task = types.SimpleNamespace(eval_step=lambda batch: {})
-    monkeypatch.setattr(experiment, "PretrainTask", lambda *arguments: task)
-
-
-def refusal(config):
-    with pytest.raises(UserError) as error:
-        train_and_evaluate(config)
-    message = str(error.value)
-    assert "\n" not in message
-    return message
-
 
 # ---- Which split is evaluated
 

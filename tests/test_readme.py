@@ -10,6 +10,7 @@ import pytest
 from flags.convert import parse_command_line
 from tests.data.conftest import grey_image, prepare_tfds
 from tests.runs import REPOSITORY, run_program, write_images
+from tf_simclr.config import SemiSupervisedConfig
 
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
 SHORT = ["--train_steps=2", "--checkpoint_steps=0", "--eval_steps=1", "--mode=train_then_eval"]
@@ -37,7 +38,9 @@ COMMANDS = commands()
 def on_digits(arguments):
     if "--help" in arguments:
         return False
-    return parse_command_line(arguments)[0].data.dataset == "digits"
+    config, _ = parse_command_line(arguments)
+    steps = config.steps.values() if isinstance(config, SemiSupervisedConfig) else [config]
+    return all(step.data.dataset == "digits" for step in steps)
 
 
 def test_readme_has_commands():

@@ -11,7 +11,7 @@ import sys
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 
 _SUBMODULES = ("augment", "checkpoint", "config", "data", "losses", "models", "optimizers", "schedules")
-_PUBLIC = {"train_and_evaluate": "tf_simclr.experiment"}
+_PUBLIC = {"train_and_evaluate": "tf_simclr.experiment", "semi_supervised": "tf_simclr.pipeline"}
 
 
 def _refuse_keras_3() -> None:

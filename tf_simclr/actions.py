@@ -49,8 +49,14 @@ class ProgressReporter:
             parts.append(
                 f"contrast loss {metrics['contrast_loss']:.3f}{chance}, acc {metrics['contrast_acc']:.1%}"
             )
+        elif "distill_loss" in metrics:
+            agreement = metrics["teacher_agreement"]
+            parts.append(f"distill loss {metrics['distill_loss']:.3f}, as the teacher {agreement:.1%}")
+        else:
+            parts.append(f"loss {metrics['total_loss']:.3f}")
         if "supervised_acc" in metrics:
-            parts.append(f"probe acc {metrics['supervised_acc']:.1%}")
+            what = "probe acc" if "contrast_loss" in metrics else "acc"
+            parts.append(f"{what} {metrics['supervised_acc']:.1%}")
         parts.append(f"lr {float(self._schedule(event.step)):.3g}")
         return " | ".join(parts)
 

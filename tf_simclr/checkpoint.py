@@ -1,42 +1,21 @@
 """Checkpoints: save, resume, start from, and say exactly what does not fit."""
 
-import json
+import dataclasses
 import os
 import re
 from collections.abc import Mapping
 
 import tensorflow as tf
 
-from tf_simclr.config import ExperimentConfig, UserError
+from tf_simclr.config import ModelConfig, UserError
 from tf_simclr.mismatch import describe_differences, listed
+from tf_simclr.models import SimCLRModel, build_simclr_model
+from tf_simclr.run_directory import first_line, latest_checkpoint, read_settings
 
+# What the variables are filed under: in a checkpoint, in a SavedModel of this project.
+_ROOTS = ("model", "weights")
+_HEAD = "supervised_head/"
 _SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
-_SETTINGS_FILE = "flags.json"
-# Changing these between two starts of a run changes neither the weights nor what they mean.
-_FREE_SETTINGS = frozenset(
-    [
-        "mode",
-        "model_dir",
-        "data_dir",
-        "cache_dataset",
-        "max_bad_image_fraction",
-        "eval_split",
-        "eval_steps",
-        "eval_batch_size",
-        "eval_name",
-        "checkpoint_epochs",
-        "checkpoint_steps",
-        "keep_checkpoint_max",
-        "keep_hub_module_max",
-        "steps_per_loop",
-        "strategy",
-        "use_tpu",
-        "tpu_name",
-        "tpu_zone",
-        "gcp_project",
-        "master",
-    ]
-)
 # What TensorFlow raises where a checkpoint is truncated, overwritten or out of reach.
 _READ_ERRORS = (tf.errors.OpError, ValueError, OSError, RuntimeError, IndexError)
 DIVERGED_MEND = "start anew in another --model_dir with a smaller --learning_rate or a longer --warmup_epochs"
@@ -82,7 +61,7 @@ class Checkpoints:
             return self._manager.save(checkpoint_number=step)
         except (tf.errors.OpError, OSError) as error:
             raise UserError(
-                f"--model_dir={self._manager.directory}: cannot write checkpoint {step} ({_first_line(error)}); "
+                f"--model_dir={self._manager.directory}: cannot write checkpoint {step} ({first_line(error)}); "
                 f"the last good one is {self.latest or 'none'}; free some space or choose another directory."
             ) from error
 
@@ -103,7 +82,7 @@ class Checkpoints:
             self._checkpoint.restore(path).assert_existing_objects_matched()
         except AssertionError as error:
             raise UserError(
-                f"{where} does not fit this run ({_first_line(error)}); "
+                f"{where} does not fit this run ({first_line(error)}); "
                 "use the --optimizer it was written with, or another --model_dir."
             ) from error
         except _READ_ERRORS as error:
@@ -111,48 +90,82 @@ class Checkpoints:
         return int(self._task.optimizer.iterations.numpy())
 
 
-def initialize_from(path: str, model) -> str:
-    """Starts `model` from the weights in the checkpoint `path`, and returns one line of what matched.
+def initialize_from(path: str, model: SimCLRModel, *, keep_head: bool = True) -> str:
+    """Starts `model` from the weights in `path`, and returns one line of what matched.
 
     The supervised head is taken over where it has the same shape, and stays new where the number of
     classes differs; everything else must match.
 
     Args:
-        path: a checkpoint, or a directory whose latest one is taken.
-        model: a `SimCLRModel`.
+        path: a checkpoint, a directory whose latest one is taken, or a SavedModel of this project.
+        model: the network; its supervised head is taken as it is where that of `path` is not.
+        keep_head: whether the supervised head may be taken over.
 
     Raises:
         UserError: there is no such checkpoint, or it is of another network.
     """
     path = find_checkpoint(path, "checkpoint")
     where, mend = f"--checkpoint={path}", "use an earlier one"
-    saved = _check_same_network(path, where, model, mend=mend, ignore_head=True)
+    root, saved = _check_same_network(path, where, model, mend=mend, ignore_head=True)
     tree = model.variable_tree()
     expected = _flatten(tree)
-    head = [name for name in expected if name.startswith("supervised_head/")]
-    if any(saved.get(name) != _shape(expected[name]) for name in head):
+    head = [name for name in expected if name.startswith(_HEAD)]
+    if head and not (keep_head and all(saved.get(name) == _shape(expected[name]) for name in head)):
         del tree["supervised_head"]
     restored = _flatten(tree)
     try:
-        tf.train.Checkpoint(model=tree).restore(path).assert_existing_objects_matched().expect_partial()
+        tf.train.Checkpoint(**{root: tree}).restore(path).assert_existing_objects_matched().expect_partial()
     except _READ_ERRORS as error:
         raise _damaged(where, error, mend) from error
     fresh = "; the supervised head starts fresh" if len(restored) < len(expected) else ""
     return f"Starting from {path}: {len(restored)} of {len(expected)} variables matched{fresh}."
 
 
+def load_network(path: str, flag: str) -> SimCLRModel:
+    """Builds the network of a run, as its settings say, with the weights of a checkpoint.
+
+    Args:
+        path: the directory of the run, whose latest checkpoint is taken, or a checkpoint in it.
+        flag: that named the path, for messages.
+
+    Raises:
+        UserError: there is no such checkpoint, or no settings beside it.
+    """
+    path = find_checkpoint(path, flag)
+    where, mend = f"--{flag}={path}", "name another checkpoint"
+    settings = read_settings(os.path.dirname(path))
+    names = {field.name for field in dataclasses.fields(ModelConfig)}
+    if not names <= settings.keys():
+        raise UserError(
+            f"{where}: no flags.json of its run beside it; name a checkpoint in a run's directory."
+        )
+    config = ModelConfig(**{name: settings[name] for name in names})
+    _, saved = _saved_shapes(path, where, mend)
+    model = build_simclr_model(config, saved.get(f"{_HEAD}kernel", (None,))[-1])
+    root, _ = _check_same_network(path, where, model, mend=mend)
+    try:
+        checkpoint = tf.train.Checkpoint(**{root: model.variable_tree()})
+        checkpoint.restore(path).assert_existing_objects_matched().expect_partial()
+    except _READ_ERRORS as error:
+        raise _damaged(where, error, mend) from error
+    return model
+
+
 def find_checkpoint(path: str, flag: str) -> str:
-    """Returns the checkpoint that `path` names: itself, or the latest of a directory.
+    """Returns the checkpoint that `path` names: itself, the latest of a directory, that in a SavedModel.
 
     Raises:
         UserError: there is none.
     """
     path = os.path.expanduser(path)
+    if is_saved_model(path):
+        return os.path.join(path, "variables", "variables")
     if tf.io.gfile.isdir(path):
         latest = latest_checkpoint(path)
         if latest is None:
             raise UserError(
-                f"--{flag}={path}: no checkpoint in this directory; name one that has ckpt-* files."
+                f"--{flag}={path}: no checkpoint in this directory; name one that has ckpt-* files, or a "
+                "SavedModel."
             )
         return latest
     path = re.sub(r"\.(index|data-\d+-of-\d+)$", "", path)
@@ -164,120 +177,46 @@ def find_checkpoint(path: str, flag: str) -> str:
     return path
 
 
-def latest_checkpoint(directory: str) -> str | None:
-    """Returns the newest checkpoint of a directory, also if its list of checkpoints is gone; None if none."""
-    latest = tf.train.latest_checkpoint(directory)
-    if latest is not None:
-        return latest
-    there = {}
-    for name in tf.io.gfile.glob(os.path.join(directory, "ckpt-*.index")):
-        if match := re.fullmatch(r"(ckpt-(\d+))\.index", os.path.basename(name)):
-            there[int(match[2])] = os.path.join(directory, match[1])
-    return there[max(there)] if there else None
+def is_saved_model(path: str) -> bool:
+    """Returns whether `path` is the directory of a SavedModel, which a TF-Hub module on disk is too."""
+    return tf.io.gfile.exists(os.path.join(path, "saved_model.pb"))
 
 
 def _check_same_network(
     path: str, where: str, model, *, mend: str, ignore_head: bool = False
-) -> dict[str, tuple]:
-    """Raises UserError with the differences and the flags that explain them; returns the saved shapes."""
-    saved = _saved_shapes(path, where, mend)
+) -> tuple[str, dict[str, tuple]]:
+    """Raises UserError with the differences and the flags that explain them; returns `_saved_shapes`."""
+    root, saved = _saved_shapes(path, where, mend)
     expected = {name: _shape(variable) for name, variable in _flatten(model.variable_tree()).items()}
 
     def relevant(shapes):
-        return {k: v for k, v in shapes.items() if not (ignore_head and k.startswith("supervised_head/"))}
+        return {k: v for k, v in shapes.items() if not (ignore_head and k.startswith(_HEAD))}
 
     differences = describe_differences(relevant(saved), relevant(expected))
     if differences:
         raise UserError(f"{where}: {differences}")
-    return saved
+    return root, saved
 
 
-def _saved_shapes(path: str, where: str, mend: str) -> dict[str, tuple]:
+def _saved_shapes(path: str, where: str, mend: str) -> tuple[str, dict[str, tuple]]:
+    """Returns what the network's variables are filed under, and their shapes by name."""
     try:
         shapes = tf.train.load_checkpoint(path).get_variable_to_shape_map()
     except _READ_ERRORS as error:
         raise _damaged(where, error, mend) from error
-    saved = {
-        name[len("model/") : -len(_SUFFIX)]: tuple(shape)
-        for name, shape in shapes.items()
-        if name.startswith("model/") and name.endswith(_SUFFIX)
-    }
-    if not saved:
-        raise UserError(f"{where}: not a checkpoint of tf_simclr; name one that this program wrote.")
-    return saved
+    for root in _ROOTS:
+        saved = {
+            name[len(f"{root}/") : -len(_SUFFIX)]: tuple(shape)
+            for name, shape in shapes.items()
+            if name.startswith(f"{root}/") and name.endswith(_SUFFIX)
+        }
+        if saved:
+            return root, saved
+    raise UserError(f"{where}: not written by tf_simclr; name a checkpoint or a SavedModel that is.")
 
 
 def _damaged(where: str, error: BaseException, mend: str) -> UserError:
-    return UserError(f"{where} is damaged or cannot be read ({_first_line(error)}); {mend}.")
-
-
-def check_directory(config: ExperimentConfig) -> dict:
-    """Returns the settings of the run that `model_dir` holds, {} if there is none; changes nothing.
-
-    Settings without a checkpoint or a result are left over from a start that came to nothing.
-
-    Raises:
-        UserError: it holds a run with other settings.
-    """
-    directory = str(config.model_dir)
-    path = os.path.join(directory, _SETTINGS_FILE)
-    try:
-        if not tf.io.gfile.exists(path):
-            return {}
-        with tf.io.gfile.GFile(path) as file:
-            old = json.loads(file.read())
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"--model_dir={directory}: {path} is damaged ({error}); use another directory."
-        ) from error
-    except (tf.errors.OpError, OSError):
-        return {}  # Such a directory cannot be written either, which claiming it reports.
-    begun = latest_checkpoint(directory) or tf.io.gfile.glob(os.path.join(directory, "result*.json"))
-    if begun:
-        _check_same_settings(directory, old, config.to_dict())
-    return old if begun else {}
-
-
-def claim_directory(config: ExperimentConfig) -> None:
-    """Makes `model_dir` and writes its settings.
-
-    Raises:
-        UserError: it cannot be written.
-    """
-    directory = str(config.model_dir)
-    try:
-        tf.io.gfile.makedirs(directory)
-        write_json(os.path.join(directory, _SETTINGS_FILE), config.to_dict())
-    except (tf.errors.OpError, OSError) as error:
-        raise UserError(
-            f"--model_dir={directory}: cannot be written ({_first_line(error)}); use a directory you may write to."
-        ) from error
-
-
-def _check_same_settings(directory: str, old: dict, new: dict) -> None:
-    changed = [
-        f"--{name}={old[name]} there, {new[name]} now"
-        for name in new
-        if name not in _FREE_SETTINGS and name in old and old[name] != new[name]
-    ]
-    if changed:
-        raise UserError(
-            f"--model_dir={directory}: holds a run with other settings ({listed(changed)}); "
-            "use those settings to go on with it, or another --model_dir."
-        )
-
-
-def write_json(path: str, content: Mapping) -> None:
-    """Writes `content` whole or not at all."""
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        with tf.io.gfile.GFile(temporary, "w") as file:
-            file.write(json.dumps(content, indent=2) + "\n")
-        tf.io.gfile.rename(temporary, path, overwrite=True)
-    except BaseException:
-        if tf.io.gfile.exists(temporary):
-            tf.io.gfile.remove(temporary)
-        raise
+    return UserError(f"{where} is damaged or cannot be read ({first_line(error)}); {mend}.")
 
 
 def _flatten(tree: Mapping, prefix: str = "") -> dict[str, tf.Variable]:
@@ -289,7 +228,3 @@ def _flatten(tree: Mapping, prefix: str = "") -> dict[str, tf.Variable]:
 
 def _shape(variable: tf.Variable) -> tuple:
     return tuple(variable.shape)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().split("\n") or [""])[0][:200] or type(error).__name__

@@ -155,9 +155,31 @@ class DataConfig:
     eval_split: str | None = None
     cache_dataset: bool = False
     max_bad_image_fraction: float = 0.01
+    label_fraction: float = 1.0
+    labels_per_class: int = 0
+    label_seed: int = 0
 
     def __post_init__(self):
         _check_finite(self)
+        check(
+            0 < self.label_fraction <= 1,
+            "label_fraction",
+            self.label_fraction,
+            "the share of the labels that is used; use a number above 0, up to 1 (all).",
+        )
+        check(self.labels_per_class >= 0, "labels_per_class", self.labels_per_class, "use 0 (all) or more.")
+        check(
+            self.label_fraction == 1 or not self.labels_per_class,
+            "labels_per_class",
+            self.labels_per_class,
+            f"contradicts --label_fraction={self.label_fraction}; leave one of them out.",
+        )
+        check(
+            0 <= self.label_seed < 2**31,
+            "label_seed",
+            self.label_seed,
+            "use a whole number from 0 to 2147483647.",
+        )
         check(bool(self.dataset), "dataset", self.dataset, "use digits, a TFDS name or folder:PATH.")
         check(bool(self.train_split), "train_split", self.train_split, "name a split, such as train.")
         check(
@@ -166,6 +188,11 @@ class DataConfig:
             self.max_bad_image_fraction,
             "the share of unreadable images that is tolerated; use 0 to 1.",
         )
+
+    @property
+    def few_labels(self) -> bool:
+        """Whether only a part of the labels is used."""
+        return self.label_fraction < 1 or self.labels_per_class > 0
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -184,6 +211,48 @@ class ContrastConfig:
             "temperature",
             self.temperature,
             "divides the logits and must be greater than 0; the paper uses 0.1.",
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DistillConfig:
+    """Distillation: the teacher, and the loss that makes the student agree with it."""
+
+    teacher: str | None = None
+    distill_alpha: float = 1.0
+    distill_temperature: float = 1.0
+    distill_tau_squared: bool = False
+    distill_labeled_share: float = 0.0
+
+    def __post_init__(self):
+        _check_finite(self)
+        check(
+            self.teacher != "", "teacher", "", "name a run's directory, a checkpoint in one, or a SavedModel."
+        )
+        check(
+            0 <= self.distill_alpha <= 1,
+            "distill_alpha",
+            self.distill_alpha,
+            "the weight of the teacher beside the labels; use 0 to 1 (no labels).",
+        )
+        check(
+            self.distill_temperature > 0,
+            "distill_temperature",
+            self.distill_temperature,
+            "divides the logits of teacher and student; use a number above 0: the paper uses 0.1 for "
+            "self-distillation, 1 for a smaller student.",
+        )
+        check(
+            0 <= self.distill_labeled_share < 1,
+            "distill_labeled_share",
+            self.distill_labeled_share,
+            "the share of a batch that is labelled images; use 0 (their share of the data) up to, but not, 1.",
+        )
+        check(
+            self.distill_labeled_share == 0 or self.distill_alpha < 1,
+            "distill_labeled_share",
+            self.distill_labeled_share,
+            "labels are not used with --distill_alpha=1; use a smaller --distill_alpha, or leave it out.",
         )
 
 
@@ -208,7 +277,14 @@ class OptimizerConfig:
         check(0 <= self.momentum < 1, "momentum", self.momentum, "use a number from 0 up to, but not, 1.")
 
 
-TRAIN_MODES = ("pretrain",)
+def default_model_dir(dataset: str, train_mode: str) -> str:
+    """Returns `runs/<dataset>-<train_mode>`, without what has no place in a file's name."""
+    name = "".join(c if c.isalnum() or c in "-_." else "_" for c in dataset)
+    return f"runs/{name}-{train_mode}"
+
+
+TRAIN_MODES = ("pretrain", "finetune", "distill", "supervised")
+SEMI_SUPERVISED = "semi_supervised"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -229,8 +305,9 @@ class TrainConfig:
 
     def __post_init__(self):
         _check_choice("train_mode", self.train_mode, TRAIN_MODES)
+        check(self.train_batch_size >= 1, "train_batch_size", self.train_batch_size, "use at least 1.")
         check(
-            self.train_batch_size >= 2,
+            self.train_batch_size >= 2 or self.train_mode != "pretrain",
             "train_batch_size",
             self.train_batch_size,
             "the contrastive loss needs at least 2 images a batch.",
@@ -303,6 +380,7 @@ class ExperimentConfig:
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     contrast: ContrastConfig = dataclasses.field(default_factory=ContrastConfig)
+    distill: DistillConfig = dataclasses.field(default_factory=DistillConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
@@ -313,7 +391,8 @@ class ExperimentConfig:
 
     def __post_init__(self):
         modes = ("train", "eval", "train_then_eval")
-        check(self.mode in modes, "mode", self.mode, f"use one of {', '.join((*modes, *TRAIN_MODES))}.")
+        choices = ", ".join((*modes, *TRAIN_MODES, SEMI_SUPERVISED))
+        check(self.mode in modes, "mode", self.mode, f"use one of {choices}.")
         check(
             self.keep_hub_module_max >= 0,
             "keep_hub_module_max",
@@ -321,16 +400,42 @@ class ExperimentConfig:
             "use 0 (no export) or more.",
         )
         check(
-            self.train.train_mode != "pretrain" or self.model.fine_tune_after_block == -1,
+            self.train.train_mode == "finetune" or self.model.fine_tune_after_block == -1,
             "fine_tune_after_block",
             self.model.fine_tune_after_block,
-            "pretraining trains the whole network; leave it out, or use -1.",
+            f"--train_mode={self.train.train_mode} trains the whole network; leave it out, or use -1.",
+        )
+        check(
+            self.distill.teacher is None or self.train.train_mode == "distill",
+            "teacher",
+            self.distill.teacher,
+            f"--train_mode={self.train.train_mode} has no teacher; leave it out, or use --train_mode=distill.",
+        )
+        check(
+            self.train.checkpoint is None or self.train.train_mode != "supervised",
+            "checkpoint",
+            self.train.checkpoint,
+            "the supervised baseline starts from scratch; leave it out, or use --train_mode=finetune.",
         )
         check(self.model_dir != "", "model_dir", "", "name a directory, or leave it out.")
         if self.model_dir is None:
-            name = "".join(c if c.isalnum() or c in "-_." else "_" for c in self.data.dataset)
-            object.__setattr__(self, "model_dir", f"runs/{name}-{self.train.train_mode}")
+            object.__setattr__(self, "model_dir", default_model_dir(self.data.dataset, self.train.train_mode))
         object.__setattr__(self, "model_dir", os.path.expanduser(self.model_dir))
+
+    def check_inputs(self) -> None:
+        """Raises UserError where training needs a checkpoint or a teacher and none is named."""
+        if self.mode == "eval":
+            return
+        if self.train.train_mode == "finetune" and self.train.checkpoint is None:
+            raise UserError(
+                "--checkpoint: not given, but finetuning starts from a pretrained network; name the directory "
+                "of its run, a checkpoint or a SavedModel, or use --train_mode=supervised."
+            )
+        if self.train.train_mode == "distill" and self.distill.teacher is None:
+            raise UserError(
+                "--teacher: not given, but distillation follows a teacher; name the directory of a finetuned "
+                "run, a checkpoint in it, or a SavedModel with logits."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """Returns {flag name: value} of all settings, ready for JSON."""
@@ -340,3 +445,48 @@ class ExperimentConfig:
             is_group = dataclasses.is_dataclass(value) and not isinstance(value, type)
             flat |= dataclasses.asdict(value) if is_group else {field.name: value}
         return flat
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class SemiSupervisedConfig:
+    """The whole method: each step is a configuration of its own.
+
+    The steps' directories lie below `model_dir`. Finetuning starts from what was pretrained, and is
+    the teacher of the distillation, unless `checkpoint` or `teacher` name others.
+    """
+
+    pretrain: ExperimentConfig
+    finetune: ExperimentConfig
+    distill: ExperimentConfig
+    supervised: ExperimentConfig
+    model_dir: str
+
+    def __post_init__(self):
+        directory = os.path.expanduser(self.model_dir)
+        object.__setattr__(self, "model_dir", directory)
+        for name, step in self.steps.items():
+            check(
+                step.train.train_mode == name,
+                f"{name}.train_mode",
+                step.train.train_mode,
+                f"this step can be nothing but {name}.",
+            )
+            check(
+                step.mode == "train_then_eval",
+                "mode",
+                step.mode,
+                "the whole method trains and evaluates; name one step with --train_mode, or use train_then_eval.",
+            )
+            object.__setattr__(self, name, dataclasses.replace(step, model_dir=os.path.join(directory, name)))
+        self._set("finetune", "train", checkpoint=self.finetune.train.checkpoint or self.pretrain.model_dir)
+        self._set("distill", "distill", teacher=self.distill.distill.teacher or self.finetune.model_dir)
+
+    def _set(self, name: str, group: str, **values: Any) -> None:
+        step = self.steps[name]
+        changed = dataclasses.replace(getattr(step, group), **values)
+        object.__setattr__(self, name, dataclasses.replace(step, **{group: changed}))
+
+    @property
+    def steps(self) -> dict[str, ExperimentConfig]:
+        """The steps by name, in the order in which they run."""
+        return {name: getattr(self, name) for name in TRAIN_MODES}

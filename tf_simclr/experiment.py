@@ -9,29 +9,16 @@ import numpy as np
 import tensorflow as tf
 
 from tf_simclr import actions as standard_actions
-from tf_simclr.augment.views import EvalView, TrainView
-from tf_simclr.checkpoint import (
-    Checkpoints,
-    check_directory,
-    claim_directory,
-    initialize_from,
-    latest_checkpoint,
-)
+from tf_simclr.augment import EvalView
+from tf_simclr.checkpoint import Checkpoints
 from tf_simclr.config import ExperimentConfig, UserError
-from tf_simclr.data import (
-    BatchPlan,
-    Source,
-    available_splits,
-    check_bad_images,
-    eval_dataset,
-    load_source,
-    train_dataset,
-)
+from tf_simclr.data import BatchPlan, Source, available_splits, check_bad_images, eval_dataset, load_source
 from tf_simclr.distribute import make_strategy
 from tf_simclr.evaluate import evaluate, make_eval_function
+from tf_simclr.ingredients import make_ingredients, training_batches
 from tf_simclr.planning import chance_loss, make_plan, make_schedule
 from tf_simclr.results import ResultFiles
-from tf_simclr.tasks.pretrain import PretrainTask
+from tf_simclr.run_directory import check_directory, claim_directory, latest_checkpoint
 from tf_simclr.train import Action, make_train_function, train
 
 _LOG = logging.getLogger("tf_simclr")
@@ -53,6 +40,7 @@ def train_and_evaluate(config: ExperimentConfig, actions: Sequence[Action] = ())
     Raises:
         UserError: anything the user can mend.
     """
+    config.check_inputs()
     check_directory(config)  # Before any work on data and devices.
     run = Experiment(config)
     if config.mode == "eval":
@@ -73,26 +61,15 @@ class Experiment:
     def __init__(self, config: ExperimentConfig):
         self.config = config
         self.strategy = make_strategy(config.strategy)
-        self.train_source = load_source(config.data, config.data.train_split)
+        self._num_replicas = self.strategy.num_replicas_in_sync
+        self._ingredients = make_ingredients(config, self._num_replicas)
+        self.train_source = self._ingredients.source
         self.eval_source = self._load_eval_source()
         self.plan = make_plan(config, self.train_source.num_examples)
-        replicas = self.strategy.num_replicas_in_sync
-        self._train_batches = BatchPlan(
-            global_batch_size=config.train.train_batch_size, num_replicas=replicas, total_replicas=replicas
-        )
-        self._train_batches.check_fits(self.train_source)
         self._results = ResultFiles(config)
-        self._eval_batches = BatchPlan(
-            global_batch_size=config.evaluation.eval_batch_size,
-            num_replicas=replicas,
-            total_replicas=replicas,
-        )
-        if self.eval_source is not None:
-            self._eval_batches.check("eval_batch_size")
         self.schedule = make_schedule(config, self.train_source.num_examples, self.plan.total_steps)
-        tf.keras.utils.set_random_seed(config.train.seed)  # The initial weights are drawn from it.
         with self.strategy.scope():
-            self.task = PretrainTask(config, self.schedule, self._num_probe_classes())
+            self.task = self._ingredients.make_task(self.schedule)
         self._evaluate_batch = make_eval_function(self.task, self.strategy)
 
     def train(self, actions: Sequence[Action]) -> dict[str, Any]:
@@ -105,7 +82,7 @@ class Experiment:
             return result
         if config.train.checkpoint and latest_checkpoint(str(config.model_dir)) is None:
             # Before the directory is made: what does not fit must leave nothing behind.
-            _LOG.info(initialize_from(config.train.checkpoint, self.task.model))
+            _LOG.info(self._ingredients.initialize(self.task.model))
         claim_directory(config)
         checkpoints = Checkpoints(str(config.model_dir), self.task, keep=config.train.keep_checkpoint_max)
         step = checkpoints.restore()
@@ -133,7 +110,8 @@ class Experiment:
         if not self._can_evaluate():
             raise UserError(
                 f"--mode=eval: nothing to evaluate, as {self._why_not_evaluated()}; "
-                "use a data set with labels and an --eval_split, and --lineareval_while_pretraining=True."
+                "use a data set with labels and an --eval_split, and for pretraining "
+                "--lineareval_while_pretraining=True and all labels."
             )
         checkpoints = Checkpoints(directory, self.task)
         result: dict[str, Any] = {"global_step": 0}
@@ -157,26 +135,23 @@ class Experiment:
         data = self.config.data
         if self.config.mode == "train":
             return None
-        if data.eval_split is not None:
-            return load_source(data, data.eval_split, flag="eval_split")
-        splits = available_splits(data)
-        for split in ("validation", "val", "test"):
-            if split in splits:
-                return load_source(data, split, flag="eval_split")
-        return None
+        splits = [data.eval_split] if data.eval_split is not None else []
+        splits = splits or [s for s in ("validation", "val", "test") if s in available_splits(data)]
+        if not splits:
+            return None
+        source = load_source(data, splits[0], flag="eval_split")
+        self._eval_batches.check("eval_batch_size")
+        if self._ingredients.num_classes is not None:
+            _check_same_classes(self.train_source, source)
+        return source
 
-    def _num_probe_classes(self) -> int | None:
-        num_classes = self.train_source.num_classes
-        if not self.config.train.lineareval_while_pretraining:
-            return None
-        if num_classes is None:
-            _LOG.info(
-                "%s has no labels: pretraining without the online linear probe.", self.train_source.name
-            )
-            return None
-        if self.eval_source is not None:
-            _check_same_classes(self.train_source, self.eval_source)
-        return num_classes
+    @property
+    def _eval_batches(self) -> BatchPlan:
+        return BatchPlan(
+            global_batch_size=self.config.evaluation.eval_batch_size,
+            num_replicas=self._num_replicas,
+            total_replicas=self._num_replicas,
+        )
 
     def _can_evaluate(self) -> bool:
         return self._why_not_evaluated() is None
@@ -191,22 +166,9 @@ class Experiment:
         return None
 
     def _train_dataset(self, first_step: int) -> tf.data.Dataset:
-        augment = self.config.augment
-        view = TrainView(
-            image_size=self.config.model.image_size,
-            crop_min_area=augment.crop_min_area,
-            use_flip=augment.use_flip,
-            random_rotation=augment.random_rotation,
-            color_jitter_strength=augment.color_jitter_strength,
-            use_blur=augment.use_blur,
-        )
-        return train_dataset(
-            self.train_source,
-            view,
-            plan=self._train_batches,
-            seed=self.config.train.seed,
-            num_views=self.task.num_views,
-            first_step=first_step,
+        views, replicas = self.task.num_views, self._num_replicas
+        return training_batches(
+            self.config, self._ingredients, replicas, num_views=views, first_step=first_step
         )
 
     def _example_views(self) -> tf.Tensor:
@@ -245,7 +207,10 @@ class Experiment:
         )
 
     def _evaluate_and_write(self) -> dict[str, Any]:
-        result: dict[str, Any] = {"global_step": int(self.task.optimizer.iterations.numpy())}
+        result: dict[str, Any] = {
+            "global_step": int(self.task.optimizer.iterations.numpy()),
+            "num_weights": sum(v.shape.num_elements() for v in self.task.model.used_variables),
+        }
         directory = str(self.config.model_dir)
         reason = self._why_not_evaluated()
         source = self.eval_source

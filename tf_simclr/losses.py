@@ -167,6 +167,41 @@ def supervised_loss(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits))
 
 
+def distillation_loss(
+    teacher_logits: tf.Tensor, logits: tf.Tensor, *, temperature: float, tau_squared: bool = False
+) -> tf.Tensor:
+    """Mean cross entropy of the student's classes under the teacher's, in nats.
+
+    SimCLRv2 (arXiv 2006.10029), equation 2, as a mean over the images: P = softmax(f / temperature),
+    L = -mean_x sum_y P_teacher(y|x) log P_student(y|x). No gradient reaches the teacher. It is least, and
+    equal to the teacher's entropy, where the student agrees. A second loss on labels is the caller's.
+
+    Args:
+        teacher_logits: floating `[B, K]`.
+        logits: floating `[B, K]`, of the student; half precision is computed in float32.
+        temperature: tau, > 0; divides the logits of both.
+        tau_squared: multiply with tau^2, which keeps the size of the gradient; the paper's equation has
+            no such factor.
+
+    Returns:
+        Scalar `[]` in the student's dtype, at least float32.
+
+    Raises:
+        ValueError: if dtypes, shapes or temperature do not fit.
+    """
+    logits = _at_least_float32(logits, "logits")
+    teacher_logits = tf.cast(_at_least_float32(teacher_logits, "teacher_logits"), logits.dtype)
+    if logits.shape.rank != 2 or not logits.shape.is_compatible_with(teacher_logits.shape):
+        raise ValueError(
+            f"the logits of teacher and student must be [B, K]; received {teacher_logits.shape} and {logits.shape}."
+        )
+    if not temperature > 0:
+        raise ValueError(f"temperature must be greater than 0; received {temperature}.")
+    targets = tf.stop_gradient(tf.nn.softmax(teacher_logits / temperature))
+    loss = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(targets, logits / temperature))
+    return loss * temperature**2 if tau_squared else loss
+
+
 def l2_loss(variables: Sequence[Any]) -> tf.Tensor | float:
     """Half the sum of squares, sum |v|^2 / 2, whose gradient is v.
 

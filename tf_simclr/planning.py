@@ -37,8 +37,10 @@ def make_schedule(config: ExperimentConfig, num_examples: int, total_steps: int)
     )
 
 
-def chance_loss(config: ExperimentConfig) -> float:
-    """Returns the contrastive loss of a network that knows nothing."""
+def chance_loss(config: ExperimentConfig) -> float | None:
+    """Returns the contrastive loss of a network that knows nothing; None where there is no such loss."""
+    if config.train.train_mode != "pretrain":
+        return None
     batch = config.train.train_batch_size
     # Without the positive in its denominator the decoupled loss is lower.
     decoupled = config.contrast.contrastive_loss == "decoupled_nt_xent"

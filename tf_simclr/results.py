@@ -7,8 +7,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_simclr.checkpoint import write_json
 from tf_simclr.config import ExperimentConfig, UserError
+from tf_simclr.run_directory import write_json
 
 # A result counts as that of the same evaluation where these are the same.
 _EVALUATION_SETTINGS = ("eval_split", "eval_steps")
@@ -24,6 +24,7 @@ class ResultFiles:
     def __init__(self, config: ExperimentConfig):
         self._directory = str(config.model_dir)
         self._settings = config.to_dict()
+        self._what = "linear probe" if config.train.train_mode == "pretrain" else config.train.train_mode
         name = config.evaluation.eval_name
         self._stem = os.path.join(self._directory, f"result_{name}" if name else "result")
 
@@ -66,4 +67,4 @@ class ResultFiles:
             return where
         top_1, top_5 = result["eval/label_top_1_accuracy"], result["eval/label_top_5_accuracy"]
         images = result["eval/num_examples"]
-        return f"linear probe top-1 {top_1:.2%}, top-5 {top_5:.2%} on {images} held-out images; {where}"
+        return f"{self._what} top-1 {top_1:.2%}, top-5 {top_5:.2%} on {images} held-out images; {where}"

@@ -22,6 +22,7 @@ from tests.networks import (
 )
 from tf_simclr import optimizers
 from tf_simclr.config import ContrastConfig, ExperimentConfig, OptimizerConfig
+from tf_simclr.models import build_simclr_model
 from tf_simclr.schedules import WarmupCosine
 from tf_simclr.tasks.pretrain import PretrainTask
 
@@ -37,7 +38,8 @@ def make_task(precision="float64", num_classes=CLASSES, optimizer="lars", contra
     )
     peak = PEAK_LARS if optimizer == "lars" else PEAK_MOMENTUM
     schedule = WarmupCosine(peak, 0, 100, dtype=precision)
-    task = PretrainTask(config, schedule, num_classes)
+    model = build_simclr_model(config.model, num_classes)
+    task = PretrainTask(model, config.optimizer, schedule, config.contrast)
     randomize(task.model)
     return task
 

@@ -4,9 +4,10 @@ A `Source` holds the examples of one split; `load_source` makes it from a `DataC
 `train_dataset` and `eval_dataset` turn a source and a view into batches.
 """
 
-from tf_simclr.data.pipeline import BatchPlan, eval_dataset, train_dataset
+from tf_simclr.data.pipeline import BatchPlan, eval_dataset, mix_labelled, train_dataset
 from tf_simclr.data.source import ArraySource, Source, check_bad_images
 from tf_simclr.data.sources import available_splits, load_source
+from tf_simclr.data.subsets import choose_labelled, few_labels
 
 __all__ = [
     "ArraySource",
@@ -14,7 +15,10 @@ __all__ = [
     "Source",
     "available_splits",
     "check_bad_images",
+    "choose_labelled",
     "eval_dataset",
+    "few_labels",
     "load_source",
+    "mix_labelled",
     "train_dataset",
 ]

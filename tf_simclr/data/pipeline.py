@@ -96,9 +96,9 @@ def train_dataset(
         whose image is unreadable, so that the next readable one of the order stands in.
 
     Raises:
-        UserError: The batch is larger than the data, or cannot be shared out evenly.
+        UserError: The batch cannot be shared out evenly.
     """
-    plan.check_fits(source)
+    plan.check("train_batch_size")
     examples = plan.keep_local(source.train_examples(seed, first_step * plan.global_batch_size))
     batch_size = plan.per_replica_batch_size
 
@@ -116,6 +116,26 @@ def train_dataset(
 
     rows = batch_rows(source, examples, batch_size=batch_size, crop=crop, num_candidates=NUM_CANDIDATES)
     return _finished(rows, finish)
+
+
+def mix_labelled(unlabelled: tf.data.Dataset, labelled: tf.data.Dataset) -> tf.data.Dataset:
+    """Puts each batch of labelled examples behind one of unlabelled examples.
+
+    Args:
+        unlabelled: From `train_dataset`; its labels, if any, are dropped.
+        labelled: From `train_dataset`, with labels.
+
+    Returns:
+        Dataset of dicts like those of `train_dataset`, with -1 as the label of the unlabelled examples.
+    """
+
+    def mix(first: dict, second: dict) -> dict:
+        views = tuple(tf.concat(pair, axis=0) for pair in zip(first["views"], second["views"], strict=True))
+        unknown = tf.fill([first["views"][0].shape[0]], tf.constant(-1, second["labels"].dtype))
+        labels = tf.concat([unknown, second["labels"]], axis=0)
+        return {"views": views, "labels": labels, "bad_images": first["bad_images"] + second["bad_images"]}
+
+    return _with_options(tf.data.Dataset.zip((unlabelled, labelled)).map(mix).prefetch(tf.data.AUTOTUNE))
 
 
 def eval_dataset(source: Source, view: EvalView, *, plan: BatchPlan) -> tf.data.Dataset:
@@ -180,7 +200,10 @@ def _padded(examples: tf.data.Dataset, num_examples: int, batch_size: int) -> tf
 
 
 def _finished(rows: tf.data.Dataset, finish: Callable[[dict], dict]) -> tf.data.Dataset:
-    dataset = rows.map(finish, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE)
+    return _with_options(rows.map(finish, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE))
+
+
+def _with_options(dataset: tf.data.Dataset) -> tf.data.Dataset:
     options = tf.data.Options()
     options.deterministic = True
     # The plan chooses the rows of this worker; TensorFlow must not choose among them again.

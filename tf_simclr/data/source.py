@@ -65,6 +65,22 @@ class Source(abc.ABC):
         """
 
     @abc.abstractmethod
+    def read_labels(self) -> np.ndarray:
+        """Returns the label of each example, int32 [N], in the order of `eval_examples`; -1 is none.
+
+        Only for a source with labels.
+        """
+
+    @abc.abstractmethod
+    def subset(self, indices: np.ndarray, name: str) -> "Source":
+        """Returns a source of some examples, with all classes.
+
+        Args:
+            indices: Sorted numbers of the examples, in the order of `eval_examples`; int64 [M].
+            name: Of the new source, for messages.
+        """
+
+    @abc.abstractmethod
     def eval_examples(self) -> tf.data.Dataset:
         """Returns all examples once, in a fixed order, as dicts like those of `train_examples`."""
 
@@ -110,6 +126,15 @@ class ArraySource(RandomAccessSource):
         super().__init__(name, len(images), None if labels is None else class_names)
         self.images = images
         self.labels = None if labels is None else labels.astype(np.int32)
+
+    def read_labels(self) -> np.ndarray:
+        """See `Source.read_labels`."""
+        return np.array(self.labels)
+
+    def subset(self, indices: np.ndarray, name: str) -> "ArraySource":
+        """See `Source.subset`."""
+        labels = None if self.labels is None else self.labels[indices]
+        return ArraySource(name, self.images[indices], labels, self.class_names)
 
 
 class EncodedSource(Source):
@@ -158,9 +183,25 @@ class EncodedImages(RandomAccessSource, EncodedSource):
         self.labels = None if labels is None else labels.astype(np.int32)
         self._read = read
         self._example_names = example_names
+        self._encoded = images
         with tf.device("CPU:0"):
             self._images = tf.constant(images, tf.string)
             self._label_tensor = None if labels is None else tf.constant(self.labels)
+
+    def read_labels(self) -> np.ndarray:
+        """See `Source.read_labels`."""
+        return np.array(self.labels)
+
+    def subset(self, indices: np.ndarray, name: str) -> "EncodedImages":
+        """See `Source.subset`."""
+        return EncodedImages(
+            name,
+            [self._encoded[index] for index in indices],
+            read=self._read,
+            example_names=[self._example_names[index] for index in indices],
+            labels=None if self.labels is None else self.labels[indices],
+            class_names=self.class_names,
+        )
 
     def decode(self, example: dict, candidate: int) -> tuple[tf.Tensor, tf.Tensor]:
         """See `EncodedSource.decode`."""

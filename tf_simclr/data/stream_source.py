@@ -4,9 +4,10 @@ import dataclasses
 import os
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import tensorflow as tf
 
-from tf_simclr.data.source import NUM_CANDIDATES, EncodedSource, decode_image, order_seed
+from tf_simclr.data.source import NUM_CANDIDATES, EncodedImages, EncodedSource, decode_image, order_seed
 
 _FILES_AT_A_TIME = 16
 _RECORDS_PER_TURN = 16
@@ -66,9 +67,33 @@ class StreamSource(EncodedSource):
 
     def eval_examples(self) -> tf.data.Dataset:
         """See `Source.eval_examples`."""
-        records = self._read(tf.range(len(self._files), dtype=tf.int64))
-        windows = records.map(lambda *record: (record,) * NUM_CANDIDATES)
+        windows = self._all_records().map(lambda *record: (record,) * NUM_CANDIDATES)
         return windows.enumerate().map(_to_example)
+
+    def read_labels(self) -> np.ndarray:
+        """See `Source.read_labels`; reads all records once."""
+        labels = self._all_records().map(lambda _, record: self._parse(record)[1], tf.data.AUTOTUNE)
+        return np.concatenate(list(labels.batch(4096).as_numpy_iterator())).astype(np.int32)
+
+    def subset(self, indices: np.ndarray, name: str) -> EncodedImages:
+        """See `Source.subset`; reads all records once and keeps the chosen images in memory, encoded."""
+        wanted = np.zeros([self.num_examples], bool)
+        wanted[indices] = True
+        is_wanted = tf.data.Dataset.from_tensor_slices(wanted)
+        chosen = tf.data.Dataset.zip((is_wanted, self._all_records())).filter(lambda wanted, _: wanted)
+        parsed = chosen.map(lambda _, record: (record[0], *self._parse(record[1])), tf.data.AUTOTUNE)
+        keys, images, labels = zip(*parsed.as_numpy_iterator(), strict=True)
+        return EncodedImages(
+            name,
+            images,
+            read=tf.identity,
+            example_names=[self.example_name(int(key)) for key in keys],
+            labels=None if self.class_names is None else np.array(labels),
+            class_names=self.class_names,
+        )
+
+    def _all_records(self) -> tf.data.Dataset:
+        return self._read(tf.range(len(self._files), dtype=tf.int64))
 
     def decode(self, example: dict, candidate: int) -> tuple[tf.Tensor, tf.Tensor]:
         """See `EncodedSource.decode`."""

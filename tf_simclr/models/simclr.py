@@ -44,6 +44,7 @@ class SimCLRModel(tf.keras.Model):
         self.encoder: list[Stage] = build_stages(config)
         features = self.encoder[-1].output_shape["features"][-1]
         self.projection_head: list[Stage] = build_projection_head(config, features)
+        self._num_used_head_layers = len(self.projection_head)
         self.supervised_head = None
         if num_classes is not None:
             widths = [features, *(stage.output_shape["features"][-1] for stage in self.projection_head)]
@@ -54,6 +55,13 @@ class SimCLRModel(tf.keras.Model):
     def norms(self):
         """All batch-norm layers, in the order of `ForwardPass.statistics`."""
         return [norm for stage in (*self.encoder, *self.projection_head) for norm in stage.norms]
+
+    @property
+    def used_variables(self) -> list[tf.Variable]:
+        """All variables but those that the classifier has no use for; see `freeze_for_finetuning`."""
+        parts = [*self.encoder, *self.projection_head[: self._num_used_head_layers]]
+        parts += [] if self.supervised_head is None else [self.supervised_head]
+        return [variable for part in parts for variable in part.variables]
 
     def forward(self, images, *, training: bool, detach_supervised_head: bool = False) -> ForwardPass:
         """Computes every output without changing any variable.
@@ -106,6 +114,21 @@ class SimCLRModel(tf.keras.Model):
             stage.trainable = stage.group > block
         for stage in self.projection_head:
             stage.trainable = block < self.encoder[-1].group
+
+    def freeze_for_finetuning(self, block: int = -1) -> None:
+        """Leaves trainable what the supervised head depends on, beyond what `block` freezes.
+
+        The layers of the projection head behind the one that the supervised head sits on are frozen:
+        their weights, and their batch-norm statistics.
+
+        Args:
+            block: as for `freeze_after_block`.
+        """
+        self.freeze_after_block(block)
+        selector = self.config.ft_proj_selector
+        self._num_used_head_layers = selector if selector >= 0 else len(self.projection_head)
+        for stage in self.projection_head[self._num_used_head_layers :]:
+            stage.trainable = False
 
     def variable_tree(self) -> dict:
         """Returns all variables as nested dictionaries: part, stage, layer, variable.

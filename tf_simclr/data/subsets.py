@@ -1,0 +1,86 @@
+"""Few labels: a stratified, seeded choice of labelled examples."""
+
+import numpy as np
+
+from tf_simclr.config import DataConfig, UserError, check
+from tf_simclr.data.source import Source
+
+
+def choose_labelled(
+    labels: np.ndarray, num_classes: int, *, fraction: float = 1.0, per_class: int = 0, seed: int = 0
+) -> np.ndarray:
+    """Chooses the same share, or the same number, of every class.
+
+    Each class has one seeded order, of which the first are taken: the choice of a smaller share lies
+    inside that of a larger one with the same seed.
+
+    Args:
+        labels: int [N] in [0, num_classes); negative for examples without a label, which are not chosen.
+        num_classes: Number of classes.
+        fraction: Share of each class, in (0, 1]; rounded to the nearest number of examples, a half up.
+        per_class: Number of examples of each class instead, unless it is 0.
+        seed: Seed of the orders.
+
+    Returns:
+        Sorted numbers of the chosen examples, int64 [M].
+
+    Raises:
+        ValueError: A class would be empty, or has fewer than `per_class` examples.
+    """
+    chosen = []
+    for number in range(num_classes):
+        members = np.flatnonzero(labels == number)
+        count = per_class or _share(fraction, len(members))
+        if not 0 < count <= len(members):
+            raise ValueError(f"class {number} has {len(members)} examples; cannot choose {count} of them.")
+        order = np.random.default_rng([seed, number]).permutation(len(members))
+        chosen.append(members[order[:count]])
+    return np.sort(np.concatenate(chosen))
+
+
+def few_labels(source: Source, data: DataConfig) -> Source:
+    """Returns the examples whose labels may be used, as `label_fraction` or `labels_per_class` say.
+
+    Args:
+        source: The examples of a split, with labels.
+        data: The data set.
+
+    Raises:
+        UserError: There are no labels, or too few of a class.
+    """
+    if source.class_names is None:
+        raise UserError(
+            f"--train_split={data.train_split}: {source.name} has no labels, which this step learns from; "
+            "name a split or a data set with labels."
+        )
+    if not data.few_labels:
+        return source
+    labels, num_classes = source.read_labels(), len(source.class_names)
+    counts = np.bincount(labels[labels >= 0], minlength=num_classes)
+    smallest = int(counts.argmin())
+    where = f"{source.name} has {counts[smallest]} labelled examples of its smallest class, "
+    where += f"{source.class_names[smallest]}"
+    check(
+        data.labels_per_class <= counts[smallest],
+        "labels_per_class",
+        data.labels_per_class,
+        f"{where}; use at most {counts[smallest]}.",
+    )
+    check(
+        _share(data.label_fraction, counts[smallest]) > 0,
+        "label_fraction",
+        data.label_fraction,
+        f"{where}, of which none would be left; use a larger share, or --labels_per_class.",
+    )
+    indices = choose_labelled(
+        labels,
+        num_classes,
+        fraction=data.label_fraction,
+        per_class=data.labels_per_class,
+        seed=data.label_seed,
+    )
+    return source.subset(indices, f"{source.name}, {len(indices)} labels")
+
+
+def _share(fraction: float, count: int) -> int:
+    return int(fraction * count + 0.5)

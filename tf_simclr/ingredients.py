@@ -1,0 +1,195 @@
+"""What each kind of training is made of: its images, their views, its network and its task."""
+
+import dataclasses
+import logging
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from tf_simclr.augment import TrainView
+from tf_simclr.checkpoint import initialize_from
+from tf_simclr.config import ExperimentConfig, ModelConfig, UserError
+from tf_simclr.data import BatchPlan, Source, few_labels, load_source, mix_labelled, train_dataset
+from tf_simclr.models import SimCLRModel, build_simclr_model
+from tf_simclr.run_directory import read_settings
+from tf_simclr.schedules import WarmupCosine
+from tf_simclr.tasks.base import Task
+from tf_simclr.tasks.distill import DistillTask
+from tf_simclr.tasks.finetune import FinetuneTask
+from tf_simclr.tasks.pretrain import PretrainTask
+from tf_simclr.teacher import load_teacher
+
+_LOG = logging.getLogger("tf_simclr")
+# Keeps the random numbers of the labelled images apart from those of the unlabelled ones.
+_LABELLED_SEED = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Ingredients:
+    """What one kind of training is made of.
+
+    Attributes:
+        source: the training images, of which the epochs are counted.
+        num_classes: of the supervised head; None for no head.
+        make_task: takes the schedule; to be called in the strategy's scope.
+        initialize: loads what `--checkpoint` names into a model; returns lines for the user.
+        labelled: images that are added to each batch with their labels; None for none.
+        num_labelled: how many of a batch, over all replicas.
+    """
+
+    source: Source
+    num_classes: int | None
+    make_task: Callable[[WarmupCosine], Task]
+    initialize: Callable[[SimCLRModel], str]
+    labelled: Source | None = None
+    num_labelled: int = 0
+
+
+def make_ingredients(config: ExperimentConfig, num_replicas: int) -> Ingredients:
+    """Opens the data of a run and says how its network and task are made.
+
+    Args:
+        config: of the run.
+        num_replicas: that share a batch.
+
+    Raises:
+        UserError: the data or the batch do not fit.
+    """
+    source = load_source(config.data, config.data.train_split)
+    make = {"pretrain": _pretrain, "finetune": _finetune, "supervised": _finetune, "distill": _distill}
+    return make[config.train.train_mode](config, source, num_replicas)
+
+
+def training_batches(
+    config: ExperimentConfig, ingredients: Ingredients, num_replicas: int, *, num_views: int, first_step: int
+) -> tf.data.Dataset:
+    """Returns the endless batches of a run from step `first_step` on; see `data.train_dataset`."""
+    augment, settings = config.augment, config.train
+    pretraining = settings.train_mode == "pretrain"
+    view = TrainView(
+        image_size=config.model.image_size,
+        crop_min_area=augment.crop_min_area,
+        use_flip=augment.use_flip,
+        random_rotation=augment.random_rotation,
+        # Labels and teachers speak of what the image shows: its colours and sharpness stay.
+        color_jitter_strength=augment.color_jitter_strength if pretraining else 0.0,
+        use_blur=augment.use_blur and pretraining,
+    )
+
+    def batches(source: Source, batch_size: int, seed: int) -> tf.data.Dataset:
+        plan = _plan(batch_size, num_replicas)
+        return train_dataset(source, view, plan=plan, seed=seed, num_views=num_views, first_step=first_step)
+
+    num_labelled, seed = ingredients.num_labelled, settings.seed
+    unlabelled = batches(ingredients.source, settings.train_batch_size - num_labelled, seed)
+    if ingredients.labelled is None:
+        return unlabelled
+    labelled = batches(ingredients.labelled, num_labelled, (seed + _LABELLED_SEED) % 2**31)
+    return mix_labelled(unlabelled, labelled)
+
+
+def _plan(batch_size: int, num_replicas: int) -> BatchPlan:
+    return BatchPlan(global_batch_size=batch_size, num_replicas=num_replicas, total_replicas=num_replicas)
+
+
+def _pretrain(config: ExperimentConfig, source: Source, num_replicas: int) -> Ingredients:
+    _plan(config.train.train_batch_size, num_replicas).check_fits(source)
+    num_classes = source.num_classes if config.train.lineareval_while_pretraining else None
+    if config.train.lineareval_while_pretraining and num_classes is None:
+        _LOG.info("%s has no labels: pretraining without the online linear probe.", source.name)
+    elif num_classes is not None and config.data.few_labels:
+        _LOG.info("Few labels are asked for: pretraining without the online linear probe, which needs all.")
+        num_classes = None
+
+    def make_task(schedule: WarmupCosine) -> Task:
+        model = _fresh_network(config, config.model, num_classes)
+        return PretrainTask(model, config.optimizer, schedule, config.contrast)
+
+    return Ingredients(source, num_classes, make_task, lambda model: _start(config, model))
+
+
+def _finetune(config: ExperimentConfig, source: Source, num_replicas: int) -> Ingredients:
+    source = few_labels(source, config.data)
+    _plan(config.train.train_batch_size, num_replicas).check_fits(source)
+    model_config = config.model
+    if config.train.train_mode == "finetune":
+        # A new classifier on learnt features starts undecided, as in the paper.
+        model_config = dataclasses.replace(model_config, zero_init_logits_layer=True)
+
+    def make_task(schedule: WarmupCosine) -> Task:
+        model = _fresh_network(config, model_config, source.num_classes)
+        model.freeze_for_finetuning(config.model.fine_tune_after_block)
+        return FinetuneTask(model, config.optimizer, schedule)
+
+    def initialize(model: SimCLRModel) -> str:
+        return _start(config, model, keep_head=_may_keep_head(config))
+
+    return Ingredients(source, source.num_classes, make_task, initialize)
+
+
+def _may_keep_head(config: ExperimentConfig) -> bool:
+    """Whether the checkpoint's head may have been trained on the same layer, and on no other labels."""
+    if config.model.zero_init_logits_layer or config.data.few_labels:
+        return False
+    checkpoint = str(config.train.checkpoint)
+    directory = checkpoint if tf.io.gfile.isdir(checkpoint) else checkpoint.rpartition("/")[0]
+    return read_settings(directory).get("ft_proj_selector") == config.model.ft_proj_selector
+
+
+def _distill(config: ExperimentConfig, source: Source, num_replicas: int) -> Ingredients:
+    distill = config.distill
+    batch = _plan(config.train.train_batch_size, num_replicas)
+    batch.check_fits(source)
+    labelled, num_labelled = None, 0
+    if distill.distill_alpha < 1:
+        labelled = few_labels(source, config.data)
+        share = distill.distill_labeled_share or labelled.num_examples / source.num_examples
+        per_replica = max(1, int(share * batch.per_replica_batch_size + 0.5))
+        if per_replica >= batch.per_replica_batch_size:
+            raise UserError(
+                f"--distill_labeled_share={distill.distill_labeled_share}: leaves no place for unlabelled images "
+                f"in a batch of {batch.global_batch_size}; use a smaller share or a larger --train_batch_size."
+            )
+        num_labelled = per_replica * num_replicas
+        _LOG.info("%d of the %d images of a batch are labelled.", num_labelled, batch.global_batch_size)
+
+    def make_task(schedule: WarmupCosine) -> Task:
+        teacher = load_teacher(str(distill.teacher), config.model.image_size)
+        num_classes = source.num_classes
+        if num_classes not in (None, teacher.num_classes):
+            raise UserError(
+                f"--teacher={distill.teacher}: has {teacher.num_classes} classes, {source.name} has "
+                f"{num_classes}; use a teacher of the same classes."
+            )
+        student = _fresh_network(config, config.model, teacher.num_classes)
+        student.freeze_for_finetuning()
+        num_weights = sum(variable.shape.num_elements() for variable in student.variables)
+        if num_weights > teacher.num_weights:
+            _LOG.info(
+                "The student is bigger than its teacher: %.2f M against %.2f M weights.",
+                num_weights / 1e6,
+                teacher.num_weights / 1e6,
+            )
+        return DistillTask(
+            student,
+            config.optimizer,
+            schedule,
+            distill,
+            teacher=teacher.logits,
+            num_labelled=num_labelled // num_replicas,
+        )
+
+    return Ingredients(
+        source, source.num_classes, make_task, lambda model: _start(config, model), labelled, num_labelled
+    )
+
+
+def _fresh_network(
+    config: ExperimentConfig, model_config: ModelConfig, num_classes: int | None
+) -> SimCLRModel:
+    tf.keras.utils.set_random_seed(config.train.seed)  # The initial weights are drawn from it.
+    return build_simclr_model(model_config, num_classes)
+
+
+def _start(config: ExperimentConfig, model: SimCLRModel, *, keep_head: bool = True) -> str:
+    return initialize_from(str(config.train.checkpoint), model, keep_head=keep_head)

@@ -1,0 +1,70 @@
+"""The whole method in one run: pretrain, finetune, distill, and the supervised baseline."""
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from tf_simclr.config import ExperimentConfig, SemiSupervisedConfig, UserError
+from tf_simclr.experiment import train_and_evaluate
+from tf_simclr.run_directory import check_directory, first_line, write_json
+from tf_simclr.train import Action
+
+_LOG = logging.getLogger("tf_simclr")
+_ACCURACY = "eval/label_top_1_accuracy"
+
+
+def semi_supervised(
+    config: SemiSupervisedConfig,
+    make_actions: Callable[[ExperimentConfig], Iterable[Action]] = lambda step: (),
+) -> dict[str, dict[str, Any]]:
+    """Runs all steps of SimCLRv2 (arXiv 2006.10029), each in its directory; goes on where it was stopped.
+
+    Args:
+        config: of all steps.
+        make_actions: takes the configuration of a step, returns its actions; see `train_and_evaluate`.
+
+    Returns:
+        The result of each step by its name, as `result.json` in `config.model_dir` has it.
+
+    Raises:
+        UserError: anything the user can mend. What other steps have done stays.
+    """
+    for step in config.steps.values():  # Before any step is trained.
+        check_directory(step)
+    results = {}
+    for number, (name, step) in enumerate(config.steps.items(), start=1):
+        _LOG.info("[%d/%d] %s", number, len(config.steps), name)
+        results[name] = train_and_evaluate(step, tuple(make_actions(step)))
+    path = os.path.join(config.model_dir, "result.json")
+    try:
+        write_json(path, results)
+    except (tf.errors.OpError, OSError) as error:
+        raise UserError(
+            f"--model_dir={config.model_dir}: cannot write {path} ({first_line(error)}); free some space and "
+            "start again: training is over."
+        ) from error
+    for line in results_table(config, results):
+        _LOG.info(line)
+    return results
+
+
+def results_table(config: SemiSupervisedConfig, results: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Returns the lines of the table of all steps."""
+    lines = [f"{'step':<12}{'network':<26}{'weights':>10}{'steps':>9}{'top-1':>9}{'top-5':>9}"]
+    for name, result in results.items():
+        cells = [f"{name:<12}", f"{describe_network(config.steps[name]):<26}"]
+        cells += [f"{result['num_weights'] / 1e6:>8.2f} M", f"{result['global_step']:>9}"]
+        for key in (_ACCURACY, "eval/label_top_5_accuracy"):
+            cells.append(f"{result[key]:>9.2%}" if key in result else f"{'-':>9}")
+        lines.append("".join(cells))
+    return lines
+
+
+def describe_network(step: ExperimentConfig) -> str:
+    """Returns the network of a step in a few words."""
+    model = step.model
+    sk = " SK" if model.sk_ratio else ""
+    return f"ResNet-{model.resnet_depth} {model.width_multiplier:g}x{sk} {model.image_size} px"

@@ -1,0 +1,133 @@
+"""The directory of a run: whose it is, its settings, its newest checkpoint."""
+
+import json
+import os
+import re
+from collections.abc import Mapping
+
+import tensorflow as tf
+
+from tf_simclr.config import ExperimentConfig, UserError
+from tf_simclr.mismatch import listed
+
+_SETTINGS_FILE = "flags.json"
+# Changing these between two starts of a run changes neither the weights nor what they mean.
+_FREE_SETTINGS = frozenset(
+    [
+        "mode",
+        "model_dir",
+        "data_dir",
+        "cache_dataset",
+        "max_bad_image_fraction",
+        "eval_split",
+        "eval_steps",
+        "eval_batch_size",
+        "eval_name",
+        "checkpoint_epochs",
+        "checkpoint_steps",
+        "keep_checkpoint_max",
+        "keep_hub_module_max",
+        "steps_per_loop",
+        "strategy",
+        "use_tpu",
+        "tpu_name",
+        "tpu_zone",
+        "gcp_project",
+        "master",
+    ]
+)
+
+
+def latest_checkpoint(directory: str) -> str | None:
+    """Returns the newest checkpoint of a directory, also if its list of checkpoints is gone; None if none."""
+    latest = tf.train.latest_checkpoint(directory)
+    if latest is not None:
+        return latest
+    there = {}
+    for name in tf.io.gfile.glob(os.path.join(directory, "ckpt-*.index")):
+        if match := re.fullmatch(r"(ckpt-(\d+))\.index", os.path.basename(name)):
+            there[int(match[2])] = os.path.join(directory, match[1])
+    return there[max(there)] if there else None
+
+
+def check_directory(config: ExperimentConfig) -> dict:
+    """Returns the settings of the run that `model_dir` holds, {} if there is none; changes nothing.
+
+    Settings without a checkpoint or a result are left over from a start that came to nothing.
+
+    Raises:
+        UserError: it holds a run with other settings.
+    """
+    directory = str(config.model_dir)
+    path = os.path.join(directory, _SETTINGS_FILE)
+    try:
+        if not tf.io.gfile.exists(path):
+            return {}
+        with tf.io.gfile.GFile(path) as file:
+            old = json.loads(file.read())
+    except json.JSONDecodeError as error:
+        raise UserError(
+            f"--model_dir={directory}: {path} is damaged ({error}); use another directory."
+        ) from error
+    except (tf.errors.OpError, OSError):
+        return {}  # Such a directory cannot be written either, which claiming it reports.
+    begun = latest_checkpoint(directory) or tf.io.gfile.glob(os.path.join(directory, "result*.json"))
+    if begun:
+        _check_same_settings(directory, old, config.to_dict())
+    return old if begun else {}
+
+
+def claim_directory(config: ExperimentConfig) -> None:
+    """Makes `model_dir` and writes its settings.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    directory = str(config.model_dir)
+    try:
+        tf.io.gfile.makedirs(directory)
+        write_json(os.path.join(directory, _SETTINGS_FILE), config.to_dict())
+    except (tf.errors.OpError, OSError) as error:
+        raise UserError(
+            f"--model_dir={directory}: cannot be written ({first_line(error)}); use a directory you may write to."
+        ) from error
+
+
+def _check_same_settings(directory: str, old: dict, new: dict) -> None:
+    changed = [
+        f"--{name}={old[name]} there, {new[name]} now"
+        for name in sorted(new, key=lambda name: name != "train_mode")
+        if name not in _FREE_SETTINGS and name in old and old[name] != new[name]
+    ]
+    if changed:
+        raise UserError(
+            f"--model_dir={directory}: holds a run with other settings ({listed(changed)}); "
+            "use those settings to go on with it, or another --model_dir."
+        )
+
+
+def write_json(path: str, content: Mapping) -> None:
+    """Writes `content` whole or not at all."""
+    temporary = f"{path}.{os.getpid()}.tmp"
+    try:
+        with tf.io.gfile.GFile(temporary, "w") as file:
+            file.write(json.dumps(content, indent=2) + "\n")
+        tf.io.gfile.rename(temporary, path, overwrite=True)
+    except BaseException:
+        if tf.io.gfile.exists(temporary):
+            tf.io.gfile.remove(temporary)
+        raise
+
+
+def read_settings(directory: str) -> dict:
+    """Returns {flag name: value} of the run in a directory; {} where that is not written there."""
+    try:
+        with tf.io.gfile.GFile(os.path.join(directory, _SETTINGS_FILE)) as file:
+            return json.loads(file.read())
+    except (tf.errors.OpError, OSError, ValueError):
+        return {}
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an error's message, or else its type."""
+    return (str(error).strip().split("\n") or [""])[0][:200] or type(error).__name__

@@ -1,0 +1,109 @@
+"""What every task has in common: one optimizer step for its losses, and evaluation by its classifier."""
+
+import abc
+
+import tensorflow as tf
+
+from tf_simclr import distribute, losses, optimizers
+from tf_simclr.config import OptimizerConfig
+from tf_simclr.metrics import count_correct
+from tf_simclr.models import SimCLRModel, update_moving_statistics
+from tf_simclr.models.simclr import ForwardPass
+from tf_simclr.schedules import WarmupCosine
+
+
+class Task(abc.ABC):
+    """A network, its optimizer, and the step that trains what is trainable of it.
+
+    Args:
+        model: the network; what is frozen in it stays as it is.
+        config: of the optimizer.
+        schedule: learning rate of every step.
+
+    Attributes:
+        num_views: random views of each image in a training batch.
+        metric_names: what `train_step` returns.
+        model: the network.
+        optimizer: its `iterations` is the global step.
+    """
+
+    num_views = 1
+    metric_names: tuple[str, ...]
+
+    def __init__(self, model: SimCLRModel, config: OptimizerConfig, schedule: WarmupCosine):
+        self.model = model
+        self._weight_decay = config.weight_decay
+        head = model.supervised_head
+        head_variables = [] if head is None else head.trainable_variables
+        # Vectors are biases and the scales and offsets of batch norm.
+        vectors = [v for v in model.trainable_variables if v.shape.rank == 1]
+        self.optimizer = optimizers.make_optimizer(
+            config.optimizer,
+            learning_rate=schedule,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+            excluded=_unique(vectors + head_variables),
+        )
+        optimizers.build_optimizer(self.optimizer, model.trainable_variables)
+        if config.optimizer in ("lars", "lamb"):
+            self._decayed = [] if head is None else [head.kernel]
+        else:
+            excluded = {id(v) for norm in model.norms for v in norm.trainable_variables}
+            self._decayed = [v for v in model.trainable_variables if id(v) not in excluded]
+
+    @abc.abstractmethod
+    def compute_losses(self, batch: dict) -> tuple[ForwardPass, dict[str, tf.Tensor]]:
+        """Computes what is minimised, in replica context.
+
+        Args:
+            batch: of `data.train_dataset`.
+
+        Returns:
+            The forward pass, and scalars over this replica's rows: `total_loss` without weight decay, and
+            whatever else is to be shown.
+        """
+
+    def train_step(self, batch: dict) -> dict[str, tf.Tensor]:
+        """Takes one optimizer step, in replica context.
+
+        Args:
+            batch: `views`, `num_views` tensors `[b, S, S, 3]` in [0, 1]; and, where the task has a use for
+                them, `labels`, int32 `[b]`.
+
+        Returns:
+            Scalars named by `metric_names`, means over all replicas.
+        """
+        variables = self.model.trainable_variables
+        with tf.GradientTape() as tape:
+            outputs, metrics = self.compute_losses(batch)
+            decay = self._weight_decay * losses.l2_loss(self._decayed)
+            metrics |= {"weight_decay": decay, "total_loss": metrics["total_loss"] + decay}
+            loss = metrics["total_loss"] / distribute.num_replicas()
+        gradients = distribute.cross_replica_sum(tape.gradient(loss, variables))
+        optimizers.apply_gradients(self.optimizer, gradients, variables)
+        update_moving_statistics(self.model.norms, outputs.statistics)
+        return distribute.cross_replica_mean({k: tf.cast(v, tf.float32) for k, v in metrics.items()})
+
+    def eval_step(self, batch: dict) -> dict[str, tf.Tensor]:
+        """Counts what the classifier gets right, in replica context.
+
+        Args:
+            batch: `images` `[b, S, S, 3]` in [0, 1], `labels` int32 `[b]`, `mask` `[b]`: 1 for a real example.
+
+        Returns:
+            Sums over all replicas: `label_top_1`, `label_top_5`, `supervised_loss`, `count`.
+        """
+        logits = self.model.forward(batch["images"], training=False).endpoints["logits_sup"]
+        mask = tf.cast(batch["mask"], logits.dtype)
+        per_example = tf.nn.sparse_softmax_cross_entropy_with_logits(batch["labels"], logits)
+        sums = {
+            "label_top_1": tf.reduce_sum(mask * count_correct(logits, batch["labels"], 1)),
+            "label_top_5": tf.reduce_sum(mask * count_correct(logits, batch["labels"], 5)),
+            "supervised_loss": tf.reduce_sum(mask * per_example),
+            "count": tf.reduce_sum(mask),
+        }
+        return distribute.cross_replica_sum({k: tf.cast(v, tf.float32) for k, v in sums.items()})
+
+
+def _unique(variables: list) -> list:
+    return list({id(v): v for v in variables}.values())

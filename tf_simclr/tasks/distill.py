@@ -1,0 +1,77 @@
+"""Distillation: a student learns to agree with a teacher, on images that need no labels."""
+
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from tf_simclr import losses
+from tf_simclr.config import DistillConfig, OptimizerConfig
+from tf_simclr.metrics import count_correct
+from tf_simclr.models import SimCLRModel
+from tf_simclr.models.simclr import ForwardPass
+from tf_simclr.schedules import WarmupCosine
+from tf_simclr.tasks.base import Task
+
+
+class DistillTask(Task):
+    """SimCLRv2 distillation (arXiv 2006.10029, section 2.3), equations 2 and 3.
+
+        L = alpha * mean of the teacher's term over the batch
+            + (1 - alpha) * (sum of the cross entropy of the labelled images) / (images of the batch)
+
+    Both sums of equation 3 are divided by the images of the batch: where the labelled images of a batch
+    are their share of the data, this is the equation up to a constant factor.
+
+    Args:
+        model: the student.
+        config: of the optimizer.
+        schedule: learning rate of every step.
+        distill: temperature and weights of the loss.
+        teacher: takes images `[b, S, S, 3]` in [0, 1], returns logits `[b, K]`; in inference mode.
+        num_labelled: how many of a replica's rows are labelled, the last ones; 0 with `distill_alpha` 1.
+    """
+
+    def __init__(
+        self,
+        model: SimCLRModel,
+        config: OptimizerConfig,
+        schedule: WarmupCosine,
+        distill: DistillConfig,
+        *,
+        teacher: Callable[[tf.Tensor], tf.Tensor],
+        num_labelled: int = 0,
+    ):
+        super().__init__(model, config, schedule)
+        self._distill = distill
+        self._teacher = teacher
+        self._num_labelled = num_labelled
+        labels = ["supervised_loss", "supervised_acc"] if num_labelled else []
+        self.metric_names = ("total_loss", "distill_loss", "teacher_agreement", "weight_decay", *labels)
+
+    def compute_losses(self, batch: dict) -> tuple[ForwardPass, dict[str, tf.Tensor]]:
+        """See `Task.compute_losses`; needs `labels` where there are labelled rows."""
+        (images,) = batch["views"]
+        alpha = self._distill.distill_alpha
+        teacher_logits = tf.stop_gradient(self._teacher(images))
+        outputs = self.model.forward(images, training=True)
+        logits = outputs.endpoints["logits_sup"]
+        loss = losses.distillation_loss(
+            teacher_logits,
+            logits,
+            temperature=self._distill.distill_temperature,
+            tau_squared=self._distill.distill_tau_squared,
+        )
+        same = tf.argmax(teacher_logits, axis=1) == tf.argmax(logits, axis=1)
+        metrics = {
+            "distill_loss": loss,
+            "teacher_agreement": tf.reduce_mean(tf.cast(same, logits.dtype)),
+            "total_loss": alpha * loss,
+        }
+        if self._num_labelled:
+            labels, logits = batch["labels"][-self._num_labelled :], logits[-self._num_labelled :]
+            label_loss = losses.supervised_loss(labels, logits)
+            share = self._num_labelled / images.shape[0]
+            metrics["supervised_loss"] = label_loss
+            metrics["supervised_acc"] = tf.reduce_mean(count_correct(logits, labels, 1))
+            metrics["total_loss"] += (1 - alpha) * share * label_loss
+        return outputs, metrics

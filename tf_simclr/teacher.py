@@ -1,0 +1,101 @@
+"""The teacher of a distillation: a network of this project, or any module that gives logits."""
+
+import os
+from collections.abc import Callable
+from typing import NamedTuple
+
+import tensorflow as tf
+
+from tf_simclr.checkpoint import is_saved_model, load_network
+from tf_simclr.config import UserError
+from tf_simclr.run_directory import first_line
+
+_LOGITS = "logits_sup"
+_WHAT_FITS = "name the directory of a finetuned run, a checkpoint in it, or a SavedModel with logits"
+# Whatever a foreign module may raise when it is called in a way that it does not know.
+_CALL_ERRORS = (tf.errors.OpError, ValueError, TypeError, KeyError, AttributeError)
+
+
+class Teacher(NamedTuple):
+    """A network in inference mode.
+
+    Attributes:
+        logits: takes images `[B, S, S, 3]` in [0, 1], returns float `[B, K]`; changes nothing.
+        num_classes: K.
+        num_weights: numbers in its variables.
+    """
+
+    logits: Callable[[tf.Tensor], tf.Tensor]
+    num_classes: int
+    num_weights: int
+
+
+def load_teacher(path: str, image_size: int) -> Teacher:
+    """Loads a teacher; call it in the strategy's scope.
+
+    Args:
+        path: the directory of a run, or a checkpoint in it; or a SavedModel or TF-Hub module, on disk or
+            behind a TF-Hub handle, that is called as `module(images, trainable=False)` and returns a
+            dictionary with `logits_sup`, as those of this project and of the authors do.
+        image_size: side of the images that it will see, in pixels.
+
+    Raises:
+        UserError: there is no such teacher, or it gives no logits.
+    """
+    path = os.path.expanduser(path)
+    if "://" in path and not tf.io.gfile.exists(path):
+        path = _resolve_handle(path)
+    if is_saved_model(path):
+        return _from_saved_model(path, image_size)
+    network = load_network(path, "teacher")
+    if network.num_classes is None:
+        raise _no_logits(path)
+    return Teacher(
+        lambda images: network.forward(images, training=False).endpoints[_LOGITS],
+        network.num_classes,
+        _count(network.variables),
+    )
+
+
+def _resolve_handle(handle: str) -> str:
+    import tensorflow_hub as hub
+
+    try:
+        return hub.resolve(handle)
+    except Exception as error:  # Whatever the network, the archive or the file system raises.
+        raise UserError(
+            f"--teacher={handle}: cannot be fetched ({first_line(error)}); {_WHAT_FITS}."
+        ) from error
+
+
+def _from_saved_model(path: str, image_size: int) -> Teacher:
+    try:
+        module = tf.saved_model.load(path)
+    except (tf.errors.OpError, OSError, ValueError) as error:
+        raise UserError(f"--teacher={path}: cannot be loaded ({first_line(error)}); {_WHAT_FITS}.") from error
+
+    def call(images: tf.Tensor) -> dict:
+        return module(tf.cast(images, tf.float32), trainable=False)
+
+    try:
+        outputs = call(tf.zeros([1, image_size, image_size, 3]))
+    except _CALL_ERRORS as error:
+        raise UserError(
+            f"--teacher={path}: cannot be called as module(images, trainable=False) ({first_line(error)}); "
+            f"{_WHAT_FITS}."
+        ) from error
+    if not isinstance(outputs, dict) or _LOGITS not in outputs:
+        raise _no_logits(path)
+    return Teacher(
+        lambda images: call(images)[_LOGITS],
+        outputs[_LOGITS].shape[-1],
+        _count(getattr(module, "variables", ())),
+    )
+
+
+def _no_logits(path: str) -> UserError:
+    return UserError(f"--teacher={path}: gives no logits; {_WHAT_FITS}.")
+
+
+def _count(variables) -> int:
+    return sum(variable.shape.num_elements() for variable in variables)
