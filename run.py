@@ -34,17 +34,22 @@ def main(arguments: list[str]) -> int:
 
 
 def run(config: ExperimentConfig | SemiSupervisedConfig) -> dict:
-    """Runs a configuration, with an export at the end of training of each step; returns its result."""
+    """Runs a configuration, with an export of each step and a report; returns its result."""
     # TensorFlow starts only here: a wrong flag has failed before.
     from exports.saved_model import SavedModelExport
     from tf_simclr import semi_supervised, train_and_evaluate
+    from tf_simclr.report import report_is_due, write_report
 
     def make_actions(step: ExperimentConfig) -> list:
         return [SavedModelExport(step.model_dir)] if step.keep_hub_module_max else []
 
     if isinstance(config, SemiSupervisedConfig):
-        return semi_supervised(config, make_actions)
-    return train_and_evaluate(config, make_actions(config))
+        result = semi_supervised(config, make_actions)
+    else:
+        result = train_and_evaluate(config, make_actions(config))
+    if report_is_due(config):
+        write_report(config, result)
+    return result
 
 
 if __name__ == "__main__":

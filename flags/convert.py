@@ -54,7 +54,7 @@ def parse_command_line(
             f"Recipe: digits, as {why}: handwritten digits, a run of minutes (flags/recipes/digits.flags)."
         )
         recipe, _ = _split_flagfiles([f"--flagfile={_DIGITS_RECIPE}"], base=os.curdir)
-        lines = _Lines(recipe, lines.explicit)
+        lines = _Lines([*recipe, *lines.from_files], lines.explicit)
         values = _parse(lines.of_step(None))
     train_mode = _train_mode(values, bare=unnamed and not uses_flagfile)
     config: ExperimentConfig | SemiSupervisedConfig
@@ -96,6 +96,8 @@ def _of_step(arguments: Sequence[str], step: str | None) -> list[str]:
             raise UserError(
                 f"{argument}: no such step; write --STEP.NAME=VALUE with one of {', '.join(TRAIN_MODES)}."
             )
+        if (flag, value) == ("train_mode", owner):
+            continue  # So that a recipe of this step can be its flagfile.
         if flag in ("mode", "train_mode", "model_dir"):
             raise UserError(f"{argument}: cannot differ between the steps; leave it out.")
         if step is None:  # A mistake must show, whichever step is run.

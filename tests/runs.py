@@ -1,5 +1,6 @@
 """Tiny runs on the digits: seconds long, shared between tests where they only look at one."""
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -7,6 +8,7 @@ import pathlib
 import subprocess
 import sys
 import tempfile
+import warnings
 
 import numpy as np
 import pytest
@@ -15,7 +17,7 @@ import tensorflow as tf
 import tf_simclr
 from exports.saved_model import SavedModelExport
 from flags.convert import parse_command_line
-from tf_simclr.config import ExperimentConfig, UserError
+from tf_simclr.config import ExperimentConfig, SemiSupervisedConfig, UserError
 from tf_simclr.train import LoopEvent
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
@@ -36,6 +38,8 @@ TINY = {
     "train_steps": TOTAL_STEPS,
     "checkpoint_steps": 2,
     "warmup_epochs": 0.1,
+    "temperature": 0.2,
+    "labels_per_class": 0,  # All of them: tests depend on no choice of the recipe.
 }
 
 
@@ -47,6 +51,27 @@ def tiny_arguments(model_dir, **flags) -> list[str]:
 
 def tiny_config(model_dir, **flags) -> ExperimentConfig:
     return parse_command_line(tiny_arguments(model_dir, **flags))[0]
+
+
+# Of the digits recipe, which may choose others, the steps of a tiny run take nothing.
+WHOLE = {
+    "mode": "semi_supervised",
+    "train_steps": 2,
+    "checkpoint_steps": 1,
+    "labels_per_class": 4,
+    "ft_proj_selector": 1,
+    "num_proj_layers": 2,
+    "proj_head_mode": "nonlinear",
+    "optimizer": "momentum",
+    "learning_rate": 0.05,
+    "weight_decay": 1e-4,
+}
+
+
+def whole_config(model_dir, *arguments, **flags) -> SemiSupervisedConfig:
+    """All steps of a tiny run; `arguments` are more of the command line, such as flags of one step."""
+    student = ("--distill.width_multiplier=0.0625", "--distill.num_proj_layers=1")
+    return parse_command_line([*tiny_arguments(model_dir, **(WHOLE | flags)), *student, *arguments])[0]
 
 
 def run_program(*arguments, timeout=120, **options) -> subprocess.CompletedProcess:
@@ -95,10 +120,10 @@ def write_images(folder, count, size=10, seed=0):
 
 @dataclasses.dataclass
 class FinishedRun:
-    """A run of TOTAL_STEPS steps, trained, evaluated and exported."""
+    """A run, trained, evaluated and exported."""
 
     directory: pathlib.Path
-    config: ExperimentConfig
+    config: ExperimentConfig | SemiSupervisedConfig
     result: dict
     events: list[LoopEvent]
 
@@ -125,4 +150,28 @@ def finished_run() -> FinishedRun:
     config = tiny_config(directory)
     events: list[LoopEvent] = []
     result = tf_simclr.train_and_evaluate(config, [SavedModelExport(str(directory)), events.append])
+    return FinishedRun(directory, config, result, events)
+
+
+@contextlib.contextmanager
+def eagerly():
+    """Runs what is compiled otherwise step by step, which is faster for two steps."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Even though the `tf.config.experimental_run_functions_eagerly`")
+        tf.config.run_functions_eagerly(True)
+        try:
+            yield
+        finally:
+            tf.config.run_functions_eagerly(False)
+
+
+@functools.cache
+def finished_whole() -> FinishedRun:
+    """The one run of the whole method that many tests look at; they must not change its directory."""
+    _KEPT.append(tempfile.TemporaryDirectory())
+    directory = pathlib.Path(_KEPT[-1].name) / "whole"
+    config = whole_config(directory)
+    events: list[LoopEvent] = []
+    with eagerly():
+        result = tf_simclr.semi_supervised(config, lambda step: [events.append])
     return FinishedRun(directory, config, result, events)

@@ -63,7 +63,7 @@ def test_progress_without_a_terminal_is_plain_lines(log, monkeypatch, capsys):
 def test_progress_shows_what_the_task_measures(log):
     event = LoopEvent(20, 10, PLAN, {"total_loss": 1.0, "bad_images": 0.0}, 10.0, None, task=None)
     ProgressReporter(schedule)(event)
-    assert log.messages == ["step 20/100 | 10 images/s | lr 0.02 | ? left"]
+    assert log.messages == ["step 20/100 | 10 images/s | loss 1.000 | lr 0.02 | ? left"]
 
 
 def test_progress_on_a_terminal_is_a_bar(log, monkeypatch):

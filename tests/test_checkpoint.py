@@ -11,8 +11,8 @@ import pytest
 import tensorflow as tf
 
 from tests.runs import TOTAL_STEPS, differing_tensors, finished_run, tiny_config
-from tf_simclr import checkpoint as checkpoints_module
-from tf_simclr.checkpoint import Checkpoints, find_checkpoint, initialize_from
+from tf_simclr import run_directory
+from tf_simclr.checkpoint import Checkpoints, find_checkpoint, initialize_from, load_network
 from tf_simclr.config import ModelConfig, UserError
 from tf_simclr.models import build_simclr_model
 from tf_simclr.run_directory import check_directory, claim_directory, latest_checkpoint, write_json
@@ -91,7 +91,9 @@ def test_checkpoint_that_does_not_exist_names_those_there(finished, tmp_path):
 def test_checkpoint_of_another_program_is_refused(tmp_path):
     path = tf.train.Checkpoint(net=tf.Variable(1.0)).write(str(tmp_path / "other"))
     message = refusal(initialize_from, path, build())
-    assert message == f"--checkpoint={path}: not a checkpoint of tf_simclr; name one that this program wrote."
+    assert message == (
+        f"--checkpoint={path}: not written by tf_simclr; name a checkpoint or a SavedModel that is."
+    )
 
 
 @pytest.mark.parametrize("suffix", [".index", ".data-00000-of-00001"])
@@ -292,4 +294,98 @@ def test_write_json_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
 
 
 def test_settings_that_may_change_are_settings():
-    assert set(tiny_config("x").to_dict()) >= checkpoints_module._FREE_SETTINGS
+    assert set(tiny_config("x").to_dict()) >= run_directory._FREE_SETTINGS
+
+
+# ---- Starting from a SavedModel, without the head, and rebuilding a run's network
+
+
+@functools.cache
+def weights_of_run():
+    model = build_simclr_model(ModelConfig(**BASE), 10)
+    initialize_from(str(finished_run().directory), model)
+    return [variable.numpy() for variable in model.variables]
+
+
+def assert_has_the_runs_weights(model):
+    for variable, expected in zip(model.variables, weights_of_run(), strict=True):
+        np.testing.assert_array_equal(variable, expected)
+
+
+@pytest.mark.xfail(strict=True, reason="the names in a SavedModel are not those of a checkpoint")
+def test_initialize_from_a_saved_model_equals_from_the_checkpoint(finished):
+    model = build_simclr_model(ModelConfig(**BASE), 10)
+    path = f"{finished}/saved_model/{TOTAL_STEPS}"
+    line = initialize_from(path, model)
+    assert line.startswith(f"Starting from {path}")
+    assert line.endswith(f": {len(model.variables)} of {len(model.variables)} variables matched.")
+    assert_has_the_runs_weights(model)
+
+
+@pytest.mark.xfail(strict=True, reason="the names in a SavedModel are not those of a checkpoint")
+def test_initialize_from_a_saved_model_of_another_network_names_the_flag(finished):
+    message = refusal(initialize_from, f"{finished}/saved_model/{TOTAL_STEPS}", build(proj_out_dim=32))
+    assert message.startswith(f"--checkpoint={finished}/saved_model/{TOTAL_STEPS}")
+    assert message.endswith("it was written with --proj_out_dim=16 (here 32).")
+
+
+def test_initialize_from_a_foreign_saved_model_is_refused(tmp_path):
+    module = tf.Module()
+    module.kernel = tf.Variable(1.0)
+    tf.saved_model.save(module, str(tmp_path / "hub"))
+    message = refusal(initialize_from, str(tmp_path / "hub"), build())
+    assert message.startswith(f"--checkpoint={tmp_path}/hub")
+    assert message.endswith(": not written by tf_simclr; name a checkpoint or a SavedModel that is.")
+
+
+def test_initialize_from_without_keeping_the_head_leaves_it_as_it_is(finished):
+    model = build_simclr_model(ModelConfig(**BASE, zero_init_logits_layer=True), 10)
+    line = initialize_from(str(finished), model, keep_head=False)
+    assert line.endswith("; the supervised head starts fresh.")
+    assert f": {len(model.variables) - 2} of {len(model.variables)} variables matched" in line
+    for variable in model.supervised_head.variables:
+        np.testing.assert_array_equal(variable, 0)
+    kernel = model.variable_tree()["encoder"]["stem"]["conv1"]["kernel"]
+    np.testing.assert_array_equal(kernel, weights_of_run()[0])
+
+
+def test_initialize_from_into_a_network_without_a_head_leaves_the_saved_one_out(finished):
+    model = build_simclr_model(ModelConfig(**BASE))
+    assert "fresh" not in initialize_from(str(finished), model)
+    np.testing.assert_array_equal(model.variables[0], weights_of_run()[0])
+
+
+@pytest.mark.parametrize("form", ["directory", "prefix", ".index"])
+def test_load_network_is_the_network_of_the_run(finished, form):
+    path = str(finished) if form == "directory" else f"{finished}/ckpt-{TOTAL_STEPS}{form * (form[0] == '.')}"
+    model = load_network(path, "teacher")
+    assert model.config == finished_run().config.model
+    assert model.num_classes == 10
+    assert_has_the_runs_weights(model)
+
+
+def test_load_network_without_settings_names_them(copy):
+    (copy / "flags.json").unlink()
+    assert refusal(load_network, str(copy), "teacher") == (
+        f"--teacher={copy}/ckpt-{TOTAL_STEPS}: no flags.json of its run beside it; name a checkpoint in a run's "
+        "directory."
+    )
+
+
+def test_load_network_with_settings_of_another_network_is_refused(copy):
+    settings = json.loads((copy / "flags.json").read_text())
+    (copy / "flags.json").write_text(json.dumps(settings | {"proj_out_dim": 32}))
+    message = refusal(load_network, str(copy), "teacher")
+    assert message.startswith(f"--teacher={copy}/ckpt-{TOTAL_STEPS}: another network; ")
+    assert message.endswith("it was written with --proj_out_dim=16 (here 32).")
+
+
+def test_load_network_damaged_names_the_mend(copy):
+    (copy / f"ckpt-{TOTAL_STEPS}.data-00000-of-00001").write_bytes(b"")
+    message = refusal(load_network, str(copy), "teacher")
+    assert message.startswith(f"--teacher={copy}/ckpt-{TOTAL_STEPS} is damaged or cannot be read (")
+    assert message.endswith("; name another checkpoint.")
+
+
+def test_load_network_that_does_not_exist_names_the_flag(tmp_path):
+    assert refusal(load_network, f"{tmp_path}/no", "teacher").startswith(f"--teacher={tmp_path}/no: no such ")

@@ -126,7 +126,7 @@ def test_ft_proj_selector_reaches_every_layer_of_the_head(mode, layers):
 
 def test_fine_tune_after_block_is_refused_in_pretraining():
     make = lambda: ExperimentConfig(model=ModelConfig(fine_tune_after_block=2))  # noqa: E731
-    assert_refused(make, "fine_tune_after_block", 2, "pretraining trains the whole network")
+    assert_refused(make, "fine_tune_after_block", 2, "--train_mode=pretrain trains the whole network")
 
 
 @pytest.mark.parametrize(("use_tpu", "strategy"), [(True, "mirrored"), (True, "one_device"), (False, "tpu")])

@@ -307,3 +307,134 @@ def test_l2_loss_is_half_the_sum_of_squares(dtype):
 def test_l2_loss_of_nothing_adds_to_any_dtype():
     for dtype in (tf.float32, tf.float64):
         assert (tf.constant(1.5, dtype) + losses.l2_loss([])).dtype == dtype
+
+
+CLASSES = 4
+
+
+def make_logits(seed=0):
+    """Logits of a teacher and a student."""
+    return 2 * np.random.default_rng(seed).normal(size=(2, BATCH, CLASSES))
+
+
+def shares(row, temperature):
+    weights = [math.exp(logit / temperature) for logit in row]
+    return [weight / math.fsum(weights) for weight in weights]
+
+
+def distillation_oracle(teacher, student, temperature):
+    """Equation 2 of SimCLRv2 in loops, as a mean over the images."""
+    total = 0.0
+    for teacher_row, student_row in zip(teacher, student, strict=True):
+        pairs = zip(shares(teacher_row, temperature), shares(student_row, temperature), strict=True)
+        total -= sum(wanted * math.log(received) for wanted, received in pairs)
+    return total / len(teacher)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 1.0, 2.5])
+def test_distillation_loss_and_gradient_equal_loops(temperature):
+    teacher, student = make_logits()
+    variable = tf.Variable(student)
+    with tf.GradientTape() as tape:
+        loss = losses.distillation_loss(tf.constant(teacher), variable, temperature=temperature)
+    assert loss.dtype == tf.float64
+    np.testing.assert_allclose(loss, distillation_oracle(teacher, student, temperature), rtol=1e-12)
+    gradient, step = np.zeros_like(student), 1e-5
+    for index in np.ndindex(*student.shape):
+        above, below = student.copy(), student.copy()
+        above[index] += step
+        below[index] -= step
+        rise = distillation_oracle(teacher, above, temperature)
+        gradient[index] = (rise - distillation_oracle(teacher, below, temperature)) / (2 * step)
+    np.testing.assert_allclose(tape.gradient(loss, variable), gradient, atol=1e-7)
+    exact = [
+        (np.array(shares(s, temperature)) - shares(t, temperature)) / (temperature * BATCH)
+        for t, s in zip(teacher, student, strict=True)
+    ]
+    np.testing.assert_allclose(gradient, exact, atol=1e-7)
+
+
+def test_distillation_loss_takes_the_square_of_the_temperature_only_if_asked():
+    teacher, student = make_logits()
+    plain = losses.distillation_loss(teacher, student, temperature=0.3)
+    scaled = losses.distillation_loss(teacher, student, temperature=0.3, tau_squared=True)
+    np.testing.assert_allclose(scaled, 0.09 * plain, rtol=1e-12)
+
+
+def test_distillation_loss_is_least_and_the_teachers_entropy_where_the_student_agrees():
+    teacher, student = make_logits()
+    rows = [shares(row, 0.7) for row in teacher]
+    entropy = -np.mean([sum(p * math.log(p) for p in row) for row in rows])
+    # Logits are free up to a constant for each image.
+    agreeing = losses.distillation_loss(teacher, teacher + np.arange(BATCH)[:, None], temperature=0.7)
+    np.testing.assert_allclose(agreeing, entropy, rtol=1e-12)
+    assert losses.distillation_loss(teacher, student, temperature=0.7) > entropy
+
+
+def test_distillation_loss_gives_no_gradient_to_the_teacher():
+    teacher, student = (tf.Variable(logits) for logits in make_logits())
+    with tf.GradientTape() as tape:
+        loss = losses.distillation_loss(teacher, student, temperature=0.5)
+    of_teacher, of_student = tape.gradient(loss, [teacher, student])
+    assert of_teacher is None
+    assert np.abs(of_student).max() > 0
+
+
+@pytest.mark.parametrize(
+    ("teacher_dtype", "dtype", "expected"),
+    [
+        ("float16", "bfloat16", "float32"),
+        ("float64", "float32", "float32"),
+        ("float32", "float64", "float64"),
+    ],
+)
+def test_distillation_loss_has_the_students_precision_but_no_half(teacher_dtype, dtype, expected):
+    teacher, student = make_logits()
+    teacher, student = tf.cast(teacher, teacher_dtype), tf.cast(student, dtype)
+    loss = losses.distillation_loss(teacher, student, temperature=0.05)
+    assert loss.dtype == expected
+    wanted = distillation_oracle(
+        tf.cast(teacher, "float64").numpy(), tf.cast(student, "float64").numpy(), 0.05
+    )
+    np.testing.assert_allclose(loss, wanted, rtol=2e-6)
+
+
+def test_distillation_loss_is_finite_for_huge_logits_in_float32():
+    teacher, student = (tf.constant(1e4 * logits, tf.float32) for logits in make_logits())
+    with tf.GradientTape() as tape:
+        tape.watch(student)
+        loss = losses.distillation_loss(teacher, student, temperature=0.1)
+    assert np.isfinite(loss)
+    assert np.all(np.isfinite(tape.gradient(loss, student)))
+
+
+def test_distillation_loss_is_equal_eager_graph_and_xla():
+    teacher, student = map(tf.constant, make_logits())
+
+    def compute(logits):
+        with tf.GradientTape() as tape:
+            tape.watch(logits)
+            loss = losses.distillation_loss(teacher, logits, temperature=0.3, tau_squared=True)
+        return loss, tape.gradient(loss, logits)
+
+    eager = compute(student)
+    for compiled in (tf.function(compute), tf.function(compute, jit_compile=True)):
+        for received, expected in zip(compiled(student), eager, strict=True):
+            np.testing.assert_allclose(received, expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"teacher_logits": ROWS[:2]}, r"must be \[B, K\]; received \(2, 3\) and \(4, 3\)"),
+        ({"teacher_logits": ROWS[:, :2]}, r"must be \[B, K\]; received \(4, 2\) and \(4, 3\)"),
+        ({"teacher_logits": ROWS[0], "logits": ROWS[0]}, r"received \(3,\) and \(3,\)"),
+        ({"teacher_logits": ROWS.astype(int)}, "teacher_logits must be floating point; received int64"),
+        ({"logits": ROWS.astype(np.int32)}, "logits must be floating point; received int32"),
+        ({"temperature": 0.0}, "greater than 0; received 0.0"),
+        ({"temperature": float("nan")}, "greater than 0; received nan"),
+    ],
+)
+def test_distillation_loss_names_what_does_not_fit(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        losses.distillation_loss(**{"teacher_logits": ROWS, "logits": ROWS, "temperature": 0.1} | arguments)

@@ -10,7 +10,17 @@ import sys
 
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 
-_SUBMODULES = ("augment", "checkpoint", "config", "data", "losses", "models", "optimizers", "schedules")
+_SUBMODULES = (
+    "augment",
+    "checkpoint",
+    "config",
+    "data",
+    "losses",
+    "models",
+    "optimizers",
+    "report",
+    "schedules",
+)
 _PUBLIC = {"train_and_evaluate": "tf_simclr.experiment", "semi_supervised": "tf_simclr.pipeline"}
 
 

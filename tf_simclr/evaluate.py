@@ -1,8 +1,9 @@
-"""Evaluation: top-1 and top-5 accuracy."""
+"""Evaluation: top-1 and top-5 accuracy, features."""
 
 import itertools
 from typing import Any
 
+import numpy as np
 import tensorflow as tf
 
 from tf_simclr import distribute
@@ -49,3 +50,30 @@ def evaluate(function, dataset, *, num_steps: int = 0) -> dict[str, Any]:
         "eval/num_examples": num_examples,
         "eval/num_bad_images": int(totals["bad_images"]),
     }
+
+
+def extract_features(
+    network: tf.keras.Model, dataset: tf.data.Dataset, *, endpoint: str = "default"
+) -> tuple[np.ndarray, np.ndarray]:
+    """Computes one named output of a network for every readable image of a data set.
+
+    Args:
+        network: takes images `[B, S, S, 3]` in [0, 1], returns a dictionary of named outputs.
+        dataset: of batches, from `data.eval_dataset`.
+        endpoint: the output; `default` is the representation h.
+
+    Returns:
+        Features float32 `[N, ...]`, and labels int32 `[N]`, -1 where there is none.
+    """
+
+    @tf.function(autograph=False)
+    def forward(images):
+        return tf.cast(network(images, training=False)[endpoint], tf.float32)
+
+    features, labels = [], []
+    for batch in dataset:
+        kept = batch["mask"].numpy() > 0
+        features.append(forward(batch["images"]).numpy()[kept])
+        unknown = np.full(kept.shape, -1, np.int32)
+        labels.append((batch["labels"].numpy() if "labels" in batch else unknown)[kept])
+    return np.concatenate(features), np.concatenate(labels)

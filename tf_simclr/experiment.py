@@ -12,7 +12,7 @@ from tf_simclr import actions as standard_actions
 from tf_simclr.augment import EvalView
 from tf_simclr.checkpoint import Checkpoints
 from tf_simclr.config import ExperimentConfig, UserError
-from tf_simclr.data import BatchPlan, Source, available_splits, check_bad_images, eval_dataset, load_source
+from tf_simclr.data import BatchPlan, Source, check_bad_images, eval_dataset, load_eval_source
 from tf_simclr.distribute import make_strategy
 from tf_simclr.evaluate import evaluate, make_eval_function
 from tf_simclr.ingredients import make_ingredients, training_batches
@@ -132,17 +132,11 @@ class Experiment:
         return result
 
     def _load_eval_source(self) -> Source | None:
-        data = self.config.data
-        if self.config.mode == "train":
-            return None
-        splits = [data.eval_split] if data.eval_split is not None else []
-        splits = splits or [s for s in ("validation", "val", "test") if s in available_splits(data)]
-        if not splits:
-            return None
-        source = load_source(data, splits[0], flag="eval_split")
-        self._eval_batches.check("eval_batch_size")
-        if self._ingredients.num_classes is not None:
-            _check_same_classes(self.train_source, source)
+        source = None if self.config.mode == "train" else load_eval_source(self.config.data)
+        if source is not None:
+            self._eval_batches.check("eval_batch_size")
+            if self._ingredients.num_classes is not None:
+                _check_same_classes(self.train_source, source)
         return source
 
     @property

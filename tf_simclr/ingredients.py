@@ -110,7 +110,16 @@ def _pretrain(config: ExperimentConfig, source: Source, num_replicas: int) -> In
 
 def _finetune(config: ExperimentConfig, source: Source, num_replicas: int) -> Ingredients:
     source = few_labels(source, config.data)
-    _plan(config.train.train_batch_size, num_replicas).check_fits(source)
+    batch_size, plan = config.train.train_batch_size, _plan(config.train.train_batch_size, num_replicas)
+    if config.data.few_labels and batch_size > source.num_examples:
+        plan.check("train_batch_size")
+        _LOG.info(
+            "--train_batch_size=%d is more than %s: a batch shows each several times.",
+            batch_size,
+            source.name,
+        )
+    else:
+        plan.check_fits(source)
     model_config = config.model
     if config.train.train_mode == "finetune":
         # A new classifier on learnt features starts undecided, as in the paper.

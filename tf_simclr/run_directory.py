@@ -108,10 +108,15 @@ def _check_same_settings(directory: str, old: dict, new: dict) -> None:
 
 def write_json(path: str, content: Mapping) -> None:
     """Writes `content` whole or not at all."""
+    write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def write_text(path: str, text: str) -> None:
+    """Writes `text` whole or not at all."""
     temporary = f"{path}.{os.getpid()}.tmp"
     try:
         with tf.io.gfile.GFile(temporary, "w") as file:
-            file.write(json.dumps(content, indent=2) + "\n")
+            file.write(text)
         tf.io.gfile.rename(temporary, path, overwrite=True)
     except BaseException:
         if tf.io.gfile.exists(temporary):

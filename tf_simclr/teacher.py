@@ -43,7 +43,7 @@ def load_teacher(path: str, image_size: int) -> Teacher:
         UserError: there is no such teacher, or it gives no logits.
     """
     path = os.path.expanduser(path)
-    if "://" in path and not tf.io.gfile.exists(path):
+    if path.startswith(("https://", "http://")):
         path = _resolve_handle(path)
     if is_saved_model(path):
         return _from_saved_model(path, image_size)

@@ -115,11 +115,11 @@ def test_train_dataset_without_labels_has_none():
     assert source.num_classes is None and source.class_names is None
 
 
-def test_train_dataset_refuses_batch_larger_than_data(source):
+def test_plan_refuses_batch_larger_than_data(source):
     with pytest.raises(
         UserError, match=r"^--train_batch_size=32: noise has only 20 examples; use at most 20\.$"
     ):
-        train_dataset(source, VIEW, plan=BatchPlan(global_batch_size=32), seed=0)
+        BatchPlan(global_batch_size=32).check_fits(source)
 
 
 def test_batches_refuse_uneven_replicas(source):

@@ -74,7 +74,7 @@ def test_tfds_images_of_several_sizes(config, cache, kind):
     np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(40), (2, 1)))
     assert not np.array_equal(*epochs)
     np.testing.assert_array_equal(epochs.ravel() % 2, np.concatenate([batch["labels"] for batch in whole]))
-    assert not np.array_equal(numbers(whole), numbers(batches(source, 10, seed=2)))
+    assert not np.array_equal(numbers(whole), numbers(batches(source, 10, seed=0)))
     for first_step in (0, 3, 7):
         again = batches(source, 10 - first_step, first_step=first_step)
         for batch, other in zip(whole[first_step:], again, strict=True):

@@ -6,7 +6,7 @@ A `Source` holds the examples of one split; `load_source` makes it from a `DataC
 
 from tf_simclr.data.pipeline import BatchPlan, eval_dataset, mix_labelled, train_dataset
 from tf_simclr.data.source import ArraySource, Source, check_bad_images
-from tf_simclr.data.sources import available_splits, load_source
+from tf_simclr.data.sources import available_splits, load_eval_source, load_source
 from tf_simclr.data.subsets import choose_labelled, few_labels
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "choose_labelled",
     "eval_dataset",
     "few_labels",
+    "load_eval_source",
     "load_source",
     "mix_labelled",
     "train_dataset",

@@ -32,6 +32,21 @@ def load_source(data: DataConfig, split: str, *, flag: str = "train_split") -> S
     return tfds_source.load(data, split, flag)
 
 
+def load_eval_source(data: DataConfig) -> Source | None:
+    """Opens the split for evaluation: `eval_split`, or else validation, or else test; None without any.
+
+    Raises:
+        UserError: No such data set or split, or nothing in it.
+    """
+    if data.eval_split is not None:
+        return load_source(data, data.eval_split, flag="eval_split")
+    splits = available_splits(data)
+    for split in ("validation", "val", "test"):
+        if split in splits:
+            return load_source(data, split, flag="eval_split")
+    return None
+
+
 def available_splits(data: DataConfig) -> tuple[str, ...]:
     """Returns the names of the splits of the configured data set.
 

@@ -108,8 +108,9 @@ class StreamSource(EncodedSource):
     def _epoch(self, seed: int, epoch: tf.Tensor) -> tf.data.Dataset:
         files = tf.range(len(self._files), dtype=tf.int64)
         order = tf.random.experimental.stateless_shuffle(files, order_seed(seed, epoch), alg="philox")
-        # The buffer mixes its seed with the graph's, which is the global one unless set here.
-        tf.compat.v1.set_random_seed(seed)
+        # The buffer mixes its seed with the graph's, which is the global one unless set here. TensorFlow
+        # would compare a 0 there with the other seed, which is a tensor.
+        tf.compat.v1.set_random_seed(seed + 1)
         return self._read(order).shuffle(self._buffer_size, seed=epoch + 1, reshuffle_each_iteration=False)
 
     def _read(self, order: tf.Tensor) -> tf.data.Dataset:

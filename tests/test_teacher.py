@@ -1,0 +1,275 @@
+"""Teachers in every form: the same logits from all, nothing changed, and one line where there are none."""
+
+import functools
+import hashlib
+import logging
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from exports.saved_model import save_model
+from tests.networks import random_images, snapshot
+from tests.runs import TOTAL_STEPS, finished_run, refusal, tiny_config
+from tf_simclr.checkpoint import load_network
+from tf_simclr.config import ModelConfig, UserError
+from tf_simclr.models import build_simclr_model
+from tf_simclr.teacher import load_teacher
+
+# Of tensorflow-hub.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:pkg_resources is deprecated", "ignore:Deprecated call to `pkg_res"
+)
+SIZE, CLASSES = 8, 10
+
+
+@functools.cache
+def network():
+    return load_network(str(finished_run().directory), "teacher")
+
+
+@functools.cache
+def images():
+    return tf.constant(random_images(5, SIZE, SIZE, dtype="float32"))
+
+
+def expected_logits():
+    return network()(images(), training=False)["logits_sup"]
+
+
+class ForeignModule(tf.Module):
+    """A module as the authors saved theirs: called with `trainable`, and no signature.
+
+    Its own weights are a dense layer on the mean colours; in training it counts its calls.
+    """
+
+    def __init__(self, outputs=("final_avg_pool", "logits_sup"), num_classes=CLASSES):
+        super().__init__()
+        self._outputs = outputs
+        self.kernel = tf.Variable(np.random.default_rng(0).normal(size=(3, num_classes)).astype("float32"))
+        self.calls = tf.Variable(0.0, trainable=False)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3]), tf.TensorSpec([], tf.bool)])
+    def _apply(self, inputs, trainable):
+        self.calls.assign_add(tf.cast(trainable, tf.float32))
+        pooled = tf.reduce_mean(inputs, axis=[1, 2])
+        every = {"final_avg_pool": pooled, "logits_sup": pooled @ self.kernel + self.calls}
+        return {name: every[name] for name in self._outputs}
+
+    @tf.function(autograph=False)
+    def __call__(self, inputs, trainable):
+        return self._apply(inputs, trainable)
+
+
+def save_foreign(path, module=None):
+    module = module or ForeignModule()
+    spec = tf.TensorSpec([None, None, None, 3])
+    for trainable in (True, False):
+        module.__call__.get_concrete_function(spec, trainable)
+    tf.saved_model.save(module, str(path))
+    return str(path)
+
+
+def path_of(form, tmp_path, monkeypatch):
+    run = finished_run().directory
+    saved_model = run / "saved_model" / str(TOTAL_STEPS)
+    if form == "handle":
+        handle = "https://tfhub.dev/nobody/nothing/1"
+        monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path))
+        shutil.copytree(saved_model, tmp_path / hashlib.sha1(handle.encode()).hexdigest())
+        return handle
+    if form == "~":
+        monkeypatch.setenv("HOME", str(run.parent))
+        return f"~/{run.name}"
+    return {
+        "directory": str(run),
+        "checkpoint": f"{run}/ckpt-{TOTAL_STEPS}",
+        "index": f"{run}/ckpt-{TOTAL_STEPS}.index",
+        "SavedModel": str(saved_model),
+        "file://": f"file://{saved_model}",
+    }[form]
+
+
+@pytest.mark.parametrize("form", ["directory", "checkpoint", "index", "~", "SavedModel", "file://", "handle"])
+def test_teacher_of_every_form_gives_the_same_logits(form, tmp_path, monkeypatch):
+    teacher = load_teacher(path_of(form, tmp_path, monkeypatch), SIZE)
+    assert (teacher.num_classes, teacher.num_weights) == (
+        CLASSES,
+        sum(np.size(value) for value in snapshot(network()).values()),
+    )
+    np.testing.assert_allclose(teacher.logits(images()), expected_logits(), rtol=1e-4, atol=1e-5)
+    in_graph = tf.function(teacher.logits, autograph=False)
+    np.testing.assert_allclose(in_graph(images()), expected_logits(), rtol=1e-4, atol=1e-5)
+    assert np.abs(expected_logits()).max() > 1e-3
+
+
+def test_teacher_of_an_earlier_checkpoint_is_another():
+    teacher = load_teacher(f"{finished_run().directory}/ckpt-2", SIZE)
+    assert np.abs(teacher.logits(images()) - expected_logits()).max() > 1e-4
+
+
+@pytest.mark.parametrize("form", ["directory", "SavedModel"])
+def test_teacher_sees_in_inference_mode(form, tmp_path, monkeypatch):
+    """One image alone gives what it gives beside others; batch statistics would differ."""
+    teacher = load_teacher(path_of(form, tmp_path, monkeypatch), SIZE)
+    alone = [teacher.logits(images()[number : number + 1])[0] for number in range(2)]
+    np.testing.assert_allclose(alone, expected_logits()[:2], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(teacher.logits(images()), expected_logits(), rtol=1e-4, atol=1e-5)
+
+
+def test_teacher_of_the_authors_form(tmp_path):
+    module = ForeignModule()
+    teacher = load_teacher(save_foreign(tmp_path / "hub", module), SIZE)
+    expected = np.mean(images(), axis=(1, 2)) @ module.kernel.numpy()
+    for _ in range(2):  # Calls in training would add to the logits.
+        np.testing.assert_allclose(teacher.logits(images()), expected, rtol=1e-5)
+    np.testing.assert_allclose(teacher.logits(tf.cast(images(), tf.float64)), expected, rtol=1e-5)
+    assert teacher.num_classes == CLASSES
+
+
+@pytest.mark.xfail(strict=True, reason="a module without `variables` counts as one of no weights")
+def test_teacher_of_the_authors_form_has_its_weights_counted(tmp_path):
+    assert load_teacher(save_foreign(tmp_path / "hub"), SIZE).num_weights == 3 * CLASSES + 1
+
+
+# ---- What is refused
+
+
+def message_of(path, size=SIZE):
+    with pytest.raises(UserError) as error:
+        load_teacher(str(path), size)
+    message = str(error.value)
+    assert "\n" not in message
+    assert message.startswith(f"--teacher={path}")
+    return message
+
+
+FITS = "name the directory of a finetuned run, a checkpoint in it, or a SavedModel with logits."
+
+
+def test_teacher_that_does_not_exist_is_one_line(tmp_path):
+    assert message_of(tmp_path / "no") == (
+        f"--teacher={tmp_path}/no: no such checkpoint; no checkpoint is in that directory either."
+    )
+    assert "no checkpoint in this directory" in message_of(tmp_path)
+    assert f"use one of {finished_run().directory}/ckpt-2" in message_of(finished_run().directory / "ckpt-9")
+
+
+def test_teacher_behind_a_handle_that_cannot_be_fetched_is_one_line(monkeypatch):
+    hub = pytest.importorskip("tensorflow_hub")
+
+    def fail(handle):
+        raise OSError("no\nnetwork")
+
+    monkeypatch.setattr(hub, "resolve", fail)
+    message = message_of("https://tfhub.dev/nobody/nothing/1")
+    assert message.endswith(f": cannot be fetched (no); {FITS}")
+
+
+def test_teacher_pretrained_without_a_probe_gives_no_logits(tmp_path):
+    config = ModelConfig(resnet_depth=18, width_multiplier=0.125, image_size=SIZE, proj_out_dim=16)
+    model = build_simclr_model(config)
+    save_model(model, str(tmp_path / "saved"))
+    assert message_of(tmp_path / "saved") == f"--teacher={tmp_path}/saved: gives no logits; {FITS}"
+    shutil.copy(finished_run().directory / "flags.json", tmp_path)
+    tf.train.Checkpoint(model=model.variable_tree()).save(str(tmp_path / "ckpt"))
+    assert message_of(tmp_path / "ckpt-1") == f"--teacher={tmp_path}/ckpt-1: gives no logits; {FITS}"
+
+
+def test_teacher_without_the_output_of_logits_is_one_line(tmp_path):
+    path = save_foreign(tmp_path / "hub", ForeignModule(outputs=("final_avg_pool",)))
+    assert message_of(path) == f"--teacher={path}: gives no logits; {FITS}"
+
+
+def test_teacher_that_gives_a_tensor_is_one_line(tmp_path):
+    module = tf.Module()
+    module.__call__ = tf.function(lambda inputs, trainable: inputs)
+    module.__call__.get_concrete_function(tf.TensorSpec([None, None, None, 3]), False)
+    tf.saved_model.save(module, str(tmp_path / "hub"))
+    assert message_of(tmp_path / "hub") == f"--teacher={tmp_path}/hub: gives no logits; {FITS}"
+
+
+def test_teacher_that_cannot_be_called_is_one_line(tmp_path):
+    module = tf.Module()
+    module.kernel = tf.Variable(1.0)
+    tf.saved_model.save(module, str(tmp_path / "hub"))
+    message = message_of(tmp_path / "hub")
+    assert ": cannot be called as module(images, trainable=False) (" in message
+    assert message.endswith(FITS)
+
+
+def test_teacher_of_another_image_size_alone_is_one_line(tmp_path):
+    module = tf.Module()
+    call = tf.function(lambda inputs, trainable: {"logits_sup": tf.reduce_mean(inputs, [1, 2])})
+    module.__call__ = call
+    call.get_concrete_function(tf.TensorSpec([None, 32, 32, 3]), False)
+    tf.saved_model.save(module, str(tmp_path / "hub"))
+    assert "cannot be called as module(images, trainable=False)" in message_of(tmp_path / "hub")
+    assert load_teacher(str(tmp_path / "hub"), 32).num_classes == 3
+
+
+def test_teacher_that_is_damaged_is_one_line(tmp_path):
+    shutil.copytree(finished_run().directory / "saved_model" / str(TOTAL_STEPS), tmp_path / "hub")
+    (tmp_path / "hub" / "saved_model.pb").write_bytes(b"no protocol buffer")
+    message = message_of(tmp_path / "hub")
+    assert ": cannot be loaded (" in message
+    assert message.endswith(FITS)
+
+
+def test_teacher_without_the_settings_of_its_run_is_one_line(tmp_path):
+    for path in finished_run().directory.glob(f"ckpt-{TOTAL_STEPS}.*"):
+        shutil.copy(path, tmp_path)
+    assert message_of(tmp_path / f"ckpt-{TOTAL_STEPS}") == (
+        f"--teacher={tmp_path}/ckpt-{TOTAL_STEPS}: no flags.json of its run beside it; name a checkpoint in a "
+        "run's directory."
+    )
+
+
+# ---- In a run
+
+
+def distill_config(tmp_path, **flags):
+    settings = {"train_mode": "distill", "teacher": finished_run().directory, "proj_head_mode": "nonlinear"}
+    return tiny_config(tmp_path / "student", **(settings | flags))
+
+
+def test_teacher_with_other_classes_than_the_data_is_refused(tmp_path):
+    path = save_foreign(tmp_path / "hub", ForeignModule(num_classes=7))
+    message = refusal(distill_config(tmp_path, teacher=path))
+    assert message == (
+        f"--teacher={path}: has 7 classes, digits (train) has 10; use a teacher of the same classes."
+    )
+    assert not (tmp_path / "student").exists()
+
+
+@pytest.fixture
+def announced(tmp_path, caplog):
+    """Returns what is said about a student before it is trained."""
+    from tf_simclr.experiment import Experiment
+
+    caplog.set_level(logging.INFO, "tf_simclr")
+
+    def announce(**flags):
+        Experiment(distill_config(tmp_path, **flags))
+        return [message for message in caplog.messages if "student" in message]
+
+    return announce
+
+
+def test_student_that_is_bigger_is_said(announced):
+    teacher, student = (
+        sum(np.size(value) for value in snapshot(model).values())
+        for model in (network(), build_simclr_model(wider(), CLASSES))
+    )
+    assert announced(width_multiplier=0.1875) == [
+        f"The student is bigger than its teacher: {student / 1e6:.2f} M against {teacher / 1e6:.2f} M weights."
+    ]
+
+
+def wider():
+    return ModelConfig(resnet_depth=18, width_multiplier=0.1875, image_size=SIZE, proj_out_dim=16)
+
+
+def test_student_as_big_as_its_teacher_is_not_said_to_be_bigger(announced):
+    assert announced() == []

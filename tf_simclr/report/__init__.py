@@ -1,0 +1,112 @@
+"""The report of a run: one HTML page with results, curves and pictures that needs no other file."""
+
+import logging
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tf_simclr.config import ExperimentConfig, SemiSupervisedConfig, UserError
+from tf_simclr.report import page, sections
+from tf_simclr.report.events import read_events
+from tf_simclr.report.sections import Result, Steps
+from tf_simclr.run_directory import first_line, latest_checkpoint, write_text
+
+_LOG = logging.getLogger("tf_simclr")
+
+
+def write_report(
+    config: ExperimentConfig | SemiSupervisedConfig, results: Mapping[str, Any] | Sequence[Result]
+) -> str:
+    """Writes `report.html` into `model_dir`, whole or not at all.
+
+    What is missing, say as nothing was exported, is said in its place.
+
+    Args:
+        config: of the run; curves, pictures and exports are looked up in its directories.
+        results: what `train_and_evaluate` or `semi_supervised` returned. In the place of one step's
+            result may stand a list of them, of several seeds or draws of labels: the table then gives
+            mean, standard deviation and number.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    steps = _steps(config)
+    by_step: Any = results if isinstance(config, SemiSupervisedConfig) else {next(iter(steps)): results}
+    lists = {name: [one] if isinstance(one, Mapping) else list(one) for name, one in by_step.items()}
+    content = render_report(steps, lists)
+    path = _path(config)
+    try:
+        write_text(path, content)
+    except (tf.errors.OpError, OSError) as error:
+        raise UserError(
+            f"--model_dir={config.model_dir}: cannot write {path} ({first_line(error)}); free some space and "
+            "start again: training is over."
+        ) from error
+    _LOG.info("Report: %s", path)
+    return path
+
+
+def report_is_due(config: ExperimentConfig | SemiSupervisedConfig) -> bool:
+    """Returns whether a result or a checkpoint of the run is newer than its report."""
+    files = []
+    for step in _steps(config).values():
+        directory = str(step.model_dir)
+        checkpoint = latest_checkpoint(directory)
+        files += tf.io.gfile.glob(os.path.join(directory, "result*.json"))
+        files += [f"{checkpoint}.index"] if checkpoint else []
+    path = _path(config)
+    written = _modified(path) if tf.io.gfile.exists(path) else -1
+    return any(_modified(file) > written for file in files)
+
+
+def render_report(steps: Steps, results: Mapping[str, Sequence[Result]]) -> str:
+    """Returns the page.
+
+    Args:
+        steps: the configuration of each step by its name.
+        results: of each step, see `sections.results_table`.
+    """
+    first, last = next(iter(steps)), list(steps)[-1]
+    mapped = "finetune" if "finetune" in steps else last
+    served = "distill" if "distill" in steps else last
+    events = {name: read_events(str(step.model_dir)) for name, step in steps.items()}
+    make: dict[str, Callable[[], str]] = {
+        "Results": lambda: sections.results_table(steps, results),
+        "Training": lambda: "".join(sections.curves(name, steps[name], events[name]) for name in steps),
+        "Example views": lambda: sections.views(events[first]),
+        "Representation": lambda: sections.embedding(mapped, steps[mapped]),
+        "Use the network": lambda: sections.usage(steps, served),
+        "Settings": lambda: sections.settings(steps),
+    }
+    return page.render(
+        f"SimCLRv2 on {steps[first].data.dataset}",
+        sections.describe_run(steps),
+        {heading: _guarded(section) for heading, section in make.items()},
+        f"Python {platform.python_version()}, TensorFlow {tf.__version__}",
+    )
+
+
+def _guarded(section: Callable[[], str]) -> str:
+    """A section that fails, say as its images have moved, must not cost the others."""
+    try:
+        return section()
+    except (tf.errors.OpError, OSError, ValueError) as error:
+        return page.text(f"Not shown: {first_line(error)}")
+
+
+def _steps(config: ExperimentConfig | SemiSupervisedConfig) -> Steps:
+    return config.steps if isinstance(config, SemiSupervisedConfig) else {config.train.train_mode: config}
+
+
+def _path(config: ExperimentConfig | SemiSupervisedConfig) -> str:
+    return os.path.join(str(config.model_dir), "report.html")
+
+
+def _modified(path: str) -> int:
+    return tf.io.gfile.stat(path).mtime_nsec

@@ -1,0 +1,197 @@
+"""The sections of a report, as HTML. What is missing is said in a sentence."""
+
+import json
+import math
+import os
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow as tf
+
+from tf_simclr.augment import EvalView
+from tf_simclr.checkpoint import load_network
+from tf_simclr.config import ExperimentConfig
+from tf_simclr.data import BatchPlan, eval_dataset, load_eval_source
+from tf_simclr.evaluate import extract_features
+from tf_simclr.pipeline import describe_network
+from tf_simclr.planning import chance_loss
+from tf_simclr.report import page, pictures
+from tf_simclr.report.events import Events
+
+Steps = Mapping[str, ExperimentConfig]
+Result = Mapping[str, Any]
+
+_DASH = "\N{EN DASH}"
+_MAX_IMAGES, _MIN_IMAGES = 1000, 10
+_MIN_RANGE = 1e-6
+_SMALL_PICTURE = 700
+
+
+def describe_run(steps: Steps) -> str:
+    """Returns a sentence on what the steps do."""
+    about = []
+    for name, step in steps.items():
+        labels = _labels_used(step).replace("all", "all labels").replace("per", "labels per")
+        about.append(
+            {
+                "pretrain": "contrastive pretraining on images without labels",
+                "finetune": f"finetuning on {labels}",
+                "distill": "distillation from a teacher",
+                "supervised": f"a supervised baseline on {labels}, from scratch",
+            }[name]
+        )
+    *most, last = about
+    sentence = f"{', '.join(most)}, and {last}" if most else last
+    return f"{sentence[0].upper()}{sentence[1:]}."
+
+
+def results_table(steps: Steps, results: Mapping[str, Sequence[Result]]) -> str:
+    """Returns the table of all steps.
+
+    Args:
+        steps: the configuration of each step by its name.
+        results: of each step: none, one, or several, of which mean, standard deviation and number are given.
+    """
+    rows = []
+    for name, step in steps.items():
+        given = results.get(name, ())
+        rows.append(
+            [
+                name,
+                describe_network(step),
+                _labels_used(step),
+                _each(given, "num_weights", lambda value: f"{value / 1e6:.2f} M"),
+                _each(given, "global_step", str),
+                _mean_and_spread(given, "eval/label_top_1_accuracy"),
+                _mean_and_spread(given, "eval/label_top_5_accuracy"),
+            ]
+        )
+    header = ["step", "network", "labels used", "weights", "steps", "top-1", "top-5"]
+    note = "Accuracy on held-out images; after pretraining, if given, that of the linear probe."
+    return page.table(header, rows, "results") + page.text(note, "soft")
+
+
+def curves(name: str, step: ExperimentConfig, events: Events) -> str:
+    """Returns the loss and accuracy of one step over its training."""
+    loss = chance_loss(step)
+    # ln(2B-1), or ln(2B-2) for the decoupled loss.
+    chance = None if loss is None else (f"chance, 2 ln({math.exp(loss / 2):.0f}) = {loss:.2f}", loss)
+    drawn = {
+        "loss": pictures.plot_losses(events.scalars, chance),
+        "accuracy": pictures.plot_accuracies(events.scalars),
+    }
+    shown = [page.picture(png, f"{what} of {name} over the steps") for what, png in drawn.items() if png]
+    missing = page.text(f"There are no curves in the event files of {step.model_dir}.")
+    return page.subheading(name) + (page.grid(shown) if shown else missing)
+
+
+def views(events: Events) -> str:
+    """Returns the picture of the first training images."""
+    if events.views is None:
+        return page.text("There is no picture of the views in the event files.")
+    kind = "pixels" if events.views_width < _SMALL_PICTURE else "plain"
+    about = "Training images as the network sees them: each column is an image, each row a random view of it."
+    return page.text(about) + page.picture(events.views, "random views of training images", kind)
+
+
+def embedding(name: str, step: ExperimentConfig) -> str:
+    """Returns a map of the evaluation images, as the network of a step represents them.
+
+    Raises:
+        UserError: the data or the network cannot be loaded.
+    """
+    source = load_eval_source(step.data)
+    if source is None:
+        return page.text(f"{step.data.dataset} has no validation or test split to show.")
+    if source.num_examples > _MAX_IMAGES:
+        chosen = np.random.default_rng(0).choice(source.num_examples, _MAX_IMAGES, replace=False)
+        source = source.subset(np.sort(chosen), source.name)
+    network = load_network(str(step.model_dir), "model_dir")
+    plan = BatchPlan(global_batch_size=step.evaluation.eval_batch_size)
+    batches = eval_dataset(source, EvalView(image_size=network.config.image_size), plan=plan)
+    features, labels = extract_features(network, batches)
+    if len(features) < _MIN_IMAGES:
+        return page.text(f"{source.name} has too few readable images for a map.")
+    if np.ptp(features, axis=0).max() < _MIN_RANGE:
+        return page.text("All images have the same representation: the network has collapsed.")
+    class_names = (source.class_names or ()) if (labels >= 0).any() else ()
+    png = pictures.plot_points(pictures.project(features), labels, len(class_names))
+    about = (
+        f"{len(features)} images of {source.name}, placed by their representation (final_avg_pool) in the "
+        f"network of {name}: PCA, then t-SNE. Neighbours are similar; long distances mean little."
+    )
+    return page.text(about) + page.picture(png, "map of the images", "square") + _legend(class_names)
+
+
+def usage(steps: Steps, served: str) -> str:
+    """Returns how to load the export of the step `served`, and where the others are."""
+    exports = {name: path for name, step in steps.items() if (path := _export_path(step)) is not None}
+    if served not in exports:
+        return page.text(f"There is no export of {served} in {steps[served].model_dir}.")
+    size = steps[served].model.image_size
+    lines = [
+        "import tensorflow as tf\n",
+        f"module = tf.saved_model.load({json.dumps(exports.pop(served), ensure_ascii=False)})",
+        f"outputs = module(images, training=False)  # float32 [B, {size}, {size}, 3] in [0, 1]",
+        'features = outputs["final_avg_pool"]',
+    ]
+    lines += [] if served == "pretrain" else ['logits = outputs["logits_sup"]']
+    others = page.table(["step", "its export"], list(exports.items()), "settings") if exports else ""
+    return page.code("\n".join(lines)) + others
+
+
+def settings(steps: Steps) -> str:
+    """Returns all flags: those that differ between the steps side by side, then the others."""
+    by_step = [step.to_dict() for step in steps.values()]
+    rows = [[f"--{flag}", *(_value(one[flag]) for one in by_step)] for flag in by_step[0]]
+    differing = [row for row in rows if len(set(row[1:])) > 1]
+    common = [row[:2] for row in rows if len(set(row[1:])) == 1]
+    tables = page.table(["flag", *steps], differing, "settings") if differing else ""
+    tables += page.table(["flag", "in all steps" if differing else "value"], common, "settings")
+    return page.details("All flags of this run", tables)
+
+
+def _labels_used(step: ExperimentConfig) -> str:
+    mode = step.train.train_mode
+    if mode == "pretrain" or (mode == "distill" and step.distill.distill_alpha == 1):
+        return "none"
+    if step.data.labels_per_class:
+        return f"{step.data.labels_per_class} per class"
+    return "all" if step.data.label_fraction == 1 else f"{100 * step.data.label_fraction:g}% of all"
+
+
+def _each(results: Sequence[Result], key: str, form: Callable[[Any], str]) -> str:
+    return ", ".join(dict.fromkeys(form(one[key]) for one in results if key in one)) or _DASH
+
+
+def _mean_and_spread(results: Sequence[Result], key: str) -> str:
+    values = [100 * one[key] for one in results if key in one]
+    if len(values) < 2:
+        return f"{values[0]:.2f}%" if values else _DASH
+    mean, spread = statistics.fmean(values), statistics.stdev(values)
+    return f"{mean:.2f} \N{PLUS-MINUS SIGN} {spread:.2f}% (n = {len(values)})"
+
+
+def _legend(class_names: Sequence[str]) -> str:
+    if not class_names:
+        return page.text("Without colours, as the images have no labels.", "soft")
+    if len(class_names) > pictures.MAX_NAMED_CLASSES:
+        return page.text(f"The colour is that of the class, one of {len(class_names)}.", "soft")
+    return page.legend(pictures.class_looks(class_names))
+
+
+def _export_path(step: ExperimentConfig) -> str | None:
+    """Returns the directory of the newest export."""
+    directory = os.path.join(str(step.model_dir), "saved_model")
+    names = tf.io.gfile.listdir(directory) if tf.io.gfile.isdir(directory) else []
+    numbers = [int(name.rstrip("/")) for name in names if name.rstrip("/").isdecimal()]
+    if not numbers:
+        return None
+    path = os.path.join(directory, str(max(numbers)))
+    return path if "://" in path else os.path.abspath(path)
+
+
+def _value(setting: Any) -> str:
+    return _DASH if setting is None else str(setting)
