@@ -89,7 +89,7 @@ def _of_step(arguments: Sequence[str], step: str | None) -> list[str]:
     for argument in arguments:
         name, equals, value = argument.partition("=")
         owner, dot, flag = name.lstrip("-").partition(".")
-        if not dot or not argument.startswith("-"):
+        if not dot or not argument.startswith("-") or not owner.isidentifier():
             general.append(argument)
             continue
         if owner not in TRAIN_MODES:
@@ -101,7 +101,10 @@ def _of_step(arguments: Sequence[str], step: str | None) -> list[str]:
         if flag in ("mode", "train_mode", "model_dir"):
             raise UserError(f"{argument}: cannot differ between the steps; leave it out.")
         if step is None:  # A mistake must show, whichever step is run.
-            _parse([f"--{flag}{equals}{value}"])
+            try:
+                _parse([f"--{flag}{equals}{value}"])
+            except UserError as error:
+                raise UserError(f"--{owner}.{str(error).removeprefix('--')}") from error
         if owner == step:
             special.append(f"--{flag}{equals}{value}")
     return [*general, *special]
@@ -111,6 +114,12 @@ def _train_mode(values: absl_flags.FlagValues, *, bare: bool) -> str:
     """Returns the step that the flags name, or `semi_supervised`."""
     modes = (*TRAIN_MODES, SEMI_SUPERVISED)
     if values.mode in modes:
+        check(
+            not values["train_mode"].present or values.train_mode == values.mode,
+            "train_mode",
+            values.train_mode,
+            f"contradicts --mode={values.mode}; leave one of them out.",
+        )
         return values.mode
     if not values["train_mode"].present:
         return SEMI_SUPERVISED if bare and values.mode == "train_then_eval" else values.train_mode

@@ -39,7 +39,9 @@ TINY = {
     "checkpoint_steps": 2,
     "warmup_epochs": 0.1,
     "temperature": 0.2,
-    "labels_per_class": 0,  # All of them: tests depend on no choice of the recipe.
+    # Tests depend on no choice of the recipe.
+    "labels_per_class": 0,
+    "ft_proj_selector": 0,
 }
 
 

@@ -312,7 +312,6 @@ def assert_has_the_runs_weights(model):
         np.testing.assert_array_equal(variable, expected)
 
 
-@pytest.mark.xfail(strict=True, reason="the names in a SavedModel are not those of a checkpoint")
 def test_initialize_from_a_saved_model_equals_from_the_checkpoint(finished):
     model = build_simclr_model(ModelConfig(**BASE), 10)
     path = f"{finished}/saved_model/{TOTAL_STEPS}"
@@ -322,7 +321,6 @@ def test_initialize_from_a_saved_model_equals_from_the_checkpoint(finished):
     assert_has_the_runs_weights(model)
 
 
-@pytest.mark.xfail(strict=True, reason="the names in a SavedModel are not those of a checkpoint")
 def test_initialize_from_a_saved_model_of_another_network_names_the_flag(finished):
     message = refusal(initialize_from, f"{finished}/saved_model/{TOTAL_STEPS}", build(proj_out_dim=32))
     assert message.startswith(f"--checkpoint={finished}/saved_model/{TOTAL_STEPS}")

@@ -27,6 +27,7 @@ from tf_simclr.config import TRAIN_MODES, UserError
 from tf_simclr.data import choose_labelled, load_source
 from tf_simclr.models import build_simclr_model
 from tf_simclr.pipeline import results_table, semi_supervised
+from tf_simclr.run_directory import claim_directory
 from tf_simclr.schedules import WarmupCosine
 
 
@@ -42,11 +43,11 @@ def trained(monkeypatch):
     """The steps that were trained, none of them really."""
     seen = []
 
-    def pretend(step, actions):
-        seen.append((step.train.train_mode, step, actions))
+    def pretend(self, actions):
+        seen.append((self.config.train.train_mode, self.config, actions))
         return {"global_step": 2, "num_weights": 1_500_000, "actions": len(actions)}
 
-    monkeypatch.setattr(pipeline, "train_and_evaluate", pretend)
+    monkeypatch.setattr(pipeline.Experiment, "train", pretend)
     return seen
 
 
@@ -79,11 +80,33 @@ def test_table_has_a_line_for_each_step(tmp_path):
 
 
 def test_results_that_cannot_be_written_are_one_line(trained, tmp_path):
+    (tmp_path / "result.json").mkdir()
+    message = refusal_of_whole(whole_config(tmp_path))
+    assert message.startswith(f"--model_dir={tmp_path}: cannot write {tmp_path}/result.json (")
+
+
+def test_directory_that_cannot_be_written_is_refused_before_training(trained, tmp_path):
     (tmp_path / "file").write_text("x")
     message = refusal_of_whole(whole_config(tmp_path / "file" / "run"))
-    assert message.startswith(
-        f"--model_dir={tmp_path}/file/run: cannot write {tmp_path}/file/run/result.json ("
-    )
+    assert message.startswith(f"--model_dir={tmp_path}/file/run: cannot be written (")
+    assert trained == []
+
+
+def test_whole_run_that_was_moved_goes_on(trained, tmp_path):
+    semi_supervised(whole_config(tmp_path / "old"))
+    for name, step in whole_config(tmp_path / "old").steps.items():
+        claim_directory(step)
+        (tmp_path / "old" / name / "result.json").write_text("{}")
+    (tmp_path / "old").rename(tmp_path / "new")
+    semi_supervised(whole_config(tmp_path / "new"))
+    assert len(trained) == 8
+    message = refusal_of_whole(whole_config(tmp_path / "new", f"--distill.teacher={tmp_path}/other"))
+    assert f"--teacher={tmp_path}/old/finetune there, {tmp_path}/other now" in message
+
+
+def test_single_run_does_not_take_the_directory_of_a_whole_one(trained, tmp_path):
+    semi_supervised(whole_config(tmp_path))
+    assert "--train_mode=semi_supervised there, pretrain now" in refusal(tiny_config(tmp_path))
 
 
 # ---- A whole run
@@ -239,6 +262,13 @@ def test_labelled_share_that_leaves_no_place_is_refused():
         make(**(DISTILL | {"distill_labeled_share": 0.99}))
 
 
+def test_distillation_where_all_images_are_labelled_takes_them_in_place():
+    config, parts = make(**DISTILL)
+    assert (parts.labelled, parts.num_labelled, parts.source.num_examples) == (None, 32, 1347)
+    (batch,) = ingredients.training_batches(config, parts, 1, num_views=1, first_step=0).take(1)
+    assert batch["labels"].numpy().min() >= 0 and batch["views"][0].shape == (32, 8, 8, 3)
+
+
 def test_batches_of_a_distillation_with_labels_have_them_last():
     config, parts = make(**(DISTILL | {"labels_per_class": 2, "distill_labeled_share": 0.25}))
     batches = ingredients.training_batches(config, parts, 1, num_views=1, first_step=0)
@@ -344,14 +374,12 @@ def test_finetuning_starts_any_other_head_at_zero(flags, tmp_path):
     assert line.endswith("; the supervised head starts fresh.")
 
 
-@pytest.mark.xfail(strict=True, reason="_may_keep_head does not expand the ~")
 def test_finetuning_keeps_the_head_of_a_checkpoint_in_the_home(monkeypatch):
     directory = finished_run().directory
     monkeypatch.setenv("HOME", str(directory.parent))
     assert np.abs(start_finetuning(checkpoint=f"~/{directory.name}")[0]).max() > 0
 
 
-@pytest.mark.xfail(strict=True, reason="a student takes over a probe that has seen all labels")
 def test_student_does_not_take_over_a_head_that_has_seen_other_labels():
     settings = {"labels_per_class": 5, "checkpoint": finished_run().directory, "proj_head_mode": "nonlinear"}
     config, parts = make(**(DISTILL | settings))
@@ -460,13 +488,11 @@ def test_whole_method_in_a_directory_with_other_settings_is_refused_before_it_tr
     assert trained == []
 
 
-@pytest.mark.xfail(strict=True, reason="the steps are only looked at when their turn comes")
 @pytest.mark.parametrize(
     ("flags", "arguments", "message"),
     [
         ({"labels_per_class": 500}, [], "--labels_per_class=500: "),
-        ({}, ["--supervised.train_batch_size=5000"], "--train_batch_size=5000: "),
-        ({}, ["--finetune.num_proj_layers=3"], "--num_proj_layers=3"),
+        ({}, ["--distill.train_batch_size=5000"], "--train_batch_size=5000: "),
     ],
 )
 def test_whole_method_refuses_what_a_later_step_cannot_do_before_it_trains(
@@ -476,9 +502,14 @@ def test_whole_method_refuses_what_a_later_step_cannot_do_before_it_trains(
     assert trained == []
 
 
-@pytest.mark.xfail(strict=True, reason="the result of the whole method has the name of a run's")
 def test_whole_method_and_a_single_run_do_not_share_a_directory(trained, tmp_path):
     for path in finished_run().directory.glob("*.json"):
         shutil.copy(path, tmp_path)
     assert refusal_of_whole(whole_config(tmp_path)).startswith(f"--model_dir={tmp_path}: ")
     assert json.loads((tmp_path / "result.json").read_text()).items() >= finished_run().result.items()
+
+
+def test_whole_method_finetunes_the_network_that_it_pretrains(tmp_path):
+    with pytest.raises(UserError) as error:
+        whole_config(tmp_path, "--finetune.num_proj_layers=3")
+    assert str(error.value).startswith("--finetune.num_proj_layers=3: the network is pretrained with 2; ")

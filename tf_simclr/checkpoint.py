@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 
 import tensorflow as tf
+from tensorflow.core.protobuf import trackable_object_graph_pb2
 
 from tf_simclr.config import ModelConfig, UserError
 from tf_simclr.mismatch import describe_differences, listed
@@ -15,7 +16,6 @@ from tf_simclr.run_directory import first_line, latest_checkpoint, read_settings
 # What the variables are filed under: in a checkpoint, in a SavedModel of this project.
 _ROOTS = ("model", "weights")
 _HEAD = "supervised_head/"
-_SUFFIX = "/.ATTRIBUTES/VARIABLE_VALUE"
 # What TensorFlow raises where a checkpoint is truncated, overwritten or out of reach.
 _READ_ERRORS = (tf.errors.OpError, ValueError, OSError, RuntimeError, IndexError)
 DIVERGED_MEND = "start anew in another --model_dir with a smaller --learning_rate or a longer --warmup_epochs"
@@ -114,7 +114,7 @@ def initialize_from(path: str, model: SimCLRModel, *, keep_head: bool = True) ->
         del tree["supervised_head"]
     restored = _flatten(tree)
     try:
-        tf.train.Checkpoint(**{root: tree}).restore(path).assert_existing_objects_matched().expect_partial()
+        tf.train.Checkpoint(**{root: tree}).read(path).assert_existing_objects_matched().expect_partial()
     except _READ_ERRORS as error:
         raise _damaged(where, error, mend) from error
     fresh = "; the supervised head starts fresh" if len(restored) < len(expected) else ""
@@ -145,7 +145,7 @@ def load_network(path: str, flag: str) -> SimCLRModel:
     root, _ = _check_same_network(path, where, model, mend=mend)
     try:
         checkpoint = tf.train.Checkpoint(**{root: model.variable_tree()})
-        checkpoint.restore(path).assert_existing_objects_matched().expect_partial()
+        checkpoint.read(path).assert_existing_objects_matched().expect_partial()
     except _READ_ERRORS as error:
         raise _damaged(where, error, mend) from error
     return model
@@ -201,16 +201,29 @@ def _check_same_network(
 def _saved_shapes(path: str, where: str, mend: str) -> tuple[str, dict[str, tuple]]:
     """Returns what the network's variables are filed under, and their shapes by name."""
     try:
-        shapes = tf.train.load_checkpoint(path).get_variable_to_shape_map()
+        reader = tf.train.load_checkpoint(path)
+        shapes = reader.get_variable_to_shape_map()
+        # A SavedModel files a variable under the shortest of its names: the graph has them all.
+        graph = trackable_object_graph_pb2.TrackableObjectGraph()
+        if "_CHECKPOINTABLE_OBJECT_GRAPH" in shapes:
+            graph.ParseFromString(reader.get_tensor("_CHECKPOINTABLE_OBJECT_GRAPH"))
     except _READ_ERRORS as error:
         raise _damaged(where, error, mend) from error
-    for root in _ROOTS:
-        saved = {
-            name[len(f"{root}/") : -len(_SUFFIX)]: tuple(shape)
-            for name, shape in shapes.items()
-            if name.startswith(f"{root}/") and name.endswith(_SUFFIX)
+
+    def below(number: int, prefix: str = "") -> dict[str, tuple]:
+        node = graph.nodes[number]
+        found = {
+            prefix[:-1]: tuple(shapes[a.checkpoint_key])
+            for a in node.attributes
+            if a.checkpoint_key in shapes
         }
-        if saved:
+        for child in node.children:
+            found |= below(child.node_id, f"{prefix}{child.local_name}/")
+        return found
+
+    roots = {child.local_name: child.node_id for child in graph.nodes[0].children} if graph.nodes else {}
+    for root in _ROOTS:
+        if root in roots and (saved := below(roots[root])):
             return root, saved
     raise UserError(f"{where}: not written by tf_simclr; name a checkpoint or a SavedModel that is.")
 

@@ -277,6 +277,20 @@ class OptimizerConfig:
         check(0 <= self.momentum < 1, "momentum", self.momentum, "use a number from 0 up to, but not, 1.")
 
 
+# What another network than the pretrained one would come of.
+_NETWORK_SETTINGS = (
+    "resnet_depth",
+    "width_multiplier",
+    "sk_ratio",
+    "se_ratio",
+    "proj_head_mode",
+    "proj_out_dim",
+    "num_proj_layers",
+    "cifar_stem",
+    "precision",
+)
+
+
 def default_model_dir(dataset: str, train_mode: str) -> str:
     """Returns `runs/<dataset>-<train_mode>`, without what has no place in a file's name."""
     name = "".join(c if c.isalnum() or c in "-_." else "_" for c in dataset)
@@ -403,7 +417,8 @@ class ExperimentConfig:
             self.train.train_mode == "finetune" or self.model.fine_tune_after_block == -1,
             "fine_tune_after_block",
             self.model.fine_tune_after_block,
-            f"--train_mode={self.train.train_mode} trains the whole network; leave it out, or use -1.",
+            f"--train_mode={self.train.train_mode} trains the whole network; leave it out, or use it for "
+            "finetuning: --finetune.fine_tune_after_block=, where that is one step of several.",
         )
         check(
             self.distill.teacher is None or self.train.train_mode == "distill",
@@ -478,13 +493,33 @@ class SemiSupervisedConfig:
                 "the whole method trains and evaluates; name one step with --train_mode, or use train_then_eval.",
             )
             object.__setattr__(self, name, dataclasses.replace(step, model_dir=os.path.join(directory, name)))
+        if self.finetune.data.few_labels:
+            # The probe would see all labels.
+            self._set("pretrain", "train", lineareval_while_pretraining=False)
+        if self.finetune.train.checkpoint is None:
+            self._check_same_network()
         self._set("finetune", "train", checkpoint=self.finetune.train.checkpoint or self.pretrain.model_dir)
         self._set("distill", "distill", teacher=self.distill.distill.teacher or self.finetune.model_dir)
+
+    def _check_same_network(self) -> None:
+        pretrained, finetuned = self.pretrain.model, self.finetune.model
+        for name in _NETWORK_SETTINGS:
+            ours, theirs = getattr(finetuned, name), getattr(pretrained, name)
+            check(
+                ours == theirs,
+                f"finetune.{name}",
+                ours,
+                f"the network is pretrained with {theirs}; use the same for both steps.",
+            )
 
     def _set(self, name: str, group: str, **values: Any) -> None:
         step = self.steps[name]
         changed = dataclasses.replace(getattr(step, group), **values)
         object.__setattr__(self, name, dataclasses.replace(step, **{group: changed}))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns what tells the directory of the whole method from that of a single step."""
+        return {"train_mode": SEMI_SUPERVISED}
 
     @property
     def steps(self) -> dict[str, ExperimentConfig]:

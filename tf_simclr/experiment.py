@@ -1,6 +1,7 @@
 """One run: from a configuration to a trained, evaluated network."""
 
 import contextlib
+import functools
 import logging
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +12,7 @@ import tensorflow as tf
 from tf_simclr import actions as standard_actions
 from tf_simclr.augment import EvalView
 from tf_simclr.checkpoint import Checkpoints
-from tf_simclr.config import ExperimentConfig, UserError
+from tf_simclr.config import ExperimentConfig, UserError, check
 from tf_simclr.data import BatchPlan, Source, check_bad_images, eval_dataset, load_eval_source
 from tf_simclr.distribute import make_strategy
 from tf_simclr.evaluate import evaluate, make_eval_function
@@ -19,6 +20,7 @@ from tf_simclr.ingredients import make_ingredients, training_batches
 from tf_simclr.planning import chance_loss, make_plan, make_schedule
 from tf_simclr.results import ResultFiles
 from tf_simclr.run_directory import check_directory, claim_directory, latest_checkpoint
+from tf_simclr.tasks.base import Task
 from tf_simclr.train import Action, make_train_function, train
 
 _LOG = logging.getLogger("tf_simclr")
@@ -53,14 +55,15 @@ class Experiment:
 
     Args:
         config: of the run.
+        strategy: to train with; None for the one that the configuration names.
 
     Raises:
         UserError: data, devices or sizes do not fit.
     """
 
-    def __init__(self, config: ExperimentConfig):
+    def __init__(self, config: ExperimentConfig, strategy: tf.distribute.Strategy | None = None):
         self.config = config
-        self.strategy = make_strategy(config.strategy)
+        self.strategy = strategy or make_strategy(config.strategy)
         self._num_replicas = self.strategy.num_replicas_in_sync
         self._ingredients = make_ingredients(config, self._num_replicas)
         self.train_source = self._ingredients.source
@@ -68,9 +71,30 @@ class Experiment:
         self.plan = make_plan(config, self.train_source.num_examples)
         self._results = ResultFiles(config)
         self.schedule = make_schedule(config, self.train_source.num_examples, self.plan.total_steps)
+
+    @functools.cached_property
+    def task(self) -> Task:
+        """The task, with its network and whatever else it needs; made when it is first asked for.
+
+        Raises:
+            UserError: a teacher does not fit.
+        """
         with self.strategy.scope():
-            self.task = self._ingredients.make_task(self.schedule)
-        self._evaluate_batch = make_eval_function(self.task, self.strategy)
+            task = self._ingredients.make_task(self.schedule)
+        source, num_classes = self.eval_source, task.model.num_classes
+        if source is not None and None not in (source.num_classes, num_classes):
+            check(
+                source.num_classes == num_classes,
+                "eval_split",
+                self.config.data.eval_split,
+                f"{source.name} has {source.num_classes} classes, the network has {num_classes}; use a split "
+                "with the same classes.",
+            )
+        return task
+
+    @functools.cached_property
+    def _evaluate_batch(self):
+        return make_eval_function(self.task, self.strategy)
 
     def train(self, actions: Sequence[Action]) -> dict[str, Any]:
         """Trains to the last step, then evaluates if the mode asks for it; see `train_and_evaluate`."""
@@ -80,9 +104,10 @@ class Experiment:
         if config.mode == "train_then_eval" and result is not None:
             _LOG.info("Already finished: %s", self._results.describe(result))
             return result
+        # Before the directory is made: what does not fit must leave nothing behind.
+        model = self.task.model
         if config.train.checkpoint and latest_checkpoint(str(config.model_dir)) is None:
-            # Before the directory is made: what does not fit must leave nothing behind.
-            _LOG.info(self._ingredients.initialize(self.task.model))
+            _LOG.info(self._ingredients.initialize(model))
         claim_directory(config)
         checkpoints = Checkpoints(str(config.model_dir), self.task, keep=config.train.keep_checkpoint_max)
         step = checkpoints.restore()

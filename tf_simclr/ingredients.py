@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import os
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -81,9 +82,9 @@ def training_batches(
         return train_dataset(source, view, plan=plan, seed=seed, num_views=num_views, first_step=first_step)
 
     num_labelled, seed = ingredients.num_labelled, settings.seed
-    unlabelled = batches(ingredients.source, settings.train_batch_size - num_labelled, seed)
     if ingredients.labelled is None:
-        return unlabelled
+        return batches(ingredients.source, settings.train_batch_size, seed)
+    unlabelled = batches(ingredients.source, settings.train_batch_size - num_labelled, seed)
     labelled = batches(ingredients.labelled, num_labelled, (seed + _LABELLED_SEED) % 2**31)
     return mix_labelled(unlabelled, labelled)
 
@@ -140,9 +141,10 @@ def _may_keep_head(config: ExperimentConfig) -> bool:
     """Whether the checkpoint's head may have been trained on the same layer, and on no other labels."""
     if config.model.zero_init_logits_layer or config.data.few_labels:
         return False
-    checkpoint = str(config.train.checkpoint)
-    directory = checkpoint if tf.io.gfile.isdir(checkpoint) else checkpoint.rpartition("/")[0]
-    return read_settings(directory).get("ft_proj_selector") == config.model.ft_proj_selector
+    checkpoint = os.path.expanduser(str(config.train.checkpoint))
+    settings = read_settings(checkpoint if tf.io.gfile.isdir(checkpoint) else os.path.dirname(checkpoint))
+    ours = {"ft_proj_selector": config.model.ft_proj_selector, "dataset": config.data.dataset}
+    return settings.items() >= ours.items()
 
 
 def _distill(config: ExperimentConfig, source: Source, num_replicas: int) -> Ingredients:
@@ -154,25 +156,30 @@ def _distill(config: ExperimentConfig, source: Source, num_replicas: int) -> Ing
         labelled = few_labels(source, config.data)
         share = distill.distill_labeled_share or labelled.num_examples / source.num_examples
         per_replica = max(1, int(share * batch.per_replica_batch_size + 0.5))
-        if per_replica >= batch.per_replica_batch_size:
+        num_labelled = min(per_replica, batch.per_replica_batch_size) * num_replicas
+        if labelled is source and not distill.distill_labeled_share:
+            labelled, num_labelled = None, batch.global_batch_size
+        elif num_labelled == batch.global_batch_size:
             raise UserError(
                 f"--distill_labeled_share={distill.distill_labeled_share}: leaves no place for unlabelled images "
                 f"in a batch of {batch.global_batch_size}; use a smaller share or a larger --train_batch_size."
             )
-        num_labelled = per_replica * num_replicas
         _LOG.info("%d of the %d images of a batch are labelled.", num_labelled, batch.global_batch_size)
 
     def make_task(schedule: WarmupCosine) -> Task:
+        if distill.teacher is None and source.num_classes is not None:  # For evaluation alone.
+            return FinetuneTask(
+                _fresh_network(config, config.model, source.num_classes), config.optimizer, schedule
+            )
         teacher = load_teacher(str(distill.teacher), config.model.image_size)
-        num_classes = source.num_classes
-        if num_classes not in (None, teacher.num_classes):
+        if source.num_classes not in (None, teacher.num_classes):
             raise UserError(
                 f"--teacher={distill.teacher}: has {teacher.num_classes} classes, {source.name} has "
-                f"{num_classes}; use a teacher of the same classes."
+                f"{source.num_classes}; use a teacher of the same classes."
             )
         student = _fresh_network(config, config.model, teacher.num_classes)
         student.freeze_for_finetuning()
-        num_weights = sum(variable.shape.num_elements() for variable in student.variables)
+        num_weights = sum(variable.shape.num_elements() for variable in student.used_variables)
         if num_weights > teacher.num_weights:
             _LOG.info(
                 "The student is bigger than its teacher: %.2f M against %.2f M weights.",
@@ -188,9 +195,10 @@ def _distill(config: ExperimentConfig, source: Source, num_replicas: int) -> Ing
             num_labelled=num_labelled // num_replicas,
         )
 
-    return Ingredients(
-        source, source.num_classes, make_task, lambda model: _start(config, model), labelled, num_labelled
-    )
+    def initialize(model: SimCLRModel) -> str:
+        return _start(config, model, keep_head=_may_keep_head(config))
+
+    return Ingredients(source, source.num_classes, make_task, initialize, labelled, num_labelled)
 
 
 def _fresh_network(

@@ -8,8 +8,9 @@ from typing import Any
 import tensorflow as tf
 
 from tf_simclr.config import ExperimentConfig, SemiSupervisedConfig, UserError
-from tf_simclr.experiment import train_and_evaluate
-from tf_simclr.run_directory import check_directory, first_line, write_json
+from tf_simclr.distribute import make_strategy
+from tf_simclr.experiment import Experiment
+from tf_simclr.run_directory import check_directory, claim_directory, first_line, write_json
 from tf_simclr.train import Action
 
 _LOG = logging.getLogger("tf_simclr")
@@ -32,12 +33,18 @@ def semi_supervised(
     Raises:
         UserError: anything the user can mend. What other steps have done stays.
     """
-    for step in config.steps.values():  # Before any step is trained.
+    # Before any step is trained, so that no step fails on what could be known at the start.
+    check_directory(config)
+    for step in config.steps.values():
         check_directory(step)
+    strategy = make_strategy(config.pretrain.strategy)
+    runs = {name: Experiment(step, strategy) for name, step in config.steps.items()}
+    claim_directory(config)
     results = {}
-    for number, (name, step) in enumerate(config.steps.items(), start=1):
+    for number, name in enumerate(config.steps, start=1):
         _LOG.info("[%d/%d] %s", number, len(config.steps), name)
-        results[name] = train_and_evaluate(step, tuple(make_actions(step)))
+        run = runs.pop(name)  # So that one network at a time is in memory.
+        results[name] = run.train(tuple(make_actions(run.config)))
     path = os.path.join(config.model_dir, "result.json")
     try:
         write_json(path, results)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
-from tf_simclr.config import ExperimentConfig, UserError
+from tf_simclr.config import ExperimentConfig, SemiSupervisedConfig, UserError
 from tf_simclr.mismatch import listed
 
 _SETTINGS_FILE = "flags.json"
@@ -36,6 +36,10 @@ _FREE_SETTINGS = frozenset(
         "master",
     ]
 )
+# Which labels are used makes no difference to pretraining without a probe.
+_LABEL_SETTINGS = frozenset(["label_fraction", "labels_per_class", "label_seed"])
+# What a run starts from.
+_INPUTS = frozenset(["checkpoint", "teacher"])
 
 
 def latest_checkpoint(directory: str) -> str | None:
@@ -50,7 +54,7 @@ def latest_checkpoint(directory: str) -> str | None:
     return there[max(there)] if there else None
 
 
-def check_directory(config: ExperimentConfig) -> dict:
+def check_directory(config: ExperimentConfig | SemiSupervisedConfig) -> dict:
     """Returns the settings of the run that `model_dir` holds, {} if there is none; changes nothing.
 
     Settings without a checkpoint or a result are left over from a start that came to nothing.
@@ -77,7 +81,7 @@ def check_directory(config: ExperimentConfig) -> dict:
     return old if begun else {}
 
 
-def claim_directory(config: ExperimentConfig) -> None:
+def claim_directory(config: ExperimentConfig | SemiSupervisedConfig) -> None:
     """Makes `model_dir` and writes its settings.
 
     Raises:
@@ -94,16 +98,31 @@ def claim_directory(config: ExperimentConfig) -> None:
 
 
 def _check_same_settings(directory: str, old: dict, new: dict) -> None:
+    free = set(_FREE_SETTINGS)
+    if new["train_mode"] == "pretrain":
+        free |= _LABEL_SETTINGS
+    if new.get("mode") == "eval":
+        free |= {name for name in _INPUTS if new[name] is None}
     changed = [
         f"--{name}={old[name]} there, {new[name]} now"
         for name in sorted(new, key=lambda name: name != "train_mode")
-        if name not in _FREE_SETTINGS and name in old and old[name] != new[name]
+        if name not in free and name in old and not _same(name, old, new)
     ]
     if changed:
         raise UserError(
             f"--model_dir={directory}: holds a run with other settings ({listed(changed)}); "
             "use those settings to go on with it, or another --model_dir."
         )
+
+
+def _same(name: str, old: dict, new: dict) -> bool:
+    if old[name] == new[name]:
+        return True
+    if name not in _INPUTS or None in (old[name], new[name]):
+        return False
+    # A directory that was moved together with this one, or is named in another way, is the same.
+    places = [os.path.relpath(os.path.expanduser(run[name]), run["model_dir"]) for run in (old, new)]
+    return places[0] == places[1]
 
 
 def write_json(path: str, content: Mapping) -> None:

@@ -1,5 +1,6 @@
 """The teacher of a distillation: a network of this project, or any module that gives logits."""
 
+import math
 import os
 from collections.abc import Callable
 from typing import NamedTuple
@@ -53,7 +54,7 @@ def load_teacher(path: str, image_size: int) -> Teacher:
     return Teacher(
         lambda images: network.forward(images, training=False).endpoints[_LOGITS],
         network.num_classes,
-        _count(network.variables),
+        sum(variable.shape.num_elements() for variable in network.variables),
     )
 
 
@@ -86,16 +87,18 @@ def _from_saved_model(path: str, image_size: int) -> Teacher:
         ) from error
     if not isinstance(outputs, dict) or _LOGITS not in outputs:
         raise _no_logits(path)
+    saved = tf.train.list_variables(os.path.join(path, "variables", "variables"))
     return Teacher(
         lambda images: call(images)[_LOGITS],
         outputs[_LOGITS].shape[-1],
-        _count(getattr(module, "variables", ())),
+        sum(math.prod(shape) for name, shape in saved if _is_variable(name)),
     )
+
+
+def _is_variable(name: str) -> bool:
+    """Whether a tensor in the file of a SavedModel is a variable of the network."""
+    return name.endswith("/.ATTRIBUTES/VARIABLE_VALUE") and not name.startswith("save_counter/")
 
 
 def _no_logits(path: str) -> UserError:
     return UserError(f"--teacher={path}: gives no logits; {_WHAT_FITS}.")
-
-
-def _count(variables) -> int:
-    return sum(variable.shape.num_elements() for variable in variables)

@@ -172,7 +172,7 @@ class EncodedImages(RandomAccessSource, EncodedSource):
     def __init__(
         self,
         name: str,
-        images: Sequence[str | bytes],
+        images: Sequence[str | bytes] | np.ndarray,
         *,
         read: Callable[[tf.Tensor], tf.Tensor],
         example_names: Sequence[str],
@@ -183,7 +183,6 @@ class EncodedImages(RandomAccessSource, EncodedSource):
         self.labels = None if labels is None else labels.astype(np.int32)
         self._read = read
         self._example_names = example_names
-        self._encoded = images
         with tf.device("CPU:0"):
             self._images = tf.constant(images, tf.string)
             self._label_tensor = None if labels is None else tf.constant(self.labels)
@@ -196,7 +195,7 @@ class EncodedImages(RandomAccessSource, EncodedSource):
         """See `Source.subset`."""
         return EncodedImages(
             name,
-            [self._encoded[index] for index in indices],
+            self._images.numpy()[indices],
             read=self._read,
             example_names=[self._example_names[index] for index in indices],
             labels=None if self.labels is None else self.labels[indices],

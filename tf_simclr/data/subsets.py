@@ -61,6 +61,12 @@ def few_labels(source: Source, data: DataConfig) -> Source:
     where = f"{source.name} has {counts[smallest]} labelled examples of its smallest class, "
     where += f"{source.class_names[smallest]}"
     check(
+        counts[smallest] > 0,
+        "train_split",
+        data.train_split,
+        f"{where}; use a part that has some of every class.",
+    )
+    check(
         data.labels_per_class <= counts[smallest],
         "labels_per_class",
         data.labels_per_class,
