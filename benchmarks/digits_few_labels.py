@@ -18,11 +18,12 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from typing import cast
 
 import numpy as np
 
 from flags.convert import parse_command_line
-from tf_simclr.config import ExperimentConfig, SemiSupervisedConfig
+from tf_simclr.config import ExperimentConfig, SemiSupervisedConfig, check
 
 
 class Trainer:
@@ -87,12 +88,18 @@ class FewLabels:
         from tf_simclr.tasks.distill import DistillTask
         from tf_simclr.tasks.finetune import FinetuneTask
 
+        check(
+            config.distill.distill.distill_alpha == 1,
+            "distill_alpha",
+            config.distill.distill.distill_alpha,
+            "this benchmark distills without labels; use 1.",
+        )
         data = config.finetune.data
         self._data = data
         self._train = load_source(data, data.train_split)
-        self._held_out = load_source(data, data.eval_split, flag="eval_split")
+        self.held_out = load_source(data, data.eval_split, flag="eval_split")
         view = EvalView(image_size=config.finetune.model.image_size)
-        self._images = view.crop_batch(self._held_out.images)
+        self._images = view.crop_batch(self.held_out.images)
         num_classes = self._train.num_classes
 
         def classifier(step: ExperimentConfig, pretrained: Callable | None = None) -> Trainer:
@@ -140,7 +147,7 @@ class FewLabels:
         for name, trainer in self.trainers.items():
             trainer.train(draw)
             logits = trainer.model.forward(self._images, training=False).endpoints["logits_sup"].numpy()
-            accuracies[name] = 100 * np.mean(logits.argmax(1) == self._held_out.labels)
+            accuracies[name] = 100 * np.mean(logits.argmax(1) == self.held_out.labels)
         return accuracies | self._raw_pixels(draw)
 
     def _raw_pixels(self, draw: int) -> dict[str, float]:
@@ -150,7 +157,7 @@ class FewLabels:
         from tf_simclr.data import choose_labelled
 
         train = self._train.images.reshape(self._train.num_examples, -1) / 255.0
-        held_out = self._held_out.images.reshape(self._held_out.num_examples, -1) / 255.0
+        held_out = self.held_out.images.reshape(self.held_out.num_examples, -1) / 255.0
         per_class = self._data.labels_per_class
         chosen = choose_labelled(self._train.labels, self._train.num_classes, per_class=per_class, seed=draw)
         labels = np.full(len(train), -1)
@@ -158,8 +165,8 @@ class FewLabels:
         regression = LogisticRegression(max_iter=5000).fit(train[chosen], labels[chosen])
         spreading = LabelSpreading(kernel="knn", n_neighbors=7, max_iter=100).fit(train, labels)
         return {
-            "logistic regression, raw pixels": 100 * regression.score(held_out, self._held_out.labels),
-            "label spreading, raw pixels": 100 * spreading.score(held_out, self._held_out.labels),
+            "logistic regression, raw pixels": 100 * regression.score(held_out, self.held_out.labels),
+            "label spreading, raw pixels": 100 * spreading.score(held_out, self.held_out.labels),
         }
 
 
@@ -190,9 +197,11 @@ def main() -> None:
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--num_draws", type=int, default=20)
-    parser.add_argument("--labels", default="1,10")
-    parser.add_argument("--methods", default="")
-    parser.add_argument("--validate", action="store_true")
+    parser.add_argument("--labels", default="1,10", help="labels of each class")
+    parser.add_argument("--methods", default="", help="only these, such as finetuned,distilled")
+    parser.add_argument(
+        "--validate", action="store_true", help="train[:80%%] and train[80%%:], not the test images"
+    )
     parser.add_argument("--work_dir", default=None, help="keeps the pretrained network")
     options, rest = parser.parse_known_args(sys.argv[1:])
     directory = options.work_dir or tempfile.mkdtemp(prefix="digits_few_labels_")
@@ -201,17 +210,16 @@ def main() -> None:
     def config_of(labels: str) -> SemiSupervisedConfig:
         arguments = [*splits, *rest, f"--labels_per_class={labels}", f"--model_dir={directory}"]
         config, _ = parse_command_line(["--mode=semi_supervised", *arguments])
-        assert isinstance(config, SemiSupervisedConfig)
-        return config
+        return cast(SemiSupervisedConfig, config)
 
-    labels = options.labels.split(",")
+    configs = {count: config_of(count) for count in options.labels.split(",")}
     from tf_simclr import train_and_evaluate
 
-    config = config_of(labels[0])
-    if config.finetune.train.checkpoint == config.pretrain.model_dir:
-        train_and_evaluate(config.pretrain)
-    for count in labels:
-        methods = FewLabels(config_of(count))
+    for config in configs.values():
+        if "pretrain" in config.steps:
+            train_and_evaluate(config.pretrain)
+    for count, config in configs.items():
+        methods = FewLabels(config)
         if options.methods:
             wanted = options.methods.split(",")
             methods.trainers = {k: v for k, v in methods.trainers.items() if k in wanted}
@@ -221,7 +229,7 @@ def main() -> None:
             rows.append(methods.accuracies(draw))
             listed = ", ".join(f"{name} {value:.2f}" for name, value in rows[-1].items())
             print(f"{count} a class, draw {draw}, {time.perf_counter() - start:.0f} s: {listed}", flush=True)
-        print(f"\nlabels a class: {count}, {len(rows)} draws, {methods._held_out.num_examples} images")
+        print(f"\nlabels a class: {count}, {len(rows)} draws, {methods.held_out.num_examples} images")
         print_table({name: np.array([row[name] for row in rows]) for name in rows[0]})
 
 

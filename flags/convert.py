@@ -100,6 +100,8 @@ def _of_step(arguments: Sequence[str], step: str | None) -> list[str]:
             continue  # So that a recipe of this step can be its flagfile.
         if flag in ("mode", "train_mode", "model_dir"):
             raise UserError(f"{argument}: cannot differ between the steps; leave it out.")
+        if not equals and _needs_value(flag):
+            raise UserError(f"{argument}: flags of one step are written --STEP.NAME=VALUE.")
         if step is None:  # A mistake must show, whichever step is run.
             try:
                 _parse([f"--{flag}{equals}{value}"])
@@ -108,6 +110,12 @@ def _of_step(arguments: Sequence[str], step: str | None) -> list[str]:
         if owner == step:
             special.append(f"--{flag}{equals}{value}")
     return [*general, *special]
+
+
+def _needs_value(flag: str) -> bool:
+    flag_values = absl_flags.FlagValues()
+    define_flags(flag_values)
+    return flag in flag_values and not flag_values[flag].boolean
 
 
 def _train_mode(values: absl_flags.FlagValues, *, bare: bool) -> str:

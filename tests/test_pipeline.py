@@ -104,6 +104,62 @@ def test_whole_run_that_was_moved_goes_on(trained, tmp_path):
     assert f"--teacher={tmp_path}/old/finetune there, {tmp_path}/other now" in message
 
 
+def test_step_whose_start_was_deleted_is_refused(tmp_path):
+    shutil.copytree(finished_run().directory, tmp_path / "finetune")
+    claim_directory(whole_config(tmp_path).finetune)
+    message = refusal_of_whole(whole_config(tmp_path))
+    assert message.startswith(
+        f"--model_dir={tmp_path}: finetune has begun, but pretrain, which it starts from, is gone"
+    )
+
+
+@pytest.mark.parametrize(
+    "argument",
+    ["--finetune.checkpoint=/no/such", "--distill.checkpoint=/no/such", "--distill.teacher=/no/such"],
+)
+def test_start_that_does_not_exist_is_refused_before_training(trained, tmp_path, argument):
+    message = refusal_of_whole(whole_config(tmp_path, argument))
+    assert message.startswith(f"{argument}: no such checkpoint")
+    assert trained == []
+
+
+def test_whole_method_from_another_network_does_not_pretrain(tmp_path):
+    config = whole_config(tmp_path, f"--finetune.checkpoint={finished_run().directory}")
+    assert list(config.steps) == ["finetune", "distill", "supervised"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--supervised.labels_per_class=5"], "--supervised.labels_per_class=5: finetuning has 4;"),
+        (
+            ["--distill.distill_alpha=0.5", "--distill.label_seed=1"],
+            "--distill.label_seed=1: finetuning has 0;",
+        ),
+        (["--supervised.train_split=train[:50%]"], "--supervised.dataset=digits: takes its labels from "),
+        (["--distill.strategy=mirrored"], "--distill.strategy=mirrored: all steps run on the same devices"),
+    ],
+)
+def test_whole_method_refuses_steps_that_do_not_go_together(tmp_path, arguments, message):
+    with pytest.raises(UserError) as error:
+        whole_config(tmp_path, *arguments)
+    assert str(error.value).startswith(message)
+
+
+def test_pretraining_of_the_whole_method_sees_no_labels_where_there_are_few(tmp_path):
+    assert not whole_config(tmp_path).pretrain.train.lineareval_while_pretraining
+    assert whole_config(tmp_path, labels_per_class=0).pretrain.train.lineareval_while_pretraining
+    other = whole_config(tmp_path, "--pretrain.train_split=train[:50%]", labels_per_class=0)
+    assert not other.pretrain.train.lineareval_while_pretraining
+
+
+def test_single_run_does_not_take_the_directory_of_an_interrupted_whole_one(tmp_path):
+    config = whole_config(tmp_path)
+    claim_directory(config)
+    shutil.copytree(finished_run().directory, tmp_path / "pretrain")
+    assert "--train_mode=semi_supervised there, pretrain now" in refusal(tiny_config(tmp_path))
+
+
 def test_single_run_does_not_take_the_directory_of_a_whole_one(trained, tmp_path):
     semi_supervised(whole_config(tmp_path))
     assert "--train_mode=semi_supervised there, pretrain now" in refusal(tiny_config(tmp_path))
@@ -241,7 +297,7 @@ DISTILL = {"mode": "distill", "teacher": "y", "distill_alpha": 0.5}
         ({"labels_per_class": 1}, 1, 1),  # 0.24: at least one
         ({"labels_per_class": 1}, 4, 4),  # for each replica
         ({"labels_per_class": 1, "distill_labeled_share": 0.25}, 2, 8),
-        ({"labels_per_class": 20}, 4, 4),  # 1.19 of the 8 of a replica
+        ({"labels_per_class": 20}, 4, 8),  # 4.75, as many on each replica
         ({"distill_labeled_share": 0.97}, 1, 31),
         ({"labels_per_class": 20, "distill_alpha": 1}, 1, 0),
     ],

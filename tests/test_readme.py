@@ -61,10 +61,19 @@ def test_command_is_understood(command, monkeypatch):
         parse_command_line(COMMANDS[command])
 
 
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """Stands in for `runs/`: what one command leaves there, a later one on the page starts from."""
+    return tmp_path_factory.mktemp("runs")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [name for name, arguments in COMMANDS.items() if on_digits(arguments)])
-def test_command_on_digits_runs(command, tmp_path):
-    done = run_program(*COMMANDS[command], *SHORT, f"--model_dir={tmp_path / 'run'}")
+def test_command_on_digits_runs(command, runs):
+    arguments = [argument.replace("=runs/", f"={runs}/") for argument in COMMANDS[command]]
+    if "--model_dir" not in command:
+        arguments.append(f"--model_dir={runs}/{len(list(runs.iterdir()))}")
+    done = run_program(*arguments, *[flag for flag in SHORT if flag.split("=")[0] not in command])
     assert done.returncode == 0, done.stderr
     assert "Result: " in done.stdout
 
@@ -96,7 +105,15 @@ def with_stand_ins(arguments, root):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("data", ["folder:PATH", "--data_dir=PREPARED", "cifar10_r18.flags"])
+@pytest.mark.parametrize(
+    "data",
+    [
+        "semi_supervised --dataset=folder:PATH",
+        "pretrain --dataset=folder:PATH",
+        "--data_dir=PREPARED",
+        "cifar10_r18.flags",
+    ],
+)
 def test_readme_command_on_other_data_runs(data, stand_ins, tmp_path):
     (arguments,) = (
         arguments for arguments in commands_of(PAGES[0].read_text()) if data in " ".join(arguments)

@@ -18,6 +18,7 @@ _SUBMODULES = (
     "losses",
     "models",
     "optimizers",
+    "pipeline",
     "report",
     "schedules",
 )

@@ -172,7 +172,8 @@ class DataConfig:
             self.label_fraction == 1 or not self.labels_per_class,
             "labels_per_class",
             self.labels_per_class,
-            f"contradicts --label_fraction={self.label_fraction}; leave one of them out.",
+            f"contradicts --label_fraction={self.label_fraction}; leave one of them out, or set "
+            "--labels_per_class=0 where a recipe has it.",
         )
         check(
             0 <= self.label_seed < 2**31,
@@ -479,7 +480,8 @@ class SemiSupervisedConfig:
     def __post_init__(self):
         directory = os.path.expanduser(self.model_dir)
         object.__setattr__(self, "model_dir", directory)
-        for name, step in self.steps.items():
+        for name in TRAIN_MODES:
+            step = getattr(self, name)
             check(
                 step.train.train_mode == name,
                 f"{name}.train_mode",
@@ -493,13 +495,40 @@ class SemiSupervisedConfig:
                 "the whole method trains and evaluates; name one step with --train_mode, or use train_then_eval.",
             )
             object.__setattr__(self, name, dataclasses.replace(step, model_dir=os.path.join(directory, name)))
-        if self.finetune.data.few_labels:
-            # The probe would see all labels.
+        self._check_same_labels()
+        if self.finetune.data.few_labels or not self._same_data("pretrain"):
+            # The probe would see labels that finetuning must not.
             self._set("pretrain", "train", lineareval_while_pretraining=False)
         if self.finetune.train.checkpoint is None:
             self._check_same_network()
         self._set("finetune", "train", checkpoint=self.finetune.train.checkpoint or self.pretrain.model_dir)
         self._set("distill", "distill", teacher=self.distill.distill.teacher or self.finetune.model_dir)
+
+    def _same_data(self, name: str) -> bool:
+        ours, theirs = getattr(self, name).data, self.finetune.data
+        return (ours.dataset, ours.train_split) == (theirs.dataset, theirs.train_split)
+
+    def _check_same_labels(self) -> None:
+        with_labels = ["supervised"] + (["distill"] if self.distill.distill.distill_alpha < 1 else [])
+        for name in with_labels:
+            check(
+                self._same_data(name),
+                f"{name}.dataset",
+                self.steps[name].data.dataset,
+                f"takes its labels from {self.steps[name].data.train_split}, finetuning from "
+                f"{self.finetune.data.train_split} of {self.finetune.data.dataset}; use the same.",
+            )
+            for flag in ("label_fraction", "labels_per_class", "label_seed"):
+                ours, theirs = getattr(self.steps[name].data, flag), getattr(self.finetune.data, flag)
+                mend = f"finetuning has {theirs}; set --{flag} for all steps, that is without a step's name."
+                check(ours == theirs, f"{name}.{flag}", ours, mend)
+        for name, step in self.steps.items():
+            check(
+                step.strategy == self.pretrain.strategy,
+                f"{name}.strategy",
+                step.strategy.strategy,
+                "all steps run on the same devices; set devices without a step's name.",
+            )
 
     def _check_same_network(self) -> None:
         pretrained, finetuned = self.pretrain.model, self.finetune.model
@@ -513,7 +542,7 @@ class SemiSupervisedConfig:
             )
 
     def _set(self, name: str, group: str, **values: Any) -> None:
-        step = self.steps[name]
+        step = getattr(self, name)
         changed = dataclasses.replace(getattr(step, group), **values)
         object.__setattr__(self, name, dataclasses.replace(step, **{group: changed}))
 
@@ -523,5 +552,10 @@ class SemiSupervisedConfig:
 
     @property
     def steps(self) -> dict[str, ExperimentConfig]:
-        """The steps by name, in the order in which they run."""
-        return {name: getattr(self, name) for name in TRAIN_MODES}
+        """The steps by name, in the order in which they run.
+
+        Pretraining is none of them where finetuning starts from another network.
+        """
+        start = self.finetune.train.checkpoint
+        names = TRAIN_MODES if start in (None, self.pretrain.model_dir) else TRAIN_MODES[1:]
+        return {name: getattr(self, name) for name in names}

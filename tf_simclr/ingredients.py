@@ -138,12 +138,16 @@ def _finetune(config: ExperimentConfig, source: Source, num_replicas: int) -> In
 
 
 def _may_keep_head(config: ExperimentConfig) -> bool:
-    """Whether the checkpoint's head may have been trained on the same layer, and on no other labels."""
+    """Whether the checkpoint's head was trained on the same layer and on the same labels."""
     if config.model.zero_init_logits_layer or config.data.few_labels:
         return False
     checkpoint = os.path.expanduser(str(config.train.checkpoint))
     settings = read_settings(checkpoint if tf.io.gfile.isdir(checkpoint) else os.path.dirname(checkpoint))
-    ours = {"ft_proj_selector": config.model.ft_proj_selector, "dataset": config.data.dataset}
+    if config.train.train_mode == "distill" and settings.get("train_mode") == "pretrain":
+        return False  # A probe has seen labels; what the teacher has seen is its business.
+    names = ("dataset", "train_split", "label_fraction", "labels_per_class", "label_seed")
+    ours = {name: getattr(config.data, name) for name in names}
+    ours["ft_proj_selector"] = config.model.ft_proj_selector
     return settings.items() >= ours.items()
 
 
@@ -155,22 +159,24 @@ def _distill(config: ExperimentConfig, source: Source, num_replicas: int) -> Ing
     if distill.distill_alpha < 1:
         labelled = few_labels(source, config.data)
         share = distill.distill_labeled_share or labelled.num_examples / source.num_examples
-        per_replica = max(1, int(share * batch.per_replica_batch_size + 0.5))
-        num_labelled = min(per_replica, batch.per_replica_batch_size) * num_replicas
+        wanted = max(1, int(share * batch.global_batch_size + 0.5))
+        num_labelled = -(-wanted // num_replicas) * num_replicas  # As many on each replica.
         if labelled is source and not distill.distill_labeled_share:
             labelled, num_labelled = None, batch.global_batch_size
-        elif num_labelled == batch.global_batch_size:
+        elif num_labelled >= batch.global_batch_size:
             raise UserError(
-                f"--distill_labeled_share={distill.distill_labeled_share}: leaves no place for unlabelled images "
-                f"in a batch of {batch.global_batch_size}; use a smaller share or a larger --train_batch_size."
+                f"--distill_labeled_share={share:.4g}: leaves no place for unlabelled images in a batch of "
+                f"{batch.global_batch_size}; use a smaller share or a larger --train_batch_size."
             )
         _LOG.info("%d of the %d images of a batch are labelled.", num_labelled, batch.global_batch_size)
 
     def make_task(schedule: WarmupCosine) -> Task:
         if distill.teacher is None and source.num_classes is not None:  # For evaluation alone.
-            return FinetuneTask(
-                _fresh_network(config, config.model, source.num_classes), config.optimizer, schedule
-            )
+            student = _fresh_network(config, config.model, source.num_classes)
+            student.freeze_for_finetuning()
+            return FinetuneTask(student, config.optimizer, schedule)
+        if distill.teacher is None:
+            raise UserError(f"--teacher: not given, but {source.name} has no classes of its own; name it.")
         teacher = load_teacher(str(distill.teacher), config.model.image_size)
         if source.num_classes not in (None, teacher.num_classes):
             raise UserError(

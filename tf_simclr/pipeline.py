@@ -7,10 +7,18 @@ from typing import Any
 
 import tensorflow as tf
 
+from tf_simclr.checkpoint import find_checkpoint
 from tf_simclr.config import ExperimentConfig, SemiSupervisedConfig, UserError
 from tf_simclr.distribute import make_strategy
 from tf_simclr.experiment import Experiment
-from tf_simclr.run_directory import check_directory, claim_directory, first_line, write_json
+from tf_simclr.run_directory import (
+    check_directory,
+    claim_directory,
+    first_line,
+    latest_checkpoint,
+    read_settings,
+    write_json,
+)
 from tf_simclr.train import Action
 
 _LOG = logging.getLogger("tf_simclr")
@@ -37,6 +45,16 @@ def semi_supervised(
     check_directory(config)
     for step in config.steps.values():
         check_directory(step)
+    own = {step.model_dir for step in config.steps.values()}
+    for name, step in config.steps.items():
+        if step.train.checkpoint is not None and step.train.checkpoint not in own:
+            find_checkpoint(step.train.checkpoint, f"{name}.checkpoint")
+    teacher = str(config.distill.distill.teacher)
+    if teacher not in own and not teacher.startswith(("https://", "http://")):
+        find_checkpoint(teacher, "distill.teacher")
+    for earlier, later in (("pretrain", "finetune"), ("finetune", "distill")):
+        if earlier in config.steps:
+            _check_not_stale(config, earlier, later)
     strategy = make_strategy(config.pretrain.strategy)
     runs = {name: Experiment(step, strategy) for name, step in config.steps.items()}
     claim_directory(config)
@@ -56,6 +74,16 @@ def semi_supervised(
     for line in results_table(config, results):
         _LOG.info(line)
     return results
+
+
+def _check_not_stale(config: SemiSupervisedConfig, earlier: str, later: str) -> None:
+    """Raises UserError where a step has begun whose start was deleted: it would not follow the new one."""
+    directory = str(config.steps[later].model_dir)
+    if latest_checkpoint(directory) and not read_settings(str(config.steps[earlier].model_dir)):
+        raise UserError(
+            f"--model_dir={config.model_dir}: {later} has begun, but {earlier}, which it starts from, is gone; "
+            f"delete {directory} too, or use another --model_dir."
+        )
 
 
 def results_table(config: SemiSupervisedConfig, results: Mapping[str, Mapping[str, Any]]) -> list[str]:

@@ -7,7 +7,13 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
-from tf_simclr.config import ExperimentConfig, SemiSupervisedConfig, UserError
+from tf_simclr.config import (
+    SEMI_SUPERVISED,
+    TRAIN_MODES,
+    ExperimentConfig,
+    SemiSupervisedConfig,
+    UserError,
+)
 from tf_simclr.mismatch import listed
 
 _SETTINGS_FILE = "flags.json"
@@ -76,6 +82,8 @@ def check_directory(config: ExperimentConfig | SemiSupervisedConfig) -> dict:
     except (tf.errors.OpError, OSError):
         return {}  # Such a directory cannot be written either, which claiming it reports.
     begun = latest_checkpoint(directory) or tf.io.gfile.glob(os.path.join(directory, "result*.json"))
+    if old.get("train_mode") == SEMI_SUPERVISED:
+        begun = begun or any(latest_checkpoint(os.path.join(directory, step)) for step in TRAIN_MODES)
     if begun:
         _check_same_settings(directory, old, config.to_dict())
     return old if begun else {}

@@ -23,7 +23,7 @@ class Teacher(NamedTuple):
     Attributes:
         logits: takes images `[B, S, S, 3]` in [0, 1], returns float `[B, K]`; changes nothing.
         num_classes: K.
-        num_weights: numbers in its variables.
+        num_weights: numbers in the variables behind its logits; of a SavedModel, in all of its variables.
     """
 
     logits: Callable[[tf.Tensor], tf.Tensor]
@@ -51,10 +51,11 @@ def load_teacher(path: str, image_size: int) -> Teacher:
     network = load_network(path, "teacher")
     if network.num_classes is None:
         raise _no_logits(path)
+    network.freeze_for_finetuning()
     return Teacher(
         lambda images: network.forward(images, training=False).endpoints[_LOGITS],
         network.num_classes,
-        sum(variable.shape.num_elements() for variable in network.variables),
+        sum(variable.shape.num_elements() for variable in network.used_variables),
     )
 
 
@@ -85,7 +86,7 @@ def _from_saved_model(path: str, image_size: int) -> Teacher:
             f"--teacher={path}: cannot be called as module(images, trainable=False) ({first_line(error)}); "
             f"{_WHAT_FITS}."
         ) from error
-    if not isinstance(outputs, dict) or _LOGITS not in outputs:
+    if not isinstance(outputs, dict) or _LOGITS not in outputs or outputs[_LOGITS].shape[-1] is None:
         raise _no_logits(path)
     saved = tf.train.list_variables(os.path.join(path, "variables", "variables"))
     return Teacher(

@@ -434,7 +434,7 @@ def test_flagfile_may_hold_the_flagfile_of_a_step(tmp_path):
         ("--finetune.lerning_rate=1", "no such flag; did you mean "),
         ("--finetune.nouse_blurr", "no such flag; did you mean "),
         ("--distill.learning_rate=x", "use a number"),
-        ("--distill.learning_rate", "missing value for flag --learning_rate"),
+        ("--distill.learning_rate", "flags of one step are written --STEP.NAME=VALUE"),
         ("--finetune.model_dir=x", "cannot differ between the steps; leave it out."),
         ("--finetune.mode=eval", "cannot differ between the steps; leave it out."),
         ("--distill.train_mode=pretrain", "cannot differ between the steps; leave it out."),

@@ -225,7 +225,7 @@ def test_whole_method_is_made_of_the_stages(percent):
     for step, (network, stage) in parts.items():
         alone = parse(f"networks/{network}", f"stages/{stage}").to_dict()
         differing = {name for name, value in config.steps[step].to_dict().items() if value != alone[name]}
-        assert differing <= {"model_dir", "checkpoint", "teacher"}
+        assert differing <= {"model_dir", "checkpoint", "teacher", "lineareval_while_pretraining"}
     assert config.finetune.train.checkpoint == config.pretrain.model_dir
     assert config.distill.distill.teacher == config.finetune.model_dir
 

@@ -155,6 +155,8 @@ def settings(steps: Steps) -> str:
 
 def _labels_used(step: ExperimentConfig) -> str:
     mode = step.train.train_mode
+    if mode == "pretrain" and step.train.lineareval_while_pretraining and not step.data.few_labels:
+        return "none; its probe all"
     if mode == "pretrain" or (mode == "distill" and step.distill.distill_alpha == 1):
         return "none"
     if step.data.labels_per_class:

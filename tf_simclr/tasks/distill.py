@@ -19,8 +19,9 @@ class DistillTask(Task):
         L = alpha * mean of the teacher's term over the batch
             + (1 - alpha) * (sum of the cross entropy of the labelled images) / (images of the batch)
 
-    Both sums of equation 3 are divided by the images of the batch: where the labelled images of a batch
-    are their share of the data, this is the equation up to a constant factor.
+    Both sums of equation 3 are divided by the images of the batch. The paper does not say how a batch is
+    made of labelled and other images; here the others are drawn from all images, so that in the teacher's
+    term the labelled ones count up to twice as often as in the equation.
 
     Args:
         model: the student.
