@@ -66,10 +66,10 @@ def finished(tmp_path, monkeypatch):
 @pytest.fixture
 def method(tmp_path):
     """The configuration of the whole method, of which nothing has been run."""
-    return SemiSupervisedConfig(
-        model_dir=str(tmp_path / SEMI_SUPERVISED),
-        **{name: step_config(name, labels_per_class=5) for name in TRAIN_MODES},
-    )
+    steps = {name: step_config(name, labels_per_class=5) for name in TRAIN_MODES}
+    start = dataclasses.replace(steps["finetune"].train, checkpoint=None)  # What was pretrained.
+    steps["finetune"] = dataclasses.replace(steps["finetune"], train=start)
+    return SemiSupervisedConfig(model_dir=str(tmp_path / SEMI_SUPERVISED), **steps)
 
 
 def step_config(name, **flags):

@@ -139,15 +139,18 @@ def _finetune(config: ExperimentConfig, source: Source, num_replicas: int) -> In
 
 def _may_keep_head(config: ExperimentConfig) -> bool:
     """Whether the checkpoint's head was trained on the same layer and on the same labels."""
-    if config.model.zero_init_logits_layer or config.data.few_labels:
+    if config.model.zero_init_logits_layer:
         return False
     checkpoint = os.path.expanduser(str(config.train.checkpoint))
     settings = read_settings(checkpoint if tf.io.gfile.isdir(checkpoint) else os.path.dirname(checkpoint))
-    if config.train.train_mode == "distill" and settings.get("train_mode") == "pretrain":
-        return False  # A probe has seen labels; what the teacher has seen is its business.
-    names = ("dataset", "train_split", "label_fraction", "labels_per_class", "label_seed")
-    ours = {name: getattr(config.data, name) for name in names}
-    ours["ft_proj_selector"] = config.model.ft_proj_selector
+    ours: dict[str, object] = {"ft_proj_selector": config.model.ft_proj_selector}
+    # What a student's teacher has seen may be seen: in self-distillation it is where the student starts.
+    if config.train.checkpoint != config.distill.teacher:
+        distills = config.train.train_mode == "distill"
+        if settings.get("train_mode") == "pretrain" and (distills or config.data.few_labels):
+            return False  # A probe has seen all labels.
+        names = ("dataset", "train_split", "label_fraction", "labels_per_class", "label_seed")
+        ours |= {name: getattr(config.data, name) for name in names}
     return settings.items() >= ours.items()
 
 
