@@ -71,6 +71,7 @@ def test_run_started_again_prints_its_result_and_changes_nothing(log, without_ne
 # ---- Going on
 
 
+@pytest.mark.slow
 def test_run_interrupted_and_resumed_equals_the_uninterrupted_to_the_bit(tmp_path, log):
     def interrupt(event):
         if event.step == 3:

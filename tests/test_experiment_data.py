@@ -70,6 +70,7 @@ def test_batch_that_replicas_cannot_share_is_refused_before_training(tmp_path, w
 # ---- Data without labels, and images that cannot be read
 
 
+@pytest.mark.slow
 def test_unlabelled_folder_is_pretrained_without_probe_and_evaluation(tmp_path, log):
     folder = write_images(tmp_path / "flat", 40)
     (folder / "007.png").write_bytes(b"no picture")

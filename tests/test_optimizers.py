@@ -375,6 +375,7 @@ def test_lars_config_holds_everything_but_the_excluded_variables():
     assert (config["momentum"], config["weight_decay"], config["clipnorm"]) == (0.8, 0.1, 3.0)
 
 
+@pytest.mark.slow
 def test_lars_trains_a_model_with_compile_and_fit():
     inputs = np.random.default_rng(0).normal(size=(16, 4)).astype(np.float32)
     targets = inputs @ np.array([[1.0], [2.0], [-1.0], [0.5]], np.float32) + 3.0

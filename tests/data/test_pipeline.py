@@ -80,6 +80,7 @@ def test_train_dataset_resumed_equals_skipped(source, whole, first_step):
     assert_equal(whole[first_step : first_step + 3], resumed)
 
 
+@pytest.mark.slow
 def test_train_dataset_replicas_get_the_rows_of_one_replica(source):
     view = TrainView(image_size=8, color_jitter_strength=1.0, use_blur=True)
     whole = batches(source, 3, view=view)

@@ -126,6 +126,7 @@ def test_module_without_a_probe_has_no_logits():
     assert set(module.serve(random_images(1, 8, 8))) == set(NAMES) - {"logits_sup"}
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_export_of_a_mirrored_network_equals_it(model, tmp_path):
     strategy = two_replicas()

@@ -243,6 +243,7 @@ def check_two_replicas(make_teacher):
     assert_close(variables, wanted, 1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_two_replicas_equal_one_with_the_whole_batch():
     check_two_replicas(lambda: colours)

@@ -283,6 +283,7 @@ def test_step_is_the_same_under_xla():
     assert_same_run(one_replica(jit_compile=True), one_replica())
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_two_replicas_equal_one_with_the_whole_batch():
     strategy = two_replicas()

@@ -119,7 +119,7 @@ def expected():
     return run_in("graph")
 
 
-@pytest.mark.parametrize("mode", ["eager", "xla"])
+@pytest.mark.parametrize("mode", ["eager", pytest.param("xla", marks=pytest.mark.slow)])
 def test_train_step_is_the_same_in_every_mode_in_float64(expected, mode):
     assert_same_run(run_in(mode), expected)
 
