@@ -23,7 +23,7 @@ from typing import cast
 import numpy as np
 
 from flags.convert import parse_command_line
-from tf_simclr.config import ExperimentConfig, SemiSupervisedConfig, check
+from tf_simclr.config import ExperimentConfig, ModelConfig, SemiSupervisedConfig, check
 
 
 class Trainer:
@@ -31,23 +31,25 @@ class Trainer:
 
     Args:
         config: of the step.
-        make_task: takes the configuration, the number of classes and the learning-rate schedule.
-        pretrained: of the model's variables, that training starts from; None for the fresh ones.
+        make_task: takes the learning-rate schedule; None for the task that run.py makes of the step.
+        pretrained: whether training starts from the checkpoint of the step, else from fresh weights.
     """
 
-    def __init__(self, config: ExperimentConfig, make_task: Callable, pretrained: Callable | None = None):
+    def __init__(self, config: ExperimentConfig, make_task: Callable | None = None, pretrained: bool = False):
         from tf_simclr.distribute import make_strategy
         from tf_simclr.ingredients import make_ingredients
         from tf_simclr.planning import make_plan, make_schedule
         from tf_simclr.train import make_train_function
 
         self._config = config
-        num_examples = make_ingredients(config, 1).source.num_examples
+        ingredients = make_ingredients(config, 1)
+        num_examples = ingredients.source.num_examples
         self._steps = make_plan(config, num_examples).total_steps
+        make_task = make_task or ingredients.make_task
         self._task = make_task(make_schedule(config, num_examples, self._steps))
         self.model = self._task.model
-        if pretrained is not None:
-            pretrained(self.model)
+        if pretrained:
+            ingredients.initialize(self.model)
         self._start = [variable.numpy() for variable in self.model.variables]
         self._run = make_train_function(self._task, make_strategy(config.strategy))
 
@@ -81,12 +83,12 @@ class FewLabels:
     """
 
     def __init__(self, config: SemiSupervisedConfig):
+        import tensorflow as tf
+
         from tf_simclr.augment import EvalView
-        from tf_simclr.checkpoint import initialize_from
         from tf_simclr.data import load_source
         from tf_simclr.models import build_simclr_model
         from tf_simclr.tasks.distill import DistillTask
-        from tf_simclr.tasks.finetune import FinetuneTask
 
         check(
             config.distill.distill.distill_alpha == 1,
@@ -100,25 +102,14 @@ class FewLabels:
         self.held_out = load_source(data, data.eval_split, flag="eval_split")
         view = EvalView(image_size=config.finetune.model.image_size)
         self._images = view.crop_batch(self.held_out.images)
-        num_classes = self._train.num_classes
 
-        def classifier(step: ExperimentConfig, pretrained: Callable | None = None) -> Trainer:
-            def make_task(schedule):
-                _seed(step)
-                zero = step.train.train_mode == "finetune" or step.model.zero_init_logits_layer
-                model_config = dataclasses.replace(step.model, zero_init_logits_layer=zero)
-                model = build_simclr_model(model_config, num_classes)
-                model.freeze_for_finetuning(step.model.fine_tune_after_block)
-                return FinetuneTask(model, step.optimizer, schedule)
-
-            return Trainer(step, make_task, pretrained)
-
-        def student(model_config) -> Trainer:
+        def student(model_config: ModelConfig) -> Trainer:
+            """Returns the trainer of a network that is taught by the finetuned one."""
             step = dataclasses.replace(config.distill, model=model_config)
 
             def make_task(schedule):
-                _seed(step)
-                model = build_simclr_model(model_config, num_classes)
+                tf.keras.utils.set_random_seed(step.train.seed)
+                model = build_simclr_model(model_config, self._train.num_classes)
                 model.freeze_for_finetuning()
                 return DistillTask(model, step.optimizer, schedule, step.distill, teacher=teacher_logits)
 
@@ -128,12 +119,9 @@ class FewLabels:
             return self.trainers["finetuned"].model.forward(images, training=False).endpoints["logits_sup"]
 
         self.trainers = {
-            "finetuned": classifier(
-                config.finetune,
-                lambda model: initialize_from(config.finetune.train.checkpoint, model, keep_head=False),
-            ),
-            "supervised": classifier(config.supervised),
-            "finetuned from random": classifier(config.finetune),
+            "finetuned": Trainer(config.finetune, pretrained=True),
+            "supervised": Trainer(config.supervised),
+            "finetuned from random": Trainer(config.finetune),
             "distilled": student(config.distill.model),
         }
         own = dataclasses.replace(
@@ -168,12 +156,6 @@ class FewLabels:
             "logistic regression, raw pixels": 100 * regression.score(held_out, self.held_out.labels),
             "label spreading, raw pixels": 100 * spreading.score(held_out, self.held_out.labels),
         }
-
-
-def _seed(step: ExperimentConfig) -> None:
-    import tensorflow as tf
-
-    tf.keras.utils.set_random_seed(step.train.seed)
 
 
 def print_table(results: dict[str, np.ndarray]) -> None:

@@ -121,8 +121,9 @@ def test_loop_knows_no_task():
 
 
 def test_config_needs_the_standard_library_alone():
-    path = pathlib.Path("tf_simclr/config.py")
-    assert {name.split(".")[0] for name in imports(path)} <= set(sys.stdlib_module_names)
+    names = {name for path in sources("tf_simclr/config") for name in imports(path)}
+    foreign = {name for name in names if name.split(".")[0] not in sys.stdlib_module_names}
+    assert {part_of(name) for name in foreign} == {"config"}
 
 
 @named([path for path in OTHERS if path.parts[0] in LIBRARY_FOR])

@@ -18,7 +18,7 @@ from tf_simclr.tasks.base import Task
 from tf_simclr.tasks.distill import DistillTask
 from tf_simclr.tasks.finetune import FinetuneTask
 from tf_simclr.tasks.pretrain import PretrainTask
-from tf_simclr.teacher import load_teacher
+from tf_simclr.teacher import Teacher, load_teacher
 
 _LOG = logging.getLogger("tf_simclr")
 # Keeps the random numbers of the labelled images apart from those of the unlabelled ones.
@@ -155,59 +155,72 @@ def _may_keep_head(config: ExperimentConfig) -> bool:
 
 
 def _distill(config: ExperimentConfig, source: Source, num_replicas: int) -> Ingredients:
-    distill = config.distill
-    batch = _plan(config.train.train_batch_size, num_replicas)
-    batch.check_fits(source)
-    labelled, num_labelled = None, 0
-    if distill.distill_alpha < 1:
-        labelled = few_labels(source, config.data)
-        share = distill.distill_labeled_share or labelled.num_examples / source.num_examples
-        wanted = max(1, int(share * batch.global_batch_size + 0.5))
-        num_labelled = -(-wanted // num_replicas) * num_replicas  # As many on each replica.
-        if labelled is source and not distill.distill_labeled_share:
-            labelled, num_labelled = None, batch.global_batch_size
-        elif num_labelled >= batch.global_batch_size:
-            raise UserError(
-                f"--distill_labeled_share={share:.4g}: leaves no place for unlabelled images in a batch of "
-                f"{batch.global_batch_size}; use a smaller share or a larger --train_batch_size."
-            )
-        _LOG.info("%d of the %d images of a batch are labelled.", num_labelled, batch.global_batch_size)
+    plan = _plan(config.train.train_batch_size, num_replicas)
+    plan.check_fits(source)
+    labelled, num_labelled = _labelled_rows(config, source, plan)
 
     def make_task(schedule: WarmupCosine) -> Task:
-        if distill.teacher is None and source.num_classes is not None:  # For evaluation alone.
-            student = _fresh_network(config, config.model, source.num_classes)
-            student.freeze_for_finetuning()
-            return FinetuneTask(student, config.optimizer, schedule)
-        if distill.teacher is None:
-            raise UserError(f"--teacher: not given, but {source.name} has no classes of its own; name it.")
-        teacher = load_teacher(str(distill.teacher), config.model.image_size)
-        if source.num_classes not in (None, teacher.num_classes):
-            raise UserError(
-                f"--teacher={distill.teacher}: has {teacher.num_classes} classes, {source.name} has "
-                f"{source.num_classes}; use a teacher of the same classes."
-            )
-        student = _fresh_network(config, config.model, teacher.num_classes)
+        teacher = _load_fitting_teacher(config, source)
+        num_classes = teacher.num_classes if teacher else source.num_classes
+        student = _fresh_network(config, config.model, num_classes)
         student.freeze_for_finetuning()
-        num_weights = sum(variable.shape.num_elements() for variable in student.used_variables)
-        if num_weights > teacher.num_weights:
-            _LOG.info(
-                "The student is bigger than its teacher: %.2f M against %.2f M weights.",
-                num_weights / 1e6,
-                teacher.num_weights / 1e6,
-            )
+        if teacher is None:  # For evaluation alone.
+            return FinetuneTask(student, config.optimizer, schedule)
+        _compare_sizes(student, teacher)
+        rows = num_labelled // num_replicas
         return DistillTask(
-            student,
-            config.optimizer,
-            schedule,
-            distill,
-            teacher=teacher.logits,
-            num_labelled=num_labelled // num_replicas,
+            student, config.optimizer, schedule, config.distill, teacher=teacher.logits, num_labelled=rows
         )
 
     def initialize(model: SimCLRModel) -> str:
         return _start(config, model, keep_head=_may_keep_head(config))
 
     return Ingredients(source, source.num_classes, make_task, initialize, labelled, num_labelled)
+
+
+def _labelled_rows(config: ExperimentConfig, source: Source, plan: BatchPlan) -> tuple[Source | None, int]:
+    """Returns what the labelled rows of a batch are drawn from, None for the batch itself; their number."""
+    if config.distill.distill_alpha == 1:
+        return None, 0
+    labelled = few_labels(source, config.data)
+    batch_size, asked = plan.global_batch_size, config.distill.distill_labeled_share
+    all_are = labelled is source and not asked
+    share = asked or labelled.num_examples / source.num_examples
+    wanted = max(1, int(share * batch_size + 0.5))
+    num_labelled = -(-wanted // plan.num_replicas) * plan.num_replicas  # As many on each replica.
+    if num_labelled >= batch_size and not all_are:
+        raise UserError(
+            f"--distill_labeled_share={share:.4g}: leaves no place for unlabelled images in a batch of "
+            f"{batch_size}; use a smaller share or a larger --train_batch_size."
+        )
+    _LOG.info("%d of the %d images of a batch are labelled.", num_labelled, batch_size)
+    return None if all_are else labelled, num_labelled
+
+
+def _load_fitting_teacher(config: ExperimentConfig, source: Source) -> Teacher | None:
+    """Loads what `--teacher` names; None where it is not given and the images have classes themselves."""
+    named = config.distill.teacher
+    if named is None:
+        if source.num_classes is None:
+            raise UserError(f"--teacher: not given, but {source.name} has no classes of its own; name it.")
+        return None
+    teacher = load_teacher(str(named), config.model.image_size)
+    if source.num_classes not in (None, teacher.num_classes):
+        raise UserError(
+            f"--teacher={named}: has {teacher.num_classes} classes, {source.name} has "
+            f"{source.num_classes}; use a teacher of the same classes."
+        )
+    return teacher
+
+
+def _compare_sizes(student: SimCLRModel, teacher: Teacher) -> None:
+    num_weights = sum(variable.shape.num_elements() for variable in student.used_variables)
+    if num_weights > teacher.num_weights:
+        _LOG.info(
+            "The student is bigger than its teacher: %.2f M against %.2f M weights.",
+            num_weights / 1e6,
+            teacher.num_weights / 1e6,
+        )
 
 
 def _fresh_network(

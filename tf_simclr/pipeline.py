@@ -5,8 +5,6 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import tensorflow as tf
-
 from tf_simclr.checkpoint import find_checkpoint
 from tf_simclr.config import ExperimentConfig, SemiSupervisedConfig, UserError
 from tf_simclr.distribute import make_strategy
@@ -14,10 +12,10 @@ from tf_simclr.experiment import Experiment
 from tf_simclr.run_directory import (
     check_directory,
     claim_directory,
-    first_line,
     latest_checkpoint,
     read_settings,
-    write_json,
+    to_json,
+    write_outcome,
 )
 from tf_simclr.train import Action
 
@@ -63,14 +61,7 @@ def semi_supervised(
         _LOG.info("[%d/%d] %s", number, len(config.steps), name)
         run = runs.pop(name)  # So that one network at a time is in memory.
         results[name] = run.train(tuple(make_actions(run.config)))
-    path = os.path.join(config.model_dir, "result.json")
-    try:
-        write_json(path, results)
-    except (tf.errors.OpError, OSError) as error:
-        raise UserError(
-            f"--model_dir={config.model_dir}: cannot write {path} ({first_line(error)}); free some space and "
-            "start again: training is over."
-        ) from error
+    write_outcome(config.model_dir, os.path.join(config.model_dir, "result.json"), to_json(results))
     for line in results_table(config, results):
         _LOG.info(line)
     return results

@@ -7,8 +7,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_simclr.config import ExperimentConfig, UserError
-from tf_simclr.run_directory import write_json
+from tf_simclr.config import ExperimentConfig
+from tf_simclr.run_directory import to_json, write_outcome
 
 # A result counts as that of the same evaluation where these are the same.
 _EVALUATION_SETTINGS = ("eval_split", "eval_steps")
@@ -35,15 +35,8 @@ class ResultFiles:
             UserError: a file cannot be written.
         """
         content = dict(result) | {name: self._settings[name] for name in _EVALUATION_SETTINGS}
-        try:
-            write_json(f"{self._stem}_{result['global_step']}.json", content)
-            write_json(f"{self._stem}.json", content)
-        except (tf.errors.OpError, OSError) as error:
-            reason = str(error).split("\n")[0]
-            raise UserError(
-                f"--model_dir={self._directory}: cannot write {self._stem}.json ({reason}); free some space "
-                "and start again: training is over."
-            ) from error
+        for path in (f"{self._stem}_{result['global_step']}.json", f"{self._stem}.json"):
+            write_outcome(self._directory, path, to_json(content))
 
     def finished(self, total_steps: int) -> dict[str, Any] | None:
         """Returns the result of a finished run; None if there is none, or of another evaluation.

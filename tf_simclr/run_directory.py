@@ -135,7 +135,27 @@ def _same(name: str, old: dict, new: dict) -> bool:
 
 def write_json(path: str, content: Mapping) -> None:
     """Writes `content` whole or not at all."""
-    write_text(path, json.dumps(content, indent=2) + "\n")
+    write_text(path, to_json(content))
+
+
+def to_json(content: Mapping) -> str:
+    """Returns `content` as the text of a file."""
+    return json.dumps(content, indent=2) + "\n"
+
+
+def write_outcome(directory: str, path: str, text: str) -> None:
+    """Writes what comes of a run into its directory, whole or not at all.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    try:
+        write_text(path, text)
+    except (tf.errors.OpError, OSError) as error:
+        raise UserError(
+            f"--model_dir={directory}: cannot write {path} ({first_line(error)}); free some space and start "
+            "again: training is over."
+        ) from error
 
 
 def write_text(path: str, text: str) -> None:

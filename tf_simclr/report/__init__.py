@@ -8,11 +8,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_simclr.config import ExperimentConfig, SemiSupervisedConfig, UserError
+from tf_simclr.config import ExperimentConfig, SemiSupervisedConfig
 from tf_simclr.report import page, sections
 from tf_simclr.report.events import read_events
 from tf_simclr.report.sections import Result, Steps
-from tf_simclr.run_directory import first_line, latest_checkpoint, write_text
+from tf_simclr.run_directory import first_line, latest_checkpoint, write_outcome
 
 _LOG = logging.getLogger("tf_simclr")
 
@@ -39,15 +39,8 @@ def write_report(
     steps = _steps(config)
     by_step: Any = results if isinstance(config, SemiSupervisedConfig) else {next(iter(steps)): results}
     lists = {name: [one] if isinstance(one, Mapping) else list(one) for name, one in by_step.items()}
-    content = render_report(steps, lists)
     path = _path(config)
-    try:
-        write_text(path, content)
-    except (tf.errors.OpError, OSError) as error:
-        raise UserError(
-            f"--model_dir={config.model_dir}: cannot write {path} ({first_line(error)}); free some space and "
-            "start again: training is over."
-        ) from error
+    write_outcome(str(config.model_dir), path, render_report(steps, lists))
     _LOG.info("Report: %s", path)
     return path
 

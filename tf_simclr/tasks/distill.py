@@ -16,12 +16,11 @@ from tf_simclr.tasks.base import Task
 class DistillTask(Task):
     """SimCLRv2 distillation (arXiv 2006.10029, section 2.3), equations 2 and 3.
 
-        L = alpha * mean of the teacher's term over the batch
-            + (1 - alpha) * (sum of the cross entropy of the labelled images) / (images of the batch)
+        L = alpha * mean of the teacher's term over the first rows, which are drawn from all images
+            + (1 - alpha) * share * mean cross entropy of the labelled rows
 
-    Both sums of equation 3 are divided by the images of the batch. The paper does not say how a batch is
-    made of labelled and other images; here the others are drawn from all images, so that in the teacher's
-    term the labelled ones count up to twice as often as in the equation.
+    `share` is that of the labelled rows in the batch. Where it is their share of the data, this is what
+    equation 3 divided by the number of images expects; the paper does not say how a batch is made up.
 
     Args:
         model: the student.
@@ -30,6 +29,7 @@ class DistillTask(Task):
         distill: temperature and weights of the loss.
         teacher: takes images `[b, S, S, 3]` in [0, 1], returns logits `[b, K]`; in inference mode.
         num_labelled: how many of a replica's rows are labelled, the last ones; 0 with `distill_alpha` 1.
+            Where all of them are, all of them are taught too.
     """
 
     def __init__(
@@ -52,17 +52,19 @@ class DistillTask(Task):
     def compute_losses(self, batch: dict) -> tuple[ForwardPass, dict[str, tf.Tensor]]:
         """See `Task.compute_losses`; needs `labels` where there are labelled rows."""
         (images,) = batch["views"]
-        alpha = self._distill.distill_alpha
-        teacher_logits = tf.stop_gradient(self._teacher(images))
+        alpha, batch_size = self._distill.distill_alpha, images.shape[0]
+        num_taught = batch_size - self._num_labelled or batch_size
+        teacher_logits = tf.stop_gradient(self._teacher(images[:num_taught]))
         outputs = self.model.forward(images, training=True)
         logits = outputs.endpoints["logits_sup"]
+        taught = logits[:num_taught]
         loss = losses.distillation_loss(
             teacher_logits,
-            logits,
+            taught,
             temperature=self._distill.distill_temperature,
             tau_squared=self._distill.distill_tau_squared,
         )
-        same = tf.argmax(teacher_logits, axis=1) == tf.argmax(logits, axis=1)
+        same = tf.argmax(teacher_logits, axis=1) == tf.argmax(taught, axis=1)
         metrics = {
             "distill_loss": loss,
             "teacher_agreement": tf.reduce_mean(tf.cast(same, logits.dtype)),
@@ -71,7 +73,7 @@ class DistillTask(Task):
         if self._num_labelled:
             labels, logits = batch["labels"][-self._num_labelled :], logits[-self._num_labelled :]
             label_loss = losses.supervised_loss(labels, logits)
-            share = self._num_labelled / images.shape[0]
+            share = self._num_labelled / batch_size
             metrics["supervised_loss"] = label_loss
             metrics["supervised_acc"] = tf.reduce_mean(count_correct(logits, labels, 1))
             metrics["total_loss"] += (1 - alpha) * share * label_loss

@@ -1,38 +1,13 @@
-"""The one configuration of a run: frozen dataclasses that check their values when they are made.
-
-Every field is named like its command-line flag, and its default is the default of the authors' TF2
-program where that has the flag. This module imports no TensorFlow: a wrong value fails at once.
-"""
+"""The parts of a configuration: each a group of settings that checks itself."""
 
 import dataclasses
-import math
-import os
 import re
-from typing import Any
+
+from tf_simclr.config.checks import check, check_choice, check_finite
 
 RESNET_DEPTHS = (18, 34, 50, 101, 152, 200)
 NUM_BLOCK_GROUPS = 4
-
-
-class UserError(ValueError):
-    """A mistake that the user can mend: one line with the flag or file, the value and the mend."""
-
-
-def check(condition: bool, flag: str, value: Any, mend: str) -> None:
-    """Raises UserError("--flag=value: mend") unless `condition` holds."""
-    if not condition:
-        raise UserError(f"--{flag}={value}: {mend}")
-
-
-def _check_choice(flag: str, value: Any, choices: tuple) -> None:
-    check(value in choices, flag, value, f"use one of {', '.join(map(str, choices))}.")
-
-
-def _check_finite(config: Any) -> None:
-    for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
-        if isinstance(value, float):
-            check(math.isfinite(value), field.name, value, "use a finite number.")
+TRAIN_MODES = ("pretrain", "finetune", "distill", "supervised")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -55,8 +30,8 @@ class ModelConfig:
     precision: str = "float32"
 
     def __post_init__(self):
-        _check_finite(self)
-        _check_choice("resnet_depth", self.resnet_depth, RESNET_DEPTHS)
+        check_finite(self)
+        check_choice("resnet_depth", self.resnet_depth, RESNET_DEPTHS)
         check(
             self.width_multiplier > 0 and round(64 * self.width_multiplier) >= 1,
             "width_multiplier",
@@ -73,11 +48,11 @@ class ModelConfig:
             self.batch_norm_decay,
             "use a number from 0 up to, but not, 1; the authors use 0.9.",
         )
-        _check_choice("precision", self.precision, ("float32", "float64"))
+        check_choice("precision", self.precision, ("float32", "float64"))
         self._check_heads()
 
     def _check_heads(self):
-        _check_choice("proj_head_mode", self.proj_head_mode, ("none", "linear", "nonlinear"))
+        check_choice("proj_head_mode", self.proj_head_mode, ("none", "linear", "nonlinear"))
         check(
             self.proj_out_dim >= 1, "proj_out_dim", self.proj_out_dim, "use at least 1; the authors use 128."
         )
@@ -124,7 +99,7 @@ class AugmentConfig:
     random_rotation: float = 0.0
 
     def __post_init__(self):
-        _check_finite(self)
+        check_finite(self)
         check(
             0 <= self.color_jitter_strength <= 2,
             "color_jitter_strength",
@@ -160,7 +135,7 @@ class DataConfig:
     label_seed: int = 0
 
     def __post_init__(self):
-        _check_finite(self)
+        check_finite(self)
         check(
             0 < self.label_fraction <= 1,
             "label_fraction",
@@ -205,8 +180,8 @@ class ContrastConfig:
     hidden_norm: bool = True
 
     def __post_init__(self):
-        _check_finite(self)
-        _check_choice("contrastive_loss", self.contrastive_loss, ("nt_xent", "decoupled_nt_xent"))
+        check_finite(self)
+        check_choice("contrastive_loss", self.contrastive_loss, ("nt_xent", "decoupled_nt_xent"))
         check(
             self.temperature > 0,
             "temperature",
@@ -226,7 +201,7 @@ class DistillConfig:
     distill_labeled_share: float = 0.0
 
     def __post_init__(self):
-        _check_finite(self)
+        check_finite(self)
         check(
             self.teacher != "", "teacher", "", "name a run's directory, a checkpoint in one, or a SavedModel."
         )
@@ -269,9 +244,9 @@ class OptimizerConfig:
     momentum: float = 0.9
 
     def __post_init__(self):
-        _check_finite(self)
-        _check_choice("optimizer", self.optimizer, ("lars", "lamb", "momentum", "adam"))
-        _check_choice("learning_rate_scaling", self.learning_rate_scaling, ("linear", "sqrt"))
+        check_finite(self)
+        check_choice("optimizer", self.optimizer, ("lars", "lamb", "momentum", "adam"))
+        check_choice("learning_rate_scaling", self.learning_rate_scaling, ("linear", "sqrt"))
         check(self.learning_rate > 0, "learning_rate", self.learning_rate, "must be greater than 0.")
         check(self.warmup_epochs >= 0, "warmup_epochs", self.warmup_epochs, "use 0 (none) or more.")
         check(self.weight_decay >= 0, "weight_decay", self.weight_decay, "use 0 (off) or more.")
@@ -279,27 +254,6 @@ class OptimizerConfig:
 
 
 # What another network than the pretrained one would come of.
-_NETWORK_SETTINGS = (
-    "resnet_depth",
-    "width_multiplier",
-    "sk_ratio",
-    "se_ratio",
-    "proj_head_mode",
-    "proj_out_dim",
-    "num_proj_layers",
-    "cifar_stem",
-    "precision",
-)
-
-
-def default_model_dir(dataset: str, train_mode: str) -> str:
-    """Returns `runs/<dataset>-<train_mode>`, without what has no place in a file's name."""
-    name = "".join(c if c.isalnum() or c in "-_." else "_" for c in dataset)
-    return f"runs/{name}-{train_mode}"
-
-
-TRAIN_MODES = ("pretrain", "finetune", "distill", "supervised")
-SEMI_SUPERVISED = "semi_supervised"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -319,7 +273,7 @@ class TrainConfig:
     seed: int = 0
 
     def __post_init__(self):
-        _check_choice("train_mode", self.train_mode, TRAIN_MODES)
+        check_choice("train_mode", self.train_mode, TRAIN_MODES)
         check(self.train_batch_size >= 1, "train_batch_size", self.train_batch_size, "use at least 1.")
         check(
             self.train_batch_size >= 2 or self.train_mode != "pretrain",
@@ -372,7 +326,7 @@ class StrategyConfig:
     master: str | None = None
 
     def __post_init__(self):
-        _check_choice("strategy", self.strategy, ("auto", "one_device", "mirrored", "tpu"))
+        check_choice("strategy", self.strategy, ("auto", "one_device", "mirrored", "tpu"))
         check(
             not (self.use_tpu and self.strategy in ("one_device", "mirrored")),
             "use_tpu",
@@ -385,177 +339,3 @@ class StrategyConfig:
             self.use_tpu,
             "contradicts --strategy=tpu; leave one of them out.",
         )
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class ExperimentConfig:
-    """Everything that one run is made of."""
-
-    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
-    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
-    data: DataConfig = dataclasses.field(default_factory=DataConfig)
-    contrast: ContrastConfig = dataclasses.field(default_factory=ContrastConfig)
-    distill: DistillConfig = dataclasses.field(default_factory=DistillConfig)
-    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
-    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
-    evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
-    strategy: StrategyConfig = dataclasses.field(default_factory=StrategyConfig)
-    mode: str = "train_then_eval"
-    model_dir: str | None = None
-    keep_hub_module_max: int = 1
-
-    def __post_init__(self):
-        modes = ("train", "eval", "train_then_eval")
-        choices = ", ".join((*modes, *TRAIN_MODES, SEMI_SUPERVISED))
-        check(self.mode in modes, "mode", self.mode, f"use one of {choices}.")
-        check(
-            self.keep_hub_module_max >= 0,
-            "keep_hub_module_max",
-            self.keep_hub_module_max,
-            "use 0 (no export) or more.",
-        )
-        check(
-            self.train.train_mode == "finetune" or self.model.fine_tune_after_block == -1,
-            "fine_tune_after_block",
-            self.model.fine_tune_after_block,
-            f"--train_mode={self.train.train_mode} trains the whole network; leave it out, or use it for "
-            "finetuning: --finetune.fine_tune_after_block=, where that is one step of several.",
-        )
-        check(
-            self.distill.teacher is None or self.train.train_mode == "distill",
-            "teacher",
-            self.distill.teacher,
-            f"--train_mode={self.train.train_mode} has no teacher; leave it out, or use --train_mode=distill.",
-        )
-        check(
-            self.train.checkpoint is None or self.train.train_mode != "supervised",
-            "checkpoint",
-            self.train.checkpoint,
-            "the supervised baseline starts from scratch; leave it out, or use --train_mode=finetune.",
-        )
-        check(self.model_dir != "", "model_dir", "", "name a directory, or leave it out.")
-        if self.model_dir is None:
-            object.__setattr__(self, "model_dir", default_model_dir(self.data.dataset, self.train.train_mode))
-        object.__setattr__(self, "model_dir", os.path.expanduser(self.model_dir))
-
-    def check_inputs(self) -> None:
-        """Raises UserError where training needs a checkpoint or a teacher and none is named."""
-        if self.mode == "eval":
-            return
-        if self.train.train_mode == "finetune" and self.train.checkpoint is None:
-            raise UserError(
-                "--checkpoint: not given, but finetuning starts from a pretrained network; name the directory "
-                "of its run, a checkpoint or a SavedModel, or use --train_mode=supervised."
-            )
-        if self.train.train_mode == "distill" and self.distill.teacher is None:
-            raise UserError(
-                "--teacher: not given, but distillation follows a teacher; name the directory of a finetuned "
-                "run, a checkpoint in it, or a SavedModel with logits."
-            )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns {flag name: value} of all settings, ready for JSON."""
-        flat: dict[str, Any] = {}
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            is_group = dataclasses.is_dataclass(value) and not isinstance(value, type)
-            flat |= dataclasses.asdict(value) if is_group else {field.name: value}
-        return flat
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class SemiSupervisedConfig:
-    """The whole method: each step is a configuration of its own.
-
-    The steps' directories lie below `model_dir`. Finetuning starts from what was pretrained, and is
-    the teacher of the distillation, unless `checkpoint` or `teacher` name others.
-    """
-
-    pretrain: ExperimentConfig
-    finetune: ExperimentConfig
-    distill: ExperimentConfig
-    supervised: ExperimentConfig
-    model_dir: str
-
-    def __post_init__(self):
-        directory = os.path.expanduser(self.model_dir)
-        object.__setattr__(self, "model_dir", directory)
-        for name in TRAIN_MODES:
-            step = getattr(self, name)
-            check(
-                step.train.train_mode == name,
-                f"{name}.train_mode",
-                step.train.train_mode,
-                f"this step can be nothing but {name}.",
-            )
-            check(
-                step.mode == "train_then_eval",
-                "mode",
-                step.mode,
-                "the whole method trains and evaluates; name one step with --train_mode, or use train_then_eval.",
-            )
-            object.__setattr__(self, name, dataclasses.replace(step, model_dir=os.path.join(directory, name)))
-        self._check_same_labels()
-        if self.finetune.data.few_labels or not self._same_data("pretrain"):
-            # The probe would see labels that finetuning must not.
-            self._set("pretrain", "train", lineareval_while_pretraining=False)
-        if self.finetune.train.checkpoint is None:
-            self._check_same_network()
-        self._set("finetune", "train", checkpoint=self.finetune.train.checkpoint or self.pretrain.model_dir)
-        self._set("distill", "distill", teacher=self.distill.distill.teacher or self.finetune.model_dir)
-
-    def _same_data(self, name: str) -> bool:
-        ours, theirs = getattr(self, name).data, self.finetune.data
-        return (ours.dataset, ours.train_split) == (theirs.dataset, theirs.train_split)
-
-    def _check_same_labels(self) -> None:
-        with_labels = ["supervised"] + (["distill"] if self.distill.distill.distill_alpha < 1 else [])
-        for name in with_labels:
-            check(
-                self._same_data(name),
-                f"{name}.dataset",
-                self.steps[name].data.dataset,
-                f"takes its labels from {self.steps[name].data.train_split}, finetuning from "
-                f"{self.finetune.data.train_split} of {self.finetune.data.dataset}; use the same.",
-            )
-            for flag in ("label_fraction", "labels_per_class", "label_seed"):
-                ours, theirs = getattr(self.steps[name].data, flag), getattr(self.finetune.data, flag)
-                mend = f"finetuning has {theirs}; set --{flag} for all steps, that is without a step's name."
-                check(ours == theirs, f"{name}.{flag}", ours, mend)
-        for name, step in self.steps.items():
-            check(
-                step.strategy == self.pretrain.strategy,
-                f"{name}.strategy",
-                step.strategy.strategy,
-                "all steps run on the same devices; set devices without a step's name.",
-            )
-
-    def _check_same_network(self) -> None:
-        pretrained, finetuned = self.pretrain.model, self.finetune.model
-        for name in _NETWORK_SETTINGS:
-            ours, theirs = getattr(finetuned, name), getattr(pretrained, name)
-            check(
-                ours == theirs,
-                f"finetune.{name}",
-                ours,
-                f"the network is pretrained with {theirs}; use the same for both steps.",
-            )
-
-    def _set(self, name: str, group: str, **values: Any) -> None:
-        step = getattr(self, name)
-        changed = dataclasses.replace(getattr(step, group), **values)
-        object.__setattr__(self, name, dataclasses.replace(step, **{group: changed}))
-
-    def to_dict(self) -> dict[str, Any]:
-        """Returns what tells the directory of the whole method from that of a single step."""
-        return {"train_mode": SEMI_SUPERVISED}
-
-    @property
-    def steps(self) -> dict[str, ExperimentConfig]:
-        """The steps by name, in the order in which they run.
-
-        Pretraining is none of them where finetuning starts from another network.
-        """
-        start = self.finetune.train.checkpoint
-        names = TRAIN_MODES if start in (None, self.pretrain.model_dir) else TRAIN_MODES[1:]
-        return {name: getattr(self, name) for name in names}

@@ -1,0 +1,48 @@
+"""The one configuration of a run: frozen dataclasses that check their values when they are made.
+
+Every field is named like its command-line flag, and its default is the default of the authors' TF2
+program where that has the flag. This package imports no TensorFlow: a wrong value fails at once.
+"""
+
+from tf_simclr.config.checks import UserError, check
+from tf_simclr.config.parts import (
+    NUM_BLOCK_GROUPS,
+    RESNET_DEPTHS,
+    TRAIN_MODES,
+    AugmentConfig,
+    ContrastConfig,
+    DataConfig,
+    DistillConfig,
+    EvaluationConfig,
+    ModelConfig,
+    OptimizerConfig,
+    StrategyConfig,
+    TrainConfig,
+)
+from tf_simclr.config.runs import (
+    SEMI_SUPERVISED,
+    ExperimentConfig,
+    SemiSupervisedConfig,
+    default_model_dir,
+)
+
+__all__ = [
+    "NUM_BLOCK_GROUPS",
+    "RESNET_DEPTHS",
+    "SEMI_SUPERVISED",
+    "TRAIN_MODES",
+    "AugmentConfig",
+    "ContrastConfig",
+    "DataConfig",
+    "DistillConfig",
+    "EvaluationConfig",
+    "ExperimentConfig",
+    "ModelConfig",
+    "OptimizerConfig",
+    "SemiSupervisedConfig",
+    "StrategyConfig",
+    "TrainConfig",
+    "UserError",
+    "check",
+    "default_model_dir",
+]

@@ -1,0 +1,28 @@
+"""How a configuration refuses a value."""
+
+import dataclasses
+import math
+from typing import Any
+
+
+class UserError(ValueError):
+    """A mistake that the user can mend: one line with the flag or file, the value and the mend."""
+
+
+def check(condition: bool, flag: str, value: Any, mend: str) -> None:
+    """Raises UserError("--flag=value: mend") unless `condition` holds."""
+    if not condition:
+        raise UserError(f"--{flag}={value}: {mend}")
+
+
+def check_choice(flag: str, value: Any, choices: tuple) -> None:
+    """Raises UserError unless `value` is one of `choices`."""
+    check(value in choices, flag, value, f"use one of {', '.join(map(str, choices))}.")
+
+
+def check_finite(config: Any) -> None:
+    """Raises UserError unless all floats of a dataclass are finite."""
+    for field in dataclasses.fields(config):
+        value = getattr(config, field.name)
+        if isinstance(value, float):
+            check(math.isfinite(value), field.name, value, "use a finite number.")
