@@ -10,6 +10,9 @@ from tf_simclr.models.layers import Stage
 from tf_simclr.models.normalization import update_moving_statistics
 from tf_simclr.models.resnet import build_stages
 
+# (mean, variance), each `[channels]`, for each of a model's `norms`.
+Statistics = list[tuple[tf.Tensor, tf.Tensor]]
+
 
 class ForwardPass(NamedTuple):
     """What one forward pass computed.
@@ -23,7 +26,7 @@ class ForwardPass(NamedTuple):
 
     endpoints: dict[str, tf.Tensor]
     head_layers: list[tf.Tensor]
-    statistics: list[tuple[tf.Tensor, tf.Tensor]]
+    statistics: Statistics
 
 
 class SimCLRModel(tf.keras.Model):

@@ -8,7 +8,7 @@ from tf_simclr import distribute, losses, optimizers
 from tf_simclr.config import OptimizerConfig
 from tf_simclr.metrics import count_correct
 from tf_simclr.models import SimCLRModel, update_moving_statistics
-from tf_simclr.models.simclr import ForwardPass
+from tf_simclr.models.simclr import ForwardPass, Statistics
 from tf_simclr.schedules import WarmupCosine
 
 
@@ -73,16 +73,28 @@ class Task(abc.ABC):
         Returns:
             Scalars named by `metric_names`, means over all replicas.
         """
-        variables = self.model.trainable_variables
+        gradients, statistics, metrics = self.compute_gradients(batch)
+        optimizers.apply_gradients(self.optimizer, gradients, self.model.trainable_variables)
+        update_moving_statistics(self.model.norms, statistics)
+        return distribute.cross_replica_mean({k: tf.cast(v, tf.float32) for k, v in metrics.items()})
+
+    def compute_gradients(self, batch: dict) -> tuple[list[tf.Tensor], Statistics, dict[str, tf.Tensor]]:
+        """Computes one step without taking it, in replica context.
+
+        Args:
+            batch: as for `train_step`.
+
+        Returns:
+            The gradient of the mean total loss over all replicas for each trainable variable; the
+            statistics of the forward pass; scalars over this replica's rows, named by `metric_names`.
+        """
         with tf.GradientTape() as tape:
             outputs, metrics = self.compute_losses(batch)
             decay = self._weight_decay * losses.l2_loss(self._decayed)
             metrics |= {"weight_decay": decay, "total_loss": metrics["total_loss"] + decay}
             loss = metrics["total_loss"] / distribute.num_replicas()
-        gradients = distribute.cross_replica_sum(tape.gradient(loss, variables))
-        optimizers.apply_gradients(self.optimizer, gradients, variables)
-        update_moving_statistics(self.model.norms, outputs.statistics)
-        return distribute.cross_replica_mean({k: tf.cast(v, tf.float32) for k, v in metrics.items()})
+        gradients = tape.gradient(loss, self.model.trainable_variables)
+        return distribute.cross_replica_sum(gradients), outputs.statistics, metrics
 
     def eval_step(self, batch: dict) -> dict[str, tf.Tensor]:
         """Counts what the classifier gets right, in replica context.
