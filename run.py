@@ -6,10 +6,11 @@ python run.py --help
 
 import logging
 import os
+import signal
 import sys
 
 from flags.convert import help_text, parse_command_line
-from tf_simclr.config import ExperimentConfig, SemiSupervisedConfig, UserError
+from tf_simclr.config import ExperimentConfig, PreemptedError, SemiSupervisedConfig, UserError
 
 
 def main(arguments: list[str]) -> int:
@@ -27,6 +28,9 @@ def main(arguments: list[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except PreemptedError as error:
+        print(f"preempted: {error}; the same command goes on from there.", file=sys.stderr)
+        return 128 + signal.SIGTERM
     except KeyboardInterrupt:
         print("interrupted: the same command goes on from the last checkpoint.", file=sys.stderr)
         return 130
@@ -39,6 +43,7 @@ def run(config: ExperimentConfig | SemiSupervisedConfig) -> dict:
     from exports.saved_model import SavedModelExport
     from tf_simclr import semi_supervised, train_and_evaluate
     from tf_simclr.report import report_is_due, write_report
+    from tf_simclr.strategies import is_chief_process, wait_for_workers
 
     def make_actions(step: ExperimentConfig) -> list:
         return [SavedModelExport(step.model_dir)] if step.keep_hub_module_max else []
@@ -47,8 +52,9 @@ def run(config: ExperimentConfig | SemiSupervisedConfig) -> dict:
         result = semi_supervised(config, make_actions)
     else:
         result = train_and_evaluate(config, make_actions(config))
-    if report_is_due(config):
+    if is_chief_process() and report_is_due(config):
         write_report(config, result)
+    wait_for_workers()
     return result
 
 

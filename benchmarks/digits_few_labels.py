@@ -36,9 +36,9 @@ class Trainer:
     """
 
     def __init__(self, config: ExperimentConfig, make_task: Callable | None = None, pretrained: bool = False):
-        from tf_simclr.distribute import make_strategy
         from tf_simclr.ingredients import make_ingredients
         from tf_simclr.planning import make_plan, make_schedule
+        from tf_simclr.strategies import make_strategy
         from tf_simclr.train import make_train_function
 
         self._config = config
@@ -57,6 +57,7 @@ class Trainer:
         """Trains anew with the labels of a draw."""
         import tensorflow as tf
 
+        from tf_simclr.data import BatchPlan
         from tf_simclr.ingredients import make_ingredients, training_batches
 
         for variable, value in zip(self.model.variables, self._start, strict=True):
@@ -69,8 +70,9 @@ class Trainer:
         data = dataclasses.replace(self._config.data, label_seed=draw)
         config = dataclasses.replace(self._config, data=data)
         ingredients = make_ingredients(config, 1)
-        batches = training_batches(config, ingredients, 1, num_views=self._task.num_views, first_step=0)
-        metrics = self._run(iter(batches), tf.constant(self._steps))
+        plan = BatchPlan(global_batch_size=config.train.train_batch_size)
+        batches = training_batches(config, ingredients, plan, num_views=self._task.num_views, first_step=0)
+        metrics, _ = self._run(iter(batches), tf.constant(self._steps))
         if not np.isfinite(float(metrics["total_loss"])):
             raise RuntimeError(f"{config.train.train_mode} diverged in draw {draw}")
 

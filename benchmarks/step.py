@@ -22,9 +22,9 @@ def time_step(config: ExperimentConfig, num_classes: int = 10) -> list[float]:
     """Returns the pairs a second of each repetition of a few steps, in one compiled loop each."""
     import tensorflow as tf
 
-    from tf_simclr.distribute import make_strategy
     from tf_simclr.models import build_simclr_model
     from tf_simclr.schedules import WarmupCosine
+    from tf_simclr.strategies import make_strategy
     from tf_simclr.tasks.pretrain import PretrainTask
     from tf_simclr.train import make_train_function
 
@@ -40,11 +40,11 @@ def time_step(config: ExperimentConfig, num_classes: int = 10) -> list[float]:
     }
     batches = iter(tf.data.Dataset.from_tensors(element).cache().repeat())
     run = make_train_function(task, strategy)
-    float(run(batches, tf.constant(_WARM_UP_STEPS))["total_loss"])
+    float(run(batches, tf.constant(_WARM_UP_STEPS))[0]["total_loss"])
     speeds = []
     for _ in range(_REPETITIONS):
         start = time.perf_counter()
-        float(run(batches, tf.constant(_STEPS))["total_loss"])
+        float(run(batches, tf.constant(_STEPS))[0]["total_loss"])
         speeds.append(_STEPS * batch / (time.perf_counter() - start))
     return speeds
 

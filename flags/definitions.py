@@ -132,6 +132,10 @@ def _define_training(flag_values):
         checkpoint_steps="Steps between checkpoints; 0 means --checkpoint_epochs counts.",
         keep_checkpoint_max="Newest checkpoints that are kept.",
         steps_per_loop="Steps in one call of the compiled loop; 0 is 10 on a CPU, 100 on accelerators.",
+        preemption_grace="Seconds between SIGTERM and the end of the machine: a call of the loop is kept so short "
+        "that the checkpoint is written in time.",
+        on_non_finite="What to do where the loss is not finite: stop, or restore: go back to the last checkpoint "
+        "and leave out the batches since, at most 3 times.",
         seed="Seed of the order, the augmentation and the initial weights.",
     )
     _define(
@@ -179,10 +183,16 @@ def _define_devices(flag_values):
     _define(
         flag_values,
         config.StrategyConfig,
-        strategy="Devices: auto, one_device, mirrored (all GPUs, else all logical CPUs) or tpu.",
+        strategy="Devices: auto (a TPU, several workers, all GPUs, or else the CPU), one_device, mirrored (all "
+        "GPUs, else all logical CPUs), multi_worker or tpu.",
         use_tpu="True: a TPU or an error. False: no TPU. Not given: a TPU if --tpu_name names one.",
         tpu_name="Name or address of the TPU; local on a TPU VM.",
         tpu_zone="Zone of the TPU.",
         gcp_project="Project of the TPU.",
         master="Address of the TPU, if --tpu_name is not given.",
+        cluster="What names the workers of multi_worker: tf_config (the variable TF_CONFIG), slurm, kubernetes, "
+        "or auto: the first or the second.",
+        cluster_port="Port of the workers under Slurm (the first of a node's) and Kubernetes.",
+        cluster_timeout="Seconds to wait for the other workers.",
+        kubernetes_selector="Label of the workers' pods.",
     )

@@ -4,7 +4,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_simclr.config import ModelConfig, StrategyConfig
-from tf_simclr.distribute import make_strategy
+from tf_simclr.strategies import make_strategy
 
 
 def tiny_config(**changes) -> ModelConfig:

@@ -3,6 +3,7 @@
 import functools
 import json
 import pathlib
+import resource
 import shutil
 import types
 
@@ -190,25 +191,112 @@ def test_restore_without_the_optimizers_slot_is_refused(tmp_path):
     assert "--optimizer" in message
 
 
-def test_restore_damaged_names_the_mend_and_the_mend_works(tmp_path):
+def save_steps(directory, *steps, keep=5):
     task = TinyTask()
-    checkpoints = Checkpoints(str(tmp_path), task)
-    for step in (1, 2):
+    checkpoints = Checkpoints(str(directory), task, keep=keep)
+    for step in steps:
         task.optimizer.iterations.assign(step)
+        task.weight.assign(step)
         checkpoints.save()
-    (tmp_path / "ckpt-2.data-00000-of-00001").write_bytes(b"")
+    return checkpoints
+
+
+def flip_a_byte(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(bytes(content))
+
+
+DAMAGES = {
+    "empty": lambda path: path.write_bytes(b""),
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-7]),
+    "deleted": lambda path: path.unlink(),
+    "overwritten": flip_a_byte,
+}
+
+
+@pytest.mark.parametrize("suffix", ["index", "data-00000-of-00001"])
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_restore_takes_the_one_before_a_damaged_checkpoint_and_says_so(tmp_path, log, damage, suffix):
+    save_steps(tmp_path, 1, 2)
+    damage(tmp_path / f"ckpt-2.{suffix}")
+    task = TinyTask()
+    again = Checkpoints(str(tmp_path), task)
+    assert (again.restore(), float(task.weight)) == (1, 1)
+    assert log.messages[0].startswith(f"--model_dir={tmp_path}: ckpt-2 is damaged or cannot be read (")
+    assert log.messages[1] == "Taking ckpt-1, the one before it."
+    task.optimizer.iterations.assign(2)
+    again.save()
+    assert Checkpoints(str(tmp_path), TinyTask()).restore() == 2
+
+
+def test_restore_without_any_whole_checkpoint_is_refused(tmp_path):
+    save_steps(tmp_path, 1, 2)
+    for path in tmp_path.glob("ckpt-*.index"):
+        path.write_bytes(b"")
     message = refusal(Checkpoints(str(tmp_path), TinyTask()).restore)
     assert message.startswith(f"--model_dir={tmp_path}: ckpt-2 is damaged")
-    assert f"delete {tmp_path}/ckpt-2.* to go on from the one before it" in message
-    for path in tmp_path.glob("ckpt-2.*"):
-        path.unlink()
-    fresh = TinyTask()
-    again = Checkpoints(str(tmp_path), fresh)
-    assert again.restore() == 1
-    assert again.latest == f"{tmp_path}/ckpt-1"
-    fresh.optimizer.iterations.assign(2)
-    again.save()
-    assert latest_checkpoint(str(tmp_path)) == f"{tmp_path}/ckpt-2"
+    assert message.endswith("or use another --model_dir.")
+
+
+def test_save_deletes_only_what_it_wrote_and_only_after_the_newer_is_whole(tmp_path, monkeypatch):
+    foreign = ["ckpt-7.index", "ckpt-7.data-00000-of-00001", "ckpt-1.index.kept", "ckpt-best.index"]
+    for name in foreign:
+        (tmp_path / name).write_text("someone else's")
+    checkpoints = save_steps(tmp_path, 1, 2, keep=1)
+    monkeypatch.setattr(tf.train.Checkpoint, "_write", raise_full, raising=True)
+    refusal(checkpoints.save)
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"checkpoint", "ckpt-2.index", "ckpt-2.data-00000-of-00001", *foreign}
+
+
+def raise_full(*args, **kwargs):
+    raise tf.errors.ResourceExhaustedError(None, None, "No space left on device")
+
+
+def test_save_on_a_full_disk_keeps_the_earlier_checkpoint_and_leaves_nothing(tmp_path):
+    """A limit on the size of files stands for the end of the disk."""
+    task = TinyTask(np.zeros(100_000, "float32"))
+    checkpoints = Checkpoints(str(tmp_path), task)
+    checkpoints.save()
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    task.optimizer.iterations.assign(5)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, hard))
+    try:
+        message = refusal(checkpoints.save)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert message.startswith(f"--model_dir={tmp_path}: cannot write checkpoint 5 (")
+    assert f"the last good one is {tmp_path}/ckpt-0; free some space" in message
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+    assert checkpoints.restore() == 0
+    task.optimizer.iterations.assign(5)
+    assert checkpoints.save() == f"{tmp_path}/ckpt-5"
+
+
+def test_go_back_leaves_out_the_batches_since_also_after_another_start(tmp_path):
+    task = TinyTask()
+    checkpoints = Checkpoints(str(tmp_path), task)
+    task.optimizer.iterations.assign(4)
+    checkpoints.save()
+    task.optimizer.iterations.assign(9)
+    # Steps 5 to 9 were taken with the batches 4 to 8: the next one is 9.
+    assert checkpoints.go_back(9) == 4
+    assert 4 + checkpoints.skipped_steps == 9
+    # And step 5, with batch 9, fails too.
+    assert checkpoints.go_back(5) == 4
+    assert 4 + checkpoints.skipped_steps == 10
+    task.optimizer.iterations.assign(6)
+    checkpoints.save()
+    again = Checkpoints(str(tmp_path), TinyTask())
+    assert (again.restore(), again.skipped_steps) == (6, 6)
+
+
+def test_a_worker_that_does_not_write_leaves_the_directory_alone(tmp_path):
+    checkpoints = Checkpoints(str(tmp_path / "run"), TinyTask(), writes=False)
+    assert checkpoints.save() == f"{tmp_path}/run/ckpt-0"
+    assert not (tmp_path / "run").exists()
 
 
 def test_save_leaves_only_whole_files(tmp_path, monkeypatch):

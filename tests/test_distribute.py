@@ -1,4 +1,4 @@
-"""Collectives on two replicas, and the choice of a strategy."""
+"""Collectives on two replicas."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,6 @@ import tensorflow as tf
 
 from tests.networks import run_on_replicas, two_replicas
 from tf_simclr import distribute
-from tf_simclr.config import StrategyConfig, UserError
 
 ROWS = np.random.default_rng(0).normal(size=(6, 4))
 WEIGHTS = np.random.default_rng(1).normal(size=(2, 6, 4))
@@ -126,44 +125,3 @@ def test_reductions_keep_the_structure(strategy):
         np.testing.assert_allclose(received["a"], mean)
         np.testing.assert_allclose(received["b"][0], mean[0])
         np.testing.assert_allclose(received["b"][1][0], 2 * mean)
-
-
-@pytest.mark.parametrize("name", ["auto", "one_device"])
-def test_make_strategy_takes_one_device_where_there_is_one(name):
-    strategy = distribute.make_strategy(StrategyConfig(strategy=name))
-    assert strategy.num_replicas_in_sync == 1
-
-
-@pytest.mark.distributed
-def test_make_strategy_mirrors_all_devices():
-    strategy = distribute.make_strategy(StrategyConfig(strategy="mirrored", use_tpu=False))
-    assert isinstance(strategy, tf.distribute.MirroredStrategy)
-    assert strategy.num_replicas_in_sync == 2
-
-
-@pytest.mark.distributed
-def test_runs_one_after_the_other_in_one_process_do_not_mix_up_their_collectives():
-    """A second MirroredStrategy would number its collectives like the first."""
-    for dtype, shape in (("float32", (2, 3)), ("float64", (4, 1, 2))):
-        replicas = distribute.make_strategy(StrategyConfig(strategy="mirrored"))
-        ones = np.ones(shape, dtype)
-        for value in run_on_replicas(replicas, distribute.cross_replica_sum, ones):
-            np.testing.assert_array_equal(value, 2 * ones[: shape[0] // 2])
-
-
-@pytest.mark.parametrize(
-    ("settings", "flag"),
-    [
-        ({"use_tpu": True, "tpu_name": "local"}, "--tpu_name=local"),
-        ({"strategy": "tpu", "master": "local"}, "--master=local"),
-        ({"tpu_name": "local"}, "--tpu_name=local"),
-        ({"tpu_name": "grpc://127.0.0.1:1"}, "--tpu_name=grpc://127.0.0.1:1"),
-    ],
-)
-def test_make_strategy_says_how_to_go_on_without_a_tpu(settings, flag):
-    with pytest.raises(UserError) as caught:
-        distribute.make_strategy(StrategyConfig(**settings))
-    message = str(caught.value)
-    assert message.startswith(flag)
-    assert "--use_tpu=False" in message
-    assert "\n" not in message

@@ -14,8 +14,8 @@ ROOT = pathlib.Path(__file__).parent.parent
 LAYERS = [
     {"config"},
     {"models", "losses", "schedules", "metrics", "optimizers", "data", "augment", "distribute"},
-    {"tasks", "checkpoint", "run_directory", "mismatch", "teacher", "interop"},
-    {"train", "evaluate"},
+    {"tasks", "checkpoint", "run_directory", "mismatch", "teacher", "interop", "cluster", "strategies"},
+    {"train", "evaluate", "preemption"},
     {"pipeline", "report", "experiment", "ingredients", "actions", "planning", "results"},
 ]
 BASE = "tf_simclr.tasks.base"

@@ -11,8 +11,8 @@ import tensorflow as tf
 
 from tf_simclr import optimizers
 from tf_simclr.config import StrategyConfig, UserError
-from tf_simclr.distribute import make_strategy
 from tf_simclr.schedules import WarmupCosine
+from tf_simclr.strategies import make_strategy
 
 needs_addons = pytest.mark.skipif(
     sys.version_info >= (3, 12), reason="tensorflow-addons has no release for it"

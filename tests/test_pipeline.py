@@ -24,7 +24,7 @@ from tests.runs import (
 )
 from tf_simclr import ingredients, pipeline
 from tf_simclr.config import TRAIN_MODES, UserError
-from tf_simclr.data import choose_labelled, load_source
+from tf_simclr.data import BatchPlan, choose_labelled, load_source
 from tf_simclr.models import build_simclr_model
 from tf_simclr.pipeline import results_table, semi_supervised
 from tf_simclr.run_directory import claim_directory
@@ -321,13 +321,17 @@ def test_labelled_share_that_leaves_no_place_is_refused():
 def test_distillation_where_all_images_are_labelled_takes_them_in_place():
     config, parts = make(**DISTILL)
     assert (parts.labelled, parts.num_labelled, parts.source.num_examples) == (None, 32, 1347)
-    (batch,) = ingredients.training_batches(config, parts, 1, num_views=1, first_step=0).take(1)
+    (batch,) = ingredients.training_batches(
+        config, parts, BatchPlan(global_batch_size=32), num_views=1, first_step=0
+    ).take(1)
     assert batch["labels"].numpy().min() >= 0 and batch["views"][0].shape == (32, 8, 8, 3)
 
 
 def test_batches_of_a_distillation_with_labels_have_them_last():
     config, parts = make(**(DISTILL | {"labels_per_class": 2, "distill_labeled_share": 0.25}))
-    batches = ingredients.training_batches(config, parts, 1, num_views=1, first_step=0)
+    batches = ingredients.training_batches(
+        config, parts, BatchPlan(global_batch_size=32), num_views=1, first_step=0
+    )
     seen = []
     for batch in batches.take(3):
         labels = batch["labels"].numpy()
@@ -372,7 +376,7 @@ def test_only_pretraining_sees_jitter_and_blur(mode, monkeypatch):
     more = {"finetune": {"checkpoint": "y"}, "distill": {"teacher": "y"}}.get(mode, {})
     settings = {"use_blur": True, "use_flip": True, "color_jitter_strength": 0.7, "crop_min_area": 0.4}
     config, parts = make(mode=mode, **settings, **more)
-    ingredients.training_batches(config, parts, 1, num_views=1, first_step=0)
+    ingredients.training_batches(config, parts, BatchPlan(global_batch_size=32), num_views=1, first_step=0)
     (view,) = views
     assert (view.use_blur, view.color_jitter_strength) == (
         (True, 0.7) if mode == "pretrain" else (False, 0.0)

@@ -1,11 +1,12 @@
 """The loop: exact stops, what actions see, and what happens when the loss is no longer finite."""
 
+import dataclasses
 import types
 
 import pytest
 import tensorflow as tf
 
-from tf_simclr.config import UserError
+from tf_simclr.config import PreemptedError, UserError
 from tf_simclr.train import LoopPlan, make_train_function, train
 
 
@@ -14,23 +15,27 @@ def make_plan(total_steps=10, checkpoint_steps=4, steps_per_loop=3):
 
 
 class FakeTask:
-    """Counts its steps; its metric is the step that was taken, not finite from `bad_step` on."""
+    """Counts its steps; its metric is the step that was taken, not finite at `bad_step` the first times."""
 
     metric_names = ("total_loss",)
 
-    def __init__(self, bad_step=10**9):
+    def __init__(self, bad_step=10**9, times_bad=10**9):
         self.optimizer = types.SimpleNamespace(iterations=tf.Variable(0, dtype=tf.int64))
         self._bad_step = bad_step
+        self._times_left = tf.Variable(times_bad)
 
     def train_step(self, batch):
         step = self.optimizer.iterations.assign_add(1)
         loss = tf.cast(step, tf.float32)
-        return {"total_loss": tf.where(step >= self._bad_step, loss / 0.0, loss)}
+        is_bad = tf.logical_and(step == self._bad_step, self._times_left > 0)
+        self._times_left.assign_sub(tf.cast(is_bad, tf.int32))
+        return {"total_loss": tf.where(is_bad, loss / 0.0, loss)}
 
 
 class FakeCheckpoints:
     def __init__(self, task):
         self.saved = []
+        self.skipped_steps = 0
         self._task = task
 
     @property
@@ -41,6 +46,11 @@ class FakeCheckpoints:
         self.saved.append(int(self._task.optimizer.iterations))
         return self.latest
 
+    def go_back(self, stop):
+        self.skipped_steps += stop - self.saved[-1]
+        self._task.optimizer.iterations.assign(self.saved[-1])
+        return self.saved[-1]
+
 
 def batches(bad_images=()):
     counts = [*bad_images, *[0] * (100 - len(bad_images))]
@@ -48,12 +58,37 @@ def batches(bad_images=()):
     return tf.distribute.OneDeviceStrategy("/cpu:0").experimental_distribute_dataset(dataset)
 
 
-def run_loop(task, plan, bad_images=()):
-    checkpoints, events = FakeCheckpoints(task), []
+class FakeWatch:
+    """Asks to end after some calls, and allows so many steps in one."""
+
+    def __init__(self, calls=10**9, max_steps=10**9):
+        self.max_steps = max_steps
+        self._calls = calls
+
+    def after_call(self, seconds_per_step):
+        self._calls -= 1
+        return self._calls == 0
+
+
+def run_loop(task, plan, bad_images=(), watch=None):
+    """Returns the events and the steps of the checkpoints; `task.starts` are the batches that were begun with."""
+    checkpoints, events, task.starts = FakeCheckpoints(task), [], []
     run = make_train_function(task, tf.distribute.OneDeviceStrategy("/cpu:0"))
-    arguments = {"run": run, "checkpoints": checkpoints, "plan": plan, "actions": [events.append]}
+
+    def make_batches(first):
+        task.starts.append(first)
+        return iter(batches(bad_images))
+
     try:
-        train(task, iter(batches(bad_images)), **arguments)
+        train(
+            task,
+            make_batches,
+            run=run,
+            checkpoints=checkpoints,
+            plan=plan,
+            watch=watch or FakeWatch(),
+            actions=[events.append],
+        )
     finally:
         task.events, task.saved = events, checkpoints.saved
     return events, checkpoints.saved
@@ -123,10 +158,50 @@ def test_train_stops_when_the_loss_is_not_finite_and_keeps_the_last_good(bad_ste
         run_loop(task, make_plan())
     message = str(error.value)
     assert "\n" not in message
-    assert message.startswith("training diverged in steps ")
-    assert "total_loss=inf" in message
+    assert message.startswith(f"training diverged at step {bad_step}: total_loss=inf; ")
     assert f"the last good checkpoint is {last_good};" in message
     assert "--learning_rate" in message
     assert "--model_dir" in message
+    assert "--on_non_finite=restore" in message
     assert all(step < bad_step for step in task.saved)
     assert all(event.step < bad_step for event in task.events)
+
+
+def test_train_goes_back_and_leaves_out_the_batches_since(log):
+    task = FakeTask(bad_step=6, times_bad=1)
+    events, saved = run_loop(task, dataclasses.replace(make_plan(), max_restores=3))
+    assert [event.step for event in events] == [1, 4, 7, 8, 10]
+    assert saved == [4, 8, 10]
+    # Steps 5 to 7 failed with the batches 4 to 6.
+    assert task.starts == [0, 7]
+    assert log.messages[-2].startswith("training diverged at step 6: total_loss=inf;")
+    assert log.messages[-1].startswith("Going back to step 4 (1 of 3 times)")
+
+
+def test_train_gives_up_going_back_after_so_many_times():
+    task = FakeTask(bad_step=6)
+    with pytest.raises(UserError, match="training diverged at step 6"):
+        run_loop(task, dataclasses.replace(make_plan(), max_restores=3))
+    assert task.starts == [0, 7, 10, 13]
+
+
+def test_train_without_a_checkpoint_to_go_back_to_stops():
+    task = FakeTask(bad_step=2)
+    with pytest.raises(UserError, match="last good checkpoint is none"):
+        run_loop(task, dataclasses.replace(make_plan(), max_restores=3))
+    assert task.starts == [0]
+
+
+@pytest.mark.parametrize(("calls", "step", "saved"), [(3, 7, [4, 7]), (4, 8, [4, 8]), (5, 10, [4, 8, 10])])
+def test_train_that_is_asked_to_end_writes_one_checkpoint_at_the_end_of_the_call(calls, step, saved):
+    task = FakeTask()
+    with pytest.raises(PreemptedError) as error:
+        run_loop(task, make_plan(), watch=FakeWatch(calls))
+    assert str(error.value) == f"asked to end after step {step} of 10: ckpt-{step} is written"
+    assert (int(task.optimizer.iterations), task.saved) == (step, saved)
+
+
+def test_train_calls_take_no_more_steps_than_the_grace_allows():
+    events, saved = run_loop(FakeTask(), make_plan(), watch=FakeWatch(max_steps=2))
+    assert [event.step for event in events] == [1, 3, 4, 6, 8, 10]
+    assert saved == [4, 8, 10]

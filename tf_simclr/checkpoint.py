@@ -1,6 +1,7 @@
 """Checkpoints: save, resume, start from, and say exactly what does not fit."""
 
 import dataclasses
+import logging
 import os
 import re
 from collections.abc import Mapping
@@ -11,14 +12,26 @@ from tensorflow.core.protobuf import trackable_object_graph_pb2
 from tf_simclr.config import ModelConfig, UserError
 from tf_simclr.mismatch import describe_differences, listed
 from tf_simclr.models import SimCLRModel, build_simclr_model
-from tf_simclr.run_directory import first_line, latest_checkpoint, read_settings
+from tf_simclr.run_directory import checkpoints_newest_first, first_line, latest_checkpoint, read_settings
 
+_LOG = logging.getLogger("tf_simclr")
 # What the variables are filed under: in a checkpoint, in a SavedModel of this project.
 _ROOTS = ("model", "weights")
 _HEAD = "supervised_head/"
 # What TensorFlow raises where a checkpoint is truncated, overwritten or out of reach.
 _READ_ERRORS = (tf.errors.OpError, ValueError, OSError, RuntimeError, IndexError)
-DIVERGED_MEND = "start anew in another --model_dir with a smaller --learning_rate or a longer --warmup_epochs"
+DIVERGED_MEND = (
+    "go on with --on_non_finite=restore, or start anew in another --model_dir with a smaller --learning_rate or a "
+    "longer --warmup_epochs"
+)
+
+
+class DamagedCheckpointError(UserError):
+    """A checkpoint that cannot be read: truncated, overwritten, or a part of it is gone."""
+
+
+class DivergedError(UserError):
+    """A loss or a weight that is not finite."""
 
 
 class Checkpoints:
@@ -27,13 +40,19 @@ class Checkpoints:
     Args:
         directory: `model_dir`.
         task: with `model` and `optimizer`; `optimizer.iterations` is the step.
-        keep: how many of the newest stay.
+        keep: how many of the newest stay. Older ones are deleted after a newer one is complete.
+        writes: whether this process is the one of the run that writes files.
     """
 
-    def __init__(self, directory: str, task, *, keep: int = 5):
+    def __init__(self, directory: str, task, *, keep: int = 5, writes: bool = True):
         self._task = task
+        self._writes = writes
+        self._skipped_steps = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._checkpoint = tf.train.Checkpoint(
-            model=task.model.variable_tree(), optimizer=task.optimizer, global_step=task.optimizer.iterations
+            model=task.model.variable_tree(),
+            optimizer=task.optimizer,
+            global_step=task.optimizer.iterations,
+            skipped_steps=self._skipped_steps,
         )
         self._manager = tf.train.CheckpointManager(
             self._checkpoint, directory, max_to_keep=keep, checkpoint_name="ckpt"
@@ -44,39 +63,79 @@ class Checkpoints:
         """Path of the newest checkpoint, or None."""
         return latest_checkpoint(self._manager.directory)
 
+    @property
+    def skipped_steps(self) -> int:
+        """How many batches were left out so far: step k is taken with batch k + skipped_steps."""
+        return int(self._skipped_steps.numpy())
+
+    def go_back(self, stop: int) -> int:
+        """Restores the newest checkpoint, to leave out the batches from there up to step `stop`.
+
+        Returns:
+            The step of the checkpoint.
+        """
+        next_batch = stop + self.skipped_steps
+        step = self.restore()
+        self._skipped_steps.assign(next_batch - step)
+        return step
+
     def save(self) -> str:
         """Writes `ckpt-<step>` and returns its path.
 
         Raises:
-            UserError: a weight is not finite, or the file cannot be written.
+            DivergedError: a weight is not finite.
+            UserError: the file cannot be written.
         """
         step = int(self._task.optimizer.iterations.numpy())
         bad = [v.name for v in self._task.model.variables if not bool(tf.reduce_all(tf.math.is_finite(v)))]
         if bad:
-            raise UserError(
+            raise DivergedError(
                 f"training diverged by step {step}: {listed(bad)} not finite; the last good checkpoint is "
                 f"{self.latest or 'none'}; {DIVERGED_MEND}."
             )
+        path = os.path.join(self._manager.directory, f"ckpt-{step}")
+        if not self._writes:
+            return path
         try:
             return self._manager.save(checkpoint_number=step)
         except (tf.errors.OpError, OSError) as error:
+            for rest in tf.io.gfile.glob(f"{path}_temp*"):
+                tf.io.gfile.rmtree(rest)
             raise UserError(
                 f"--model_dir={self._manager.directory}: cannot write checkpoint {step} ({first_line(error)}); "
                 f"the last good one is {self.latest or 'none'}; free some space or choose another directory."
             ) from error
 
     def restore(self, path: str | None = None) -> int:
-        """Restores everything from `path`, or from the newest; returns the step, 0 if there is none.
+        """Restores everything from `path`, or from the newest that is not damaged.
+
+        Returns:
+            The step; 0 if there is no checkpoint.
 
         Raises:
-            UserError: the checkpoint is damaged or of another network.
+            DamagedCheckpointError: `path`, or every checkpoint, is damaged.
+            UserError: the checkpoint is of another network or optimizer.
         """
-        directory = self._manager.directory
-        path = path or self.latest
-        if path is None:
-            return 0
-        where = f"--model_dir={directory}: {os.path.basename(path)}"
-        mend = f"delete {path}.* to go on from the one before it, or use another --model_dir"
+        if path is not None:
+            return self._restore(path)
+        damaged: DamagedCheckpointError | None = None
+        for candidate in checkpoints_newest_first(self._manager.directory):
+            try:
+                step = self._restore(candidate)
+            except DamagedCheckpointError as error:
+                _LOG.info("%s", error)
+                damaged = damaged or error
+                continue
+            if damaged is not None:
+                _LOG.info("Taking %s, the one before it.", os.path.basename(candidate))
+            return step
+        if damaged is not None:
+            raise damaged
+        return 0
+
+    def _restore(self, path: str) -> int:
+        where = f"--model_dir={self._manager.directory}: {os.path.basename(path)}"
+        mend = "an earlier one is used, where there is one; or use another --model_dir"
         _check_same_network(path, where, self._task.model, mend=mend)
         try:
             self._checkpoint.restore(path).assert_existing_objects_matched()
@@ -228,8 +287,8 @@ def _saved_shapes(path: str, where: str, mend: str) -> tuple[str, dict[str, tupl
     raise UserError(f"{where}: not written by tf_simclr; name a checkpoint or a SavedModel that is.")
 
 
-def _damaged(where: str, error: BaseException, mend: str) -> UserError:
-    return UserError(f"{where} is damaged or cannot be read ({first_line(error)}); {mend}.")
+def _damaged(where: str, error: BaseException, mend: str) -> DamagedCheckpointError:
+    return DamagedCheckpointError(f"{where} is damaged or cannot be read ({first_line(error)}); {mend}.")
 
 
 def _flatten(tree: Mapping, prefix: str = "") -> dict[str, tf.Variable]:

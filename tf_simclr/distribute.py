@@ -1,15 +1,13 @@
-"""Distribution strategies, and the one home of every collective.
+"""The one home of every collective.
 
 Each collective is the identity on one replica, so that callers need no branch.
 """
 
 import functools
-import socket
-import urllib.parse
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import tensorflow as tf
-
-from tf_simclr.config import StrategyConfig, UserError
 
 
 def num_replicas() -> int:
@@ -58,50 +56,33 @@ def all_gather_batch(tensor: tf.Tensor) -> tf.Tensor:
     return tf.reshape(cross_replica_sum(placed), [-1, *tensor.shape[1:]])
 
 
-def make_strategy(config: StrategyConfig) -> tf.distribute.Strategy:
-    """Returns the distribution strategy that `config` asks for.
+def is_chief(strategy: tf.distribute.Strategy) -> bool:
+    """Returns whether this process is the one that writes files and talks to the user."""
+    return strategy.extended.should_checkpoint
+
+
+def gather_from_workers(strategy: tf.distribute.Strategy, values: Sequence[float]) -> np.ndarray:
+    """Returns the `values` of every process of a run, and so also waits until all have come here.
 
     Args:
-        config: `auto` takes the TPU that `tpu_name` or `master` names, else all GPUs, else the CPU.
+        strategy: of the run.
+        values: of this process, as many on each.
 
-    Raises:
-        UserError: a TPU was asked for and none answers, or no such device is here.
+    Returns:
+        `[processes, len(values)]` or more rows, where a process with several devices counts several times.
     """
-    if config.use_tpu or config.strategy == "tpu":
-        return _tpu_strategy(config)
-    if config.use_tpu is None and config.strategy == "auto" and (config.tpu_name or config.master):
-        return _tpu_strategy(config)
-    gpus = tf.config.list_logical_devices("GPU")
-    if config.strategy == "mirrored":
-        return _mirrored_strategy(*(d.name for d in gpus or tf.config.list_logical_devices("CPU")))
-    if config.strategy == "auto" and len(gpus) > 1:
-        return _mirrored_strategy(*(d.name for d in gpus))
-    return tf.distribute.OneDeviceStrategy("/gpu:0" if gpus else "/cpu:0")
+    own = np.array([values], np.float64)
+    return own if not _spans_processes(strategy) else _make_gather(strategy)(tf.constant(own)).numpy()
 
 
-# TensorFlow numbers the collectives of every MirroredStrategy anew: a second one on the same devices
-# fails as soon as a number stands for another shape or type than in the first.
 @functools.cache
-def _mirrored_strategy(*devices: str) -> tf.distribute.Strategy:
-    return tf.distribute.MirroredStrategy(devices)
+def _make_gather(strategy: tf.distribute.Strategy) -> Callable:
+    @tf.function(autograph=False)
+    def gather(values):
+        return strategy.experimental_local_results(strategy.run(all_gather_batch, args=(values,)))[0]
+
+    return gather
 
 
-def _tpu_strategy(config: StrategyConfig) -> tf.distribute.Strategy:
-    name = config.tpu_name or config.master or ""
-    flag = "tpu_name" if config.tpu_name else "master" if config.master else "use_tpu"
-    try:
-        if "://" in name:  # TensorFlow aborts the process where such an address does not answer.
-            address = urllib.parse.urlsplit(name)
-            socket.create_connection((address.hostname or "", address.port or 8470), timeout=10).close()
-        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(
-            tpu=name, zone=config.tpu_zone, project=config.gcp_project
-        )
-        tf.config.experimental_connect_to_cluster(resolver)
-        tf.tpu.experimental.initialize_tpu_system(resolver)
-    except (ValueError, RuntimeError, OSError, tf.errors.OpError) as error:
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise UserError(
-            f"--{flag}={name or True}: no TPU answers ({reason}); name one with --tpu_name, "
-            "--tpu_name=local on a TPU VM, or use --use_tpu=False."
-        ) from error
-    return tf.distribute.TPUStrategy(resolver)
+def _spans_processes(strategy: tf.distribute.Strategy) -> bool:
+    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)

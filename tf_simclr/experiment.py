@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,12 +14,14 @@ from tf_simclr.augment import EvalView
 from tf_simclr.checkpoint import Checkpoints
 from tf_simclr.config import ExperimentConfig, UserError, check
 from tf_simclr.data import BatchPlan, Source, check_bad_images, eval_dataset, load_eval_source
-from tf_simclr.distribute import make_strategy
+from tf_simclr.distribute import gather_from_workers, is_chief
 from tf_simclr.evaluate import evaluate, make_eval_function
 from tf_simclr.ingredients import make_ingredients, training_batches
 from tf_simclr.planning import chance_loss, make_plan, make_schedule
+from tf_simclr.preemption import PreemptionWatch
 from tf_simclr.results import ResultFiles
-from tf_simclr.run_directory import check_directory, claim_directory, latest_checkpoint
+from tf_simclr.run_directory import check_directory, claim_directory, first_line, latest_checkpoint
+from tf_simclr.strategies import make_strategy
 from tf_simclr.tasks.base import Task
 from tf_simclr.train import Action, make_train_function, train
 
@@ -63,7 +65,8 @@ class Experiment:
 
     def __init__(self, config: ExperimentConfig, strategy: tf.distribute.Strategy | None = None):
         self.config = config
-        self.strategy = strategy or make_strategy(config.strategy)
+        self.strategy = strategy or make_strategy(config.strategy, config.to_dict())
+        self._is_chief = is_chief(self.strategy)
         self._num_replicas = self.strategy.num_replicas_in_sync
         self._ingredients = make_ingredients(config, self._num_replicas)
         self.train_source = self._ingredients.source
@@ -101,37 +104,72 @@ class Experiment:
         config = self.config
         check_directory(config)
         result = self._results.finished(self.plan.total_steps)
-        if config.mode == "train_then_eval" and result is not None:
+        if config.mode == "train_then_eval" and self._agree(result is not None) and result is not None:
             _LOG.info("Already finished: %s", self._results.describe(result))
             return result
         # Before the directory is made: what does not fit must leave nothing behind.
         model = self.task.model
         if config.train.checkpoint and latest_checkpoint(str(config.model_dir)) is None:
             _LOG.info(self._ingredients.initialize(model))
-        claim_directory(config)
-        checkpoints = Checkpoints(str(config.model_dir), self.task, keep=config.train.keep_checkpoint_max)
-        step = checkpoints.restore()
+        if self._is_chief:
+            claim_directory(config)
+        checkpoints = Checkpoints(
+            str(config.model_dir), self.task, keep=config.train.keep_checkpoint_max, writes=self._is_chief
+        )
+        step = self._check_same_start(checkpoints.restore())
         if step:
             _LOG.info("Going on from step %d of %d.", step, self.plan.total_steps)
         self._announce()
-        batches = iter(self.strategy.distribute_datasets_from_function(lambda _: self._train_dataset(step)))
-        progress = standard_actions.ProgressReporter(self.schedule, chance_loss(config))
-        with contextlib.closing(progress):
+        with self._report_lost_workers(), contextlib.ExitStack() as stack:
             train(
                 self.task,
-                batches,
+                self._train_batches,
                 run=make_train_function(self.task, self.strategy),
                 checkpoints=checkpoints,
                 plan=self.plan,
-                actions=(progress, *self._standard_actions(), *actions),
+                watch=stack.enter_context(PreemptionWatch(self.strategy, config.train.preemption_grace)),
+                actions=self._actions(stack, actions),
             )
         if config.mode == "train":
-            return {"global_step": int(self.task.optimizer.iterations.numpy())}
-        return self._evaluate_and_write()
+            result = {"global_step": int(self.task.optimizer.iterations.numpy())}
+        else:
+            with self._report_lost_workers():
+                result = self._evaluate_and_write()
+        gather_from_workers(self.strategy, [0.0])  # None reads what the chief has not yet written.
+        return result
+
+    def _agree(self, value: bool) -> bool:
+        """Returns whether `value` holds at all workers."""
+        return bool(gather_from_workers(self.strategy, [float(value)]).all())
+
+    def _check_same_start(self, step: int) -> int:
+        steps = gather_from_workers(self.strategy, [step]).ravel()
+        if (steps != step).any():
+            raise UserError(
+                f"--model_dir={self.config.model_dir}: the workers find checkpoints of different steps there "
+                f"({', '.join(f'{other:.0f}' for other in steps)}); use a directory that all of them share."
+            )
+        return step
+
+    @contextlib.contextmanager
+    def _report_lost_workers(self):
+        try:
+            yield
+        except tf.errors.OpError as error:
+            if not isinstance(self.strategy, tf.distribute.MultiWorkerMirroredStrategy):
+                raise
+            raise UserError(
+                f"a worker no longer answers ({first_line(error)}); start all workers again: they go on from "
+                f"{latest_checkpoint(str(self.config.model_dir)) or 'the beginning'}."
+            ) from error
 
     def evaluate_each_checkpoint(self) -> dict[str, Any]:
         """Evaluates the newest checkpoint of `model_dir` each time there is a new one, until the last."""
         directory = str(self.config.model_dir)
+        if isinstance(self.strategy, tf.distribute.MultiWorkerMirroredStrategy):
+            raise UserError(
+                "--mode=eval: is the work of one process; leave --strategy=multi_worker and TF_CONFIG out."
+            )
         if not self._can_evaluate():
             raise UserError(
                 f"--mode=eval: nothing to evaluate, as {self._why_not_evaluated()}; "
@@ -159,18 +197,10 @@ class Experiment:
     def _load_eval_source(self) -> Source | None:
         source = None if self.config.mode == "train" else load_eval_source(self.config.data)
         if source is not None:
-            self._eval_batches.check("eval_batch_size")
+            self._share(self.config.evaluation.eval_batch_size).check("eval_batch_size")
             if self._ingredients.num_classes is not None:
                 _check_same_classes(self.train_source, source)
         return source
-
-    @property
-    def _eval_batches(self) -> BatchPlan:
-        return BatchPlan(
-            global_batch_size=self.config.evaluation.eval_batch_size,
-            num_replicas=self._num_replicas,
-            total_replicas=self._num_replicas,
-        )
 
     def _can_evaluate(self) -> bool:
         return self._why_not_evaluated() is None
@@ -184,23 +214,41 @@ class Experiment:
             return f"{self.eval_source.name} has no labels"
         return None
 
-    def _train_dataset(self, first_step: int) -> tf.data.Dataset:
-        views, replicas = self.task.num_views, self._num_replicas
-        return training_batches(
-            self.config, self._ingredients, replicas, num_views=views, first_step=first_step
+    def _train_batches(self, first_step: int) -> Iterator:
+        def make(context: tf.distribute.InputContext) -> tf.data.Dataset:
+            return self._train_dataset(first_step, self._share(self.plan.global_batch_size, context))
+
+        return iter(self.strategy.distribute_datasets_from_function(make))
+
+    def _train_dataset(self, first_step: int, plan: BatchPlan) -> tf.data.Dataset:
+        views = self.task.num_views
+        return training_batches(self.config, self._ingredients, plan, num_views=views, first_step=first_step)
+
+    def _share(self, batch_size: int, context: tf.distribute.InputContext | None = None) -> BatchPlan:
+        """Returns which rows of a batch are made in the input pipeline of `context`, or in the only one."""
+        pipelines, number = (context.num_input_pipelines, context.input_pipeline_id) if context else (1, 0)
+        local = self._num_replicas // pipelines
+        return BatchPlan(
+            global_batch_size=batch_size,
+            num_replicas=local,
+            first_replica=number * local,
+            total_replicas=self._num_replicas,
         )
 
     def _example_views(self) -> tf.Tensor:
-        batch = next(iter(self._train_dataset(0)))
+        batch = next(iter(self._train_dataset(0, self._share(self.plan.global_batch_size))))
         return tf.stack([view[:_NUM_EXAMPLE_VIEWS] for view in batch["views"]], axis=1)
 
-    def _standard_actions(self) -> tuple[Action, ...]:
-        return (
-            standard_actions.BadImageWatch(self.train_source, self.config.data.max_bad_image_fraction),
-            standard_actions.TensorBoardWriter(
-                str(self.config.model_dir), self.schedule, self._example_views
-            ),
-        )
+    def _actions(self, stack: contextlib.ExitStack, actions: Sequence[Action]) -> tuple[Action, ...]:
+        config = self.config
+        watch = standard_actions.BadImageWatch(self.train_source, config.data.max_bad_image_fraction)
+        if not self._is_chief:
+            return (watch,)
+        progress = standard_actions.ProgressReporter(self.schedule, chance_loss(config))
+        stack.enter_context(contextlib.closing(progress))
+        directory = str(config.model_dir)
+        board = standard_actions.TensorBoardWriter(directory, self.schedule, self._example_views)
+        return (progress, watch, board, *actions)
 
     def _announce(self) -> None:
         model, plan = self.config.model, self.plan
@@ -235,17 +283,20 @@ class Experiment:
         source = self.eval_source
         if source is not None and reason is None:
             result |= self._evaluate(source)
-            standard_actions.write_eval_scalars(directory, result, result["global_step"])
+            if self._is_chief:
+                standard_actions.write_eval_scalars(directory, result, result["global_step"])
         else:
             _LOG.info("Not evaluated: %s.", reason)
-        self._results.write(result)
+        if self._is_chief:
+            self._results.write(result)
         _LOG.info("Result: %s", self._results.describe(result))
         return result
 
     def _evaluate(self, source: Source) -> dict[str, Any]:
         view = EvalView(image_size=self.config.model.image_size)
+        batch_size = self.config.evaluation.eval_batch_size
         dataset = self.strategy.distribute_datasets_from_function(
-            lambda _: eval_dataset(source, view, plan=self._eval_batches)
+            lambda context: eval_dataset(source, view, plan=self._share(batch_size, context))
         )
         result = evaluate(self._evaluate_batch, dataset, num_steps=self.config.evaluation.eval_steps)
         num_bad = result["eval/num_bad_images"]

@@ -62,9 +62,17 @@ def make_ingredients(config: ExperimentConfig, num_replicas: int) -> Ingredients
 
 
 def training_batches(
-    config: ExperimentConfig, ingredients: Ingredients, num_replicas: int, *, num_views: int, first_step: int
+    config: ExperimentConfig, ingredients: Ingredients, plan: BatchPlan, *, num_views: int, first_step: int
 ) -> tf.data.Dataset:
-    """Returns the endless batches of a run from step `first_step` on; see `data.train_dataset`."""
+    """Returns the endless batches of a run from step `first_step` on; see `data.train_dataset`.
+
+    Args:
+        config: of the run.
+        ingredients: made of it.
+        plan: which rows of a global batch are made here.
+        num_views: of each image.
+        first_step: number of the first batch.
+    """
     augment, settings = config.augment, config.train
     pretraining = settings.train_mode == "pretrain"
     view = TrainView(
@@ -78,8 +86,8 @@ def training_batches(
     )
 
     def batches(source: Source, batch_size: int, seed: int) -> tf.data.Dataset:
-        plan = _plan(batch_size, num_replicas)
-        return train_dataset(source, view, plan=plan, seed=seed, num_views=num_views, first_step=first_step)
+        share = dataclasses.replace(plan, global_batch_size=batch_size)
+        return train_dataset(source, view, plan=share, seed=seed, num_views=num_views, first_step=first_step)
 
     num_labelled, seed = ingredients.num_labelled, settings.seed
     if ingredients.labelled is None:

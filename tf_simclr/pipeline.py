@@ -7,7 +7,7 @@ from typing import Any
 
 from tf_simclr.checkpoint import find_checkpoint
 from tf_simclr.config import ExperimentConfig, SemiSupervisedConfig, UserError
-from tf_simclr.distribute import make_strategy
+from tf_simclr.distribute import is_chief
 from tf_simclr.experiment import Experiment
 from tf_simclr.run_directory import (
     check_directory,
@@ -17,6 +17,7 @@ from tf_simclr.run_directory import (
     to_json,
     write_outcome,
 )
+from tf_simclr.strategies import make_strategy
 from tf_simclr.train import Action
 
 _LOG = logging.getLogger("tf_simclr")
@@ -39,7 +40,26 @@ def semi_supervised(
     Raises:
         UserError: anything the user can mend. What other steps have done stays.
     """
-    # Before any step is trained, so that no step fails on what could be known at the start.
+    _check_starts(config)
+    settings = {f"{n}.{flag}": v for n, step in config.steps.items() for flag, v in step.to_dict().items()}
+    strategy = make_strategy(config.pretrain.strategy, settings)
+    runs = {name: Experiment(step, strategy) for name, step in config.steps.items()}
+    if is_chief(strategy):
+        claim_directory(config)
+    results = {}
+    for number, name in enumerate(config.steps, start=1):
+        _LOG.info("[%d/%d] %s", number, len(config.steps), name)
+        run = runs.pop(name)  # So that one network at a time is in memory.
+        results[name] = run.train(tuple(make_actions(run.config)))
+    if is_chief(strategy):
+        write_outcome(config.model_dir, os.path.join(config.model_dir, "result.json"), to_json(results))
+    for line in results_table(config, results):
+        _LOG.info(line)
+    return results
+
+
+def _check_starts(config: SemiSupervisedConfig) -> None:
+    """Raises UserError for what would let a later step fail, before any step is trained."""
     check_directory(config)
     for step in config.steps.values():
         check_directory(step)
@@ -53,18 +73,6 @@ def semi_supervised(
     for earlier, later in (("pretrain", "finetune"), ("finetune", "distill")):
         if earlier in config.steps:
             _check_not_stale(config, earlier, later)
-    strategy = make_strategy(config.pretrain.strategy)
-    runs = {name: Experiment(step, strategy) for name, step in config.steps.items()}
-    claim_directory(config)
-    results = {}
-    for number, name in enumerate(config.steps, start=1):
-        _LOG.info("[%d/%d] %s", number, len(config.steps), name)
-        run = runs.pop(name)  # So that one network at a time is in memory.
-        results[name] = run.train(tuple(make_actions(run.config)))
-    write_outcome(config.model_dir, os.path.join(config.model_dir, "result.json"), to_json(results))
-    for line in results_table(config, results):
-        _LOG.info(line)
-    return results
 
 
 def _check_not_stale(config: SemiSupervisedConfig, earlier: str, later: str) -> None:

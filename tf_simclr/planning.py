@@ -8,6 +8,8 @@ from tf_simclr import losses, schedules
 from tf_simclr.config import ExperimentConfig
 from tf_simclr.train import LoopPlan
 
+_MAX_RESTORES = 3
+
 
 def make_plan(config: ExperimentConfig, num_examples: int) -> LoopPlan:
     """Returns how far to train on `num_examples` examples, and when to stop for air."""
@@ -23,6 +25,7 @@ def make_plan(config: ExperimentConfig, num_examples: int) -> LoopPlan:
         checkpoint_steps=checkpoint_steps,
         steps_per_loop=settings.steps_per_loop or (100 if on_accelerator else 10),
         global_batch_size=batch,
+        max_restores=_MAX_RESTORES if settings.on_non_finite == "restore" else 0,
     )
 
 

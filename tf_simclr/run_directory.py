@@ -40,6 +40,12 @@ _FREE_SETTINGS = frozenset(
         "tpu_zone",
         "gcp_project",
         "master",
+        "cluster",
+        "cluster_port",
+        "cluster_timeout",
+        "kubernetes_selector",
+        "preemption_grace",
+        "on_non_finite",
     ]
 )
 # Which labels are used makes no difference to pretraining without a probe.
@@ -49,15 +55,24 @@ _INPUTS = frozenset(["checkpoint", "teacher"])
 
 
 def latest_checkpoint(directory: str) -> str | None:
-    """Returns the newest checkpoint of a directory, also if its list of checkpoints is gone; None if none."""
-    latest = tf.train.latest_checkpoint(directory)
-    if latest is not None:
-        return latest
+    """Returns the newest checkpoint of a directory, None if there is none."""
+    return next(iter(checkpoints_newest_first(directory)), None)
+
+
+def checkpoints_newest_first(directory: str) -> list[str]:
+    """Returns the paths of all checkpoints of a directory, also of those that have lost a file.
+
+    Those that TensorFlow's list of checkpoints has come first: others may be unfinished, or older. Where
+    that list is gone or damaged, the numbers in the names tell which is newest.
+    """
     there = {}
-    for name in tf.io.gfile.glob(os.path.join(directory, "ckpt-*.index")):
-        if match := re.fullmatch(r"(ckpt-(\d+))\.index", os.path.basename(name)):
-            there[int(match[2])] = os.path.join(directory, match[1])
-    return there[max(there)] if there else None
+    for name in tf.io.gfile.glob(os.path.join(directory, "ckpt-*")):
+        if match := re.fullmatch(r"(ckpt-(\d+))\.(index|data-\d+-of-\d+)", os.path.basename(name)):
+            there[os.path.join(directory, match[1])] = int(match[2])
+    state = tf.train.get_checkpoint_state(directory)
+    names = [os.path.basename(path) for path in (state.all_model_checkpoint_paths if state else ())]
+    known = [path for name in reversed(names) if (path := os.path.join(directory, name)) in there]
+    return known + sorted(there.keys() - set(known), key=there.__getitem__, reverse=True)
 
 
 def check_directory(config: ExperimentConfig | SemiSupervisedConfig) -> dict:

@@ -1,15 +1,19 @@
 """The training loop. It knows no task by name: input and output enter as actions."""
 
 import dataclasses
+import logging
+import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from tf_simclr import distribute
-from tf_simclr.checkpoint import DIVERGED_MEND
-from tf_simclr.config import UserError
+from tf_simclr.checkpoint import DIVERGED_MEND, DivergedError
+from tf_simclr.config import PreemptedError
+
+_LOG = logging.getLogger("tf_simclr")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,12 +25,14 @@ class LoopPlan:
         checkpoint_steps: steps between checkpoints.
         steps_per_loop: steps in one call of the compiled loop.
         global_batch_size: examples a step, for the speed that is reported.
+        max_restores: how often to go back to the last checkpoint where something is not finite.
     """
 
     total_steps: int
     checkpoint_steps: int
     steps_per_loop: int
     global_batch_size: int
+    max_restores: int = 0
 
     def next_stop(self, step: int) -> int:
         """Returns the step at which the loop call that starts at `step` ends."""
@@ -68,9 +74,10 @@ Action = Callable[[LoopEvent], None]
 
 
 def make_train_function(task, strategy: tf.distribute.Strategy):
-    """Returns a compiled function (iterator, steps) that trains and returns the metrics' means.
+    """Returns a compiled function (iterator, steps) that trains.
 
-    To the metrics of the task it adds `bad_images`, the unreadable images of a global batch.
+    It returns the means of the task's metrics and of `bad_images`, the unreadable images of a global
+    batch; and the number of steps before the first one whose total loss is not finite.
     """
 
     @tf.autograph.experimental.do_not_convert
@@ -83,55 +90,88 @@ def make_train_function(task, strategy: tf.distribute.Strategy):
     @tf.function
     def run(iterator, num_steps):
         totals = {name: tf.zeros([]) for name in names}
+        num_good, good = 0, True
         for _ in tf.range(num_steps):
             metrics = strategy.run(step, args=(next(iterator),))
-            totals = {n: totals[n] + strategy.experimental_local_results(metrics[n])[0] for n in names}
-        return {name: totals[name] / tf.cast(num_steps, tf.float32) for name in names}
+            metrics = {n: strategy.experimental_local_results(metrics[n])[0] for n in names}
+            totals = {n: totals[n] + metrics[n] for n in names}
+            good = tf.logical_and(good, tf.math.is_finite(metrics["total_loss"]))
+            num_good += tf.cast(good, tf.int32)
+        return {name: totals[name] / tf.cast(num_steps, tf.float32) for name in names}, num_good
 
     return run
 
 
-def train(task, batches: Iterator, *, run: Callable, checkpoints, plan: LoopPlan, actions=()) -> None:
+def train(
+    task,
+    make_batches: Callable[[int], Iterator],
+    *,
+    run: Callable,
+    checkpoints,
+    plan: LoopPlan,
+    watch,
+    actions: Sequence[Action] = (),
+) -> None:
     """Trains `task` from its current step to `plan.total_steps`.
 
     Args:
         task: an object with `optimizer`, whose `iterations` is the step.
-        batches: iterator of distributed batches, starting at the current step.
+        make_batches: takes the number of the first batch, returns an iterator of distributed batches.
         run: from `make_train_function`.
-        checkpoints: has `save()`, which returns a path, and `latest`.
+        checkpoints: the `Checkpoints` of the run.
         plan: where to stop.
+        watch: the `PreemptionWatch` of the run, entered.
         actions: called with a `LoopEvent` after each call of the loop, in order; the last event of a
             run is given even if no step was left to take.
 
     Raises:
-        UserError: the loss or a weight is not finite. Nothing is saved then.
+        PreemptedError: the process was asked to end; a checkpoint is written.
+        DivergedError: the loss or a weight is not finite. Nothing is saved then.
     """
     step = int(task.optimizer.iterations.numpy())
-    first = True  # The first call also traces and compiles: its speed would mislead.
     if step >= plan.total_steps:
         _emit(actions, LoopEvent(step, 0, plan, {}, 0.0, checkpoints.latest, task))
+        return
+    batches = make_batches(step + checkpoints.skipped_steps)
+    num_restored, first = 0, True  # The first call also traces and compiles: its speed would mislead.
     while step < plan.total_steps:
-        stop = plan.next_stop(step)
+        stop = min(plan.next_stop(step), step + watch.max_steps)
         start = time.perf_counter()
-        metrics = {name: float(value) for name, value in run(batches, tf.constant(stop - step)).items()}
-        speed = (stop - step) * plan.global_batch_size / (time.perf_counter() - start)
-        _check_finite(metrics, step, stop, checkpoints.latest)
-        saved = stop % plan.checkpoint_steps == 0 or stop == plan.total_steps
-        path = checkpoints.save() if saved else None
-        _emit(actions, LoopEvent(stop, stop - step, plan, metrics, 0.0 if first else speed, path, task))
+        means, num_good = run(batches, tf.constant(stop - step))
+        metrics = {name: float(value) for name, value in means.items()}
+        seconds = 0.0 if first else (time.perf_counter() - start) / (stop - step)
+        try:
+            _check_finite(metrics, step + int(num_good) + 1, checkpoints.latest)
+            is_due = stop % plan.checkpoint_steps == 0 or stop == plan.total_steps
+            path = checkpoints.save() if is_due else None
+        except DivergedError as error:
+            num_restored += 1
+            if num_restored > plan.max_restores or checkpoints.latest is None:
+                raise
+            step = checkpoints.go_back(stop)
+            batches = make_batches(step + checkpoints.skipped_steps)
+            _LOG.info("%s", error)
+            times = f"{num_restored} of {plan.max_restores} times"
+            _LOG.info("Going back to step %d (%s); the batches since are left out.", step, times)
+            continue
+        speed = plan.global_batch_size / seconds if seconds else 0.0
+        if watch.after_call(seconds):
+            path = path or checkpoints.save()
+            raise PreemptedError(f"asked to end after step {stop} of {plan.total_steps}: {path} is written")
+        _emit(actions, LoopEvent(stop, stop - step, plan, metrics, speed, path, task))
         step, first = stop, False
 
 
-def _emit(actions, event: LoopEvent) -> None:
+def _emit(actions: Sequence[Action], event: LoopEvent) -> None:
     for action in actions:
         action(event)
 
 
-def _check_finite(metrics: dict[str, float], step: int, stop: int, checkpoint: str | None) -> None:
-    bad = {name: value for name, value in metrics.items() if not tf.math.is_finite(value)}
+def _check_finite(metrics: dict[str, float], step: int, checkpoint: str | None) -> None:
+    bad = {name: value for name, value in metrics.items() if not math.isfinite(value)}
     if bad:
-        listed = ", ".join(f"{name}={value}" for name, value in bad.items())
-        raise UserError(
-            f"training diverged in steps {step + 1} to {stop}: {listed}; the last good checkpoint is "
+        tensors = ", ".join(f"{name}={value}" for name, value in bad.items())
+        raise DivergedError(
+            f"training diverged at step {step}: {tensors}; the last good checkpoint is "
             f"{checkpoint or 'none'}; {DIVERGED_MEND}."
         )

@@ -9,6 +9,10 @@ class UserError(ValueError):
     """A mistake that the user can mend: one line with the flag or file, the value and the mend."""
 
 
+class PreemptedError(Exception):
+    """Training was asked to end (SIGTERM), and has written a checkpoint."""
+
+
 def check(condition: bool, flag: str, value: Any, mend: str) -> None:
     """Raises UserError("--flag=value: mend") unless `condition` holds."""
     if not condition:

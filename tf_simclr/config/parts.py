@@ -270,6 +270,8 @@ class TrainConfig:
     checkpoint_steps: int = 0
     keep_checkpoint_max: int = 5
     steps_per_loop: int = 0
+    preemption_grace: int = 30
+    on_non_finite: str = "stop"
     seed: int = 0
 
     def __post_init__(self):
@@ -291,6 +293,13 @@ class TrainConfig:
                 f"use 0 (then --{flag.replace('steps', 'epochs')} counts) or more.",
             )
         check(self.steps_per_loop >= 0, "steps_per_loop", self.steps_per_loop, "use 0 (automatic) or more.")
+        check(
+            self.preemption_grace >= 1,
+            "preemption_grace",
+            self.preemption_grace,
+            "the seconds between SIGTERM and the end of the machine; use at least 1.",
+        )
+        check_choice("on_non_finite", self.on_non_finite, ("stop", "restore"))
         check(0 <= self.seed < 2**31, "seed", self.seed, "use a whole number from 0 to 2147483647.")
         check(self.checkpoint != "", "checkpoint", "", "name a checkpoint or a directory that holds one.")
 
@@ -316,7 +325,7 @@ class EvaluationConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StrategyConfig:
-    """Devices. `use_tpu=None` means a TPU if `tpu_name` or `master` names one."""
+    """Devices and workers. `use_tpu=None` means a TPU if one is named or here."""
 
     strategy: str = "auto"
     use_tpu: bool | None = None
@@ -324,11 +333,16 @@ class StrategyConfig:
     tpu_zone: str | None = None
     gcp_project: str | None = None
     master: str | None = None
+    cluster: str = "auto"
+    cluster_port: int = 8470
+    cluster_timeout: int = 300
+    kubernetes_selector: str = "job-name=simclr"
 
     def __post_init__(self):
-        check_choice("strategy", self.strategy, ("auto", "one_device", "mirrored", "tpu"))
+        choices = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
+        check_choice("strategy", self.strategy, choices)
         check(
-            not (self.use_tpu and self.strategy in ("one_device", "mirrored")),
+            not (self.use_tpu and self.strategy not in ("auto", "tpu")),
             "use_tpu",
             self.use_tpu,
             f"contradicts --strategy={self.strategy}; leave one of them out.",
@@ -338,4 +352,12 @@ class StrategyConfig:
             "use_tpu",
             self.use_tpu,
             "contradicts --strategy=tpu; leave one of them out.",
+        )
+        check_choice("cluster", self.cluster, ("auto", "tf_config", "slurm", "kubernetes"))
+        check(0 < self.cluster_port < 2**16, "cluster_port", self.cluster_port, "use 1 to 65535.")
+        check(
+            self.cluster_timeout >= 1,
+            "cluster_timeout",
+            self.cluster_timeout,
+            "the seconds to wait for the other workers; use at least 1.",
         )

@@ -115,7 +115,7 @@ def train_dataset(
         return _element(source, batch, views=views, bad_images=_count(batch["bad"]))
 
     rows = batch_rows(source, examples, batch_size=batch_size, crop=crop, num_candidates=NUM_CANDIDATES)
-    return _finished(rows, finish)
+    return _endless(_finished(rows, finish))
 
 
 def mix_labelled(unlabelled: tf.data.Dataset, labelled: tf.data.Dataset) -> tf.data.Dataset:
@@ -135,7 +135,8 @@ def mix_labelled(unlabelled: tf.data.Dataset, labelled: tf.data.Dataset) -> tf.d
         labels = tf.concat([unknown, second["labels"]], axis=0)
         return {"views": views, "labels": labels, "bad_images": first["bad_images"] + second["bad_images"]}
 
-    return _with_options(tf.data.Dataset.zip((unlabelled, labelled)).map(mix).prefetch(tf.data.AUTOTUNE))
+    mixed = tf.data.Dataset.zip((unlabelled, labelled)).map(mix)
+    return _endless(_with_options(mixed.prefetch(tf.data.AUTOTUNE)))
 
 
 def eval_dataset(source: Source, view: EvalView, *, plan: BatchPlan) -> tf.data.Dataset:
@@ -201,6 +202,11 @@ def _padded(examples: tf.data.Dataset, num_examples: int, batch_size: int) -> tf
 
 def _finished(rows: tf.data.Dataset, finish: Callable[[dict], dict]) -> tf.data.Dataset:
     return _with_options(rows.map(finish, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE))
+
+
+def _endless(dataset: tf.data.Dataset) -> tf.data.Dataset:
+    """Tells the strategies that no batch will be smaller: only then do they keep the shapes static."""
+    return dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
 
 
 def _with_options(dataset: tf.data.Dataset) -> tf.data.Dataset:

@@ -1,0 +1,117 @@
+"""Which devices and workers a run takes."""
+
+import functools
+import logging
+import socket
+import urllib.parse
+from collections.abc import Mapping
+from typing import Any
+
+import tensorflow as tf
+
+from tf_simclr.cluster import find_cluster, meet, names_several_workers
+from tf_simclr.config import StrategyConfig, UserError
+from tf_simclr.distribute import gather_from_workers, is_chief
+from tf_simclr.run_directory import first_line
+
+_LOG = logging.getLogger("tf_simclr")
+# A process is connected to the other workers once, and for good.
+_CONNECTED: list[tf.distribute.Strategy] = []
+
+
+def is_chief_process() -> bool:
+    """Returns whether this process writes the files of its runs: there is no other worker, or it is the first."""
+    return all(is_chief(strategy) for strategy in _CONNECTED)
+
+
+def wait_for_workers() -> None:
+    """Waits until all workers have come here, so that none leaves while another still works."""
+    for strategy in _CONNECTED:
+        gather_from_workers(strategy, [0.0])
+
+
+def make_strategy(
+    config: StrategyConfig, settings: Mapping[str, Any] | None = None
+) -> tf.distribute.Strategy:
+    """Returns the distribution strategy that `config` asks for.
+
+    Args:
+        config: `auto` takes the TPU that is named or here, or else the workers that `TF_CONFIG` or Slurm
+            names, or else all GPUs, or else the CPU.
+        settings: all flags of the run by name, which have to be the same at each of several workers.
+
+    Raises:
+        UserError: a TPU was asked for and none answers, or a worker does not come.
+    """
+    name, reason = _choose(config)
+    _LOG.info("Strategy: %s (%s).", name, reason)
+    if name == "tpu":
+        return _tpu_strategy(config)
+    if name == "multi_worker":
+        return _multi_worker_strategy(config, settings or {})
+    gpus = tf.config.list_logical_devices("GPU")
+    if name == "mirrored":
+        return _mirrored_strategy(*(d.name for d in gpus or tf.config.list_logical_devices("CPU")))
+    return tf.distribute.OneDeviceStrategy("/gpu:0" if gpus else "/cpu:0")
+
+
+def _choose(config: StrategyConfig) -> tuple[str, str]:
+    """Returns a strategy and why it is taken, without waking TensorFlow's runtime."""
+    if config.use_tpu:
+        return "tpu", "--use_tpu"
+    if config.strategy != "auto":
+        return config.strategy, f"--strategy={config.strategy}"
+    named, here = config.tpu_name or config.master, tf.config.list_physical_devices("TPU")
+    if config.use_tpu is None and (named or here):
+        return "tpu", f"auto: a TPU is {'named' if named else 'here'}"
+    if names_several_workers():
+        return "multi_worker", "auto: several workers are named"
+    num_gpus = len(tf.config.list_physical_devices("GPU"))
+    if num_gpus > 1:
+        return "mirrored", f"auto: {num_gpus} GPUs are here"
+    return "one_device", f"auto: {'one GPU' if num_gpus else 'no TPU and no GPU'} is here"
+
+
+# TensorFlow numbers the collectives of every MirroredStrategy anew: a second one on the same devices
+# fails as soon as a number stands for another shape or type than in the first.
+@functools.cache
+def _mirrored_strategy(*devices: str) -> tf.distribute.Strategy:
+    return tf.distribute.MirroredStrategy(devices)
+
+
+def _multi_worker_strategy(config: StrategyConfig, settings: Mapping[str, Any]) -> tf.distribute.Strategy:
+    if _CONNECTED:
+        return _CONNECTED[0]
+    cluster = find_cluster(config)
+    meet(cluster, settings, config.cluster_timeout)
+    try:
+        strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=cluster.resolver())
+    except (RuntimeError, tf.errors.OpError) as error:
+        raise UserError(
+            f"{cluster.source}: TensorFlow cannot connect the workers ({first_line(error)}); start all of them "
+            "again."
+        ) from error
+    _CONNECTED.append(strategy)
+    return strategy
+
+
+def _tpu_strategy(config: StrategyConfig) -> tf.distribute.Strategy:
+    name = config.tpu_name or config.master or ""
+    if not name and tf.config.list_physical_devices("TPU"):
+        name = "local"
+    flag = "tpu_name" if config.tpu_name else "master" if config.master else "use_tpu"
+    try:
+        if "://" in name:  # TensorFlow aborts the process where such an address does not answer.
+            address = urllib.parse.urlsplit(name)
+            socket.create_connection((address.hostname or "", address.port or 8470), timeout=10).close()
+        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(
+            tpu=name, zone=config.tpu_zone, project=config.gcp_project
+        )
+        tf.config.experimental_connect_to_cluster(resolver)
+        tf.tpu.experimental.initialize_tpu_system(resolver)
+    except (ValueError, RuntimeError, OSError, tf.errors.OpError) as error:
+        raise UserError(
+            f"--{flag}={name or True}: no TPU answers ({first_line(error)}); name one with --tpu_name, "
+            "--tpu_name=local on a TPU VM, or use --use_tpu=False."
+        ) from error
+    return tf.distribute.TPUStrategy(resolver)
