@@ -1,4 +1,4 @@
-"""Shared set-up: two logical CPU devices, so that replicas are real ones, and no GPU."""
+"""Shared set-up: four logical CPU devices, so that replicas are real ones, and no GPU."""
 
 import logging
 import types
@@ -9,7 +9,7 @@ import tf_simclr  # noqa: F401  (selects Keras 2 before TensorFlow loads)
 
 import tensorflow as tf  # isort: skip
 
-NUM_LOGICAL_DEVICES = 2
+NUM_LOGICAL_DEVICES = 4
 
 
 def pytest_configure(config):

@@ -1,10 +1,12 @@
 """Tiny networks with random weights, and two replicas to run them on."""
 
+import functools
+
 import numpy as np
+import pytest
 import tensorflow as tf
 
-from tf_simclr.config import ModelConfig, StrategyConfig
-from tf_simclr.strategies import make_strategy
+from tf_simclr.config import ModelConfig
 
 
 def tiny_config(**changes) -> ModelConfig:
@@ -76,8 +78,19 @@ def assert_close(received: dict, expected: dict, tolerance: float):
         )
 
 
+@functools.cache
+def replicas(count: int) -> tf.distribute.Strategy:
+    """A strategy of so many logical CPU devices."""
+    if count == 1:
+        return tf.distribute.OneDeviceStrategy("/cpu:0")
+    with pytest.MonkeyPatch.context() as patch:
+        # Several strategies on the same devices would mix up their collectives.
+        patch.setattr(tf.distribute.MirroredStrategy, "_collective_key_base", 100_000 * count)
+        return tf.distribute.MirroredStrategy([f"/cpu:{number}" for number in range(count)])
+
+
 def two_replicas() -> tf.distribute.Strategy:
-    return make_strategy(StrategyConfig(strategy="mirrored", use_tpu=False))
+    return replicas(2)
 
 
 def split_batch(strategy, batch):

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+import socket
 import subprocess
 import sys
 import tempfile
@@ -82,6 +83,15 @@ def run_program(*arguments, timeout=120, **options) -> subprocess.CompletedProce
     return subprocess.run(
         command, cwd=REPOSITORY, capture_output=True, text=True, timeout=timeout, check=False, **options
     )
+
+
+def free_ports(count) -> list[int]:
+    """Ports of this machine that nothing uses."""
+    sockets = [socket.create_server(("localhost", 0)) for _ in range(count)]
+    ports = [listener.getsockname()[1] for listener in sockets]
+    for listener in sockets:
+        listener.close()
+    return ports
 
 
 def read_tensors(checkpoint) -> dict:

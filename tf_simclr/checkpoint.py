@@ -97,14 +97,19 @@ class Checkpoints:
         if not self._writes:
             return path
         try:
+            self._delete_unfinished()  # Those that a killed process has left.
             return self._manager.save(checkpoint_number=step)
         except (tf.errors.OpError, OSError) as error:
-            for rest in tf.io.gfile.glob(f"{path}_temp*"):
-                tf.io.gfile.rmtree(rest)
+            self._delete_unfinished()
             raise UserError(
                 f"--model_dir={self._manager.directory}: cannot write checkpoint {step} ({first_line(error)}); "
                 f"the last good one is {self.latest or 'none'}; free some space or choose another directory."
             ) from error
+
+    def _delete_unfinished(self) -> None:
+        for path in tf.io.gfile.glob(os.path.join(self._manager.directory, "ckpt-*_temp")):
+            if re.fullmatch(r"ckpt-\d+_temp", os.path.basename(path)):
+                tf.io.gfile.rmtree(path)
 
     def restore(self, path: str | None = None) -> int:
         """Restores everything from `path`, or from the newest that is not damaged.

@@ -20,7 +20,7 @@ from tf_simclr.ingredients import make_ingredients, training_batches
 from tf_simclr.planning import chance_loss, make_plan, make_schedule
 from tf_simclr.preemption import PreemptionWatch
 from tf_simclr.results import ResultFiles
-from tf_simclr.run_directory import check_directory, claim_directory, first_line, latest_checkpoint
+from tf_simclr.run_directory import check_directory, claim_directory, latest_checkpoint
 from tf_simclr.strategies import make_strategy
 from tf_simclr.tasks.base import Task
 from tf_simclr.train import Action, make_train_function, train
@@ -159,7 +159,7 @@ class Experiment:
             if not isinstance(self.strategy, tf.distribute.MultiWorkerMirroredStrategy):
                 raise
             raise UserError(
-                f"a worker no longer answers ({first_line(error)}); start all workers again: they go on from "
+                f"a worker no longer answers ({type(error).__name__}); start all workers again: they go on from "
                 f"{latest_checkpoint(str(self.config.model_dir)) or 'the beginning'}."
             ) from error
 

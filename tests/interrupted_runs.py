@@ -1,0 +1,141 @@
+"""Runs that are killed and started again, each in a process forked from one that has imported everything.
+
+python -m tests.interrupted_runs one DIRECTORY NUM_KILLS
+python -m tests.interrupted_runs workers DIRECTORY
+
+Prints how each start ended as JSON; see `tests/test_interruption.py`.
+"""
+
+import json
+import logging
+import os
+import pathlib
+import random
+import signal
+import sys
+import time
+
+import tf_simclr  # noqa: F401  (selects Keras 2 before TensorFlow loads)
+
+import tensorflow as tf  # isort: skip
+
+from tests.runs import free_ports, tiny_config
+from tf_simclr import train_and_evaluate
+from tf_simclr.config import PreemptedError, UserError
+from tf_simclr.strategies import wait_for_workers
+
+STEPS, INTERVAL = 24, 4
+
+
+def start(directory: pathlib.Path, worker: int | None = None, ports=()) -> int:
+    """Starts the run, or a worker of it, in a process of its own; returns its number."""
+    if process := os.fork():
+        return process
+    status = 1
+    try:
+        with open(log_of(directory, worker), "a") as log:
+            os.dup2(log.fileno(), 1)
+            os.dup2(log.fileno(), 2)
+        logging.basicConfig(format="%(message)s", stream=sys.stdout)
+        logging.getLogger("tf_simclr").setLevel(logging.INFO)
+        flags = {"train_steps": STEPS, "checkpoint_steps": INTERVAL, "steps_per_loop": 1}
+        if worker is None:
+            tf.config.run_functions_eagerly(True)  # Tracing would take most of the time.
+        else:
+            addresses = [f"localhost:{port}" for port in ports]
+            task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": worker}}
+            os.environ["TF_CONFIG"] = json.dumps(task)
+        run(tiny_config(directory, **flags))
+        status = 0
+    except UserError as error:
+        print("error:", error, flush=True)
+        status = 2
+    except PreemptedError as error:
+        print("preempted:", error, flush=True)
+        status = 143
+    finally:
+        os._exit(status)
+
+
+def run(config) -> None:
+    """Trains and evaluates, and leaves when all workers have."""
+    train_and_evaluate(config, [report])
+    wait_for_workers()
+
+
+def log_of(directory: pathlib.Path, worker: int | None = None) -> pathlib.Path:
+    """Where a process writes what it says."""
+    return directory.with_suffix(".log" if worker is None else f".{worker}.log")
+
+
+def report(event) -> None:
+    """Prints each step, for the reader of the log."""
+    print("after step", event.step, "in this start", flush=True)
+
+
+def run_killed(directory: pathlib.Path, is_time) -> tuple[bool, str]:
+    """Starts the run and kills it when `is_time`; returns whether it ended before, and what it said."""
+    log = log_of(directory)
+    said = log.stat().st_size if log.exists() else 0
+    process = start(directory)
+    started = time.monotonic()
+    while True:
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if ended:
+            assert status == 0, log.read_text()[-3000:]
+            break
+        if is_time(time.monotonic() - started):
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
+            break
+        time.sleep(0.0002)
+    return bool(ended), log.read_text()[said:]
+
+
+def kill_one(directory: str, num_kills: str) -> None:
+    """Runs once uninterrupted, then kills and starts again so often, and then lets it finish."""
+    root, rng = pathlib.Path(directory), random.Random(0)
+    whole, killed = root / "whole", root / "killed"
+    started = time.monotonic()
+    run_killed(whole, lambda seconds: False)
+    duration = time.monotonic() - started
+    special = {
+        "while the first checkpoint is written": lambda _: any(killed.glob(f"ckpt-{INTERVAL}_temp*")),
+        "just after the first checkpoint": lambda _: (killed / f"ckpt-{INTERVAL}.index").exists(),
+        "while a later checkpoint is written": lambda _: any(killed.glob(f"ckpt-{2 * INTERVAL}_temp*")),
+    }
+    starts = []
+    moments = [*special.items(), *(("at random", None) for _ in range(int(num_kills) - len(special)))]
+    for name, is_time in moments:
+        moment = rng.uniform(0.1, 0.9) * duration
+        ended, said = run_killed(killed, is_time or (lambda seconds, moment=moment: seconds > moment))
+        starts.append({"when": name, "ended": ended, "said": said})
+        if ended:  # A finished run has nothing left to interrupt: the next one begins anew.
+            os.rename(killed, root / f"ended{len(starts)}")
+    ended, said = run_killed(killed, lambda seconds: False)
+    starts.append({"when": "not", "ended": ended, "said": said})
+    print(json.dumps(starts))
+
+
+def run_workers(directory: pathlib.Path, signal_number: int | None = None) -> list[int]:
+    """Runs two workers, of which the second gets a signal after step 10; returns how both ended."""
+    ports = free_ports(2)
+    processes = [start(directory, worker, ports) for worker in range(2)]
+    while signal_number and "after step 10 " not in log_of(directory, 0).read_text():
+        time.sleep(0.01)
+    if signal_number:
+        os.kill(processes[1], signal_number)
+    return [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes]
+
+
+def kill_a_worker(directory: str) -> None:
+    """Runs two workers, twice uninterrupted, once with a killed worker, once with a preempted one."""
+    root = pathlib.Path(directory)
+    ends = {"first": [run_workers(root / "first")], "second": [run_workers(root / "second")]}
+    for name, number in (("killed", signal.SIGKILL), ("preempted", signal.SIGTERM)):
+        ends[name] = [run_workers(root / name, number), run_workers(root / name)]
+    print(json.dumps(ends))
+
+
+if __name__ == "__main__":
+    {"one": kill_one, "workers": kill_a_worker}[sys.argv[1]](*sys.argv[2:])

@@ -1,0 +1,113 @@
+"""R replicas with B/R examples each are one replica with B examples: logical devices, and real workers."""
+
+import functools
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from tests.exact_steps import BATCH, Stepper
+from tests.networks import assert_close, replicas
+from tests.runs import REPOSITORY, free_ports
+
+TASKS = ("pretrain", "finetune", "distill")
+
+
+@functools.cache
+def stepper(task, num_replicas, precision="float64"):
+    return Stepper(replicas(num_replicas), task, precision)
+
+
+@functools.cache
+def one_replica(task):
+    return stepper(task, 1).run()
+
+
+def check_same(received, expected):
+    """Losses, gradients, statistics of batch norm and the changes of all variables."""
+    assert_close(received, expected, 1e-9)
+    for kind in ("0/metrics/total_loss", "4/gradients/", "4/statistics/", "changes/"):
+        values = [value for name, value in expected.items() if name.startswith(kind)]
+        assert values and max(np.abs(value).max() for value in values) > 1e-3, kind
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.parametrize("num_replicas", [2, 4])
+@pytest.mark.parametrize("task", TASKS)
+def test_replicas_equal_one_in_float64(task, num_replicas):
+    check_same(stepper(task, num_replicas).run(), one_replica(task))
+
+
+def gradients(found):
+    return np.concatenate([value.ravel() for name, value in found.items() if "/gradients/" in name])
+
+
+def difference(received, expected):
+    ours, theirs = gradients(received), gradients(expected)
+    return np.linalg.norm(ours - theirs) / np.linalg.norm(theirs)
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.parametrize("num_replicas", [2, 4])
+@pytest.mark.parametrize("task", TASKS)
+def test_replicas_equal_one_in_float32_within_the_noise_of_permuting_the_batch(task, num_replicas):
+    """Medians over batches: an activation that rounds to the other side of 0 moves a single one far."""
+    one, several = stepper(task, 1, "float32"), stepper(task, num_replicas, "float32")
+    noise, differences = [], []
+    for seed in range(5):
+        expected = one.run(1, seed=seed)
+        permuted = one.run(1, seed=seed, order=permutation(task, seed))
+        received = several.run(1, seed=seed)
+        noise.append(difference(permuted, expected))
+        differences.append(difference(received, expected))
+        name = "0/metrics/total_loss"
+        np.testing.assert_allclose(received[name], expected[name], rtol=1e-5)
+    print(f"{task}, {num_replicas} replicas: gradients differ by {np.median(differences):.1e},", end=" ")
+    print(f"those of permuted batches by {np.median(noise):.1e}")
+    assert 0 < np.median(noise) < 0.02
+    assert np.median(differences) < 3 * np.median(noise)
+
+
+def permutation(task, seed):
+    """Labelled rows stay among themselves."""
+    rng, rows = np.random.default_rng(seed), np.arange(BATCH)
+    parts = np.split(rows, 2) if task == "distill" else [rows]
+    return np.concatenate([rng.permutation(part) for part in parts])
+
+
+def start_workers(count, command, directory):
+    """Starts processes that know each other by TF_CONFIG."""
+    addresses = [f"localhost:{port}" for port in free_ports(count)]
+    processes = []
+    for index in range(count):
+        task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+        environment = os.environ | {"TF_CONFIG": json.dumps(task), "TF_CPP_MIN_LOG_LEVEL": "3"}
+        with open(directory / f"worker{index}.log", "w") as log:
+            arguments = [part.format(index=index) for part in command]
+            processes.append(
+                subprocess.Popen(arguments, cwd=REPOSITORY, env=environment, stdout=log, stderr=log)
+            )
+    return processes
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.parametrize(
+    ("task", "num_workers"), [("pretrain", 2), ("finetune", 2), ("distill", 2), ("pretrain", 3)]
+)
+def test_workers_equal_one_process_in_float64(task, num_workers, tmp_path):
+    command = [sys.executable, "-m", "tests.exact_steps", task, f"{tmp_path}/{{index}}.npz"]
+    processes = start_workers(num_workers, command, tmp_path)
+    try:
+        codes = [process.wait(timeout=300) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    assert codes == [0] * num_workers, (tmp_path / "worker0.log").read_text()[-2000:]
+    for index in range(num_workers):
+        check_same(dict(np.load(tmp_path / f"{index}.npz")), one_replica(task))
