@@ -232,11 +232,23 @@ def test_restore_takes_the_one_before_a_damaged_checkpoint_and_says_so(tmp_path,
 
 def test_restore_without_any_whole_checkpoint_is_refused(tmp_path):
     save_steps(tmp_path, 1, 2)
-    for path in tmp_path.glob("ckpt-*.index"):
-        path.write_bytes(b"")
-    message = refusal(Checkpoints(str(tmp_path), TinyTask()).restore)
+    for path in tmp_path.glob("ckpt-*.data*"):
+        flip_a_byte(path)
+    task = TinyTask(value=-5)
+    message = refusal(Checkpoints(str(tmp_path), task).restore)
     assert message.startswith(f"--model_dir={tmp_path}: ckpt-2 is damaged")
     assert message.endswith("or use another --model_dir.")
+    assert float(task.weight) == -5
+
+
+def test_restore_ignores_a_checkpoint_that_was_never_finished(tmp_path, log):
+    """A process that is killed while it writes its first one leaves no list of checkpoints."""
+    save_steps(tmp_path, 4)
+    (tmp_path / "checkpoint").unlink()
+    (tmp_path / "ckpt-4.index").write_bytes(b"")
+    checkpoints = Checkpoints(str(tmp_path), TinyTask())
+    assert checkpoints.restore() == 0
+    assert "ckpt-4 is damaged" in log.messages[0]
 
 
 def test_save_deletes_only_what_it_wrote_and_only_after_the_newer_is_whole(tmp_path, monkeypatch):

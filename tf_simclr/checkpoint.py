@@ -118,24 +118,27 @@ class Checkpoints:
             The step; 0 if there is no checkpoint.
 
         Raises:
-            DamagedCheckpointError: `path`, or every checkpoint, is damaged.
+            DamagedCheckpointError: `path`, or every checkpoint that was ever finished, is damaged.
             UserError: the checkpoint is of another network or optimizer.
         """
         if path is not None:
             return self._restore(path)
-        damaged: DamagedCheckpointError | None = None
+        listed_ones = {os.path.basename(name) for name in self._manager.checkpoints}
+        damaged = []
         for candidate in checkpoints_newest_first(self._manager.directory):
+            name = os.path.basename(candidate)
             try:
                 step = self._restore(candidate)
             except DamagedCheckpointError as error:
                 _LOG.info("%s", error)
-                damaged = damaged or error
+                # One that TensorFlow's list lacks was never finished: its process was killed.
+                damaged += [error] if name in listed_ones else []
                 continue
-            if damaged is not None:
-                _LOG.info("Taking %s, the one before it.", os.path.basename(candidate))
+            if damaged:
+                _LOG.info("Taking %s, the one before it.", name)
             return step
-        if damaged is not None:
-            raise damaged
+        if damaged:
+            raise damaged[0]
         return 0
 
     def _restore(self, path: str) -> int:
@@ -143,6 +146,9 @@ class Checkpoints:
         mend = "an earlier one is used, where there is one; or use another --model_dir"
         _check_same_network(path, where, self._task.model, mend=mend)
         try:
+            reader = tf.train.load_checkpoint(path)
+            for name in reader.get_variable_to_shape_map():
+                reader.get_tensor(name)  # A damaged one must leave the variables as they are.
             self._checkpoint.restore(path).assert_existing_objects_matched()
         except AssertionError as error:
             raise UserError(

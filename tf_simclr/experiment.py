@@ -107,16 +107,15 @@ class Experiment:
         if config.mode == "train_then_eval" and self._agree(result is not None) and result is not None:
             _LOG.info("Already finished: %s", self._results.describe(result))
             return result
-        # Before the directory is made: what does not fit must leave nothing behind.
-        model = self.task.model
-        if config.train.checkpoint and latest_checkpoint(str(config.model_dir)) is None:
-            _LOG.info(self._ingredients.initialize(model))
-        if self._is_chief:
-            claim_directory(config)
         checkpoints = Checkpoints(
             str(config.model_dir), self.task, keep=config.train.keep_checkpoint_max, writes=self._is_chief
         )
         step = self._check_same_start(checkpoints.restore())
+        # Before the directory is made: what does not fit must leave nothing behind.
+        if config.train.checkpoint and not step:
+            _LOG.info(self._ingredients.initialize(self.task.model))
+        if self._is_chief:
+            claim_directory(config)
         if step:
             _LOG.info("Going on from step %d of %d.", step, self.plan.total_steps)
         self._announce()
