@@ -2,10 +2,13 @@
 
 python -m benchmarks.step --resnet_depth=18 --image_size=32 --train_batch_size=64
 
-Takes the flags of run.py. Prints pairs a second: the median over the repetitions, and their range.
+Takes the flags of run.py. Prints pairs a second: the median over the repetitions, and their range; and the
+largest memory: of the first GPU, or else of this process. `--train_steps=N` times N steps one by one after
+the first; without it, 7 loops of 3 after 3.
 """
 
 import os
+import resource
 import statistics
 import sys
 import time
@@ -13,7 +16,6 @@ import time
 from flags.convert import parse_command_line
 from tf_simclr.config import ExperimentConfig
 
-_WARM_UP_STEPS = 3
 _REPETITIONS = 7
 _STEPS = 3
 
@@ -40,13 +42,22 @@ def time_step(config: ExperimentConfig, num_classes: int = 10) -> list[float]:
     }
     batches = iter(tf.data.Dataset.from_tensors(element).cache().repeat())
     run = make_train_function(task, strategy)
-    float(run(batches, tf.constant(_WARM_UP_STEPS))[0]["total_loss"])
+    steps, repetitions = (1, config.train.train_steps) if config.train.train_steps else (_STEPS, _REPETITIONS)
     speeds = []
-    for _ in range(_REPETITIONS):
+    for _ in range(1 + repetitions):  # The first traces and compiles.
         start = time.perf_counter()
-        float(run(batches, tf.constant(_STEPS))[0]["total_loss"])
-        speeds.append(_STEPS * batch / (time.perf_counter() - start))
-    return speeds
+        float(run(batches, tf.constant(steps))[0]["total_loss"])
+        speeds.append(steps * batch / (time.perf_counter() - start))
+    return speeds[1:]
+
+
+def peak_memory() -> float:
+    """Returns the largest memory of the first GPU or else of this process, in GB."""
+    import tensorflow as tf
+
+    if tf.config.list_logical_devices("GPU"):
+        return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 1e9
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
 
 
 def main() -> None:
@@ -57,6 +68,7 @@ def main() -> None:
     speeds = time_step(config)
     median = statistics.median(speeds)
     print(f"{median:.2f} pairs/s ({min(speeds):.2f} to {max(speeds):.2f}, {len(speeds)} repetitions)")
+    print(f"{peak_memory():.2f} GB at most")
 
 
 if __name__ == "__main__":

@@ -145,11 +145,20 @@ def _semi_supervised(lines: _Lines, values: absl_flags.FlagValues) -> SemiSuperv
             f"--{'distill' if name == 'teacher' else 'finetune'}.{name}=.",
         )
     mode = "train_then_eval" if values.mode == SEMI_SUPERVISED else values.mode
-    steps = {step: _config_of_step(lines, step, f"--mode={mode}") for step in TRAIN_MODES}
+    steps = {
+        step: _config_of_step(lines, step, f"--mode={mode}", *_chunks_of_step(lines, step, values))
+        for step in TRAIN_MODES
+    }
     directory = values.model_dir
     if directory is None:
         directory = default_model_dir(steps["pretrain"].data.dataset, SEMI_SUPERVISED)
     return SemiSupervisedConfig(**steps, model_dir=directory)
+
+
+def _chunks_of_step(lines: _Lines, step: str, values: absl_flags.FlagValues) -> list[str]:
+    """Leaves `--contrast_chunks` of all steps to pretraining; what names another step is refused later."""
+    own = _parse(lines.of_step(step)).contrast_chunks != values.contrast_chunks
+    return [] if own or step == "pretrain" else ["--contrast_chunks=1"]
 
 
 def _config_of_step(lines: _Lines, step: str, *more: str) -> ExperimentConfig:

@@ -144,6 +144,8 @@ def _define_training(flag_values):
         contrastive_loss="nt_xent, or decoupled_nt_xent, which suits small batches (arXiv 2110.06848).",
         temperature="Divides the logits of the contrastive loss.",
         hidden_norm="L2-normalise the projections.",
+        contrast_chunks="Parts that each device works its images off in while pretraining, in the memory of "
+        "one: the loss is still that of the whole batch. Needs --global_bn=False.",
     )
     _define(
         flag_values,

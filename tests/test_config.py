@@ -44,6 +44,7 @@ NEVER_ZERO = [
     "checkpoint_epochs",
     "keep_checkpoint_max",
     "eval_batch_size",
+    "contrast_chunks",
 ]
 CHOICES = [
     "proj_head_mode",
@@ -127,6 +128,22 @@ def test_ft_proj_selector_reaches_every_layer_of_the_head(mode, layers):
 def test_fine_tune_after_block_is_refused_in_pretraining():
     make = lambda: ExperimentConfig(model=ModelConfig(fine_tune_after_block=2))  # noqa: E731
     assert_refused(make, "fine_tune_after_block", 2, "--train_mode=pretrain trains the whole network")
+
+
+@pytest.mark.parametrize("train_mode", ["finetune", "distill", "supervised"])
+def test_contrast_chunks_are_refused_where_there_is_no_contrast(train_mode):
+    def make():
+        return ExperimentConfig(
+            contrast=config.ContrastConfig(contrast_chunks=4), train=TrainConfig(train_mode=train_mode)
+        )
+
+    assert_refused(make, "contrast_chunks", 4, f"--train_mode={train_mode} has no contrastive loss; leave it")
+
+
+def test_contrast_chunks_are_refused_with_batch_norm_over_the_whole_batch():
+    make = lambda: ExperimentConfig(contrast=config.ContrastConfig(contrast_chunks=4))  # noqa: E731
+    assert_refused(make, "contrast_chunks", 4, "contradicts --global_bn=True")
+    assert_refused(make, "contrast_chunks", 4, "use --global_bn=False, or --contrast_chunks=1.")
 
 
 @pytest.mark.parametrize(("use_tpu", "strategy"), [(True, "mirrored"), (True, "one_device"), (False, "tpu")])

@@ -68,6 +68,20 @@ def test_run_started_again_prints_its_result_and_changes_nothing(log, without_ne
     assert finished_run().files() == before
 
 
+@pytest.mark.slow
+def test_run_in_chunks_takes_its_statistics_of_each_and_is_not_mixed_with_another(tmp_path):
+    whole, events = finished_run().events[0].metrics, []
+    settings = {"global_bn": False, "train_steps": 2}
+    config = tiny_config(tmp_path / "run", contrast_chunks=4, **settings)
+    result = train_and_evaluate(config, [events.append])
+    assert (result["global_step"], result["eval/num_examples"]) == (2, 450)
+    assert events[0].metrics.keys() == whole.keys()
+    # Batch norm is over 8 images, not over all 32.
+    assert 1e-3 < abs(events[0].metrics["contrast_loss"] - whole["contrast_loss"]) < 1
+    message = refusal(tiny_config(tmp_path / "run", contrast_chunks=2, **settings))
+    assert "--contrast_chunks=4 there, 2 now" in message
+
+
 # ---- Going on
 
 

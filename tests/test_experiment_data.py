@@ -67,6 +67,29 @@ def test_batch_that_replicas_cannot_share_is_refused_before_training(tmp_path, w
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.distributed
+@pytest.mark.parametrize(
+    ("strategy", "batch_size", "mend"),
+    [
+        ("one_device", 33, "each of 1 replica(s); use 32 or 36 or fewer chunks."),
+        ("mirrored", 36, "each of 2 replica(s); use 32 or 40 or fewer chunks."),
+        ("mirrored", 33, "each of 2 replica(s); use 32 or 40 or fewer chunks."),
+        ("one_device", 3, "each of 1 replica(s); use 4 or fewer chunks."),
+        ("one_device", 1347, "each of 1 replica(s); use 1344 or fewer chunks."),
+    ],
+)
+def test_batch_that_chunks_cannot_share_is_refused_before_training(
+    tmp_path, without_network, strategy, batch_size, mend
+):
+    settings = {"strategy": strategy, "train_batch_size": batch_size}
+    message = refusal(tiny_config(tmp_path / "run", contrast_chunks=4, global_bn=False, **settings))
+    assert message.startswith(
+        f"--train_batch_size={batch_size}: cannot be cut into --contrast_chunks=4 equal"
+    )
+    assert message.endswith(mend)
+    assert not (tmp_path / "run").exists()
+
+
 # ---- Data without labels, and images that cannot be read
 
 

@@ -101,8 +101,22 @@ def _plan(batch_size: int, num_replicas: int) -> BatchPlan:
     return BatchPlan(global_batch_size=batch_size, num_replicas=num_replicas, total_replicas=num_replicas)
 
 
+def _check_chunks(plan: BatchPlan, num_chunks: int, source: Source) -> None:
+    """Raises UserError unless the rows of each replica can be cut into chunks of the same size."""
+    batch_size, unit = plan.global_batch_size, plan.total_replicas * num_chunks
+    lower = batch_size // unit * unit
+    if num_chunks > 1 and lower != batch_size:
+        nearest = [str(size) for size in (lower, lower + unit) if 0 < size <= source.num_examples]
+        raise UserError(
+            f"--train_batch_size={batch_size}: cannot be cut into --contrast_chunks={num_chunks} equal parts on "
+            f"each of {plan.total_replicas} replica(s); use {' or '.join([*nearest, 'fewer chunks'])}."
+        )
+
+
 def _pretrain(config: ExperimentConfig, source: Source, num_replicas: int) -> Ingredients:
-    _plan(config.train.train_batch_size, num_replicas).check_fits(source)
+    plan = _plan(config.train.train_batch_size, num_replicas)
+    _check_chunks(plan, config.contrast.contrast_chunks, source)
+    plan.check_fits(source)
     num_classes = source.num_classes if config.train.lineareval_while_pretraining else None
     if config.train.lineareval_while_pretraining and num_classes is None:
         _LOG.info("%s has no labels: pretraining without the online linear probe.", source.name)

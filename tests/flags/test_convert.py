@@ -271,6 +271,8 @@ def test_flagfile_flag_unknown_is_refused(tmp_path):
 def test_every_field_of_a_group_comes_from_its_flag():
     changed = {
         "temperature": 0.3,
+        "contrast_chunks": 4,
+        "global_bn": False,
         "resnet_depth": 34,
         "use_flip": False,
         "train_split": "train[:50%]",
@@ -359,6 +361,12 @@ def test_steps_may_start_from_elsewhere(monkeypatch):
     assert config.distill.train.checkpoint == "/c"
     assert config.pretrain.train.checkpoint is None
     assert parse("--model_dir=~/x").finetune.train.checkpoint == "/home/me/x/pretrain"
+
+
+@pytest.mark.parametrize("argument", ["--contrast_chunks=4", "--pretrain.contrast_chunks=4"])
+def test_contrast_chunks_of_the_whole_method_are_those_of_pretraining(argument):
+    config = parse(*WHOLE, argument, "--pretrain.global_bn=False")
+    assert [step.contrast.contrast_chunks for step in config.steps.values()] == [4, 1, 1, 1]
 
 
 def test_flag_of_a_step_is_of_that_step_alone():
@@ -463,6 +471,11 @@ def test_mistake_in_the_flag_of_a_step_shows_whichever_step_runs(arguments, argu
         ),
         ("--supervised.checkpoint=x", "--checkpoint=x: the supervised baseline starts from scratch; "),
         ("--finetune.teacher=x", "--teacher=x: --train_mode=finetune has no teacher; leave it out"),
+        (
+            "--finetune.contrast_chunks=2",
+            "--contrast_chunks=2: --train_mode=finetune has no contrastive loss",
+        ),
+        ("--contrast_chunks=2", "--contrast_chunks=2: contradicts --global_bn=True, "),
         ("--finetune.checkpoint=", "--checkpoint=: name a checkpoint"),
         ("--finetune.label_fraction=2", "--label_fraction=2.0: the share of the labels that is used"),
         ("--distill.distill_alpha=-1", "--distill_alpha=-1.0: the weight of the teacher beside the labels"),

@@ -178,9 +178,16 @@ class ContrastConfig:
     contrastive_loss: str = "nt_xent"
     temperature: float = 0.1
     hidden_norm: bool = True
+    contrast_chunks: int = 1
 
     def __post_init__(self):
         check_finite(self)
+        check(
+            self.contrast_chunks >= 1,
+            "contrast_chunks",
+            self.contrast_chunks,
+            "the number of parts that a batch is worked off in; use 1 (all at once) or more.",
+        )
         check_choice("contrastive_loss", self.contrastive_loss, ("nt_xent", "decoupled_nt_xent"))
         check(
             self.temperature > 0,

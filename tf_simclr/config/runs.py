@@ -84,10 +84,28 @@ class ExperimentConfig:
             self.train.checkpoint,
             "the supervised baseline starts from scratch; leave it out, or use --train_mode=finetune.",
         )
+        self._check_chunks()
         check(self.model_dir != "", "model_dir", "", "name a directory, or leave it out.")
         if self.model_dir is None:
             object.__setattr__(self, "model_dir", default_model_dir(self.data.dataset, self.train.train_mode))
         object.__setattr__(self, "model_dir", os.path.expanduser(self.model_dir))
+
+    def _check_chunks(self) -> None:
+        chunks = self.contrast.contrast_chunks
+        check(
+            chunks == 1 or self.train.train_mode == "pretrain",
+            "contrast_chunks",
+            chunks,
+            f"--train_mode={self.train.train_mode} has no contrastive loss; leave it out, or use a smaller "
+            "--train_batch_size.",
+        )
+        check(
+            chunks == 1 or not self.model.global_bn,
+            "contrast_chunks",
+            chunks,
+            "contradicts --global_bn=True, as a chunk cannot be normalised with the whole batch; use "
+            "--global_bn=False, or --contrast_chunks=1.",
+        )
 
     def check_inputs(self) -> None:
         """Raises UserError where training needs a checkpoint or a teacher and none is named."""

@@ -90,11 +90,15 @@ class Task(abc.ABC):
         """
         with tf.GradientTape() as tape:
             outputs, metrics = self.compute_losses(batch)
-            decay = self._weight_decay * losses.l2_loss(self._decayed)
-            metrics |= {"weight_decay": decay, "total_loss": metrics["total_loss"] + decay}
-            loss = metrics["total_loss"] / distribute.num_replicas()
-        gradients = tape.gradient(loss, self.model.trainable_variables)
+            objective, metrics = self._objective(metrics)
+        gradients = tape.gradient(objective, self.model.trainable_variables)
         return distribute.cross_replica_sum(gradients), outputs.statistics, metrics
+
+    def _objective(self, metrics: dict) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
+        """Returns this replica's summand of what is minimised, and the metrics with weight decay."""
+        decay = self._weight_decay * losses.l2_loss(self._decayed)
+        total = metrics["total_loss"] + decay
+        return total / distribute.num_replicas(), metrics | {"weight_decay": decay, "total_loss": total}
 
     def eval_step(self, batch: dict) -> dict[str, tf.Tensor]:
         """Counts what the classifier gets right, in replica context.

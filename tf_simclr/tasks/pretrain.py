@@ -1,12 +1,15 @@
 """Contrastive pretraining with an online linear probe."""
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import tensorflow as tf
 
 from tf_simclr import distribute, losses
 from tf_simclr.config import ContrastConfig, OptimizerConfig
 from tf_simclr.metrics import count_correct
 from tf_simclr.models import SimCLRModel
-from tf_simclr.models.simclr import ForwardPass
+from tf_simclr.models.simclr import ForwardPass, Statistics
 from tf_simclr.schedules import WarmupCosine
 from tf_simclr.tasks.base import Task
 
@@ -16,11 +19,22 @@ _CONTRASTIVE_LOSSES = {
 }
 
 
+class _Outputs(NamedTuple):
+    """What the losses are made of; for all chunks at once, each tensor has one axis more, the first."""
+
+    projections: tf.Tensor  # [views, b, d]
+    probe: dict[str, tf.Tensor]  # Means over the rows; empty without a probe.
+
+
 class PretrainTask(Task):
     """SimCLRv2 pretraining (arXiv 2006.10029, section 2.1): two views, NT-Xent on their projections.
 
     A supervised head, if the network has one, is trained beside it as a linear probe of the features
     that `ft_proj_selector` names, without any gradient into the network.
+
+    With `contrast_chunks` K above 1, a replica works its rows off in K chunks, one after the other, in
+    the memory of one: the loss, its gradient and the statistics are those of K replicas that each have
+    a chunk and batch norm of their own. It costs a second forward pass.
 
     Args:
         model: the network.
@@ -41,32 +55,57 @@ class PretrainTask(Task):
         super().__init__(model, config, schedule)
         self._contrast = contrast
         names = ["total_loss", "contrast_loss", "contrast_acc", "contrast_entropy", "weight_decay"]
-        probe = [] if model.supervised_head is None else ["supervised_loss", "supervised_acc"]
-        self.metric_names = (*names, *probe)
+        self._probe_names = () if model.supervised_head is None else ("supervised_loss", "supervised_acc")
+        self.metric_names = (*names, *self._probe_names)
 
     def compute_losses(self, batch: dict) -> tuple[ForwardPass, dict[str, tf.Tensor]]:
         """See `Task.compute_losses`; the probe needs `labels`."""
-        outputs = self.model.forward(tf.concat(batch["views"], 0), training=True, detach_supervised_head=True)
-        contrast = self._contrastive(outputs.head_layers[-1])
-        metrics = {
+        forward_pass, outputs = self._forward(batch)
+        return forward_pass, self._losses(outputs)
+
+    def compute_gradients(self, batch: dict) -> tuple[list[tf.Tensor], Statistics, dict[str, tf.Tensor]]:
+        """See `Task.compute_gradients`."""
+        if self._contrast.contrast_chunks == 1:
+            return super().compute_gradients(batch)
+        chunk = self._chunks(batch)
+        outputs, statistics = self._forward_chunks(chunk)
+        with tf.GradientTape() as tape:
+            tape.watch(outputs)
+            metrics = self._losses(_join(outputs))
+            objective, metrics = self._objective(metrics)
+        outputs_gradient, gradients = tape.gradient(
+            objective,
+            (outputs, self.model.trainable_variables),  # Of the variables, weight decay alone.
+            unconnected_gradients=tf.UnconnectedGradients.ZERO,
+        )
+        gradients = self._backward_chunks(chunk, outputs_gradient, gradients)
+        return distribute.cross_replica_sum(gradients), statistics, metrics
+
+    def _forward(self, batch: dict) -> tuple[ForwardPass, _Outputs]:
+        images = tf.concat(batch["views"], 0)
+        forward_pass = self.model.forward(images, training=True, detach_supervised_head=True)
+        projections = tf.stack(tf.split(forward_pass.head_layers[-1], self.num_views))
+        probe = {}
+        if self.model.supervised_head is not None:
+            labels = tf.concat([batch["labels"]] * self.num_views, 0)
+            logits = forward_pass.endpoints["logits_sup"]
+            probe["supervised_loss"] = losses.supervised_loss(labels, logits)
+            probe["supervised_acc"] = tf.reduce_mean(count_correct(logits, labels, 1))
+        return forward_pass, _Outputs(projections, probe)
+
+    def _losses(self, outputs: _Outputs) -> dict[str, tf.Tensor]:
+        contrast = self._contrastive(outputs.projections)
+        return outputs.probe | {
             "contrast_loss": contrast.loss,
             "contrast_acc": contrast.accuracy,
             "contrast_entropy": contrast.entropy,
-            "total_loss": contrast.loss,
+            "total_loss": contrast.loss + outputs.probe.get("supervised_loss", 0),
         }
-        if self.model.supervised_head is not None:
-            labels = tf.concat([batch["labels"]] * self.num_views, 0)
-            logits = outputs.endpoints["logits_sup"]
-            probe_loss = losses.supervised_loss(labels, logits)
-            metrics["supervised_loss"] = probe_loss
-            metrics["supervised_acc"] = tf.reduce_mean(count_correct(logits, labels, 1))
-            metrics["total_loss"] += probe_loss
-        return outputs, metrics
 
     def _contrastive(self, projections):
         if self._contrast.hidden_norm:
             projections = tf.math.l2_normalize(projections, axis=-1)
-        view_a, view_b = tf.split(projections, self.num_views, axis=0)
+        view_a, view_b = tf.unstack(projections)
         return _CONTRASTIVE_LOSSES[self._contrast.contrastive_loss](
             view_a,
             view_b,
@@ -75,3 +114,59 @@ class PretrainTask(Task):
             all_b=distribute.all_gather_batch(view_b),
             first_row=distribute.replica_id() * view_a.shape[0],
         )
+
+    def _chunks(self, batch: dict) -> Callable[[tf.Tensor], dict]:
+        """Returns the function from the number of a chunk, `[]`, to its rows of all views."""
+        num_chunks = self._contrast.contrast_chunks
+        names = ["views", "labels"] if self._probe_names else ["views"]
+        chunks = tf.nest.map_structure(
+            lambda rows: tf.reshape(rows, [num_chunks, -1, *rows.shape[1:]]), {n: batch[n] for n in names}
+        )
+        return lambda number: tf.nest.map_structure(lambda rows: rows[number], chunks)
+
+    def _forward_chunks(self, chunk: Callable[[tf.Tensor], dict]) -> tuple[_Outputs, Statistics]:
+        """Returns the outputs of all chunks, and the means of the statistics of the chunks."""
+
+        def forward(number):
+            forward_pass, outputs = self._forward(chunk(number))
+            return outputs, forward_pass.statistics
+
+        dtype = self.model.variable_dtype
+        signature = (
+            _Outputs(dtype, dict.fromkeys(self._probe_names, dtype)),
+            [(dtype, dtype)] * len(self.model.norms),
+        )
+        numbers = tf.range(self._contrast.contrast_chunks)
+        # Iterations that ran at once would need the memory of several chunks.
+        outputs, statistics = tf.map_fn(
+            forward, numbers, fn_output_signature=signature, parallel_iterations=1
+        )
+        return outputs, tf.nest.map_structure(lambda values: tf.reduce_mean(values, 0), statistics)
+
+    def _backward_chunks(
+        self, chunk: Callable[[tf.Tensor], dict], outputs_gradient: _Outputs, gradients: list[tf.Tensor]
+    ) -> list[tf.Tensor]:
+        """Adds to `gradients` what comes through the outputs of each chunk, which are computed again."""
+        variables = self.model.trainable_variables
+
+        def add(total, number):
+            with tf.GradientTape() as tape:
+                _, outputs = self._forward(chunk(number))
+            gradient = tape.gradient(
+                tf.nest.flatten(outputs),
+                variables,
+                output_gradients=[values[number] for values in tf.nest.flatten(outputs_gradient)],
+            )
+            return tf.nest.map_structure(tf.add, total, gradient)
+
+        numbers = tf.range(self._contrast.contrast_chunks)
+        return tf.foldl(add, numbers, initializer=gradients, parallel_iterations=1)
+
+
+def _join(outputs: _Outputs) -> _Outputs:
+    """Makes of the outputs of all chunks, `[K, views, b, d]` and `[K]`, those of the whole batch."""
+    num_chunks, num_views, rows, width = outputs.projections.shape
+    projections = tf.reshape(
+        tf.transpose(outputs.projections, [1, 0, 2, 3]), [num_views, num_chunks * rows, width]
+    )
+    return _Outputs(projections, {name: tf.reduce_mean(values) for name, values in outputs.probe.items()})
