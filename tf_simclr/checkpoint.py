@@ -26,14 +26,18 @@ class Checkpoints:
 
     Args:
         directory: `model_dir`.
-        task: with `model` and `optimizer`; `optimizer.iterations` is the step.
+        task: with `model`, `optimizer` and `loss_scale`, which may be None; `optimizer.iterations` is the step.
         keep: how many of the newest stay.
     """
 
     def __init__(self, directory: str, task, *, keep: int = 5):
         self._task = task
+        scaling = {} if task.loss_scale is None else {"loss_scale": task.loss_scale}
         self._checkpoint = tf.train.Checkpoint(
-            model=task.model.variable_tree(), optimizer=task.optimizer, global_step=task.optimizer.iterations
+            model=task.model.variable_tree(),
+            optimizer=task.optimizer,
+            global_step=task.optimizer.iterations,
+            **scaling,
         )
         self._manager = tf.train.CheckpointManager(
             self._checkpoint, directory, max_to_keep=keep, checkpoint_name="ckpt"

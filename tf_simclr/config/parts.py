@@ -7,6 +7,7 @@ from tf_simclr.config.checks import check, check_choice, check_finite
 
 RESNET_DEPTHS = (18, 34, 50, 101, 152, 200)
 NUM_BLOCK_GROUPS = 4
+PRECISIONS = ("float32", "float64", "mixed_bfloat16", "mixed_float16")
 TRAIN_MODES = ("pretrain", "finetune", "distill", "supervised")
 
 
@@ -48,7 +49,7 @@ class ModelConfig:
             self.batch_norm_decay,
             "use a number from 0 up to, but not, 1; the authors use 0.9.",
         )
-        check_choice("precision", self.precision, ("float32", "float64"))
+        check_choice("precision", self.precision, PRECISIONS)
         self._check_heads()
 
     def _check_heads(self):
@@ -81,6 +82,16 @@ class ModelConfig:
     def num_head_layers(self) -> int:
         """Number of layers of the projection head, 0 without one."""
         return {"none": 0, "linear": 1, "nonlinear": self.num_proj_layers}[self.proj_head_mode]
+
+    @property
+    def compute_dtype(self) -> str:
+        """Number format of images, convolutions and whatever lies between them."""
+        return self.precision.removeprefix("mixed_")
+
+    @property
+    def variable_dtype(self) -> str:
+        """Number format of weights, statistics, outputs and losses."""
+        return "float64" if self.precision == "float64" else "float32"
 
     @property
     def cifar_stem(self) -> bool:

@@ -40,9 +40,9 @@ class PretrainTask(Task):
     ):
         super().__init__(model, config, schedule)
         self._contrast = contrast
-        names = ["total_loss", "contrast_loss", "contrast_acc", "contrast_entropy", "weight_decay"]
+        names = ["total_loss", "contrast_loss", "contrast_acc", "contrast_entropy"]
         probe = [] if model.supervised_head is None else ["supervised_loss", "supervised_acc"]
-        self.metric_names = (*names, *probe)
+        self._loss_names = (*names, *probe)
 
     def compute_losses(self, batch: dict) -> tuple[ForwardPass, dict[str, tf.Tensor]]:
         """See `Task.compute_losses`; the probe needs `labels`."""
