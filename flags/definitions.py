@@ -133,6 +133,8 @@ def _define_training(flag_values):
         checkpoint_steps="Steps between checkpoints; 0 means --checkpoint_epochs counts.",
         keep_checkpoint_max="Newest checkpoints that are kept.",
         steps_per_loop="Steps in one call of the compiled loop; 0 is 10 on a CPU, 100 on accelerators.",
+        jit_compile="Compile the training step with XLA: auto (on GPUs), True or False. TPUs always do; several "
+        "CPU devices cannot.",
         seed="Seed of the order, the augmentation and the initial weights.",
     )
     _define(

@@ -259,6 +259,7 @@ def test_directory_lets_change_what_changes_no_weight(finished):
             keep_checkpoint_max=1,
             checkpoint_steps=1,
             steps_per_loop=3,
+            jit_compile=True,
             strategy="one_device",
         )
     )

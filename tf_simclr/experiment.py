@@ -14,7 +14,7 @@ from tf_simclr.augment import EvalView
 from tf_simclr.checkpoint import Checkpoints
 from tf_simclr.config import ExperimentConfig, UserError, check
 from tf_simclr.data import BatchPlan, Source, check_bad_images, eval_dataset, load_eval_source
-from tf_simclr.distribute import make_strategy
+from tf_simclr.distribute import is_step_compiled, make_strategy
 from tf_simclr.evaluate import evaluate, make_eval_function
 from tf_simclr.ingredients import make_ingredients, training_batches
 from tf_simclr.planning import chance_loss, make_plan, make_schedule
@@ -65,6 +65,7 @@ class Experiment:
         self.config = config
         self.strategy = strategy or make_strategy(config.strategy)
         self._num_replicas = self.strategy.num_replicas_in_sync
+        self._jit_compile = is_step_compiled(config.train.jit_compile, self.strategy)
         self._ingredients = make_ingredients(config, self._num_replicas)
         self.train_source = self._ingredients.source
         self.eval_source = self._load_eval_source()
@@ -120,7 +121,7 @@ class Experiment:
             train(
                 self.task,
                 batches,
-                run=make_train_function(self.task, self.strategy),
+                run=make_train_function(self.task, self.strategy, jit_compile=self._jit_compile),
                 checkpoints=checkpoints,
                 plan=self.plan,
                 actions=(progress, *self._standard_actions(), *actions),
@@ -208,7 +209,7 @@ class Experiment:
         weights = sum(int(np.prod(v.shape)) for v in self.task.model.trainable_variables)
         devices = self.strategy.num_replicas_in_sync
         _LOG.info(
-            "%s on %s: %d images, %d steps of %d; ResNet-%d (width %g%s, %d px, %.2f M weights) on %d %s (%s); in %s",
+            "%s on %s: %d images, %d steps of %d; ResNet-%d (width %g%s, %d px, %.2f M weights) on %d %s (%s%s); in %s",
             self.config.train.train_mode,
             self.train_source.name,
             self.train_source.num_examples,
@@ -222,6 +223,7 @@ class Experiment:
             devices,
             "replica" if devices == 1 else "replicas",
             self.strategy.extended.worker_devices[0].rpartition("device:")[2] or "CPU",
+            ", compiled by XLA" if self._jit_compile else "",
             self.config.model_dir,
         )
 

@@ -67,10 +67,15 @@ class LoopEvent:
 Action = Callable[[LoopEvent], None]
 
 
-def make_train_function(task, strategy: tf.distribute.Strategy):
-    """Returns a compiled function (iterator, steps) that trains and returns the metrics' means.
+def make_train_function(task, strategy: tf.distribute.Strategy, *, jit_compile: bool = False):
+    """Returns a function (iterator, steps), one graph, that trains and returns the metrics' means.
 
     To the metrics of the task it adds `bad_images`, the unreadable images of a global batch.
+
+    Args:
+        task: has `train_step` and `metric_names`.
+        strategy: that the task's variables were made under.
+        jit_compile: whether XLA compiles the step of each replica.
     """
 
     @tf.autograph.experimental.do_not_convert
@@ -79,12 +84,13 @@ def make_train_function(task, strategy: tf.distribute.Strategy):
         return task.train_step(batch) | {"bad_images": bad_images}
 
     names = (*task.metric_names, "bad_images")
+    replica_step = tf.function(step, jit_compile=True, autograph=False) if jit_compile else step
 
     @tf.function
     def run(iterator, num_steps):
         totals = {name: tf.zeros([]) for name in names}
         for _ in tf.range(num_steps):
-            metrics = strategy.run(step, args=(next(iterator),))
+            metrics = strategy.run(replica_step, args=(next(iterator),))
             totals = {n: totals[n] + strategy.experimental_local_results(metrics[n])[0] for n in names}
         return {name: totals[name] / tf.cast(num_steps, tf.float32) for name in names}
 

@@ -281,6 +281,7 @@ class TrainConfig:
     checkpoint_steps: int = 0
     keep_checkpoint_max: int = 5
     steps_per_loop: int = 0
+    jit_compile: str = "auto"
     seed: int = 0
 
     def __post_init__(self):
@@ -302,6 +303,7 @@ class TrainConfig:
                 f"use 0 (then --{flag.replace('steps', 'epochs')} counts) or more.",
             )
         check(self.steps_per_loop >= 0, "steps_per_loop", self.steps_per_loop, "use 0 (automatic) or more.")
+        check_choice("jit_compile", self.jit_compile, ("auto", "True", "False"))
         check(0 <= self.seed < 2**31, "seed", self.seed, "use a whole number from 0 to 2147483647.")
         check(self.checkpoint != "", "checkpoint", "", "name a checkpoint or a directory that holds one.")
 
