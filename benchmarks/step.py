@@ -1,10 +1,11 @@
-"""Time the pretraining step, with probe and LARS, on one batch that stays in memory.
+"""Time the training step, with probe and LARS, on one batch that stays in memory.
 
 python -m benchmarks.step --resnet_depth=18 --image_size=32 --train_batch_size=64
 
-Takes the flags of run.py. Prints pairs a second: the median over the repetitions, and their range; and the
-largest memory: of the first GPU, or else of this process. `--train_steps=N` times N steps one by one after
-the first; without it, 7 loops of 3 after 3.
+Takes the flags of run.py; --train_mode=finetune and distill, whose teacher has the network of the student, too.
+Prints images a second, which are pairs of views while pretraining: the median over the repetitions, and their
+range; and the largest memory: of the first GPU, or else of this process. `--train_steps=N` times N steps one by one
+after the first; without it, 7 loops of 3 after 3.
 """
 
 import os
@@ -13,6 +14,7 @@ import statistics
 import sys
 import time
 
+from benchmarks.synthetic import make_batch, make_task
 from flags.convert import parse_command_line
 from tf_simclr.config import ExperimentConfig
 
@@ -21,33 +23,25 @@ _STEPS = 3
 
 
 def time_step(config: ExperimentConfig, num_classes: int = 10) -> list[float]:
-    """Returns the pairs a second of each repetition of a few steps, in one compiled loop each."""
+    """Returns the images a second of each repetition of a few steps, in one compiled loop each."""
     import tensorflow as tf
 
-    from tf_simclr.models import build_simclr_model
-    from tf_simclr.schedules import WarmupCosine
-    from tf_simclr.strategies import make_strategy
-    from tf_simclr.tasks.pretrain import PretrainTask
+    from tf_simclr.strategies import is_step_compiled, make_strategy
     from tf_simclr.train import make_train_function
 
     strategy = make_strategy(config.strategy)
     with strategy.scope():
-        model, schedule = build_simclr_model(config.model, num_classes), WarmupCosine(0.1, 10, 1000)
-        task = PretrainTask(model, config.optimizer, schedule, config.contrast)
-    batch, size = config.train.train_batch_size, config.model.image_size
-    element = {
-        "views": tuple(tf.random.uniform([batch, size, size, 3]) for _ in range(task.num_views)),
-        "labels": tf.random.uniform([batch], maxval=num_classes, dtype=tf.int32),
-        "bad_images": tf.constant(0),
-    }
-    batches = iter(tf.data.Dataset.from_tensors(element).cache().repeat())
-    run = make_train_function(task, strategy)
+        task = make_task(config, num_classes)
+    batch = make_batch(task, config, num_classes)
+    batches = iter(tf.data.Dataset.from_tensors(batch).cache().repeat())
+    compiled = is_step_compiled(config.train.jit_compile, strategy)
+    run = make_train_function(task, strategy, jit_compile=compiled)
     steps, repetitions = (1, config.train.train_steps) if config.train.train_steps else (_STEPS, _REPETITIONS)
     speeds = []
     for _ in range(1 + repetitions):  # The first traces and compiles.
         start = time.perf_counter()
         float(run(batches, tf.constant(steps))[0]["total_loss"])
-        speeds.append(steps * batch / (time.perf_counter() - start))
+        speeds.append(steps * config.train.train_batch_size / (time.perf_counter() - start))
     return speeds[1:]
 
 
@@ -63,11 +57,12 @@ def peak_memory() -> float:
 def main() -> None:
     """Measures the configuration of the command line."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    defaults = ["--dataset=cifar10", "--proj_head_mode=nonlinear"]
+    # Of an evaluation neither checkpoint nor teacher is asked for.
+    defaults = ["--dataset=cifar10", "--proj_head_mode=nonlinear", "--mode=eval"]
     config, _ = parse_command_line([*defaults, *sys.argv[1:]])
     speeds = time_step(config)
     median = statistics.median(speeds)
-    print(f"{median:.2f} pairs/s ({min(speeds):.2f} to {max(speeds):.2f}, {len(speeds)} repetitions)")
+    print(f"{median:.2f} images/s ({min(speeds):.2f} to {max(speeds):.2f}, {len(speeds)} repetitions)")
     print(f"{peak_memory():.2f} GB at most")
 
 

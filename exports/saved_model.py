@@ -1,5 +1,6 @@
 """Export as SavedModel with named outputs."""
 
+import dataclasses
 import logging
 import os
 
@@ -60,8 +61,13 @@ def save_model(model: SimCLRModel, path: str) -> None:
 
 
 def make_module(model: SimCLRModel) -> tf.__internal__.tracking.AutoTrackable:
-    """Returns a copy of `model` as a module that needs neither this project nor a strategy."""
-    copy = build_simclr_model(model.config, model.num_classes)
+    """Returns a copy of `model` as a module that needs neither this project nor a strategy.
+
+    It computes in the dtype of the weights also where `model` computes in 16 bits, which not every machine
+    does well, and which training with float16 needs a scaled loss for.
+    """
+    config = dataclasses.replace(model.config, precision=model.config.variable_dtype)
+    copy = build_simclr_model(config, model.num_classes)
     for target, source in zip(
         tf.nest.flatten(copy.variable_tree()), tf.nest.flatten(model.variable_tree()), strict=True
     ):

@@ -113,7 +113,8 @@ def _define_model(flag_values):
         "-1 none, 4 all but the linear head.",
         batch_norm_decay="Share of the old moving average that batch norm keeps a step, 0 to 1.",
         global_bn="Batch-norm statistics over the batch of all replicas.",
-        precision="Number format of weights and activations: float32, or float64 for exact comparisons.",
+        precision="Number format: float32; mixed_bfloat16 or mixed_float16, where the network computes in 16 bits on "
+        "weights of float32; float64 for exact comparisons.",
     )
 
 
@@ -136,6 +137,8 @@ def _define_training(flag_values):
         "that the checkpoint is written in time.",
         on_non_finite="What to do where the loss is not finite: stop, or restore: go back to the last checkpoint "
         "and leave out the batches since, at most 3 times.",
+        jit_compile="Compile the training step with XLA: auto (on GPUs), True or False. TPUs always do; several "
+        "CPU devices cannot.",
         seed="Seed of the order, the augmentation and the initial weights.",
     )
     _define(

@@ -54,6 +54,7 @@ CHOICES = [
     "learning_rate_scaling",
     "train_mode",
     "strategy",
+    "jit_compile",
     "mode",
 ]
 OWNERS = {field.name: group for group, field in FIELDS}

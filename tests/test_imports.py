@@ -13,13 +13,13 @@ ROOT = pathlib.Path(__file__).parent.parent
 # From the bottom to the top: a part may import its own layer and those below.
 LAYERS = [
     {"config"},
-    {"models", "losses", "schedules", "metrics", "optimizers", "data", "augment", "distribute"},
+    {"models", "losses", "schedules", "metrics", "loss_scale", "optimizers", "data", "augment", "distribute"},
     {"tasks", "checkpoint", "run_directory", "mismatch", "teacher", "interop", "cluster", "strategies"},
     {"train", "evaluate", "preemption"},
     {"pipeline", "report", "experiment", "ingredients", "actions", "planning", "results"},
 ]
 BASE = "tf_simclr.tasks.base"
-PURE = ("losses", "schedules", "metrics", "augment")
+PURE = ("losses", "schedules", "metrics", "loss_scale", "augment")
 LIBRARY_FOR = {
     "flags": {"config"},
     "exports": {"config", "models", "augment", "checkpoint"},

@@ -299,6 +299,36 @@ def test_optimizer_on_two_replicas_equals_one(name):
         assert_all_close(received, expected, rtol=1e-12)
 
 
+def bits(optimizer, variables):
+    """The bytes of the weights and of the optimizer's state, but for the step."""
+    state = [v for v in optimizer.variables() if v is not optimizer.iterations]
+    return [variable.numpy().tobytes() for variable in (*variables, *state)]
+
+
+@pytest.mark.parametrize(
+    "wrap", [lambda f: f, lambda f: tf.function(f, jit_compile=True)], ids=["eager", "xla"]
+)
+@pytest.mark.parametrize("name", NAMES)
+def test_step_left_out_counts_and_changes_nothing_else(name, wrap):
+    variables = make_variables()
+    optimizer = make(name, variables)
+    good, bad = gradient_values(1), [np.full_like(g, np.nan) for g in gradient_values(1)]
+
+    @wrap
+    def apply(gradients, where):
+        optimizers.apply_gradients(optimizer, gradients, variables, where=where)
+
+    apply([tf.constant(g) for g in good], tf.constant(True))
+    always = make_variables()
+    optimizers.apply_gradients(make(name, always), [tf.constant(g) for g in good], always)
+    assert_all_close(variables, always, rtol=1e-12)
+    before = bits(optimizer, variables)
+    assert len(before) > len(variables)
+    apply([tf.constant(g) for g in bad], tf.constant(False))
+    assert bits(optimizer, variables) == before
+    assert int(optimizer.iterations) == 2
+
+
 @pytest.mark.distributed
 @pytest.mark.parametrize("name", NAMES)
 def test_build_optimizer_outside_the_scope_makes_state_on_every_replica(name):

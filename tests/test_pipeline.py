@@ -573,3 +573,15 @@ def test_whole_method_finetunes_the_network_that_it_pretrains(tmp_path):
     with pytest.raises(UserError) as error:
         whole_config(tmp_path, "--finetune.num_proj_layers=3")
     assert str(error.value).startswith("--finetune.num_proj_layers=3: the network is pretrained with 2; ")
+
+
+def test_whole_method_may_change_the_precision_where_the_weights_stay_the_same(tmp_path):
+    config = whole_config(
+        tmp_path, "--pretrain.precision=mixed_bfloat16", "--distill.precision=mixed_float16"
+    )
+    assert (config.pretrain.model.precision, config.finetune.model.precision) == ("mixed_bfloat16", "float32")
+    with pytest.raises(UserError) as error:
+        whole_config(tmp_path, "--finetune.precision=float64")
+    assert str(error.value).startswith(
+        "--finetune.precision=float64: the network is pretrained with float32; "
+    )

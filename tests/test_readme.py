@@ -131,7 +131,7 @@ def test_benchmark_of_the_step_runs():
     (arguments,) = re.findall(r"^python -m (benchmarks\.step .*)$", page, re.MULTILINE)
     command = [sys.executable, "-m", *shlex.split(arguments), *SMALL]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False)
-    assert re.match(r"\d+\.\d\d pairs/s", done.stdout), done.stderr
+    assert re.match(r"\d+\.\d\d images/s", done.stdout), done.stderr
 
 
 def test_pages_have_no_placeholders():

@@ -19,17 +19,17 @@ def test_make_strategy_takes_one_device_where_there_is_one(name):
 def test_make_strategy_mirrors_all_devices():
     strategy = strategies.make_strategy(StrategyConfig(strategy="mirrored", use_tpu=False))
     assert isinstance(strategy, tf.distribute.MirroredStrategy)
-    assert strategy.num_replicas_in_sync == 2
+    assert strategy.num_replicas_in_sync == 4
 
 
 @pytest.mark.distributed
 def test_runs_one_after_the_other_in_one_process_do_not_mix_up_their_collectives():
     """A second MirroredStrategy would number its collectives like the first."""
-    for dtype, shape in (("float32", (2, 3)), ("float64", (4, 1, 2))):
+    for dtype, shape in (("float32", (4, 3)), ("float64", (8, 1, 2))):
         replicas = strategies.make_strategy(StrategyConfig(strategy="mirrored"))
         ones = np.ones(shape, dtype)
         for value in run_on_replicas(replicas, distribute.cross_replica_sum, ones):
-            np.testing.assert_array_equal(value, 2 * ones[: shape[0] // 2])
+            np.testing.assert_array_equal(value, 4 * ones[: shape[0] // 4])
 
 
 @pytest.mark.parametrize(

@@ -129,6 +129,18 @@ def test_train_metrics_are_means_over_the_steps_of_a_call():
     assert [event.metrics["bad_images"] for event in events] == [0, 3, 0, 0, 0]
 
 
+@pytest.mark.parametrize("jit_compile", [False, True])
+def test_loop_leaves_the_input_outside_of_what_is_compiled(jit_compile):
+    strategy = tf.distribute.OneDeviceStrategy("/cpu:0")
+    run = make_train_function(FakeTask(), strategy, jit_compile=jit_compile)
+    arguments = iter(batches()), tf.constant(3)
+    functions = run.get_concrete_function(*arguments).graph.as_graph_def().library.function
+    compiled = [f for f in functions if f.attr["_XlaMustCompile"].b]
+    assert bool(compiled) == jit_compile
+    assert not any("IteratorGetNext" in node.op for f in compiled for node in f.node_def)
+    assert float(run(*arguments)[0]["total_loss"]) == 2
+
+
 def test_train_speed_leaves_out_the_call_that_compiles():
     events, _ = run_loop(FakeTask(), make_plan())
     assert events[0].images_per_second == 0

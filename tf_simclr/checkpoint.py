@@ -39,7 +39,7 @@ class Checkpoints:
 
     Args:
         directory: `model_dir`.
-        task: with `model` and `optimizer`; `optimizer.iterations` is the step.
+        task: with `model`, `optimizer` and `loss_scale`, which may be None; `optimizer.iterations` is the step.
         keep: how many of the newest stay. Older ones are deleted after a newer one is complete.
         writes: whether this process is the one of the run that writes files.
     """
@@ -48,11 +48,13 @@ class Checkpoints:
         self._task = task
         self._writes = writes
         self._skipped_steps = tf.Variable(0, dtype=tf.int64, trainable=False)
+        scaling = {} if task.loss_scale is None else {"loss_scale": task.loss_scale}
         self._checkpoint = tf.train.Checkpoint(
             model=task.model.variable_tree(),
             optimizer=task.optimizer,
             global_step=task.optimizer.iterations,
             skipped_steps=self._skipped_steps,
+            **scaling,
         )
         self._manager = tf.train.CheckpointManager(
             self._checkpoint, directory, max_to_keep=keep, checkpoint_name="ckpt"

@@ -5,6 +5,7 @@ Each collective is the identity on one replica, so that callers need no branch.
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -54,6 +55,22 @@ def all_gather_batch(tensor: tf.Tensor) -> tf.Tensor:
         return tensor
     placed = tf.scatter_nd([[replica_id()]], [tensor], [replicas, *tensor.shape])
     return tf.reshape(cross_replica_sum(placed), [-1, *tensor.shape[1:]])
+
+
+def assign_on_replicas(variables: Sequence[Any], values: Sequence[tf.Tensor]) -> None:
+    """Assigns to variables as an optimizer does, in replica context.
+
+    Args:
+        variables: weights and slots; those of a strategy are the same on all replicas.
+        values: one for each variable, in its dtype and shape, equal on all replicas.
+    """
+
+    def assign(strategy, values):
+        for variable, value in zip(variables, values, strict=True):
+            strategy.extended.update(variable, lambda v, x: v.assign(x), args=(value,), group=False)
+
+    # Where XLA compiles the step of several GPUs, replicas cannot meet, and need not.
+    tf.__internal__.distribute.interim.maybe_merge_call(assign, tf.distribute.get_strategy(), list(values))
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:

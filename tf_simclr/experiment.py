@@ -21,7 +21,7 @@ from tf_simclr.planning import chance_loss, make_plan, make_schedule
 from tf_simclr.preemption import PreemptionWatch
 from tf_simclr.results import ResultFiles
 from tf_simclr.run_directory import check_directory, claim_directory, latest_checkpoint
-from tf_simclr.strategies import make_strategy
+from tf_simclr.strategies import is_step_compiled, make_strategy
 from tf_simclr.tasks.base import Task
 from tf_simclr.train import Action, make_train_function, train
 
@@ -68,6 +68,7 @@ class Experiment:
         self.strategy = strategy or make_strategy(config.strategy, config.to_dict())
         self._is_chief = is_chief(self.strategy)
         self._num_replicas = self.strategy.num_replicas_in_sync
+        self._jit_compile = is_step_compiled(config.train.jit_compile, self.strategy)
         self._ingredients = make_ingredients(config, self._num_replicas)
         self.train_source = self._ingredients.source
         self.eval_source = self._load_eval_source()
@@ -123,7 +124,7 @@ class Experiment:
             train(
                 self.task,
                 self._train_batches,
-                run=make_train_function(self.task, self.strategy),
+                run=make_train_function(self.task, self.strategy, jit_compile=self._jit_compile),
                 checkpoints=checkpoints,
                 plan=self.plan,
                 watch=stack.enter_context(PreemptionWatch(self.strategy, config.train.preemption_grace)),
@@ -255,7 +256,7 @@ class Experiment:
         weights = sum(int(np.prod(v.shape)) for v in self.task.model.trainable_variables)
         devices = self.strategy.num_replicas_in_sync
         _LOG.info(
-            "%s on %s: %d images, %d steps of %d; ResNet-%d (width %g%s, %d px, %.2f M weights) on %d %s (%s); in %s",
+            "%s on %s: %d images, %d steps of %d; ResNet-%d (width %g%s, %d px, %.2f M weights) on %d %s (%s%s); in %s",
             self.config.train.train_mode,
             self.train_source.name,
             self.train_source.num_examples,
@@ -269,6 +270,7 @@ class Experiment:
             devices,
             "replica" if devices == 1 else "replicas",
             self.strategy.extended.worker_devices[0].rpartition("device:")[2] or "CPU",
+            ", compiled by XLA" if self._jit_compile else "",
             self.config.model_dir,
         )
 

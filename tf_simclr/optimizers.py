@@ -10,6 +10,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from tf_simclr import distribute
 from tf_simclr.config import UserError, check
 
 
@@ -212,13 +213,21 @@ def build_optimizer(optimizer: Any, variables: Sequence[Any]) -> None:
         optimizer._create_all_weights(variables)
 
 
-def apply_gradients(optimizer: Any, gradients: Sequence[tf.Tensor], variables: Sequence[Any]) -> None:
+def apply_gradients(
+    optimizer: Any,
+    gradients: Sequence[tf.Tensor],
+    variables: Sequence[Any],
+    *,
+    where: tf.Tensor | None = None,
+) -> None:
     """Applies gradients that were summed over the replicas already; call it in replica context.
 
     Args:
         optimizer: from `make_optimizer`.
         gradients: one for each variable, in its dtype and shape, equal on all replicas.
         variables: the variables that `build_optimizer` was given.
+        where: bool `[]`, equal on all replicas: false leaves the variables and the optimizer's state as they
+            are, and only counts the step; None for true.
 
     Raises:
         ValueError: if a gradient is missing: the loss does not depend on that variable.
@@ -229,10 +238,18 @@ def apply_gradients(optimizer: Any, gradients: Sequence[tf.Tensor], variables: S
         raise ValueError(
             f"the loss does not depend on these variables; leave them out: {', '.join(unreachable)}."
         )
+    state: list = []
+    if where is not None:
+        state = [*variables, *(v for v in optimizer.variables() if v is not optimizer.iterations)]
+    # Replicas meet in the optimizer, which they could not in one branch of a condition.
+    before = [tf.identity(variable) for variable in state]
     if _is_legacy(optimizer):
         optimizer.apply_gradients(pairs, experimental_aggregate_gradients=False)
     else:
         optimizer.apply_gradients(pairs, skip_gradients_aggregation=True)
+    if where is not None:
+        kept = [tf.where(where, variable, old) for variable, old in zip(state, before, strict=True)]
+        distribute.assign_on_replicas(state, kept)
 
 
 def _check_names(lamb: Any, variables: Sequence[Any]) -> None:

@@ -36,7 +36,7 @@ def make_schedule(config: ExperimentConfig, num_examples: int, total_steps: int)
         schedules.scale_learning_rate(optimizer.learning_rate, batch, optimizer.learning_rate_scaling),
         schedules.num_warmup_steps(optimizer.warmup_epochs, num_examples, batch),
         total_steps,
-        dtype=config.model.precision,
+        dtype=config.model.variable_dtype,
     )
 
 

@@ -34,6 +34,7 @@ _FREE_SETTINGS = frozenset(
         "keep_checkpoint_max",
         "keep_hub_module_max",
         "steps_per_loop",
+        "jit_compile",
         "strategy",
         "use_tpu",
         "tpu_name",

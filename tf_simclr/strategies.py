@@ -11,7 +11,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_simclr.cluster import find_cluster, meet, names_several_workers
-from tf_simclr.config import StrategyConfig, UserError
+from tf_simclr.config import StrategyConfig, UserError, check
 from tf_simclr.distribute import gather_from_workers, is_chief
 from tf_simclr.run_directory import first_line
 
@@ -118,3 +118,23 @@ def _tpu_strategy(config: StrategyConfig) -> tf.distribute.Strategy:
             "--tpu_name=local on a TPU VM, or use --use_tpu=False."
         ) from error
     return tf.distribute.TPUStrategy(resolver)
+
+
+def is_step_compiled(jit_compile: str, strategy: tf.distribute.Strategy) -> bool:
+    """Returns whether XLA is to compile what `strategy.run` is given.
+
+    Args:
+        jit_compile: `True`, `False`, or `auto`: on GPUs. On a CPU XLA is slower than TensorFlow's kernels.
+        strategy: that will run the step. One of TPUs compiles whatever it runs by itself.
+
+    Raises:
+        UserError: several CPU devices are to be compiled for, which have no collectives under XLA.
+    """
+    kinds = {tf.DeviceSpec.from_string(name).device_type for name in strategy.extended.worker_devices}
+    check(
+        jit_compile != "True" or kinds != {"CPU"} or strategy.num_replicas_in_sync == 1,
+        "jit_compile",
+        jit_compile,
+        "TensorFlow has no collectives between CPU devices under XLA; use auto, or --strategy=one_device.",
+    )
+    return kinds == {"GPU"} if jit_compile == "auto" else jit_compile == "True" and "TPU" not in kinds

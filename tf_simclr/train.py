@@ -73,11 +73,16 @@ class LoopEvent:
 Action = Callable[[LoopEvent], None]
 
 
-def make_train_function(task, strategy: tf.distribute.Strategy):
-    """Returns a compiled function (iterator, steps) that trains.
+def make_train_function(task, strategy: tf.distribute.Strategy, *, jit_compile: bool = False):
+    """Returns a function (iterator, steps), one graph, that trains.
 
     It returns the means of the task's metrics and of `bad_images`, the unreadable images of a global
     batch; and the number of steps before the first one whose total loss is not finite.
+
+    Args:
+        task: has `train_step` and `metric_names`.
+        strategy: that the task's variables were made under.
+        jit_compile: whether XLA compiles the step of each replica.
     """
 
     @tf.autograph.experimental.do_not_convert
@@ -86,13 +91,14 @@ def make_train_function(task, strategy: tf.distribute.Strategy):
         return task.train_step(batch) | {"bad_images": bad_images}
 
     names = (*task.metric_names, "bad_images")
+    replica_step = tf.function(step, jit_compile=True, autograph=False) if jit_compile else step
 
     @tf.function
     def run(iterator, num_steps):
         totals = {name: tf.zeros([]) for name in names}
         num_good, good = 0, True
         for _ in tf.range(num_steps):
-            metrics = strategy.run(step, args=(next(iterator),))
+            metrics = strategy.run(replica_step, args=(next(iterator),))
             metrics = {n: strategy.experimental_local_results(metrics[n])[0] for n in names}
             totals = {n: totals[n] + metrics[n] for n in names}
             good = tf.logical_and(good, tf.math.is_finite(metrics["total_loss"]))

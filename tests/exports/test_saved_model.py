@@ -181,3 +181,16 @@ def test_export_that_fails_half_way_leaves_nothing(tmp_path, monkeypatch, error)
     if raised.type is UserError:
         assert str(raised.value).startswith(f"--model_dir: cannot write {path} (")
         assert "\n" not in str(raised.value)
+
+
+@pytest.mark.slow
+def test_export_of_a_mixed_network_computes_in_float32(tmp_path):
+    """On the same weights it is the module of a float32 network, to the bit."""
+    mixed = build_simclr_model(ModelConfig(**BASE, precision="mixed_bfloat16"), 10)
+    plain = build_simclr_model(ModelConfig(**BASE), 10)
+    plain.set_weights(mixed.get_weights())
+    save_model(mixed, str(tmp_path / "module"))
+    images = random_images(2, 8, 8)
+    received = tf.saved_model.load(str(tmp_path / "module"))(images, trainable=False)
+    assert {value.dtype for value in received.values()} == {tf.float32}
+    assert_same(received, plain(images, training=False))

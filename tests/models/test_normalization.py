@@ -1,5 +1,7 @@
 """Batch norm against plain loops, on one replica and on two."""
 
+import contextlib
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -246,6 +248,52 @@ def test_synchronized_replicas_equal_one_with_the_whole_batch(strategy, shape):
     ):
         for copy in strategy.experimental_local_results(ours):
             np.testing.assert_allclose(copy, theirs, rtol=1e-12)
+
+
+@pytest.mark.parametrize("replicas", [1, pytest.param(2, marks=pytest.mark.distributed)])
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_takes_and_returns_16_bits_and_computes_in_float32(
+    strategy, monkeypatch, precision, replicas
+):
+    """Fused on one replica; moments, in one all-reduce forwards and one backwards, on two."""
+    dtype = tf.as_dtype(precision.removeprefix("mixed_"))
+    shape, reduced, all_reduce = (64, 3, 2, CHANNELS), [], tf.distribute.ReplicaContext.all_reduce
+    x = tf.cast(20 + make_inputs(shape), dtype).numpy()  # Far from 0, where 16 bits would lose the moments.
+    cotangent = tf.cast(np.random.default_rng(2).normal(size=shape), dtype).numpy()
+    with strategy.scope() if replicas > 1 else contextlib.nullcontext():
+        norm = make_norm(precision)
+    norm.moving_mean.assign(np.full(CHANNELS, 21.0))  # As training would have it.
+    assert {variable.dtype for variable in norm.variables} == {tf.float32}
+
+    def count(context, operation, value, *arguments, **options):
+        reduced.extend((tensor.dtype, tuple(tensor.shape)) for tensor in tf.nest.flatten(value))
+        return all_reduce(context, operation, value, *arguments, **options)
+
+    def step(batch):
+        outputs, mean, variance = norm(batch[0], training=True)
+        return outputs, mean, variance, *gradients_of(norm, *batch)
+
+    monkeypatch.setattr(tf.distribute.ReplicaContext, "all_reduce", count)
+    batch = (x, cotangent)
+    alone = tf.nest.map_structure(tf.constant, batch)
+    parts = run_on_replicas(strategy, step, batch) if replicas > 1 else [step(alone)]
+    assert set(reduced) == ({(tf.float32, (2, CHANNELS))} if replicas > 1 else set())
+    x, cotangent = x.astype("float64"), cotangent.astype("float64")
+    mean, variance = moments_oracle(x)
+    outputs, dx = (np.concatenate([np.asarray(part[i]) for part in parts]) for i in (0, 3))
+    assert outputs.dtype == dx.dtype == dtype.as_numpy_dtype
+    last_bit = np.finfo("float16").eps if dtype == tf.float16 else 2**-7
+    expected = apply_oracle(x, mean, variance, *values_of(norm))
+    np.testing.assert_allclose(outputs.astype("float64"), expected, rtol=last_bit, atol=1e-4)
+    wanted = gradient_oracle(x, norm.gamma.numpy(), cotangent)
+    np.testing.assert_allclose(dx.astype("float64"), wanted[0], rtol=last_bit, atol=last_bit)
+    for i in (1, 2):
+        received = sum(np.asarray(part[3 + i]) for part in parts)
+        assert received.dtype == np.float32
+        np.testing.assert_allclose(received, wanted[i], rtol=0, atol=2e-3)
+    for part in parts:
+        np.testing.assert_allclose(part[1], mean, rtol=1e-5)
+        np.testing.assert_allclose(part[2], variance, rtol=1e-4)
 
 
 @pytest.mark.distributed

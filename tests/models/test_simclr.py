@@ -147,3 +147,22 @@ def test_float32_equals_float64_to_rounding(images):
 def test_images_of_any_float_type_are_taken(model, images, dtype):
     endpoints = model.forward(tf.cast(images, dtype), training=False).endpoints
     assert endpoints["default"].dtype == tf.float64
+
+
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+def test_mixed_precision_computes_in_16_bits_and_hands_out_float32(images, precision):
+    settings = {"resnet_depth": 50, "sk_ratio": 0.0625, "se_ratio": 0.25, "width_multiplier": 0.0625}
+    narrow = build_simclr_model(tiny_config(precision=precision, **settings), CLASSES)
+    wide = build_simclr_model(tiny_config(precision="float32", **settings), CLASSES)
+    wide.set_weights(narrow.get_weights())
+    assert {variable.dtype for variable in narrow.variables} == {tf.float32}
+    for stage in (*narrow.encoder, *narrow.projection_head):
+        assert (
+            stage(tf.zeros([2, *(d or 4 for d in stage.input_shape[1:])]))["features"].dtype == precision[6:]
+        )
+    outputs = narrow.forward(images, training=False)
+    assert {tensor.dtype for tensor in tf.nest.flatten(outputs)} == {tf.float32}
+    received = {name: value.numpy() for name, value in outputs.endpoints.items()}
+    expected = {name: value.numpy() for name, value in wide.forward(images, training=False).endpoints.items()}
+    assert_close(received, expected, 0.03 if precision == "mixed_bfloat16" else 0.004)
+    assert np.any(received["default"] != expected["default"])

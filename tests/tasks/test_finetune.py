@@ -62,9 +62,9 @@ def gradients(monkeypatch):
     """The gradients of all steps that are taken."""
     seen, apply = [], optimizers.apply_gradients
 
-    def record(optimizer, gradients, variables):
+    def record(optimizer, gradients, variables, **where):
         seen.extend(gradients)
-        apply(optimizer, gradients, variables)
+        apply(optimizer, gradients, variables, **where)
 
     monkeypatch.setattr(optimizers, "apply_gradients", record)
     return seen

@@ -37,7 +37,7 @@ def make_task(precision="float64", num_classes=CLASSES, optimizer="lars", contra
         optimizer=OptimizerConfig(optimizer=optimizer, weight_decay=0.01),
     )
     peak = PEAK_LARS if optimizer == "lars" else PEAK_MOMENTUM
-    schedule = WarmupCosine(peak, 0, 100, dtype=precision)
+    schedule = WarmupCosine(peak, 0, 100, dtype=config.model.variable_dtype)
     model = build_simclr_model(config.model, num_classes)
     task = PretrainTask(model, config.optimizer, schedule, config.contrast)
     randomize(task.model)

@@ -7,6 +7,7 @@ from tf_simclr.config.checks import check, check_choice, check_finite
 
 RESNET_DEPTHS = (18, 34, 50, 101, 152, 200)
 NUM_BLOCK_GROUPS = 4
+PRECISIONS = ("float32", "float64", "mixed_bfloat16", "mixed_float16")
 TRAIN_MODES = ("pretrain", "finetune", "distill", "supervised")
 
 
@@ -48,7 +49,7 @@ class ModelConfig:
             self.batch_norm_decay,
             "use a number from 0 up to, but not, 1; the authors use 0.9.",
         )
-        check_choice("precision", self.precision, ("float32", "float64"))
+        check_choice("precision", self.precision, PRECISIONS)
         self._check_heads()
 
     def _check_heads(self):
@@ -81,6 +82,16 @@ class ModelConfig:
     def num_head_layers(self) -> int:
         """Number of layers of the projection head, 0 without one."""
         return {"none": 0, "linear": 1, "nonlinear": self.num_proj_layers}[self.proj_head_mode]
+
+    @property
+    def compute_dtype(self) -> str:
+        """Number format of images, convolutions and whatever lies between them."""
+        return self.precision.removeprefix("mixed_")
+
+    @property
+    def variable_dtype(self) -> str:
+        """Number format of weights, statistics, outputs and losses."""
+        return "float64" if self.precision == "float64" else "float32"
 
     @property
     def cifar_stem(self) -> bool:
@@ -279,6 +290,7 @@ class TrainConfig:
     steps_per_loop: int = 0
     preemption_grace: int = 30
     on_non_finite: str = "stop"
+    jit_compile: str = "auto"
     seed: int = 0
 
     def __post_init__(self):
@@ -307,6 +319,7 @@ class TrainConfig:
             "the seconds between SIGTERM and the end of the machine; use at least 1.",
         )
         check_choice("on_non_finite", self.on_non_finite, ("stop", "restore"))
+        check_choice("jit_compile", self.jit_compile, ("auto", "True", "False"))
         check(0 <= self.seed < 2**31, "seed", self.seed, "use a whole number from 0 to 2147483647.")
         check(self.checkpoint != "", "checkpoint", "", "name a checkpoint or a directory that holds one.")
 

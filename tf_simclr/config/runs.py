@@ -28,8 +28,9 @@ _NETWORK_SETTINGS = (
     "proj_out_dim",
     "num_proj_layers",
     "cifar_stem",
-    "precision",
+    "variable_dtype",
 )
+_FLAG_BEHIND = {"cifar_stem": "image_size", "variable_dtype": "precision"}
 
 
 def default_model_dir(dataset: str, train_mode: str) -> str:
@@ -202,12 +203,12 @@ class SemiSupervisedConfig:
     def _check_same_network(self) -> None:
         pretrained, finetuned = self.pretrain.model, self.finetune.model
         for name in _NETWORK_SETTINGS:
-            ours, theirs = getattr(finetuned, name), getattr(pretrained, name)
+            flag = _FLAG_BEHIND.get(name, name)
             check(
-                ours == theirs,
-                f"finetune.{name}",
-                ours,
-                f"the network is pretrained with {theirs}; use the same for both steps.",
+                getattr(finetuned, name) == getattr(pretrained, name),
+                f"finetune.{flag}",
+                getattr(finetuned, flag),
+                f"the network is pretrained with {getattr(pretrained, flag)}; use the same for both steps.",
             )
 
     def _set(self, name: str, group: str, **values: Any) -> None:

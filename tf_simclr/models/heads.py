@@ -45,7 +45,7 @@ def build_supervised_head(config: ModelConfig, num_classes: int, in_features: in
     """
     kernel = "zeros" if config.zero_init_logits_layer else tf.keras.initializers.RandomNormal(stddev=0.01)
     head = tf.keras.layers.Dense(
-        num_classes, kernel_initializer=kernel, name="supervised_head", dtype=config.precision
+        num_classes, kernel_initializer=kernel, name="supervised_head", dtype=config.variable_dtype
     )
     head.build((None, in_features))
     return head

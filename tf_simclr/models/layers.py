@@ -68,8 +68,9 @@ class BranchMix(tf.keras.layers.Layer):
         """Mixes features `[B, H, W, 2F]` with logits `[B, 1, 1, 2F]` to `[B, H, W, F]`."""
         features, logits = inputs
         first, second = tf.split(features, 2, axis=-1)
-        first_logits, second_logits = tf.split(logits, 2, axis=-1)
-        return second + tf.sigmoid(first_logits - second_logits) * (first - second)
+        first_logits, second_logits = tf.split(tf.cast(logits, self.variable_dtype), 2, axis=-1)
+        weight = tf.cast(tf.sigmoid(first_logits - second_logits), features.dtype)
+        return second + weight * (first - second)
 
 
 class Stage(tf.keras.Model):
@@ -103,7 +104,7 @@ class StageBuilder:
     def __init__(self, config: ModelConfig, input_shape: tuple, name: str):
         self.config = config
         self.name = name
-        self.inputs = tf.keras.Input(input_shape, dtype=config.precision)
+        self.inputs = tf.keras.Input(input_shape, dtype=config.compute_dtype)
         self._norms: list[BatchNormalization] = []
         self._statistics: list[tuple] = []
 
@@ -126,8 +127,13 @@ class StageBuilder:
         self._statistics.append((mean, variance))
         return self.layer(tf.keras.layers.ReLU, outputs) if relu else outputs
 
+    def average(self, inputs):
+        """Adds the mean over the positions, `[B, H, W, C]` to `[B, 1, 1, C]`, which 16 bits cannot sum up."""
+        pooling, dtype = tf.keras.layers.GlobalAveragePooling2D, self.config.variable_dtype
+        return pooling(keepdims=True, dtype=dtype)(inputs)
+
     def layer(self, layer_class, inputs, *args, name: str | None = None, **kwargs):
-        """Adds any other layer, with the data type of the network."""
+        """Adds any other layer, with the precision of the network."""
         name = name and self._unique(name)
         return layer_class(*args, name=name, dtype=self.config.precision, **kwargs)(inputs)
 

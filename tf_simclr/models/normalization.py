@@ -43,12 +43,14 @@ class BatchNormalization(tf.keras.layers.Layer):
     def build(self, input_shape):
         """Creates gamma, beta and the moving averages, each `[channels]`."""
         shape = (input_shape[-1],)
-        self.gamma = self.add_weight(name="gamma", shape=shape, initializer=self.gamma_initializer)
-        self.beta = self.add_weight(name="beta", shape=shape, initializer="zeros") if self.center else None
+        # Also where the layer computes in 16 bits, its variables are read as they are.
+        learned = {"shape": shape, "experimental_autocast": False}
+        self.gamma = self.add_weight(name="gamma", initializer=self.gamma_initializer, **learned)
+        self.beta = self.add_weight(name="beta", initializer="zeros", **learned) if self.center else None
         # Each replica keeps a copy that only the step writes, with the same value everywhere: no
         # communication on reading, and saving takes the first.
         statistic = {
-            "shape": shape,
+            **learned,
             "trainable": False,
             "synchronization": tf.VariableSynchronization.ON_READ,
             "aggregation": tf.VariableAggregation.ONLY_FIRST_REPLICA,
@@ -66,7 +68,8 @@ class BatchNormalization(tf.keras.layers.Layer):
 
         Returns:
             (outputs, mean, variance): shapes `[..., channels]`, `[channels]`, `[channels]`; the
-            statistics that were used, without gradient.
+            statistics that were used, without gradient. The outputs have the dtype of the inputs, the
+            statistics that of the variables, in which everything is computed.
         """
         training = training and self.trainable
         if inputs.dtype == tf.float64 or (training and self.synchronized and distribute.num_replicas() > 1):
@@ -79,10 +82,10 @@ class BatchNormalization(tf.keras.layers.Layer):
         return tf.zeros_like(self.gamma) if self.beta is None else self.beta
 
     def _normalize_by_moments(self, inputs, training):
+        values = tf.cast(inputs, self.gamma.dtype)
         if not training:
             mean, variance = tf.identity(self.moving_mean), tf.identity(self.moving_variance)
         else:
-            values = tf.cast(inputs, self.gamma.dtype)
             axes = list(range(values.shape.rank - 1))
             # Moments around 0 would lose the variance of values far from it in float32. The moving mean
             # is near, the same on all replicas, and known beforehand: one collective is enough.
@@ -95,8 +98,7 @@ class BatchNormalization(tf.keras.layers.Layer):
             variance = tf.maximum(moments[1] - tf.square(moments[0]), 0)
         scale = self.gamma * tf.math.rsqrt(variance + self.epsilon)
         shift = self._offset() - mean * scale
-        outputs = inputs * tf.cast(scale, inputs.dtype) + tf.cast(shift, inputs.dtype)
-        return outputs, mean, variance
+        return tf.cast(values * scale + shift, inputs.dtype), mean, variance
 
     def _normalize_fused(self, inputs, training):
         images = inputs if inputs.shape.rank == 4 else inputs[:, None, None, :]
@@ -117,21 +119,29 @@ class BatchNormalization(tf.keras.layers.Layer):
         count = tf.cast(tf.size(images) // tf.shape(images)[-1], variance.dtype)
         return outputs, mean, variance * (tf.maximum(count - 1, 1) / count)
 
-    def update(self, mean: tf.Tensor, variance: tf.Tensor) -> None:
-        """Moves the moving averages towards the statistics `mean` and `variance`, each `[channels]`."""
+    def update(self, mean: tf.Tensor, variance: tf.Tensor, where: tf.Tensor | None = None) -> None:
+        """Moves the moving averages towards the statistics `mean` and `variance`, each `[channels]`.
+
+        Args:
+            mean: of the batch.
+            variance: of the batch.
+            where: bool `[]`, false to leave them as they are; None for true.
+        """
         for average, value in ((self.moving_mean, mean), (self.moving_variance, variance)):
-            average.assign(average * self.momentum + tf.cast(value, average.dtype) * (1 - self.momentum))
+            moved = average * self.momentum + tf.cast(value, average.dtype) * (1 - self.momentum)
+            average.assign(moved if where is None else tf.where(where, moved, average))
 
 
-def update_moving_statistics(norms, statistics) -> None:
+def update_moving_statistics(norms, statistics, *, where: tf.Tensor | None = None) -> None:
     """Updates the moving averages of every trainable layer once, with the mean over replicas.
 
     Args:
         norms: the `BatchNormalization` layers.
         statistics: a (mean, variance) pair, each `[channels]`, for every layer, in the same order.
+        where: bool `[]`, false to leave them as they are; None for true.
     """
     active = [(norm, pair) for norm, pair in zip(norms, statistics, strict=True) if norm.trainable]
     local = [pair for norm, pair in active if not norm.synchronized]
     averaged = iter(distribute.cross_replica_mean(local) if local else ())
     for norm, pair in active:
-        norm.update(*(pair if norm.synchronized else next(averaged)))
+        norm.update(*(pair if norm.synchronized else next(averaged)), where)

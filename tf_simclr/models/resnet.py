@@ -118,8 +118,7 @@ def _selective_kernel(builder: StageBuilder, inputs, filters: int, strides: int)
     """Two branches as one convolution with twice the filters, mixed by a learned attention."""
     branches = builder.conv(inputs, 2 * filters, 3, strides=strides, name="conv2")
     branches = builder.norm(branches, name="norm2")
-    pooled = builder.layer(tf.keras.layers.GlobalAveragePooling2D, branches, keepdims=True)
-    pooled = builder.layer(BranchSum, pooled)
+    pooled = builder.layer(BranchSum, builder.average(branches))
     squeezed = builder.conv(pooled, max(int(filters * builder.config.sk_ratio), 32), 1, name="mix_conv1")
     squeezed = builder.norm(squeezed, name="mix_norm")
     logits = builder.conv(squeezed, 2 * filters, 1, name="mix_conv2")
@@ -132,7 +131,7 @@ def _squeeze_excitation(builder: StageBuilder, inputs, filters: int):
     # An initializer that is called twice returns the same numbers twice: one for each.
     scaling = tf.keras.initializers.VarianceScaling
     squeezed = max(1, int(filters * builder.config.se_ratio))
-    x = builder.layer(tf.keras.layers.GlobalAveragePooling2D, inputs, keepdims=True)
+    x = builder.average(inputs)
     x = builder.layer(conv, x, squeezed, 1, activation="relu", kernel_initializer=scaling(), name="squeeze")
     x = builder.layer(
         conv, x, inputs.shape[-1], 1, activation="sigmoid", kernel_initializer=scaling(), name="excite"

@@ -18,7 +18,8 @@ class ForwardPass(NamedTuple):
     """What one forward pass computed.
 
     Attributes:
-        endpoints: the named outputs, `initial_conv` to `logits_sup`, and `default`.
+        endpoints: the named outputs, `initial_conv` to `logits_sup`, and `default`, in the dtype of the
+            variables, as `head_layers` and `statistics` are.
         head_layers: `num_head_layers + 1` tensors: the encoder output `[B, features]`, then the
             output of each layer of the projection head; indexed by `ft_proj_selector`.
         statistics: a (mean, variance) pair for each of the model's `norms`.
@@ -41,7 +42,7 @@ class SimCLRModel(tf.keras.Model):
     """
 
     def __init__(self, config: ModelConfig, num_classes: int | None = None):
-        super().__init__(name="simclr", dtype=config.precision)
+        super().__init__(name="simclr", dtype=config.variable_dtype)
         self.config = config
         self.num_classes = num_classes
         self.encoder: list[Stage] = build_stages(config)
@@ -77,7 +78,7 @@ class SimCLRModel(tf.keras.Model):
         """
         endpoints: dict[str, tf.Tensor] = {}
         statistics: list = []
-        x = tf.cast(images, self.config.precision)
+        x = tf.cast(images, self.config.compute_dtype)
         for stage in self.encoder:
             outputs = stage(x, training=training)
             x = outputs["features"]
@@ -85,19 +86,23 @@ class SimCLRModel(tf.keras.Model):
             endpoints |= outputs["endpoints"]
             if stage.endpoint:
                 endpoints[stage.endpoint] = x
-        x = tf.reduce_mean(x, axis=[1, 2])
+        x = tf.reduce_mean(self._widen(x), axis=[1, 2])
         endpoints["default"] = endpoints["final_avg_pool"] = endpoints["proj_head_input"] = x
         head_layers = [x]
         for stage in self.projection_head:
             outputs = stage(head_layers[-1], training=training)
-            head_layers.append(outputs["features"])
+            head_layers.append(self._widen(outputs["features"]))
             statistics += outputs["statistics"]
         endpoints["proj_head_output"] = head_layers[-1]
         if self.supervised_head is not None:
             features = head_layers[self.config.ft_proj_selector]
             features = tf.stop_gradient(features) if detach_supervised_head else features
             endpoints["logits_sup"] = self.supervised_head(features)
+        endpoints = {name: self._widen(value) for name, value in endpoints.items()}
         return ForwardPass(endpoints, head_layers, statistics)
+
+    def _widen(self, tensor):
+        return tf.cast(tensor, self.config.variable_dtype)
 
     def call(self, images, training: bool = False):
         """Returns the named outputs for images `[B, H, W, 3]` in [0, 1]."""

@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from tf_simclr import distribute, losses, optimizers
 from tf_simclr.config import OptimizerConfig
+from tf_simclr.loss_scale import LossScale
 from tf_simclr.metrics import count_correct
 from tf_simclr.models import SimCLRModel, update_moving_statistics
 from tf_simclr.models.simclr import ForwardPass, Statistics
@@ -22,16 +23,17 @@ class Task(abc.ABC):
 
     Attributes:
         num_views: random views of each image in a training batch.
-        metric_names: what `train_step` returns.
         model: the network.
         optimizer: its `iterations` is the global step.
+        loss_scale: of a network that computes in float16; else None.
     """
 
     num_views = 1
-    metric_names: tuple[str, ...]
+    _loss_names: tuple[str, ...]  # What `compute_losses` returns.
 
     def __init__(self, model: SimCLRModel, config: OptimizerConfig, schedule: WarmupCosine):
         self.model = model
+        self.loss_scale = LossScale() if model.config.compute_dtype == "float16" else None
         self._weight_decay = config.weight_decay
         head = model.supervised_head
         head_variables = [] if head is None else head.trainable_variables
@@ -51,6 +53,11 @@ class Task(abc.ABC):
             excluded = {id(v) for norm in model.norms for v in norm.trainable_variables}
             self._decayed = [v for v in model.trainable_variables if id(v) not in excluded]
 
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """What `train_step` returns."""
+        return (*self._loss_names, "weight_decay", *(["loss_scale"] if self.loss_scale else []))
+
     @abc.abstractmethod
     def compute_losses(self, batch: dict) -> tuple[ForwardPass, dict[str, tf.Tensor]]:
         """Computes what is minimised, in replica context.
@@ -66,6 +73,10 @@ class Task(abc.ABC):
     def train_step(self, batch: dict) -> dict[str, tf.Tensor]:
         """Takes one optimizer step, in replica context.
 
+        Where a gradient of a network that computes in float16 overflows, the step is left out: it changes
+        nothing but the loss scale, and counts. So learning rate, order of the data and resuming stay
+        functions of the step.
+
         Args:
             batch: `views`, `num_views` tensors `[b, S, S, 3]` in [0, 1]; and, where the task has a use for
                 them, `labels`, int32 `[b]`.
@@ -74,8 +85,11 @@ class Task(abc.ABC):
             Scalars named by `metric_names`, means over all replicas.
         """
         gradients, statistics, metrics = self.compute_gradients(batch)
-        optimizers.apply_gradients(self.optimizer, gradients, self.model.trainable_variables)
-        update_moving_statistics(self.model.norms, statistics)
+        taken = None
+        if self.loss_scale is not None:
+            taken, metrics["loss_scale"] = self.loss_scale.update(gradients)
+        optimizers.apply_gradients(self.optimizer, gradients, self.model.trainable_variables, where=taken)
+        update_moving_statistics(self.model.norms, statistics, where=taken)
         return distribute.cross_replica_mean({k: tf.cast(v, tf.float32) for k, v in metrics.items()})
 
     def compute_gradients(self, batch: dict) -> tuple[list[tf.Tensor], Statistics, dict[str, tf.Tensor]]:
@@ -86,19 +100,26 @@ class Task(abc.ABC):
 
         Returns:
             The gradient of the mean total loss over all replicas for each trainable variable; the
-            statistics of the forward pass; scalars over this replica's rows, named by `metric_names`.
+            statistics of the forward pass; scalars over this replica's rows: the losses and `weight_decay`.
         """
         with tf.GradientTape() as tape:
             outputs, metrics = self.compute_losses(batch)
             objective, metrics = self._objective(metrics)
         gradients = tape.gradient(objective, self.model.trainable_variables)
-        return distribute.cross_replica_sum(gradients), outputs.statistics, metrics
+        return self._reduce(gradients), outputs.statistics, metrics
 
     def _objective(self, metrics: dict) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """Returns this replica's summand of what is minimised, and the metrics with weight decay."""
+        """Returns this replica's summand of what is minimised, scaled, and the metrics with weight decay."""
         decay = self._weight_decay * losses.l2_loss(self._decayed)
         total = metrics["total_loss"] + decay
-        return total / distribute.num_replicas(), metrics | {"weight_decay": decay, "total_loss": total}
+        summand = total / distribute.num_replicas()
+        summand = self.loss_scale.scale_loss(summand) if self.loss_scale else summand
+        return summand, metrics | {"weight_decay": decay, "total_loss": total}
+
+    def _reduce(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
+        """Returns the gradients over all replicas from those of this replica's summand."""
+        gradients = distribute.cross_replica_sum(gradients)
+        return self.loss_scale.unscale(gradients) if self.loss_scale else gradients
 
     def eval_step(self, batch: dict) -> dict[str, tf.Tensor]:
         """Counts what the classifier gets right, in replica context.

@@ -47,7 +47,7 @@ class DistillTask(Task):
         self._teacher = teacher
         self._num_labelled = num_labelled
         labels = ["supervised_loss", "supervised_acc"] if num_labelled else []
-        self.metric_names = ("total_loss", "distill_loss", "teacher_agreement", "weight_decay", *labels)
+        self._loss_names = ("total_loss", "distill_loss", "teacher_agreement", *labels)
 
     def compute_losses(self, batch: dict) -> tuple[ForwardPass, dict[str, tf.Tensor]]:
         """See `Task.compute_losses`; needs `labels` where there are labelled rows."""

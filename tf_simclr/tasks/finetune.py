@@ -15,7 +15,7 @@ class FinetuneTask(Task):
     the task trains what is trainable when it is made.
     """
 
-    metric_names = ("total_loss", "supervised_loss", "supervised_acc", "weight_decay")
+    _loss_names = ("total_loss", "supervised_loss", "supervised_acc")
 
     def compute_losses(self, batch: dict) -> tuple[ForwardPass, dict[str, tf.Tensor]]:
         """See `Task.compute_losses`; needs `labels`."""

@@ -54,9 +54,9 @@ class PretrainTask(Task):
     ):
         super().__init__(model, config, schedule)
         self._contrast = contrast
-        names = ["total_loss", "contrast_loss", "contrast_acc", "contrast_entropy", "weight_decay"]
+        names = ["total_loss", "contrast_loss", "contrast_acc", "contrast_entropy"]
         self._probe_names = () if model.supervised_head is None else ("supervised_loss", "supervised_acc")
-        self.metric_names = (*names, *self._probe_names)
+        self._loss_names = (*names, *self._probe_names)
 
     def compute_losses(self, batch: dict) -> tuple[ForwardPass, dict[str, tf.Tensor]]:
         """See `Task.compute_losses`; the probe needs `labels`."""
@@ -79,7 +79,7 @@ class PretrainTask(Task):
             unconnected_gradients=tf.UnconnectedGradients.ZERO,
         )
         gradients = self._backward_chunks(chunk, outputs_gradient, gradients)
-        return distribute.cross_replica_sum(gradients), statistics, metrics
+        return self._reduce(gradients), statistics, metrics
 
     def _forward(self, batch: dict) -> tuple[ForwardPass, _Outputs]:
         images = tf.concat(batch["views"], 0)

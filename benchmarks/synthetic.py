@@ -1,0 +1,45 @@
+"""A task with its complete training step, and a batch for it, without data."""
+
+from typing import Any
+
+from tf_simclr.config import ExperimentConfig
+
+
+def make_task(config: ExperimentConfig, num_classes: int) -> Any:
+    """Makes the task of `config.train.train_mode` with random weights; call it in the strategy's scope.
+
+    Pretraining has its probe; distillation has a teacher with the network of the student.
+    """
+    from tf_simclr.models import build_simclr_model
+    from tf_simclr.schedules import WarmupCosine
+    from tf_simclr.tasks.distill import DistillTask
+    from tf_simclr.tasks.finetune import FinetuneTask
+    from tf_simclr.tasks.pretrain import PretrainTask
+
+    model = build_simclr_model(config.model, num_classes)
+    schedule = WarmupCosine(0.1, 10, 1000, dtype=config.model.variable_dtype)
+    if config.train.train_mode == "pretrain":
+        return PretrainTask(model, config.optimizer, schedule, config.contrast)
+    model.freeze_for_finetuning(config.model.fine_tune_after_block)
+    if config.train.train_mode != "distill":
+        return FinetuneTask(model, config.optimizer, schedule)
+    teacher = build_simclr_model(config.model, num_classes)
+    return DistillTask(
+        model,
+        config.optimizer,
+        schedule,
+        config.distill,
+        teacher=lambda images: teacher.forward(images, training=False).endpoints["logits_sup"],
+    )
+
+
+def make_batch(task: Any, config: ExperimentConfig, num_classes: int) -> dict[str, Any]:
+    """Makes one random batch for `task`."""
+    import tensorflow as tf
+
+    batch, size = config.train.train_batch_size, config.model.image_size
+    return {
+        "views": tuple(tf.random.uniform([batch, size, size, 3]) for _ in range(task.num_views)),
+        "labels": tf.random.uniform([batch], maxval=num_classes, dtype=tf.int32),
+        "bad_images": tf.constant(0),
+    }
