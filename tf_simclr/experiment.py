@@ -13,7 +13,14 @@ from tf_simclr import actions as standard_actions
 from tf_simclr.augment import EvalView
 from tf_simclr.checkpoint import Checkpoints
 from tf_simclr.config import ExperimentConfig, UserError, check
-from tf_simclr.data import BatchPlan, Source, check_bad_images, eval_dataset, load_eval_source
+from tf_simclr.data import (
+    BatchPlan,
+    Source,
+    check_bad_images,
+    check_service,
+    eval_dataset,
+    load_eval_source,
+)
 from tf_simclr.distribute import make_strategy
 from tf_simclr.evaluate import evaluate, make_eval_function
 from tf_simclr.ingredients import make_ingredients, training_batches
@@ -105,6 +112,13 @@ class Experiment:
             _LOG.info("Already finished: %s", self._results.describe(result))
             return result
         # Before the directory is made: what does not fit must leave nothing behind.
+        if config.data.data_service:
+            _LOG.info(
+                "Batches come from the data service at %s: each image once an epoch while no data worker fails, "
+                "in no fixed order, so that this run cannot be repeated exactly.",
+                config.data.data_service,
+            )
+            check_service(config.data.data_service)
         model = self.task.model
         if config.train.checkpoint and latest_checkpoint(str(config.model_dir)) is None:
             _LOG.info(self._ingredients.initialize(model))
@@ -114,7 +128,11 @@ class Experiment:
         if step:
             _LOG.info("Going on from step %d of %d.", step, self.plan.total_steps)
         self._announce()
-        batches = iter(self.strategy.distribute_datasets_from_function(lambda _: self._train_dataset(step)))
+        batches = iter(
+            self.strategy.distribute_datasets_from_function(
+                lambda _: self._train_dataset(step, use_service=True)
+            )
+        )
         progress = standard_actions.ProgressReporter(self.schedule, chance_loss(config))
         with contextlib.closing(progress):
             train(
@@ -184,10 +202,14 @@ class Experiment:
             return f"{self.eval_source.name} has no labels"
         return None
 
-    def _train_dataset(self, first_step: int) -> tf.data.Dataset:
-        views, replicas = self.task.num_views, self._num_replicas
+    def _train_dataset(self, first_step: int, *, use_service: bool = False) -> tf.data.Dataset:
         return training_batches(
-            self.config, self._ingredients, replicas, num_views=views, first_step=first_step
+            self.config,
+            self._ingredients,
+            self._num_replicas,
+            num_views=self.task.num_views,
+            first_step=first_step,
+            use_service=use_service,
         )
 
     def _example_views(self) -> tf.Tensor:
