@@ -79,6 +79,9 @@ def _define_data(flag_values):
         "each class; a smaller one lies inside a larger one.",
         labels_per_class="Labels of each class that finetune, supervised and distill see; 0 is all.",
         label_seed="Seed of the choice of those labels.",
+        data_service="Address of a tf.data service, grpc://HOST:PORT, whose data workers make the training "
+        "batches. Each image once an epoch while no data worker fails, but in no fixed order: such a run cannot be "
+        "repeated exactly.",
     )
 
 

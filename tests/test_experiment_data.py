@@ -1,6 +1,9 @@
-"""Whole runs on all kinds of data: splits, sizes, folders without labels, images that cannot be read."""
+"""Whole runs on all kinds of data: splits, sizes, no labels, unreadable images, a data service."""
+
+import socket
 
 import pytest
+import tensorflow as tf
 
 from tests.runs import read_tensors, refusal, tiny_config, write_images
 from tf_simclr.experiment import Experiment, train_and_evaluate
@@ -63,7 +66,7 @@ def test_batch_larger_than_the_data_is_refused(tmp_path, without_network):
 @pytest.mark.parametrize("flag", ["train_batch_size", "eval_batch_size"])
 def test_batch_that_replicas_cannot_share_is_refused_before_training(tmp_path, without_network, flag):
     message = refusal(tiny_config(tmp_path / "run", strategy="mirrored", **{flag: 33}))
-    assert message.startswith(f"--{flag}=33: cannot be shared out evenly over 2 replicas; use a multiple")
+    assert message.startswith(f"--{flag}=33: cannot be shared out evenly over 2 replicas; use 32 or 34.")
     assert not (tmp_path / "run").exists()
 
 
@@ -143,3 +146,27 @@ def test_unreadable_images_in_evaluation_are_counted_and_over_the_share_an_error
     assert any(message.startswith("1 unreadable images of ") for message in log.messages)
     message = refusal(tiny_config(tmp_path / "run", mode="eval", **flags))
     assert message.startswith("--max_bad_image_fraction=0.01: 1 of 40 images of ")
+
+
+# ---- A data service
+
+
+@pytest.mark.slow
+def test_run_takes_its_batches_from_a_data_service(tmp_path, log):
+    servers = tf.data.experimental.service
+    dispatcher = servers.DispatchServer(servers.DispatcherConfig(port=0))
+    address = dispatcher.target.partition("://")[2]
+    data_worker = servers.WorkerServer(servers.WorkerConfig(dispatcher_address=address, port=0))
+    config = tiny_config(tmp_path, mode="train", data_service=dispatcher.target)
+    assert train_and_evaluate(config) == {"global_step": 6}
+    assert sum(dispatcher.target in message for message in log.messages) == 1
+    # The run's and, where it is not over yet, that of asking for a data worker.
+    assert data_worker._num_tasks() in (1, 2)
+
+
+def test_data_service_that_does_not_answer_is_refused(tmp_path, without_network):
+    with socket.create_server(("localhost", 0)) as server:
+        address = f"grpc://localhost:{server.getsockname()[1]}"
+    message = refusal(tiny_config(tmp_path / "run", data_service=address))
+    assert message.startswith(f"--data_service={address}: no dispatcher answers (Connection refused); start")
+    assert not (tmp_path / "run").exists()

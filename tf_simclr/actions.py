@@ -168,3 +168,5 @@ class BadImageWatch:
         names = self._source.bad_image_names()
         if event.is_last and names:
             _LOG.info("%d unreadable images were skipped: %s", len(names), ", ".join(names[:10]))
+        elif event.is_last and self._bad:  # They were read in other processes.
+            _LOG.info("Unreadable images were skipped %d times.", self._bad)

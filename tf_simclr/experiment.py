@@ -13,7 +13,14 @@ from tf_simclr import actions as standard_actions
 from tf_simclr.augment import EvalView
 from tf_simclr.checkpoint import Checkpoints
 from tf_simclr.config import ExperimentConfig, UserError, check
-from tf_simclr.data import BatchPlan, Source, check_bad_images, eval_dataset, load_eval_source
+from tf_simclr.data import (
+    BatchPlan,
+    Source,
+    check_bad_images,
+    check_service,
+    eval_dataset,
+    load_eval_source,
+)
 from tf_simclr.distribute import gather_from_workers, is_chief
 from tf_simclr.evaluate import evaluate, make_eval_function
 from tf_simclr.ingredients import make_ingredients, training_batches
@@ -113,6 +120,13 @@ class Experiment:
         )
         step = self._check_same_start(checkpoints.restore())
         # Before the directory is made: what does not fit must leave nothing behind.
+        if config.data.data_service:
+            _LOG.info(
+                "Batches come from the data service at %s: each image once an epoch while no data worker fails, "
+                "in no fixed order, so that this run cannot be repeated exactly.",
+                config.data.data_service,
+            )
+            check_service(config.data.data_service)
         if config.train.checkpoint and not step:
             _LOG.info(self._ingredients.initialize(self.task.model))
         if self._is_chief:
@@ -216,13 +230,22 @@ class Experiment:
 
     def _train_batches(self, first_step: int) -> Iterator:
         def make(context: tf.distribute.InputContext) -> tf.data.Dataset:
-            return self._train_dataset(first_step, self._share(self.plan.global_batch_size, context))
+            plan = self._share(self.plan.global_batch_size, context)
+            return self._train_dataset(first_step, plan, use_service=True)
 
         return iter(self.strategy.distribute_datasets_from_function(make))
 
-    def _train_dataset(self, first_step: int, plan: BatchPlan) -> tf.data.Dataset:
-        views = self.task.num_views
-        return training_batches(self.config, self._ingredients, plan, num_views=views, first_step=first_step)
+    def _train_dataset(
+        self, first_step: int, plan: BatchPlan, *, use_service: bool = False
+    ) -> tf.data.Dataset:
+        return training_batches(
+            self.config,
+            self._ingredients,
+            plan,
+            num_views=self.task.num_views,
+            first_step=first_step,
+            use_service=use_service,
+        )
 
     def _share(self, batch_size: int, context: tf.distribute.InputContext | None = None) -> BatchPlan:
         """Returns which rows of a batch are made in the input pipeline of `context`, or in the only one."""

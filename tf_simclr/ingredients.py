@@ -10,7 +10,15 @@ import tensorflow as tf
 from tf_simclr.augment import TrainView
 from tf_simclr.checkpoint import initialize_from
 from tf_simclr.config import ExperimentConfig, ModelConfig, UserError
-from tf_simclr.data import BatchPlan, Source, few_labels, load_source, mix_labelled, train_dataset
+from tf_simclr.data import (
+    BatchPlan,
+    DataService,
+    Source,
+    few_labels,
+    load_source,
+    mix_labelled,
+    train_dataset,
+)
 from tf_simclr.models import SimCLRModel, build_simclr_model
 from tf_simclr.run_directory import read_settings
 from tf_simclr.schedules import WarmupCosine
@@ -62,7 +70,13 @@ def make_ingredients(config: ExperimentConfig, num_replicas: int) -> Ingredients
 
 
 def training_batches(
-    config: ExperimentConfig, ingredients: Ingredients, plan: BatchPlan, *, num_views: int, first_step: int
+    config: ExperimentConfig,
+    ingredients: Ingredients,
+    plan: BatchPlan,
+    *,
+    num_views: int,
+    first_step: int,
+    use_service: bool = False,
 ) -> tf.data.Dataset:
     """Returns the endless batches of a run from step `first_step` on; see `data.train_dataset`.
 
@@ -72,6 +86,7 @@ def training_batches(
         plan: which rows of a global batch are made here.
         num_views: of each image.
         first_step: number of the first batch.
+        use_service: whether the batches come from `--data_service`, where that is given.
     """
     augment, settings = config.augment, config.train
     pretraining = settings.train_mode == "pretrain"
@@ -85,9 +100,20 @@ def training_batches(
         use_blur=augment.use_blur and pretraining,
     )
 
+    address = config.data.data_service if use_service else None
+
     def batches(source: Source, batch_size: int, seed: int) -> tf.data.Dataset:
-        share = dataclasses.replace(plan, global_batch_size=batch_size)
-        return train_dataset(source, view, plan=share, seed=seed, num_views=num_views, first_step=first_step)
+        # The workers of a run, and no other runs, share its jobs.
+        job_name = f"{os.path.abspath(str(config.model_dir))}, {source.name}, seed {seed}, step {first_step}"
+        return train_dataset(
+            source,
+            view,
+            plan=dataclasses.replace(plan, global_batch_size=batch_size),
+            seed=seed,
+            num_views=num_views,
+            first_step=first_step,
+            service=DataService(address, job_name) if address else None,
+        )
 
     num_labelled, seed = ingredients.num_labelled, settings.seed
     if ingredients.labelled is None:

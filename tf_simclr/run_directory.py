@@ -24,6 +24,7 @@ _FREE_SETTINGS = frozenset(
         "model_dir",
         "data_dir",
         "cache_dataset",
+        "data_service",
         "max_bad_image_fraction",
         "eval_split",
         "eval_steps",

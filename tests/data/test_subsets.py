@@ -22,7 +22,7 @@ from tf_simclr.data import (
     mix_labelled,
     train_dataset,
 )
-from tf_simclr.data.source import EncodedImages
+from tf_simclr.data.random_access import EncodedImages
 from tf_simclr.data.stream_source import StreamSource
 
 VIEW = TrainView(image_size=8)
@@ -212,7 +212,7 @@ def test_few_labels_of_records_has_the_chosen_records(tfds_dir, no_network, cach
 
 
 def stream_key(source, number):
-    (example,) = source.eval_examples().skip(number).take(1)
+    (example,) = source.eval_examples(BatchPlan(global_batch_size=1)).skip(number).take(1)
     return int(example["keys"][0])
 
 

@@ -15,7 +15,7 @@ from tf_simclr.data import (
     tfds_source,
     train_dataset,
 )
-from tf_simclr.data.source import EncodedImages
+from tf_simclr.data.random_access import EncodedImages
 from tf_simclr.data.stream_source import StreamSource
 
 pytestmark = pytest.mark.usefixtures("no_network")
@@ -90,15 +90,13 @@ def test_tfds_stream_order_does_not_depend_on_the_global_seed(config):
     np.testing.assert_array_equal(first, numbers(batches(source, 5)))
 
 
-def test_tfds_stream_shares_out_the_global_batch(config):
+def test_tfds_stream_shares_out_its_records(config):
     source = load_source(config("tiny_jpegs"), "train")
-    whole = batches(source, 3)
+    seen = []
     for first in (0, 2):
         plan = BatchPlan(global_batch_size=8, num_replicas=2, first_replica=first, total_replicas=4)
-        for index, part in enumerate(batches(source, 6, plan=plan)):
-            start = 2 * (first + index % 2)
-            rows = whole[index // 2]["views"][0][start : start + 2]
-            np.testing.assert_allclose(part["views"][0], rows, atol=1e-6)
+        seen.extend(numbers(batches(source, 10, plan=plan)))
+    assert sorted(seen) == list(range(40))
 
 
 def test_tfds_stream_part_of_a_split(config):

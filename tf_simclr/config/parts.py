@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import urllib.parse
 
 from tf_simclr.config.checks import check, check_choice, check_finite
 
@@ -144,6 +145,7 @@ class DataConfig:
     label_fraction: float = 1.0
     labels_per_class: int = 0
     label_seed: int = 0
+    data_service: str | None = None
 
     def __post_init__(self):
         check_finite(self)
@@ -175,11 +177,26 @@ class DataConfig:
             self.max_bad_image_fraction,
             "the share of unreadable images that is tolerated; use 0 to 1.",
         )
+        check(
+            self.data_service is None or _is_grpc_address(self.data_service),
+            "data_service",
+            self.data_service,
+            "use the address of a tf.data dispatcher, grpc://HOST:PORT.",
+        )
 
     @property
     def few_labels(self) -> bool:
         """Whether only a part of the labels is used."""
         return self.label_fraction < 1 or self.labels_per_class > 0
+
+
+def _is_grpc_address(address: str) -> bool:
+    try:
+        parts = urllib.parse.urlsplit(address)
+        plain = not (parts.path or parts.query or parts.fragment or parts.username)
+        return plain and parts.scheme == "grpc" and bool(parts.hostname) and bool(parts.port)
+    except ValueError:  # Such a port cannot be.
+        return False
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

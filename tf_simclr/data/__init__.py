@@ -4,17 +4,22 @@ A `Source` holds the examples of one split; `load_source` makes it from a `DataC
 `train_dataset` and `eval_dataset` turn a source and a view into batches.
 """
 
-from tf_simclr.data.pipeline import BatchPlan, eval_dataset, mix_labelled, train_dataset
-from tf_simclr.data.source import ArraySource, Source, check_bad_images
+from tf_simclr.data.pipeline import eval_dataset, mix_labelled, train_dataset
+from tf_simclr.data.plan import BatchPlan
+from tf_simclr.data.random_access import ArraySource
+from tf_simclr.data.service import DataService, check_service
+from tf_simclr.data.source import Source, check_bad_images
 from tf_simclr.data.sources import available_splits, load_eval_source, load_source
 from tf_simclr.data.subsets import choose_labelled, few_labels
 
 __all__ = [
     "ArraySource",
     "BatchPlan",
+    "DataService",
     "Source",
     "available_splits",
     "check_bad_images",
+    "check_service",
     "choose_labelled",
     "eval_dataset",
     "few_labels",

@@ -8,7 +8,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_simclr.config import DataConfig, UserError
-from tf_simclr.data.source import EncodedImages
+from tf_simclr.data.random_access import EncodedImages
 from tf_simclr.data.splits import missing_split, slice_of_split
 
 # What TensorFlow cannot read of these is counted and reported, rather than passed over in silence.

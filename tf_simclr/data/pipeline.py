@@ -4,68 +4,17 @@ Row p of a run (p = step * global batch size + row) shows the same example under
 numbers on whatever number of replicas, and however often the run was interrupted.
 """
 
-import dataclasses
 from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
 from tf_simclr.augment.views import EvalView, TrainView, draw_uniforms
-from tf_simclr.config import UserError
+from tf_simclr.data.plan import BatchPlan
+from tf_simclr.data.random_access import ArraySource
 from tf_simclr.data.rows import batch_rows
-from tf_simclr.data.source import NUM_CANDIDATES, ArraySource, Source
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class BatchPlan:
-    """How a global batch is shared out, and which rows of it are made here.
-
-    Attributes:
-        global_batch_size: Rows of a batch over all replicas of all workers.
-        num_replicas: Replicas of this worker; each gets a batch of its own.
-        first_replica: Number of the first of them among all replicas.
-        total_replicas: Replicas of all workers.
-    """
-
-    global_batch_size: int
-    num_replicas: int = 1
-    first_replica: int = 0
-    total_replicas: int = 1
-
-    @property
-    def per_replica_batch_size(self) -> int:
-        """Rows of one element of the dataset."""
-        return self.global_batch_size // self.total_replicas
-
-    def check(self, flag: str) -> None:
-        """Raises UserError, naming `flag`, unless every replica gets the same number of rows."""
-        if self.global_batch_size % self.total_replicas:
-            raise UserError(
-                f"--{flag}={self.global_batch_size}: cannot be shared out evenly over {self.total_replicas} "
-                f"replicas; use a multiple of {self.total_replicas}."
-            )
-
-    def check_fits(self, source: Source) -> None:
-        """Raises UserError unless a training batch can be shared out and is no larger than the data."""
-        self.check("train_batch_size")
-        if self.global_batch_size > source.num_examples:
-            raise UserError(
-                f"--train_batch_size={self.global_batch_size}: {source.name} has only {source.num_examples} "
-                f"examples; use at most {source.num_examples}."
-            )
-
-    def keep_local(self, examples: tf.data.Dataset) -> tf.data.Dataset:
-        """Keeps the examples whose rows are made here."""
-        if self.num_replicas == self.total_replicas:
-            return examples
-        first = self.first_replica * self.per_replica_batch_size
-        last = first + self.num_replicas * self.per_replica_batch_size
-
-        def is_local(example: dict) -> tf.Tensor:
-            row = example["position"] % self.global_batch_size
-            return tf.logical_and(row >= first, row < last)
-
-        return examples.filter(is_local)
+from tf_simclr.data.service import DataService
+from tf_simclr.data.source import NUM_CANDIDATES, Source
 
 
 def train_dataset(
@@ -76,11 +25,13 @@ def train_dataset(
     seed: int,
     num_views: int = 2,
     first_step: int = 0,
+    service: DataService | None = None,
 ) -> tf.data.Dataset:
     """Makes endless batches of random views in an order that is shuffled anew each epoch.
 
     Element k belongs to step `first_step + k // plan.num_replicas` and to replica
-    `plan.first_replica + k % plan.num_replicas`.
+    `plan.first_replica + k % plan.num_replicas`. From a data service the batches come in any order, and
+    to any worker; those of a `RandomAccessSource` are the same ones.
 
     Args:
         source: The examples.
@@ -89,6 +40,7 @@ def train_dataset(
         seed: Seed of order and augmentation, 0 to 2**31 - 1.
         num_views: Views of each image.
         first_step: Step to begin with, so that an interrupted run goes on.
+        service: Makes the batches elsewhere.
 
     Returns:
         Dataset of dicts with `views`, a tuple of `num_views` tensors float32 [b, S, S, 3] in [0, 1];
@@ -96,26 +48,41 @@ def train_dataset(
         whose image is unreadable, so that the next readable one of the order stands in.
 
     Raises:
-        UserError: The batch cannot be shared out evenly.
+        UserError: The batch cannot be shared out evenly; there are too few records; the service fails.
     """
     plan.check("train_batch_size")
-    examples = plan.keep_local(source.train_examples(seed, first_step * plan.global_batch_size))
+    if service:
+        service.check_fits(source)
+    order = source.divisible_examples if service else source.train_examples
     batch_size = plan.per_replica_batch_size
 
-    def draws(first_position: tf.Tensor, num_rows: int) -> list[tf.Tensor]:
-        return [draw_uniforms(seed, number, first_position, num_rows) for number in range(num_views)]
+    def draws(first_position: tf.Tensor, num_rows: int) -> tuple[tf.Tensor, ...]:
+        return tuple(draw_uniforms(seed, number, first_position, num_rows) for number in range(num_views))
 
-    def crop(image: tf.Tensor, position: tf.Tensor) -> tuple[tf.Tensor, ...]:
-        return tuple(view.crop_image(image, row_draws[0]) for row_draws in draws(position, 1))
+    def crop(image: tf.Tensor, position: tf.Tensor) -> tuple[tuple[tf.Tensor, ...], tuple[tf.Tensor, ...]]:
+        row_draws = tuple(one[0] for one in draws(position, 1))
+        return tuple(view.crop_image(image, one) for one in row_draws), row_draws
 
     make_views = _compiled_views(source, view)
 
     def finish(batch: dict) -> dict:
-        views = make_views(batch["images"], draws(batch["position"][0], batch_size))
+        if isinstance(source, ArraySource):
+            views = make_views(batch["images"], draws(batch["position"][0], batch_size))
+        else:
+            views = make_views(*batch["images"])
         return _element(source, batch, views=views, bad_images=_count(batch["bad"]))
 
-    rows = batch_rows(source, examples, batch_size=batch_size, crop=crop, num_candidates=NUM_CANDIDATES)
-    return _endless(_finished(rows, finish))
+    rows = batch_rows(
+        source,
+        order(seed, plan, first_step),
+        batch_size=batch_size,
+        crop=crop,
+        num_candidates=NUM_CANDIDATES,
+        remember_names=service is None,
+    )
+    batches = _with_options(rows.map(finish, num_parallel_calls=tf.data.AUTOTUNE))
+    batches = service.distribute(batches) if service else batches
+    return _endless(batches.prefetch(tf.data.AUTOTUNE))
 
 
 def mix_labelled(unlabelled: tf.data.Dataset, labelled: tf.data.Dataset) -> tf.data.Dataset:
@@ -156,7 +123,6 @@ def eval_dataset(source: Source, view: EvalView, *, plan: BatchPlan) -> tf.data.
         UserError: The batch cannot be shared out evenly.
     """
     plan.check("eval_batch_size")
-    examples = plan.keep_local(_padded(source.eval_examples(), source.num_examples, plan.global_batch_size))
     transform = tf.function(view, jit_compile=True) if isinstance(source, ArraySource) else tf.identity
 
     def finish(batch: dict) -> dict:
@@ -169,12 +135,11 @@ def eval_dataset(source: Source, view: EvalView, *, plan: BatchPlan) -> tf.data.
         del position
         return view.crop_image(image)
 
-    batch_size = plan.per_replica_batch_size
-    dataset = _finished(
-        batch_rows(source, examples, batch_size=batch_size, crop=crop, num_candidates=1), finish
-    )
-    num_batches = -(-source.num_examples // plan.global_batch_size) * plan.num_replicas
-    return dataset.apply(tf.data.experimental.assert_cardinality(num_batches))
+    examples, batch_size = source.eval_examples(plan), plan.per_replica_batch_size
+    rows = batch_rows(source, examples, batch_size=batch_size, crop=crop, num_candidates=1)
+    batches = _with_options(rows.map(finish, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE))
+    num_batches = plan.num_eval_batches(source.num_examples)
+    return batches.apply(tf.data.experimental.assert_cardinality(num_batches))
 
 
 def _compiled_views(source: Source, view: TrainView) -> Callable:
@@ -191,17 +156,6 @@ def _element(source: Source, batch: dict, **parts: Any) -> dict:
 
 def _count(flags: tf.Tensor) -> tf.Tensor:
     return tf.math.count_nonzero(flags, dtype=tf.int32)
-
-
-def _padded(examples: tf.data.Dataset, num_examples: int, batch_size: int) -> tf.data.Dataset:
-    """Fills up the last batch with the first example at positions from `num_examples` on."""
-    filler_positions = tf.data.Dataset.range(num_examples, -(-num_examples // batch_size) * batch_size)
-    filler = tf.data.Dataset.zip((examples.take(1).cache().repeat(), filler_positions))
-    return examples.concatenate(filler.map(lambda example, position: example | {"position": position}))
-
-
-def _finished(rows: tf.data.Dataset, finish: Callable[[dict], dict]) -> tf.data.Dataset:
-    return _with_options(rows.map(finish, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE))
 
 
 def _endless(dataset: tf.data.Dataset) -> tf.data.Dataset:

@@ -5,13 +5,20 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_simclr.data.source import ArraySource, EncodedSource, Source
+from tf_simclr.data.random_access import ArraySource
+from tf_simclr.data.source import EncodedSource, Source
 
 Crop = Callable[[tf.Tensor, tf.Tensor], Any]
 
 
 def batch_rows(
-    source: Source, examples: tf.data.Dataset, *, batch_size: int, crop: Crop, num_candidates: int
+    source: Source,
+    examples: tf.data.Dataset,
+    *,
+    batch_size: int,
+    crop: Crop,
+    num_candidates: int,
+    remember_names: bool = True,
 ) -> tf.data.Dataset:
     """Reads examples in the order in which they come.
 
@@ -22,6 +29,8 @@ def batch_rows(
         crop: Takes an image uint8 [H, W, 3] of any size and its position int64 []; returns tensors of
             known shape.
         num_candidates: How many candidates to try where an image is unreadable.
+        remember_names: Whether the source is told the names of unreadable images, which only works in
+            this process.
 
     Returns:
         Dataset of dicts with `position` int64 [b]; `images`: the results of `crop`, batched, or, for an
@@ -34,8 +43,15 @@ def batch_rows(
     if not isinstance(source, EncodedSource):
         raise TypeError(f"A source must hold arrays or encoded images. Received: {type(source).__name__}.")
 
+    def attempt(example: dict, candidate: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+        image, label, readable = _try_decode(source, example, candidate)
+        if remember_names:
+            key = example["keys"][candidate]
+            tf.cond(readable, lambda: key, lambda: _remember_name(source, key))
+        return image, label, readable
+
     def read(example: dict) -> dict:
-        image, label, bad = _first_readable(source, example, num_candidates)
+        image, label, bad = _first_readable(lambda candidate: attempt(example, candidate), num_candidates)
         images = crop(image, example["position"])
         return {"position": example["position"], "images": images, "labels": label, "bad": bad}
 
@@ -64,17 +80,17 @@ def _gather(source: ArraySource) -> Callable[[dict], dict]:
 
 
 def _first_readable(
-    source: EncodedSource, example: dict, num_candidates: int
+    attempt: Callable[[int], tuple[tf.Tensor, tf.Tensor, tf.Tensor]], num_candidates: int
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Returns image and label of the first readable candidate, and whether it is a stand-in.
 
     Without any, the image is one black pixel.
     """
-    first = image, label, readable = _try_decode(source, example, 0)
+    first = image, label, readable = attempt(0)
     for candidate in range(1, num_candidates):
         current = (image, label, readable)
         image, label, readable = tf.cond(
-            readable, lambda current=current: current, lambda c=candidate: _try_decode(source, example, c)
+            readable, lambda current=current: current, lambda c=candidate: attempt(c)
         )
     return image, label, tf.logical_not(first[2])
 
@@ -82,7 +98,7 @@ def _first_readable(
 def _try_decode(
     source: EncodedSource, example: dict, candidate: int
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Decodes one candidate; an unreadable one becomes a black pixel and its name is remembered."""
+    """Decodes one candidate; returns image, label and whether it is readable, or else a black pixel."""
 
     def decode(element: dict) -> tuple[tf.Tensor, tf.Tensor, bool]:
         return *source.decode(element, candidate), True
@@ -91,12 +107,12 @@ def _try_decode(
     black = (tf.zeros([1, 1, 3], tf.uint8), tf.constant(0), False)
     attempts = tf.data.Dataset.from_tensors(example).map(decode).ignore_errors()
     attempts = attempts.concatenate(tf.data.Dataset.from_tensors(black))
-    image, label, readable = attempts.take(1).get_single_element()
+    return attempts.take(1).get_single_element()
 
+
+def _remember_name(source: EncodedSource, key: tf.Tensor) -> tf.Tensor:
     def remember(key: int) -> int:
         source.add_bad_image(source.example_name(int(key)))
         return key
 
-    key = example["keys"][candidate]
-    tf.cond(readable, lambda: key, lambda: tf.numpy_function(remember, [key], tf.int64))
-    return image, label, readable
+    return tf.numpy_function(remember, [key], tf.int64)

@@ -2,12 +2,13 @@
 
 import abc
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import tensorflow as tf
 
 from tf_simclr.config import UserError
+from tf_simclr.data.plan import BatchPlan
 
 # An unreadable image is replaced by the next example of the order, this many in all are tried.
 NUM_CANDIDATES = 4
@@ -39,6 +40,11 @@ class Source(abc.ABC):
         """Number of classes, or None without labels."""
         return None if self.class_names is None else len(self.class_names)
 
+    @property
+    def bytes_in_memory(self) -> int:
+        """About how much of the examples is held in memory."""
+        return 0
+
     def add_bad_image(self, name: str) -> None:
         """Remembers the name of an unreadable image; safe to call from several threads."""
         with self._bad_lock:
@@ -50,18 +56,36 @@ class Source(abc.ABC):
             return tuple(self._bad_names)
 
     @abc.abstractmethod
-    def train_examples(self, seed: int, first_position: int) -> tf.data.Dataset:
-        """Returns the endless shuffled order from global position `first_position` on.
+    def train_examples(self, seed: int, plan: BatchPlan, first_step: int) -> tf.data.Dataset:
+        """Returns the endless shuffled order of the rows that are made here, from `first_step` on.
 
-        Element p depends on nothing but (seed, p), so that resuming is arithmetic.
+        What stands at a position depends on nothing but the seed, the position and the number of
+        workers, so that resuming is arithmetic.
 
         Args:
             seed: Seed of the order.
-            first_position: Number of examples to pass over.
+            plan: Says which positions are made here.
+            first_step: Number of global batches to pass over.
 
         Returns:
             Dataset of dicts with `position` int64 [] and `keys` int64 [NUM_CANDIDATES]: the
             example at that position, then those that stand in for it where it is unreadable.
+        """
+
+    @abc.abstractmethod
+    def divisible_examples(self, seed: int, plan: BatchPlan, first_step: int) -> tf.data.Dataset:
+        """Returns the rows of all workers, in a form that a tf.data service can divide.
+
+        Its dispatcher gives each element of the first data set of a pipeline to one data worker. No
+        example of an epoch is left out or comes twice, in whatever order the parts come.
+
+        Args:
+            seed: Seed of the order.
+            plan: Of one of the workers.
+            first_step: About how many global batches to pass over.
+
+        Returns:
+            As `train_examples`; no two examples have the same position.
         """
 
     @abc.abstractmethod
@@ -81,60 +105,18 @@ class Source(abc.ABC):
         """
 
     @abc.abstractmethod
-    def eval_examples(self) -> tf.data.Dataset:
-        """Returns all examples once, in a fixed order, as dicts like those of `train_examples`."""
+    def eval_examples(self, plan: BatchPlan) -> tf.data.Dataset:
+        """Returns the rows that are made here of one pass over all examples in a fixed order.
 
+        Every worker has as many. Over all workers the positions from 0 to N-1 hold each example once;
+        those from N on fill up batches.
 
-class RandomAccessSource(Source):
-    """A source that can read any example at any time."""
+        Args:
+            plan: Says how the examples are shared out.
 
-    def train_examples(self, seed: int, first_position: int) -> tf.data.Dataset:
-        """See `Source.train_examples`; each epoch is a permutation of the examples."""
-        first_epoch, skipped = divmod(first_position, self.num_examples)
-        epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
-        return epochs.flat_map(lambda epoch: self._epoch(seed, epoch)).skip(skipped)
-
-    def eval_examples(self) -> tf.data.Dataset:
-        """See `Source.eval_examples`."""
-        keys = tf.range(self.num_examples, dtype=tf.int64)
-        candidates = tf.repeat(keys[:, tf.newaxis], NUM_CANDIDATES, axis=1)
-        return tf.data.Dataset.from_tensor_slices({"position": keys, "keys": candidates})
-
-    def _epoch(self, seed: int, epoch: tf.Tensor) -> tf.data.Dataset:
-        positions = epoch * self.num_examples + tf.range(self.num_examples, dtype=tf.int64)
-        candidates = epoch_candidates(self.num_examples, seed, epoch)
-        return tf.data.Dataset.from_tensor_slices({"position": positions, "keys": candidates})
-
-
-class ArraySource(RandomAccessSource):
-    """Images that lie decoded in memory.
-
-    Args:
-        name: Data set and split, for messages.
-        images: uint8 [N, H, W, C], C is 1 or 3.
-        labels: int32 [N], or None.
-        class_names: Name of each class, or None without labels.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        images: np.ndarray,
-        labels: np.ndarray | None = None,
-        class_names: Sequence[str] | None = None,
-    ):
-        super().__init__(name, len(images), None if labels is None else class_names)
-        self.images = images
-        self.labels = None if labels is None else labels.astype(np.int32)
-
-    def read_labels(self) -> np.ndarray:
-        """See `Source.read_labels`."""
-        return np.array(self.labels)
-
-    def subset(self, indices: np.ndarray, name: str) -> "ArraySource":
-        """See `Source.subset`."""
-        labels = None if self.labels is None else self.labels[indices]
-        return ArraySource(name, self.images[indices], labels, self.class_names)
+        Returns:
+            Dataset of dicts like those of `train_examples`.
+        """
 
 
 class EncodedSource(Source):
@@ -157,82 +139,9 @@ class EncodedSource(Source):
         """Returns the name under which the user finds the example."""
 
 
-class EncodedImages(RandomAccessSource, EncodedSource):
-    """Encoded images in files, or in memory.
-
-    Args:
-        name: Data set and split, for messages.
-        images: Paths, or the encoded images themselves; string [N].
-        read: Takes one of `images`, string [], and returns the encoded image, string [].
-        example_names: The name of each example, for messages; [N].
-        labels: int32 [N], or None.
-        class_names: Name of each class, or None without labels.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        images: Sequence[str | bytes] | np.ndarray,
-        *,
-        read: Callable[[tf.Tensor], tf.Tensor],
-        example_names: Sequence[str],
-        labels: np.ndarray | None = None,
-        class_names: Sequence[str] | None = None,
-    ):
-        super().__init__(name, len(images), None if labels is None else class_names)
-        self.labels = None if labels is None else labels.astype(np.int32)
-        self._read = read
-        self._example_names = example_names
-        with tf.device("CPU:0"):
-            self._images = tf.constant(images, tf.string)
-            self._label_tensor = None if labels is None else tf.constant(self.labels)
-
-    def read_labels(self) -> np.ndarray:
-        """See `Source.read_labels`."""
-        return np.array(self.labels)
-
-    def subset(self, indices: np.ndarray, name: str) -> "EncodedImages":
-        """See `Source.subset`."""
-        return EncodedImages(
-            name,
-            self._images.numpy()[indices],
-            read=self._read,
-            example_names=[self._example_names[index] for index in indices],
-            labels=None if self.labels is None else self.labels[indices],
-            class_names=self.class_names,
-        )
-
-    def decode(self, example: dict, candidate: int) -> tuple[tf.Tensor, tf.Tensor]:
-        """See `EncodedSource.decode`."""
-        key = example["keys"][candidate]
-        label = tf.constant(-1) if self._label_tensor is None else self._label_tensor[key]
-        return decode_image(self._read(self._images[key])), label
-
-    def example_name(self, key: int) -> str:
-        """See `EncodedSource.example_name`."""
-        return self._example_names[key]
-
-
 def order_seed(seed: int, epoch: tf.Tensor) -> tf.Tensor:
     """Returns the seed, int64 [2], of the order of an epoch."""
     return tf.random.experimental.stateless_fold_in(tf.constant([seed, _ORDER_SALT], tf.int64), epoch)
-
-
-def epoch_candidates(num_examples: int, seed: int, epoch: tf.Tensor) -> tf.Tensor:
-    """Returns the order of one epoch with the stand-ins of each example.
-
-    Args:
-        num_examples: Number of examples N.
-        seed: Seed of the run.
-        epoch: int64 [].
-
-    Returns:
-        int64 [N, NUM_CANDIDATES]; column 0 is a permutation of 0..N-1, column i is column 0 read i
-        places further on.
-    """
-    examples = tf.range(num_examples, dtype=tf.int64)
-    order = tf.random.experimental.stateless_shuffle(examples, order_seed(seed, epoch), alg="philox")
-    return tf.stack([tf.roll(order, -shift, axis=0) for shift in range(NUM_CANDIDATES)], axis=1)
 
 
 def decode_image(encoded: tf.Tensor, channels: int = 3) -> tf.Tensor:

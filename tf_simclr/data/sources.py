@@ -4,7 +4,8 @@ import numpy as np
 
 from tf_simclr.config import DataConfig
 from tf_simclr.data import folder_source, tfds_source
-from tf_simclr.data.source import ArraySource, Source
+from tf_simclr.data.random_access import ArraySource
+from tf_simclr.data.source import Source
 from tf_simclr.data.splits import slice_of_split
 
 FOLDER_PREFIX = "folder:"

@@ -1,18 +1,23 @@
 """Records that are too many for memory: read file by file, in a seeded order."""
 
 import dataclasses
+import logging
 import os
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
 
-from tf_simclr.data.source import NUM_CANDIDATES, EncodedImages, EncodedSource, decode_image, order_seed
+from tf_simclr.config import UserError
+from tf_simclr.data.plan import BatchPlan
+from tf_simclr.data.random_access import EncodedImages
+from tf_simclr.data.source import NUM_CANDIDATES, EncodedSource, decode_image, order_seed
 
+_LOG = logging.getLogger("tf_simclr")
 _FILES_AT_A_TIME = 16
 _RECORDS_PER_TURN = 16
-# The key of an example is the number of its file times this, plus the number of its record.
-_MAX_RECORDS_PER_FILE = 2**32
+# Into at least so many parts is an epoch divided for data workers, where there are as many files.
+_PARTS_PER_EPOCH = 16
 
 Parse = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
@@ -27,10 +32,11 @@ class RecordFile:
 
 
 class StreamSource(EncodedSource):
-    """Examples in TFRecord files.
+    """Examples in TFRecord files; the key of an example is its number in the order of the files.
 
     Each epoch reads the files in an order of its own, several at a time, through a shuffle buffer. To
-    go on from a position, the records before it in its epoch are read, but not decoded.
+    go on from a position, the records before it in its epoch are read, but not decoded. Each worker
+    reads a part of the records only, the same one in each epoch.
 
     Args:
         name: Data set and split, for messages.
@@ -52,23 +58,52 @@ class StreamSource(EncodedSource):
     ):
         super().__init__(name, sum(file.take for file in files), class_names)
         self._files = tuple(files)
+        self._firsts = np.cumsum([0] + [file.take for file in files])[:-1]
         self._parse = parse
         self._buffer_size = min(shuffle_buffer_size, self.num_examples)
+        self._announced = False
 
-    def train_examples(self, seed: int, first_position: int) -> tf.data.Dataset:
-        """See `Source.train_examples`; what stands in for an example are those after it."""
-        first_epoch, skipped = divmod(first_position, self.num_examples)
+    def train_examples(self, seed: int, plan: BatchPlan, first_step: int) -> tf.data.Dataset:
+        """See `Source.train_examples`; what stands in for an example are those after it.
+
+        Raises:
+            UserError: There is not a record for each worker.
+        """
+        self._announce_parts(plan)
+        start, stop = plan.share(self.num_examples)
+        cuts = self._cut(start, stop)
+        first_row = first_step * plan.local_batch_size
+        first_epoch, skipped = divmod(first_row, stop - start)
         epochs = tf.data.Dataset.range(first_epoch, tf.int64.max)
-        records = epochs.flat_map(lambda epoch: self._epoch(seed, epoch)).skip(skipped)
-        start = ((tf.constant(0, tf.int64), tf.constant("")),) * NUM_CANDIDATES
-        windows = records.scan(start, lambda window, record: ((*window[1:], record), (*window[1:], record)))
-        # The first windows are not full yet.
-        return windows.skip(NUM_CANDIDATES - 1).enumerate(first_position).map(_to_example)
+        records = epochs.flat_map(lambda epoch: self._epoch(cuts, seed, epoch)).skip(skipped)
+        rows = _windows(records).enumerate(first_row)
+        return rows.map(lambda row, window: _to_example(plan.position_of(row), window))
 
-    def eval_examples(self) -> tf.data.Dataset:
-        """See `Source.eval_examples`."""
-        windows = self._all_records().map(lambda *record: (record,) * NUM_CANDIDATES)
-        return windows.enumerate().map(_to_example)
+    def divisible_examples(self, seed: int, plan: BatchPlan, first_step: int) -> tf.data.Dataset:
+        """See `Source.divisible_examples`; a part are some files of an epoch. Begins with a whole epoch."""
+        cuts = self._cut(0, self.num_examples)
+        per_part = min(max(len(cuts) // _PARTS_PER_EPOCH, 1), _FILES_AT_A_TIME)
+        num_parts = -(-len(cuts) // per_part)
+        first_epoch = -(-first_step * plan.global_batch_size // self.num_examples)
+
+        def part(number: tf.Tensor) -> tf.data.Dataset:
+            epoch, place = number // num_parts, number % num_parts
+            order = self._file_order(cuts, seed, epoch)[place * per_part : (place + 1) * per_part]
+            records = self._shuffled(self._read(cuts, order), seed, number)
+            return records.map(lambda key, record: (epoch * self.num_examples + key, key, record))
+
+        records = tf.data.Dataset.range(first_epoch * num_parts, tf.int64.max).flat_map(part)
+        return _windows(records).map(
+            lambda *window: _to_example(window[0][0], tuple(record[1:] for record in window))
+        )
+
+    def eval_examples(self, plan: BatchPlan) -> tf.data.Dataset:
+        """See `Source.eval_examples`; the first record fills up batches."""
+        start, stop = plan.share(self.num_examples)
+        num_fillers = plan.num_eval_batches(self.num_examples) * plan.per_replica_batch_size - (stop - start)
+        filler = self._all_records(0, 1).cache().repeat(num_fillers).enumerate(self.num_examples)
+        rows = self._all_records(start, stop).enumerate(start).concatenate(filler)
+        return rows.map(lambda position, record: _to_example(position, (record,) * NUM_CANDIDATES))
 
     def read_labels(self) -> np.ndarray:
         """See `Source.read_labels`; reads all records once."""
@@ -92,8 +127,9 @@ class StreamSource(EncodedSource):
             class_names=self.class_names,
         )
 
-    def _all_records(self) -> tf.data.Dataset:
-        return self._read(tf.range(len(self._files), dtype=tf.int64))
+    def _all_records(self, start: int = 0, stop: int | None = None) -> tf.data.Dataset:
+        cuts = self._cut(start, self.num_examples if stop is None else stop)
+        return self._read(cuts, tf.range(len(cuts), dtype=tf.int64))
 
     def decode(self, example: dict, candidate: int) -> tuple[tf.Tensor, tf.Tensor]:
         """See `EncodedSource.decode`."""
@@ -102,34 +138,77 @@ class StreamSource(EncodedSource):
 
     def example_name(self, key: int) -> str:
         """See `EncodedSource.example_name`."""
-        file, record = divmod(key, _MAX_RECORDS_PER_FILE)
-        return f"{os.path.basename(self._files[file].filename)} record {record}"
+        number = int(np.searchsorted(self._firsts, key, side="right")) - 1
+        file = self._files[number]
+        return f"{os.path.basename(file.filename)} record {file.skip + key - int(self._firsts[number])}"
 
-    def _epoch(self, seed: int, epoch: tf.Tensor) -> tf.data.Dataset:
-        files = tf.range(len(self._files), dtype=tf.int64)
-        order = tf.random.experimental.stateless_shuffle(files, order_seed(seed, epoch), alg="philox")
+    def _announce_parts(self, plan: BatchPlan) -> None:
+        if self.num_examples < plan.num_workers:
+            raise UserError(
+                f"--cache_dataset=False: {self.name} has only {self.num_examples} records for "
+                f"{plan.num_workers} workers to share; use --cache_dataset=True, or fewer workers."
+            )
+        if plan.num_workers > 1 and not self._announced:
+            self._announced = True
+            _LOG.info(
+                "Each of the %d workers reads a part of the records of %s: which images share a batch depends "
+                "on the number of workers.",
+                plan.num_workers,
+                self.name,
+            )
+
+    def _cut(self, start: int, stop: int) -> list[tuple[int, RecordFile]]:
+        """Returns the files, cut so that they hold the keys from `start` to `stop`, and their first keys."""
+        cuts = []
+        for first, file in zip(self._firsts.tolist(), self._files, strict=True):
+            begin, end = max(start, first), min(stop, first + file.take)
+            if begin < end:
+                cuts.append((begin, RecordFile(file.filename, file.skip + begin - first, end - begin)))
+        return cuts
+
+    def _epoch(self, cuts: list[tuple[int, RecordFile]], seed: int, epoch: tf.Tensor) -> tf.data.Dataset:
+        return self._shuffled(self._read(cuts, self._file_order(cuts, seed, epoch)), seed, epoch)
+
+    def _file_order(self, cuts: list[tuple[int, RecordFile]], seed: int, epoch: tf.Tensor) -> tf.Tensor:
+        files = tf.range(len(cuts), dtype=tf.int64)
+        return tf.random.experimental.stateless_shuffle(files, order_seed(seed, epoch), alg="philox")
+
+    def _shuffled(self, records: tf.data.Dataset, seed: int, number: tf.Tensor) -> tf.data.Dataset:
         # The buffer mixes its seed with the graph's, which is the global one unless set here. TensorFlow
         # would compare a 0 there with the other seed, which is a tensor.
         tf.compat.v1.set_random_seed(seed + 1)
-        return self._read(order).shuffle(self._buffer_size, seed=epoch + 1, reshuffle_each_iteration=False)
+        return records.shuffle(self._buffer_size, seed=number + 1, reshuffle_each_iteration=False)
 
-    def _read(self, order: tf.Tensor) -> tf.data.Dataset:
-        """Reads the files in an order; returns keys int64 [] and records string []."""
-        names = tf.constant([file.filename for file in self._files])
-        skips = tf.constant([file.skip for file in self._files], tf.int64)
-        takes = tf.constant([file.take for file in self._files], tf.int64)
+    def _read(self, cuts: list[tuple[int, RecordFile]], order: tf.Tensor) -> tf.data.Dataset:
+        """Reads cut files in an order; returns keys int64 [] and records string []."""
+        firsts = tf.constant([first for first, _ in cuts], tf.int64)
+        names = tf.constant([file.filename for _, file in cuts], tf.string)
+        skips = tf.constant([file.skip for _, file in cuts], tf.int64)
+        takes = tf.constant([file.take for _, file in cuts], tf.int64)
 
         def read_file(file: tf.Tensor) -> tf.data.Dataset:
             records = tf.data.TFRecordDataset(names[file]).skip(skips[file]).take(takes[file])
-            return records.enumerate(file * _MAX_RECORDS_PER_FILE + skips[file])
+            return records.enumerate(firsts[file])
 
         return tf.data.Dataset.from_tensor_slices(order).interleave(
             read_file,
-            cycle_length=min(_FILES_AT_A_TIME, len(self._files)),
+            cycle_length=min(_FILES_AT_A_TIME, max(len(cuts), 1)),
             block_length=_RECORDS_PER_TURN,
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )
+
+
+def _windows(records: tf.data.Dataset) -> tf.data.Dataset:
+    """Returns each record, a tuple, with those after it: tuples of NUM_CANDIDATES records."""
+    blank = tf.nest.map_structure(lambda spec: tf.zeros(spec.shape, spec.dtype), records.element_spec)
+    start = (blank,) * NUM_CANDIDATES
+
+    def shift(window: tuple, *record: tf.Tensor) -> tuple[tuple, tuple]:
+        return (*window[1:], record), (*window[1:], record)
+
+    # The first windows are not full yet.
+    return records.scan(start, lambda window, record: shift(window, *record)).skip(NUM_CANDIDATES - 1)
 
 
 def _to_example(position: tf.Tensor, window: tuple) -> dict:

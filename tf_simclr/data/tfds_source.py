@@ -11,7 +11,8 @@ import numpy as np
 import tensorflow as tf
 
 from tf_simclr.config import DataConfig, UserError
-from tf_simclr.data.source import ArraySource, EncodedImages, Source, check_bad_images, decode_image
+from tf_simclr.data.random_access import ArraySource, EncodedImages
+from tf_simclr.data.source import Source, check_bad_images, decode_image
 from tf_simclr.data.splits import bad_part, missing_split
 from tf_simclr.data.stream_source import RecordFile, StreamSource
 

@@ -1,0 +1,104 @@
+"""How a global batch is shared out over replicas and workers."""
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+import tensorflow as tf
+
+from tf_simclr.config import UserError
+
+if TYPE_CHECKING:
+    from tf_simclr.data.source import Source
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BatchPlan:
+    """How a global batch is shared out, and which rows of it are made here.
+
+    A run is a row of batches of one replica: number step * total_replicas + replica holds the positions
+    from number * per_replica_batch_size on.
+
+    Attributes:
+        global_batch_size: Rows of a batch over all replicas of all workers.
+        num_replicas: Replicas of this worker; each gets a batch of its own. All workers have as many.
+        first_replica: Number of the first of them among all replicas.
+        total_replicas: Replicas of all workers.
+    """
+
+    global_batch_size: int
+    num_replicas: int = 1
+    first_replica: int = 0
+    total_replicas: int = 1
+
+    @property
+    def per_replica_batch_size(self) -> int:
+        """Rows of one element of the dataset."""
+        return self.global_batch_size // self.total_replicas
+
+    @property
+    def local_batch_size(self) -> int:
+        """Rows of a global batch that are made here."""
+        return self.num_replicas * self.per_replica_batch_size
+
+    @property
+    def num_workers(self) -> int:
+        """Number of workers that share the batch."""
+        return self.total_replicas // self.num_replicas
+
+    def for_one_worker(self) -> "BatchPlan":
+        """Returns the plan of a worker that makes all rows."""
+        return BatchPlan(
+            global_batch_size=self.global_batch_size,
+            num_replicas=self.total_replicas,
+            total_replicas=self.total_replicas,
+        )
+
+    def batch_numbers(self, first_step: int) -> tf.data.Dataset:
+        """Returns the numbers, int64 [], of the batches that are made here, from `first_step` on."""
+        replicas = self.total_replicas
+        if self.num_workers == 1:
+            return tf.data.Dataset.range(first_step * replicas, tf.int64.max)
+
+        def of_step(step: tf.Tensor) -> tf.data.Dataset:
+            first = step * replicas + self.first_replica
+            return tf.data.Dataset.range(first, first + self.num_replicas)
+
+        return tf.data.Dataset.range(first_step, tf.int64.max).flat_map(of_step)
+
+    def position_of(self, index: tf.Tensor) -> tf.Tensor:
+        """Returns the position, int64, of row number `index` among those that are made here."""
+        step, row = index // self.local_batch_size, index % self.local_batch_size
+        return step * self.global_batch_size + self.first_replica * self.per_replica_batch_size + row
+
+    def share(self, num_examples: int) -> tuple[int, int]:
+        """Returns this worker's range of the examples: the first, and the one after the last.
+
+        Each example is in the range of exactly one worker, and the sizes differ by at most one.
+        """
+        worker = self.first_replica // self.num_replicas
+        return worker * num_examples // self.num_workers, (worker + 1) * num_examples // self.num_workers
+
+    def num_eval_batches(self, num_examples: int) -> int:
+        """Returns how many batches are made here in a pass over `num_examples`; all workers make as many."""
+        return -(-num_examples // self.global_batch_size) * self.num_replicas
+
+    def check(self, flag: str) -> None:
+        """Raises UserError, naming `flag`, unless every replica gets the same number of rows."""
+        below = self.global_batch_size // self.total_replicas * self.total_replicas
+        if below != self.global_batch_size:
+            nearest = f"{below} or {below + self.total_replicas}" if below else f"{self.total_replicas}"
+            raise UserError(
+                f"--{flag}={self.global_batch_size}: cannot be shared out evenly over {self.total_replicas} "
+                f"replicas; use {nearest}."
+            )
+
+    def check_fits(self, source: "Source") -> None:
+        """Raises UserError unless a training batch can be shared out and is no larger than the data."""
+        self.check("train_batch_size")
+        largest = source.num_examples // self.total_replicas * self.total_replicas
+        if self.global_batch_size > source.num_examples:
+            mend = f"use at most {largest}" if largest else f"use at most {source.num_examples} replicas"
+            raise UserError(
+                f"--train_batch_size={self.global_batch_size}: {source.name} has only {source.num_examples} "
+                f"examples; {mend}."
+            )

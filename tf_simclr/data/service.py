@@ -1,0 +1,102 @@
+"""A tf.data service: other processes, on other machines, make the training batches."""
+
+import dataclasses
+import queue
+import socket
+import threading
+import urllib.parse
+
+import tensorflow as tf
+
+from tf_simclr.config import UserError
+from tf_simclr.data.source import Source
+
+# What is held in memory is sent to the data workers in one message, which TensorFlow limits to 2 GiB.
+_MAX_BYTES_SENT = 3 * 2**29
+_DISPATCHER_SECONDS = 10
+_DATA_WORKER_SECONDS = 60
+
+
+@dataclasses.dataclass(frozen=True)
+class DataService:
+    """Where batches are made.
+
+    Attributes:
+        address: Of the dispatcher, grpc://host:port.
+        job_name: Whoever gives the same one shares the batches of one job; None for a job of one's own.
+    """
+
+    address: str
+    job_name: str | None
+
+    def check_fits(self, source: Source) -> None:
+        """Raises UserError where more is held in memory than can be sent to data workers."""
+        if source.bytes_in_memory > _MAX_BYTES_SENT:
+            raise UserError(
+                f"--data_service={self.address}: {source.name} holds {source.bytes_in_memory / 2**30:.1f} GiB in "
+                f"memory, of which {_MAX_BYTES_SENT / 2**30:.1f} GiB can be sent to data workers; use "
+                "--cache_dataset=False or fewer labels, or leave the flag out."
+            )
+
+    def distribute(self, batches: tf.data.Dataset) -> tf.data.Dataset:
+        """Returns the batches as data workers make them, each once, in any order.
+
+        Each element of the first data set of the pipeline goes to one data worker.
+
+        Raises:
+            UserError: The dispatcher refuses them.
+        """
+        policy = tf.data.experimental.service.ShardingPolicy.DYNAMIC
+        try:
+            return batches.apply(
+                tf.data.experimental.service.distribute(policy, self.address, job_name=self.job_name)
+            )
+        except (tf.errors.OpError, ValueError) as error:
+            raise _refused(self.address, error) from error
+
+
+def check_service(address: str) -> None:
+    """Asks a dispatcher for an element, as TensorFlow would wait for one without end.
+
+    Raises:
+        UserError: No dispatcher answers in 10 seconds, or no data worker of it in 60.
+    """
+    place = urllib.parse.urlsplit(address)
+    try:
+        socket.create_connection((place.hostname, place.port), timeout=_DISPATCHER_SECONDS).close()
+    except OSError as error:
+        raise _silent(address, f"no dispatcher answers ({error.strerror or error})") from error
+    answers: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            element = DataService(address, None).distribute(tf.data.Dataset.range(1))
+            answers.put(None)
+            next(iter(element))
+            answers.put(None)
+        except (UserError, tf.errors.OpError) as error:
+            answers.put(error)
+
+    # TensorFlow cannot be told to give up; a daemon does not keep the program from ending.
+    threading.Thread(target=ask, daemon=True).start()
+    for what, seconds in (("dispatcher", _DISPATCHER_SECONDS), ("data worker", _DATA_WORKER_SECONDS)):
+        try:
+            problem = answers.get(timeout=seconds)
+        except queue.Empty:
+            raise _silent(address, f"no {what} answers within {seconds} s") from None
+        if problem is not None:
+            raise problem if isinstance(problem, UserError) else _refused(address, problem)
+
+
+def _silent(address: str, what: str) -> UserError:
+    return UserError(
+        f"--data_service={address}: {what}; start one (docs/scaling.md, Data service), or leave the flag out."
+    )
+
+
+def _refused(address: str, error: Exception) -> UserError:
+    reason = (str(error).splitlines() or [type(error).__name__])[0]
+    return UserError(
+        f"--data_service={address}: cannot make this run's batches ({reason}); name a dispatcher of this "
+        "TensorFlow's data service (docs/scaling.md, Data service), or leave the flag out."
+    )
