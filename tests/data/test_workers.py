@@ -49,13 +49,12 @@ def test_workers_see_the_global_batches_of_one_worker(sources, kind):
             )
 
 
-def test_array_batch_may_hold_several_epochs():
-    source = make_source("array", 5)
-    labels, views = steps(source, plans(2)[1], 5)
-    few, _ = steps(source, BatchPlan(global_batch_size=1), 60)
-    np.testing.assert_array_equal(labels, few.reshape(5, 12)[:, 6:])
-    expected = np.arange(60).reshape(5, 12)[:, 6:].ravel()
-    assert positions_of(views) == list(expected)
+def test_batch_of_a_replica_may_hold_several_epochs():
+    source = make_source("array", 2)
+    labels, views = steps(source, plans(2, num_replicas=1)[1], 5)
+    one_by_one, _ = steps(source, BatchPlan(global_batch_size=1), 60)
+    np.testing.assert_array_equal(labels, one_by_one.reshape(5, 12)[:, 6:])
+    np.testing.assert_array_equal(positions_of(views), np.arange(60).reshape(5, 12)[:, 6:].ravel())
 
 
 @pytest.mark.parametrize(
