@@ -66,7 +66,7 @@ def test_batch_larger_than_the_data_is_refused(tmp_path, without_network):
 @pytest.mark.parametrize("flag", ["train_batch_size", "eval_batch_size"])
 def test_batch_that_replicas_cannot_share_is_refused_before_training(tmp_path, without_network, flag):
     message = refusal(tiny_config(tmp_path / "run", strategy="mirrored", **{flag: 33}))
-    assert message.startswith(f"--{flag}=33: cannot be shared out evenly over 2 replicas; use 32 or 34.")
+    assert message.startswith(f"--{flag}=33: cannot be shared out evenly over 4 replicas; use 32 or 36.")
     assert not (tmp_path / "run").exists()
 
 
@@ -75,8 +75,8 @@ def test_batch_that_replicas_cannot_share_is_refused_before_training(tmp_path, w
     ("strategy", "batch_size", "mend"),
     [
         ("one_device", 33, "each of 1 replica(s); use 32 or 36 or fewer chunks."),
-        ("mirrored", 36, "each of 2 replica(s); use 32 or 40 or fewer chunks."),
-        ("mirrored", 33, "each of 2 replica(s); use 32 or 40 or fewer chunks."),
+        ("mirrored", 36, "each of 4 replica(s); use 32 or 48 or fewer chunks."),
+        ("mirrored", 33, "each of 4 replica(s); use 32 or 48 or fewer chunks."),
         ("one_device", 3, "each of 1 replica(s); use 4 or fewer chunks."),
         ("one_device", 1347, "each of 1 replica(s); use 1344 or fewer chunks."),
     ],

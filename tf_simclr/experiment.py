@@ -115,11 +115,6 @@ class Experiment:
         if config.mode == "train_then_eval" and self._agree(result is not None) and result is not None:
             _LOG.info("Already finished: %s", self._results.describe(result))
             return result
-        checkpoints = Checkpoints(
-            str(config.model_dir), self.task, keep=config.train.keep_checkpoint_max, writes=self._is_chief
-        )
-        step = self._check_same_start(checkpoints.restore())
-        # Before the directory is made: what does not fit must leave nothing behind.
         if config.data.data_service:
             _LOG.info(
                 "Batches come from the data service at %s: each image once an epoch while no data worker fails, "
@@ -127,6 +122,11 @@ class Experiment:
                 config.data.data_service,
             )
             check_service(config.data.data_service)
+        checkpoints = Checkpoints(
+            str(config.model_dir), self.task, keep=config.train.keep_checkpoint_max, writes=self._is_chief
+        )
+        step = self._check_same_start(checkpoints.restore())
+        # Before the directory is made: what does not fit must leave nothing behind.
         if config.train.checkpoint and not step:
             _LOG.info(self._ingredients.initialize(self.task.model))
         if self._is_chief:
