@@ -72,8 +72,8 @@ def test_last_topology_wins_and_flags_are_those_of_the_program(monkeypatch):
     ("arguments", "answer"),
     [
         (
-            ["--train_mode=distill"],
-            r"\| distill \| R18 0.125x \| float32 \| 8 \| \d+ \| 0.01 \| 0.0\d \| 0.00 \|",
+            ["--train_mode=distill", "--precision=mixed_bfloat16"],
+            r"\| distill \| R18 0.125x \| mixed_bfloat16 \| 8 \| \d+ \| 0.01 \| 0.0\d \| 0.00 \|",
         ),
         (["--topology=v5e:7"], r"--topology=v5e:7: .*; use one such as v5e:2x2\."),
     ],

@@ -62,9 +62,9 @@ def gradients(monkeypatch):
     """The gradients of all steps that are taken."""
     seen, apply = [], optimizers.apply_gradients
 
-    def record(optimizer, gradients, variables):
+    def record(optimizer, gradients, variables, **options):
         seen.extend(gradients)
-        apply(optimizer, gradients, variables)
+        apply(optimizer, gradients, variables, **options)
 
     monkeypatch.setattr(optimizers, "apply_gradients", record)
     return seen
