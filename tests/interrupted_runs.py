@@ -76,20 +76,37 @@ def report(event) -> None:
 def run_killed(directory: pathlib.Path, is_time) -> tuple[bool, str]:
     """Starts the run and kills it when `is_time`; returns whether it ended before, and what it said."""
     log = log_of(directory)
-    said = log.stat().st_size if log.exists() else 0
+    log.touch()
+    begin, started = log.stat().st_size, time.monotonic()
     process = start(directory)
-    started = time.monotonic()
     while True:
         ended, status = os.waitpid(process, os.WNOHANG)
+        said = log.read_text()[begin:]
         if ended:
-            assert status == 0, log.read_text()[-3000:]
-            break
-        if is_time(time.monotonic() - started):
+            assert status == 0, said
+            return True, said
+        if is_time(time.monotonic() - started, said):
             os.kill(process, signal.SIGKILL)
             os.waitpid(process, 0)
-            break
+            return False, log.read_text()[begin:]
         time.sleep(0.0002)
-    return bool(ended), log.read_text()[said:]
+
+
+def after_seconds(moment: float):
+    """Says that it is time after so many seconds."""
+    return lambda seconds, said: seconds > moment
+
+
+def after_steps(count: int, more_seconds: float):
+    """Says that it is time when a start has reported so many steps, and some time has passed."""
+    reached = []
+
+    def is_time(seconds: float, said: str) -> bool:
+        if said.count("after step") >= count:
+            reached.append(seconds)
+        return bool(reached) and seconds > reached[0] + more_seconds
+
+    return is_time
 
 
 def kill_one(directory: str, num_kills: str) -> None:
@@ -97,22 +114,26 @@ def kill_one(directory: str, num_kills: str) -> None:
     root, rng = pathlib.Path(directory), random.Random(0)
     whole, killed = root / "whole", root / "killed"
     started = time.monotonic()
-    run_killed(whole, lambda seconds: False)
+    run_killed(whole, lambda *_: False)
     duration = time.monotonic() - started
     special = {
-        "while the first checkpoint is written": lambda _: any(killed.glob(f"ckpt-{INTERVAL}_temp*")),
-        "just after the first checkpoint": lambda _: (killed / f"ckpt-{INTERVAL}.index").exists(),
-        "while a later checkpoint is written": lambda _: any(killed.glob(f"ckpt-{2 * INTERVAL}_temp*")),
+        "while the first checkpoint is written": lambda *_: any(killed.glob(f"ckpt-{INTERVAL}_temp*")),
+        "just after the first checkpoint": lambda *_: (killed / f"ckpt-{INTERVAL}.index").exists(),
+        "while a later checkpoint is written": lambda *_: any(killed.glob(f"ckpt-{2 * INTERVAL}_temp*")),
     }
     starts = []
-    moments = [*special.items(), *(("at random", None) for _ in range(int(num_kills) - len(special)))]
+    moments = list(special.items())
+    for number in range(int(num_kills) - len(special)):
+        if number % 4 == 0:  # Starting takes most of the time: every fourth time is any time.
+            moments.append(("at any time", after_seconds(rng.uniform(0, duration))))
+        else:
+            moments.append(("while it trains", after_steps(rng.randrange(10), rng.uniform(0, 0.3))))
     for name, is_time in moments:
-        moment = rng.uniform(0.1, 0.9) * duration
-        ended, said = run_killed(killed, is_time or (lambda seconds, moment=moment: seconds > moment))
+        ended, said = run_killed(killed, is_time)
         starts.append({"when": name, "ended": ended, "said": said})
         if ended:  # A finished run has nothing left to interrupt: the next one begins anew.
             os.rename(killed, root / f"ended{len(starts)}")
-    ended, said = run_killed(killed, lambda seconds: False)
+    ended, said = run_killed(killed, lambda *_: False)
     starts.append({"when": "not", "ended": ended, "said": said})
     print(json.dumps(starts))
 

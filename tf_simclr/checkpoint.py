@@ -100,6 +100,8 @@ class Checkpoints:
             return path
         try:
             self._delete_unfinished()  # Those that a killed process has left.
+            # It counts how often was saved, and is saved too: interrupted runs must end in the same bytes.
+            self._checkpoint.save_counter.assign(step - 1)
             return self._manager.save(checkpoint_number=step)
         except (tf.errors.OpError, OSError) as error:
             self._delete_unfinished()
