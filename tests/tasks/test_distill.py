@@ -32,6 +32,11 @@ def teacher():
     return randomize(build_simclr_model(tiny_config(), CLASSES), seed=7)
 
 
+@pytest.fixture(autouse=True)
+def _teacher_is_made_outside_of_any_graph():
+    teacher()
+
+
 def teacher_logits(images):
     return teacher().forward(images, training=False).endpoints["logits_sup"]
 
