@@ -202,5 +202,6 @@ def _define_devices(flag_values):
         "or auto: the first or the second.",
         cluster_port="Port of the workers under Slurm (the first of a node's) and Kubernetes.",
         cluster_timeout="Seconds to wait for the other workers.",
-        kubernetes_selector="Label of the workers' pods.",
+        kubernetes_selector="Label of the workers' pods, and of no others.",
+        kubernetes_pods="Number of the workers' pods: --cluster=kubernetes waits until so many are running.",
     )

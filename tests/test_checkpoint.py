@@ -360,7 +360,14 @@ def test_directory_lets_change_what_changes_no_weight(finished):
             checkpoint_steps=1,
             steps_per_loop=3,
             jit_compile=True,
-            strategy="one_device",
+            strategy="multi_worker",
+            cluster="kubernetes",
+            cluster_port=2222,
+            cluster_timeout=60,
+            kubernetes_selector="app=simclr",
+            kubernetes_pods=2,
+            preemption_grace=120,
+            on_non_finite="restore",
         )
     )
 

@@ -45,6 +45,9 @@ NEVER_ZERO = [
     "keep_checkpoint_max",
     "eval_batch_size",
     "contrast_chunks",
+    "cluster_port",
+    "cluster_timeout",
+    "preemption_grace",
 ]
 CHOICES = [
     "proj_head_mode",
@@ -55,6 +58,8 @@ CHOICES = [
     "train_mode",
     "strategy",
     "jit_compile",
+    "cluster",
+    "on_non_finite",
     "mode",
 ]
 OWNERS = {field.name: group for group, field in FIELDS}
@@ -113,6 +118,8 @@ def test_choice_unknown_names_the_choices(name):
         (TrainConfig, {"train_batch_size": 1}, "train_batch_size", "at least 2"),
         (TrainConfig, {"seed": 2**31}, "seed", "2147483647"),
         (TrainConfig, {"checkpoint": ""}, "checkpoint", "name a checkpoint"),
+        (StrategyConfig, {"cluster_port": 2**16}, "cluster_port", "1 to 65535"),
+        (StrategyConfig, {"kubernetes_selector": ""}, "kubernetes_selector", "job-name=simclr"),
         (EvaluationConfig, {"eval_name": "a/b"}, "eval_name", "file names"),
         (ExperimentConfig, {"model_dir": ""}, "model_dir", "name a directory"),
     ],
@@ -154,6 +161,28 @@ def test_contrast_chunks_are_refused_with_batch_norm_over_the_whole_batch():
 @pytest.mark.parametrize(("use_tpu", "strategy"), [(True, "mirrored"), (True, "one_device"), (False, "tpu")])
 def test_strategy_contradicting_use_tpu_is_refused(use_tpu, strategy):
     assert_refused(lambda: StrategyConfig(use_tpu=use_tpu, strategy=strategy), "use_tpu", use_tpu, strategy)
+
+
+@pytest.mark.parametrize("strategy", ["one_device", "mirrored", "tpu"])
+@pytest.mark.parametrize("cluster", ["tf_config", "slurm", "kubernetes"])
+def test_cluster_contradicting_the_strategy_is_refused(strategy, cluster):
+    make = lambda: StrategyConfig(strategy=strategy, cluster=cluster, kubernetes_pods=2)  # noqa: E731
+    assert_refused(make, "cluster", cluster, f"contradicts --strategy={strategy}; leave one of them out")
+
+
+def test_kubernetes_has_to_know_the_number_of_pods():
+    assert_refused(lambda: StrategyConfig(cluster="kubernetes"), "kubernetes_pods", 0, "use at least 1")
+    StrategyConfig(cluster="kubernetes", strategy="multi_worker", kubernetes_pods=1)
+
+
+def test_strategy_multi_worker_contradicts_use_tpu_alone():
+    StrategyConfig(strategy="multi_worker", use_tpu=False)
+    assert_refused(
+        lambda: StrategyConfig(strategy="multi_worker", use_tpu=True),
+        "use_tpu",
+        True,
+        "--strategy=multi_worker",
+    )
 
 
 def test_configuration_cannot_be_changed():

@@ -14,7 +14,17 @@ ROOT = pathlib.Path(__file__).parent.parent
 LAYERS = [
     {"config"},
     {"models", "losses", "schedules", "metrics", "loss_scale", "optimizers", "data", "augment", "distribute"},
-    {"tasks", "checkpoint", "run_directory", "mismatch", "teacher", "interop", "cluster", "strategies"},
+    {
+        "tasks",
+        "checkpoint",
+        "run_directory",
+        "mismatch",
+        "teacher",
+        "interop",
+        "cluster",
+        "meeting",
+        "strategies",
+    },
     {"train", "evaluate", "preemption"},
     {"pipeline", "report", "experiment", "ingredients", "actions", "planning", "results"},
 ]

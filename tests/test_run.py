@@ -21,6 +21,7 @@ from tests.runs import (
     run_program,
     tiny_arguments,
 )
+from tf_simclr.config import PreemptedError
 
 
 @pytest.fixture
@@ -230,6 +231,18 @@ def test_interrupt_is_one_line_that_says_how_to_go_on(monkeypatch, capsys, tmp_p
     monkeypatch.setattr(run, "run", interrupt)
     assert run.main(tiny_arguments(tmp_path)) == 130
     assert capsys.readouterr().err == "interrupted: the same command goes on from the last checkpoint.\n"
+
+
+def test_preempted_run_is_one_line_and_the_exit_status_of_sigterm(monkeypatch, capsys, tmp_path):
+    def preempt(config):
+        raise PreemptedError("asked to end after step 7 of 10: runs/x/ckpt-7 is written")
+
+    monkeypatch.setattr(run, "run", preempt)
+    assert run.main(tiny_arguments(tmp_path)) == 143
+    assert capsys.readouterr().err == (
+        "preempted: asked to end after step 7 of 10: runs/x/ckpt-7 is written; the same command goes on from "
+        "there.\n"
+    )
 
 
 @pytest.mark.parametrize("flags", [{}, {"keep_hub_module_max": 0}])

@@ -1,24 +1,22 @@
-"""The workers of a run: where they are, whether all have come, and whether all were started alike."""
+"""The workers of a run: which there are, and which of them this process is."""
 
 import contextlib
 import dataclasses
-import json
-import logging
 import os
-import socket
 import time
 import urllib.parse
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator
 
 import tensorflow as tf
 
 from tf_simclr.config import StrategyConfig, UserError
 from tf_simclr.mismatch import listed
 
-_LOG = logging.getLogger("tf_simclr")
-_SECONDS_TO_ANSWER = 5.0
-_RETRY_SECONDS = 0.2
+_TF_CONFIG_EXAMPLE = (
+    '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}'
+)
+_WORKER_JOBS = ("chief", "worker")
+_SECONDS_BETWEEN_LISTINGS = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,11 +27,38 @@ class Cluster:
         addresses: `host:port` of each worker; the first is the chief.
         index: the number of this worker.
         source: what named them, for messages.
+
+    Raises:
+        UserError: an address is none, or stands there twice.
     """
 
     addresses: tuple[str, ...]
     index: int
     source: str
+
+    def __post_init__(self):
+        for number in range(len(self.addresses)):
+            self.host_and_port(number)
+        twice = sorted({address for address in self.addresses if self.addresses.count(address) > 1})
+        if twice:
+            raise UserError(
+                f"{self.source}: names {listed(twice)} twice; give each worker an address of its own."
+            )
+
+    def host_and_port(self, number: int) -> tuple[str, int]:
+        """Returns where worker `number` listens."""
+        address = self.addresses[number]
+        try:
+            parts = urllib.parse.urlsplit(f"//{address}")
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            host, port = None, None
+        if not host or not port or parts.netloc != address:
+            raise UserError(
+                f"{self.source}: the address {address} of worker {number} is not of the form host:port, with a "
+                "port from 1 to 65535; mend it."
+            )
+        return host, port
 
     def resolver(self) -> tf.distribute.cluster_resolver.ClusterResolver:
         """Returns what TensorFlow makes its strategy from."""
@@ -42,268 +67,180 @@ class Cluster:
             task_type="worker",
             task_id=self.index,
             # Counted without starting TensorFlow's runtime, which must not be up before the workers meet.
-            num_accelerators={"GPU": len(tf.config.list_physical_devices("GPU"))},
+            num_accelerators={"GPU": len(tf.config.get_visible_devices("GPU"))},
             rpc_layer="grpc",
         )
 
 
-def names_several_workers() -> bool:
-    """Returns whether the environment of this process names more than one worker.
+def names_several_workers(config: StrategyConfig) -> bool:
+    """Returns whether `config.cluster`, or the environment of this process, names more than one worker.
 
     Raises:
         UserError: `TF_CONFIG` cannot be read.
     """
-    if os.environ.get("TF_CONFIG", "{}") != "{}":
+    source = _source(config)
+    if source == "tf_config":
         return len(_from_tf_config().addresses) > 1
-    return int(os.environ.get("SLURM_STEP_NUM_TASKS", "1")) > 1
+    if source == "slurm":
+        return os.environ.get("SLURM_STEP_NUM_TASKS") != "1"
+    return source == "kubernetes"
 
 
 def find_cluster(config: StrategyConfig) -> Cluster:
     """Returns the workers that TensorFlow's cluster resolver for `config.cluster` names.
 
+    Under Slurm this process also takes its share of the GPUs of its node.
+
     Raises:
         UserError: it names none, or not this process.
     """
-    source = config.cluster
-    if source == "auto":
-        source = "tf_config" if "TF_CONFIG" in os.environ else "slurm"
-        if source == "slurm" and "SLURM_PROCID" not in os.environ:
-            raise UserError(
-                "--strategy=multi_worker: neither TF_CONFIG nor Slurm names the workers; set TF_CONFIG, start "
-                "with srun, or use --cluster=kubernetes."
-            )
+    source = _source(config)
+    if source is None:
+        raise UserError(
+            "--strategy=multi_worker: neither TF_CONFIG nor Slurm names the workers; set TF_CONFIG, start with "
+            "srun, or use --cluster=kubernetes."
+        )
     if source == "kubernetes":
         return _from_kubernetes(config)
     return _from_tf_config() if source == "tf_config" else _from_slurm(config)
 
 
+def _source(config: StrategyConfig) -> str | None:
+    """Returns what names the workers, None where nothing does."""
+    if config.cluster != "auto":
+        return config.cluster
+    if os.environ.get("TF_CONFIG", "").strip() not in ("", "{}"):
+        return "tf_config"
+    return "slurm" if "SLURM_STEP_NUM_TASKS" in os.environ else None
+
+
+def _reason(error: BaseException) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+
+
 def _from_tf_config() -> Cluster:
-    example = '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}'
-    text = os.environ.get("TF_CONFIG", "")
+    value = "TF_CONFIG=" + " ".join(os.environ.get("TF_CONFIG", "").split())[:200]
+    resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
     try:
-        settings = json.loads(text)
-        resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
-        jobs = resolver.cluster_spec().as_dict()
-        task, number = settings["task"]["type"], int(settings["task"]["index"])
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        reason = f"{type(error).__name__}: {error}"
+        jobs, task, index = resolver.cluster_spec(), resolver.task_type, resolver.task_id
+        workers = {
+            (job, number): jobs.task_address(job, number)
+            for job in _WORKER_JOBS
+            if job in jobs.jobs
+            for number in jobs.task_indices(job)
+        }
+    except (ValueError, TypeError, AttributeError) as error:
         raise UserError(
-            f"TF_CONFIG={text[:200]}: cannot be read ({reason}); use the form {example}."
+            f"{value}: cannot be read ({_reason(error)}); use the form {_TF_CONFIG_EXAMPLE}."
         ) from error
-    unknown = sorted(jobs.keys() - {"chief", "worker"})
-    if unknown or task not in jobs:
+    if not jobs.jobs or task is None or index is None:
+        raise UserError(f"{value}: names no cluster or no task; use the form {_TF_CONFIG_EXAMPLE}.")
+    others = sorted({*jobs.jobs, task} - {*_WORKER_JOBS})
+    if others:
+        raise UserError(f"{value}: {listed(others)} cannot take part; leave it out: chief and worker can.")
+    if (task, index) not in workers:
+        there = listed(f"{job} {number}" for job, number in workers)
         raise UserError(
-            f"TF_CONFIG: names the task {task} and the jobs {', '.join(sorted(jobs)) or '(none)'}; only chief "
-            "and worker take part, so leave the others out."
+            f"{value}: names the task {task} {index}, but its cluster has {there}; use one of them."
         )
-    tasks = [(job, index) for job in ("chief", "worker") for index in range(len(jobs.get(job, ())))]
-    if (task, number) not in tasks:
-        raise UserError(
-            f"TF_CONFIG: names task {task} {number}, but its cluster has {len(jobs[task])} of {task}; use an "
-            f"index from 0 to {len(jobs[task]) - 1}."
-        )
-    addresses = tuple(jobs[job][index] for job, index in tasks)
-    return _checked(Cluster(addresses, tasks.index((task, number)), "TF_CONFIG"))
+    return Cluster(tuple(workers.values()), list(workers).index((task, index)), "TF_CONFIG")
 
 
 def _from_slurm(config: StrategyConfig) -> Cluster:
-    gpus = len(tf.config.list_physical_devices("GPU"))
-    # Without GPUs TensorFlow's resolver would share out none, and with them the tasks too.
-    settings = {} if gpus else {"gpus_per_node": 2**16, "gpus_per_task": 1, "auto_set_gpu": False}
     try:
         resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
-            port_base=config.cluster_port, **settings
+            port_base=config.cluster_port,
+            # Its own sharing out of GPUs counts those that Slurm has already given to one task as the node's.
+            gpus_per_node=2**16,
+            gpus_per_task=1,
+            auto_set_gpu=False,
         )
         addresses = tuple(resolver.cluster_spec().as_dict()["worker"])
-        index = resolver.get_task_info()[1]
-    except (KeyError, ValueError, RuntimeError, OSError) as error:
+        node, local_task = os.environ["SLURMD_NODENAME"], int(os.environ["SLURM_LOCALID"])
+    except (KeyError, ValueError, RuntimeError) as error:
         raise UserError(
-            f"--cluster=slurm: Slurm's variables name no workers ({type(error).__name__}: {error}); start every "
-            "worker with srun, in one step."
+            f"--cluster=slurm: Slurm's variables name no workers ({_reason(error)}); start every worker with "
+            "srun, in one step."
         ) from error
-    return _checked(Cluster(addresses, index, "Slurm"))
-
-
-def _from_kubernetes(config: StrategyConfig, client: Any = None) -> Cluster:
-    selector = config.kubernetes_selector
-    host = os.environ.get("HOST_IP", "")
-    try:
-        resolver = tf.distribute.cluster_resolver.KubernetesClusterResolver(
-            {"worker": [selector]}, tf_server_port=config.cluster_port, override_client=client
-        )
-        deadline = time.monotonic() + config.cluster_timeout
-        while True:
-            try:
-                addresses = tuple(resolver.cluster_spec().as_dict().get("worker", ()))
-                break
-            except RuntimeError:  # A pod of the job is not running yet.
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(_RETRY_SECONDS)
-    except Exception as error:  # The client's own types are known only where it is installed.
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
+    # The resolver sorts the nodes by name, n10 before n9, so that SLURM_PROCID is not the place among them.
+    own = f"{node}:{config.cluster_port + local_task}"
+    if own not in addresses:
         raise UserError(
-            f"--cluster=kubernetes: no pods of {selector} ({reason}); install the package kubernetes, give the "
-            "pod the right to list pods, and name them with --kubernetes_selector."
+            f"--cluster=slurm: SLURMD_NODENAME and SLURM_LOCALID name {own}, which is none of the workers "
+            f"{listed(addresses)}; start every worker with srun, in one step."
+        )
+    cluster = Cluster(addresses, addresses.index(own), "Slurm")
+    tasks_here = sum(cluster.host_and_port(n)[0] == node.lower() for n in range(len(addresses)))
+    _take_own_gpus(local_task, tasks_here)
+    return cluster
+
+
+def _take_own_gpus(local_task: int, tasks_here: int) -> None:
+    """Leaves this task its share of the node's GPUs, unless Slurm shows each task none but its own."""
+    gpus = tf.config.list_physical_devices("GPU")
+    if tasks_here == 1 or not gpus or len(gpus) < int(os.environ.get("SLURM_GPUS_ON_NODE", len(gpus))):
+        return
+    share = len(gpus) // tasks_here
+    if not share:
+        raise UserError(
+            f"--cluster=slurm: {tasks_here} tasks are on this node with {len(gpus)} GPU(s); start at most one "
+            f"task a GPU: --ntasks-per-node={len(gpus)}."
+        )
+    tf.config.set_visible_devices(gpus[local_task * share : (local_task + 1) * share], "GPU")
+
+
+def _from_kubernetes(config: StrategyConfig) -> Cluster:
+    host, mend = os.environ.get("HOST_IP", ""), "set it from status.hostIP in the pod's specification."
+    if not host:
+        raise UserError(f"--cluster=kubernetes: HOST_IP= is not set; {mend}")
+    try:
+        addresses = _running_pods(config)
+    except UserError:
+        raise
+    except Exception as error:  # The client's own types are known only where it is installed.
+        raise UserError(
+            f"--cluster=kubernetes: the pods of {config.kubernetes_selector} cannot be listed ({_reason(error)}); "
+            "install the package kubernetes, and give the pod's account the right to list pods."
         ) from error
     own = f"{host}:{config.cluster_port}"
     if own not in addresses:
         raise UserError(
-            f"--cluster=kubernetes: HOST_IP={host or '(not set)'} is none of the workers {listed(addresses)}; "
-            "set it from status.hostIP in the pod's specification."
+            f"--cluster=kubernetes: HOST_IP={host} is none of the pods' nodes ({listed(addresses)}); {mend}"
         )
-    return _checked(Cluster(addresses, addresses.index(own), "Kubernetes"))
+    return Cluster(addresses, addresses.index(own), "Kubernetes")
 
 
-def _checked(cluster: Cluster) -> Cluster:
-    for address in cluster.addresses:
-        _split(address, cluster.source)
-    twice = sorted({a for a in cluster.addresses if cluster.addresses.count(a) > 1})
-    if twice:
-        raise UserError(f"{cluster.source}: names {', '.join(twice)} twice; give each worker its own port.")
-    return cluster
-
-
-def _split(address: str, source: str) -> tuple[str, int]:
-    try:
-        parts = urllib.parse.urlsplit(f"//{address}")
-        host, port = parts.hostname, parts.port
-    except ValueError:
-        host, port = None, None
-    if not host or not port:
-        raise UserError(f"{source}: the worker's address {address} is not of the form host:port; mend it.")
-    return host, port
-
-
-def meet(cluster: Cluster, settings: Mapping[str, Any], timeout: float) -> None:
-    """Waits until every worker has come; TensorFlow would wait for a missing one without end.
-
-    Each worker listens on its own port and reports to the chief, which tries every address, compares the
-    settings and then lets all of them go on, or tells all of them what is wrong.
-
-    Args:
-        cluster: the workers.
-        settings: of the run, which have to be the same everywhere; values that JSON can hold.
-        timeout: seconds to wait.
-
-    Raises:
-        UserError: a worker does not come, was started with other settings, or the port is in use.
-    """
-    own = cluster.addresses[cluster.index]
-    report = {"worker": cluster.index, "settings": dict(settings), "addresses": list(cluster.addresses)}
-    deadline = time.monotonic() + timeout
-    _LOG.info("Waiting for %d workers (%s).", len(cluster.addresses), ", ".join(cluster.addresses))
-    with _listen(own, cluster.source) as listener:
-        if cluster.index:
-            problem = _report_to_chief(cluster, report, deadline)
-        else:
-            problem = _receive_reports(listener, cluster, report, deadline)
-    if problem:
-        raise UserError(problem)
-
-
-def _listen(address: str, source: str) -> socket.socket:
-    port = _split(address, source)[1]
-    dual = socket.has_dualstack_ipv6()
-    try:
-        return socket.create_server(
-            ("", port), family=socket.AF_INET6 if dual else socket.AF_INET, backlog=128, dualstack_ipv6=dual
+def _running_pods(config: StrategyConfig) -> tuple[str, ...]:
+    """Returns the addresses of the pods as soon as all of them run."""
+    deadline = time.monotonic() + config.cluster_timeout
+    with _account_of_the_pod():
+        resolver = tf.distribute.cluster_resolver.KubernetesClusterResolver(
+            {"worker": [config.kubernetes_selector]}, tf_server_port=config.cluster_port
         )
-    except OSError as error:
-        raise UserError(
-            f"{source}: port {port} of this worker ({address}) cannot be used ({error.strerror or error}); stop "
-            "what uses it - an earlier worker? - or choose another port."
-        ) from error
-
-
-def _receive_reports(listener: socket.socket, cluster: Cluster, own: dict, deadline: float) -> str | None:
-    """Receives the report of every other worker; returns what is wrong, which it has told them."""
-    connections: dict[int, socket.socket] = {}
-    problem = None
-    try:
-        while problem is None and len(connections) < len(cluster.addresses) - 1:
-            listener.settimeout(max(deadline - time.monotonic(), 0.001))
+        while True:
             try:
-                connection, _ = listener.accept()
-            except TimeoutError:
-                problem = _missing(cluster, {0, *connections})
-                break
-            report = _read(connection, _SECONDS_TO_ANSWER)
-            if not isinstance(number := report.get("worker"), int):
-                connection.close()  # None of ours.
-                continue
-            problem = f"worker {number} has come twice; start each once." if number in connections else None
-            problem = problem or _difference(own, report) or _unreachable(cluster, number)
-            connections[-1 if number in connections else number] = connection
-        for connection in connections.values():
-            with contextlib.suppress(OSError):  # One that has gone will be missed soon enough.
-                _send(connection, {"problem": problem})
+                addresses = tuple(resolver.cluster_spec().as_dict().get("worker", ()))
+                if len(addresses) == config.kubernetes_pods:
+                    return addresses
+                problem = f"{len(addresses)} of --kubernetes_pods={config.kubernetes_pods} are running"
+            except RuntimeError as error:
+                problem = str(error)  # Names a pod that is not running.
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"--cluster_timeout={config.cluster_timeout}: the pods of {config.kubernetes_selector} are not "
+                    f"all there ({problem}); start them all, delete those of earlier starts, or wait longer."
+                )
+            time.sleep(_SECONDS_BETWEEN_LISTINGS)
+
+
+@contextlib.contextmanager
+def _account_of_the_pod() -> Iterator[None]:
+    """Gives TensorFlow's resolver the pod's own account; by itself it looks for a file of kubectl's."""
+    from kubernetes import config
+
+    original = config.load_kube_config
+    config.load_kube_config = config.load_incluster_config
+    try:
+        yield
     finally:
-        for connection in connections.values():
-            connection.close()
-    return problem
-
-
-def _report_to_chief(cluster: Cluster, report: dict, deadline: float) -> str | None:
-    address = _split(cluster.addresses[0], cluster.source)
-    while time.monotonic() < deadline:
-        try:
-            with socket.create_connection(address, timeout=_SECONDS_TO_ANSWER) as connection:
-                _send(connection, report)
-                answer = _read(connection, max(deadline - time.monotonic(), 0) + _SECONDS_TO_ANSWER)
-        except OSError:
-            answer = {}
-        if "problem" in answer:
-            return answer["problem"]
-        time.sleep(_RETRY_SECONDS)  # Not there yet, or what is there is a worker of an earlier start.
-    return _missing(cluster, set(range(1, len(cluster.addresses))))
-
-
-def _missing(cluster: Cluster, present: set[int]) -> str:
-    absent = [f"{n} ({a})" for n, a in enumerate(cluster.addresses) if n not in present]
-    return (
-        f"--cluster_timeout: worker {', '.join(absent)} of {cluster.source} has not come; start it, check its "
-        "address and the firewall, or wait longer."
-    )
-
-
-def _difference(ours: dict, theirs: dict) -> str | None:
-    number = theirs["worker"]
-    if ours["addresses"] != theirs["addresses"]:
-        return (
-            f"worker {number} was started with the workers {', '.join(theirs['addresses'])}, worker 0 with "
-            f"{', '.join(ours['addresses'])}; name the same everywhere."
-        )
-    names = ours["settings"].keys() | theirs["settings"].keys()
-    pairs = {name: (ours["settings"].get(name), theirs["settings"].get(name)) for name in sorted(names)}
-    changed = [
-        f"--{name}={a} at worker 0, {b} at worker {number}" for name, (a, b) in pairs.items() if a != b
-    ]
-    return f"{listed(changed)}: start all workers with the same flags." if changed else None
-
-
-def _unreachable(cluster: Cluster, number: int) -> str | None:
-    address = cluster.addresses[number]
-    try:
-        socket.create_connection(_split(address, cluster.source), timeout=_SECONDS_TO_ANSWER).close()
-    except OSError as error:
-        return (
-            f"{cluster.source}: worker {number} has come, but nothing answers at its address {address} "
-            f"({error.strerror or error}); mend the address or the firewall."
-        )
-    return None
-
-
-def _send(connection: socket.socket, content: dict) -> None:
-    connection.sendall(json.dumps(content).encode() + b"\n")
-
-
-def _read(connection: socket.socket, timeout: float) -> dict:
-    """Returns the JSON object of one line, {} where something else, or nothing, comes."""
-    connection.settimeout(timeout)
-    try:
-        with connection.makefile("rb") as file:
-            content = json.loads(file.readline(2**20))
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+        config.load_kube_config = original

@@ -18,11 +18,12 @@ class PreemptionWatch:
         grace: seconds between the signal and the end of the machine.
 
     Attributes:
-        max_steps: steps that a call of the loop may take, so that it and a checkpoint end in time.
+        max_steps: steps that a call of the loop may take, so that it and a checkpoint end in time; one
+            until it is known how long a step takes.
     """
 
     def __init__(self, strategy: tf.distribute.Strategy, grace: float):
-        self.max_steps = 2**31 - 1
+        self.max_steps = 1
         self._strategy = strategy
         self._grace = grace
         self._noticed = False

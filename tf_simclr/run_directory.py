@@ -46,6 +46,7 @@ _FREE_SETTINGS = frozenset(
         "cluster_port",
         "cluster_timeout",
         "kubernetes_selector",
+        "kubernetes_pods",
         "preemption_grace",
         "on_non_finite",
     ]

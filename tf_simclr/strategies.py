@@ -10,9 +10,10 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_simclr.cluster import find_cluster, meet, names_several_workers
+from tf_simclr.cluster import find_cluster, names_several_workers
 from tf_simclr.config import StrategyConfig, UserError, check
 from tf_simclr.distribute import gather_from_workers, is_chief
+from tf_simclr.meeting import meet
 from tf_simclr.run_directory import first_line
 
 _LOG = logging.getLogger("tf_simclr")
@@ -67,7 +68,7 @@ def _choose(config: StrategyConfig) -> tuple[str, str]:
     named, here = config.tpu_name or config.master, tf.config.list_physical_devices("TPU")
     if config.use_tpu is None and (named or here):
         return "tpu", f"auto: a TPU is {'named' if named else 'here'}"
-    if names_several_workers():
+    if names_several_workers(config):
         return "multi_worker", "auto: several workers are named"
     num_gpus = len(tf.config.list_physical_devices("GPU"))
     if num_gpus > 1:
@@ -98,24 +99,27 @@ def _multi_worker_strategy(config: StrategyConfig, settings: Mapping[str, Any]) 
     return strategy
 
 
+# Initialising a TPU again would lose what is on it.
+@functools.cache
 def _tpu_strategy(config: StrategyConfig) -> tf.distribute.Strategy:
-    name = config.tpu_name or config.master or ""
-    if not name and tf.config.list_physical_devices("TPU"):
-        name = "local"
-    flag = "tpu_name" if config.tpu_name else "master" if config.master else "use_tpu"
+    if name := config.tpu_name or config.master:
+        asked = f"--tpu_name={name}" if config.tpu_name else f"--master={name}"
+    else:
+        name = "local" if tf.config.list_physical_devices("TPU") else ""
+        asked = "--use_tpu=True" if config.use_tpu else f"--strategy={config.strategy}"
     try:
-        if "://" in name:  # TensorFlow aborts the process where such an address does not answer.
-            address = urllib.parse.urlsplit(name)
+        # TensorFlow aborts the process where such an address does not answer.
+        for address in map(urllib.parse.urlsplit, name.split(",") if "://" in name else ()):
             socket.create_connection((address.hostname or "", address.port or 8470), timeout=10).close()
         resolver = tf.distribute.cluster_resolver.TPUClusterResolver(
             tpu=name, zone=config.tpu_zone, project=config.gcp_project
         )
         tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
-    except (ValueError, RuntimeError, OSError, tf.errors.OpError) as error:
+    except (ValueError, RuntimeError, OSError, ImportError, tf.errors.OpError) as error:
         raise UserError(
-            f"--{flag}={name or True}: no TPU answers ({first_line(error)}); name one with --tpu_name, "
-            "--tpu_name=local on a TPU VM, or use --use_tpu=False."
+            f"{asked}: no TPU answers ({first_line(error)}); name one with --tpu_name, --tpu_name=local on a "
+            "TPU VM, or use --use_tpu=False."
         ) from error
     return tf.distribute.TPUStrategy(resolver)
 

@@ -279,7 +279,14 @@ def test_every_field_of_a_group_comes_from_its_flag():
         "momentum": 0.8,
         "seed": 5,
         "eval_steps": 2,
-        "strategy": "mirrored",
+        "strategy": "multi_worker",
+        "cluster": "kubernetes",
+        "cluster_port": 2222,
+        "cluster_timeout": 60,
+        "kubernetes_selector": "app=simclr",
+        "kubernetes_pods": 4,
+        "preemption_grace": 120,
+        "on_non_finite": "restore",
         "keep_hub_module_max": 0,
     }
     config = parse("--dataset=cifar10", *(f"--{name}={value}" for name, value in changed.items()))

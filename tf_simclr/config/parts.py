@@ -288,9 +288,6 @@ class OptimizerConfig:
         check(0 <= self.momentum < 1, "momentum", self.momentum, "use a number from 0 up to, but not, 1.")
 
 
-# What another network than the pretrained one would come of.
-
-
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """One stage of training."""
@@ -374,6 +371,7 @@ class StrategyConfig:
     cluster_port: int = 8470
     cluster_timeout: int = 300
     kubernetes_selector: str = "job-name=simclr"
+    kubernetes_pods: int = 0
 
     def __post_init__(self):
         choices = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
@@ -390,11 +388,32 @@ class StrategyConfig:
             self.use_tpu,
             "contradicts --strategy=tpu; leave one of them out.",
         )
+        self._check_cluster()
+
+    def _check_cluster(self):
         check_choice("cluster", self.cluster, ("auto", "tf_config", "slurm", "kubernetes"))
+        check(
+            self.cluster == "auto" or self.strategy in ("auto", "multi_worker"),
+            "cluster",
+            self.cluster,
+            f"contradicts --strategy={self.strategy}; leave one of them out.",
+        )
         check(0 < self.cluster_port < 2**16, "cluster_port", self.cluster_port, "use 1 to 65535.")
         check(
             self.cluster_timeout >= 1,
             "cluster_timeout",
             self.cluster_timeout,
             "the seconds to wait for the other workers; use at least 1.",
+        )
+        check(
+            bool(self.kubernetes_selector),
+            "kubernetes_selector",
+            self.kubernetes_selector,
+            "name a label of the workers' pods alone, such as job-name=simclr.",
+        )
+        check(
+            self.kubernetes_pods >= (1 if self.cluster == "kubernetes" else 0),
+            "kubernetes_pods",
+            self.kubernetes_pods,
+            "the number of pods that --cluster=kubernetes waits for; use at least 1.",
         )
