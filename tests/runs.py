@@ -5,6 +5,8 @@ import dataclasses
 import functools
 import json
 import pathlib
+import random
+import socket
 import subprocess
 import sys
 import tempfile
@@ -100,6 +102,18 @@ def differing_tensors(checkpoint, other) -> list[str]:
         for name in names
         if name not in ours or name not in theirs or ours[name].tobytes() != theirs[name].tobytes()
     )
+
+
+def free_addresses(count) -> tuple[str, ...]:
+    """Addresses on this machine where nothing listens, below the ports that outgoing connections are given."""
+    with contextlib.ExitStack() as stack:
+        ports: list[int] = []
+        while len(ports) < count:
+            port = random.SystemRandom().randrange(12000, 32000)
+            with contextlib.suppress(OSError):
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+                ports.append(port)
+    return tuple(f"127.0.0.1:{port}" for port in ports)
 
 
 def refusal(config: ExperimentConfig) -> str:
