@@ -19,7 +19,7 @@ import tf_simclr  # noqa: F401  (selects Keras 2 before TensorFlow loads)
 
 import tensorflow as tf  # isort: skip
 
-from tests.runs import free_ports, tiny_config
+from tests.runs import free_addresses, tiny_config
 from tf_simclr import train_and_evaluate
 from tf_simclr.config import PreemptedError, UserError
 from tf_simclr.strategies import wait_for_workers
@@ -27,7 +27,7 @@ from tf_simclr.strategies import wait_for_workers
 STEPS, INTERVAL = 24, 4
 
 
-def start(directory: pathlib.Path, worker: int | None = None, ports=()) -> int:
+def start(directory: pathlib.Path, worker: int | None = None, addresses=()) -> int:
     """Starts the run, or a worker of it, in a process of its own; returns its number."""
     if process := os.fork():
         return process
@@ -42,7 +42,6 @@ def start(directory: pathlib.Path, worker: int | None = None, ports=()) -> int:
         if worker is None:
             tf.config.run_functions_eagerly(True)  # Tracing would take most of the time.
         else:
-            addresses = [f"localhost:{port}" for port in ports]
             task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": worker}}
             os.environ["TF_CONFIG"] = json.dumps(task)
         run(tiny_config(directory, **flags))
@@ -140,8 +139,8 @@ def kill_one(directory: str, num_kills: str) -> None:
 
 def run_workers(directory: pathlib.Path, signal_number: int | None = None) -> list[int]:
     """Runs two workers, of which the second gets a signal after step 10; returns how both ended."""
-    ports = free_ports(2)
-    processes = [start(directory, worker, ports) for worker in range(2)]
+    addresses = free_addresses(2)
+    processes = [start(directory, worker, addresses) for worker in range(2)]
     while signal_number and "after step 10 " not in log_of(directory, 0).read_text():
         time.sleep(0.01)
     if signal_number:

@@ -5,6 +5,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+import random
 import socket
 import subprocess
 import sys
@@ -85,15 +86,6 @@ def run_program(*arguments, timeout=120, **options) -> subprocess.CompletedProce
     )
 
 
-def free_ports(count) -> list[int]:
-    """Ports of this machine that nothing uses."""
-    sockets = [socket.create_server(("localhost", 0)) for _ in range(count)]
-    ports = [listener.getsockname()[1] for listener in sockets]
-    for listener in sockets:
-        listener.close()
-    return ports
-
-
 def read_tensors(checkpoint) -> dict:
     """All tensors of a checkpoint, those of the optimizer too."""
     reader = tf.train.load_checkpoint(str(checkpoint))
@@ -110,6 +102,18 @@ def differing_tensors(checkpoint, other) -> list[str]:
         for name in names
         if name not in ours or name not in theirs or ours[name].tobytes() != theirs[name].tobytes()
     )
+
+
+def free_addresses(count) -> tuple[str, ...]:
+    """Addresses on this machine where nothing listens, below the ports that outgoing connections are given."""
+    with contextlib.ExitStack() as stack:
+        ports: list[int] = []
+        while len(ports) < count:
+            port = random.SystemRandom().randrange(12000, 32000)
+            with contextlib.suppress(OSError):
+                stack.enter_context(socket.create_server(("127.0.0.1", port)))
+                ports.append(port)
+    return tuple(f"127.0.0.1:{port}" for port in ports)
 
 
 def refusal(config: ExperimentConfig) -> str:

@@ -11,7 +11,7 @@ import pytest
 
 from tests.exact_steps import BATCH, Stepper
 from tests.networks import assert_close, replicas
-from tests.runs import REPOSITORY, free_ports
+from tests.runs import REPOSITORY, free_addresses
 
 TASKS = ("pretrain", "finetune", "distill")
 
@@ -82,7 +82,7 @@ def permutation(task, seed):
 
 def start_workers(count, command, directory):
     """Starts processes that know each other by TF_CONFIG."""
-    addresses = [f"localhost:{port}" for port in free_ports(count)]
+    addresses = free_addresses(count)
     processes = []
     for index in range(count):
         task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}

@@ -9,6 +9,7 @@ import time
 
 import pytest
 
+from tests.runs import free_addresses
 from tf_simclr import meeting
 from tf_simclr.cluster import Cluster
 from tf_simclr.config import UserError
@@ -16,16 +17,14 @@ from tf_simclr.config import UserError
 SETTINGS = {"temperature": 0.1, "train_batch_size": 32, "teacher": None}
 
 
+@pytest.fixture
+def _impatient(monkeypatch):
+    monkeypatch.setattr(meeting, "_SECONDS_TO_ANSWER", 0.2)
+
+
 @pytest.fixture(autouse=True)
-def _quick(monkeypatch):
-    monkeypatch.setattr(meeting, "_SECONDS_TO_ANSWER", 0.5)
+def _try_often(monkeypatch):
     monkeypatch.setattr(meeting, "_SECONDS_BETWEEN_TRIES", 0.02)
-
-
-def free_addresses(count):
-    with contextlib.ExitStack() as stack:
-        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return tuple(f"127.0.0.1:{s.getsockname()[1]}" for s in sockets)
 
 
 def place(address):
@@ -206,6 +205,7 @@ def test_lists_of_workers_that_differ_are_refused(make_workers):
         )
 
 
+@pytest.mark.usefixtures("_impatient")
 def test_same_index_twice_is_refused(make_workers):
     workers = make_workers(3)
     chief = workers.start(0)
@@ -294,17 +294,20 @@ def foreign_server(address, answer):
     with socket.create_server(place(address)) as listener:
         thread = threading.Thread(target=serve)
         thread.start()
-        yield kept
-        listener.shutdown(socket.SHUT_RDWR)
-    thread.join()
-    for connection in kept:
-        connection.close()
+        try:
+            yield kept
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join()
+            for connection in kept:
+                connection.close()
 
 
 # What gRPC's server says to a line that is not HTTP/2: its settings.
 GRPC = b"\x00\x00\x18\x04\x00\x00\x00\x00\x00\x00\x04\x00?\xff\xff"
 
 
+@pytest.mark.usefixtures("_impatient")
 @pytest.mark.parametrize("answer", [GRPC, b"[]\n", b'{"seconds": "x"}\n', b"", None], ids=str)
 def test_older_process_at_the_port_of_the_chief_is_tried_until_the_time_out(make_workers, answer):
     workers = make_workers(2)

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.networks import two_replicas
 from tf_simclr import optimizers
-from tf_simclr.config import StrategyConfig, UserError
+from tf_simclr.config import UserError
 from tf_simclr.schedules import WarmupCosine
-from tf_simclr.strategies import make_strategy
 
 needs_addons = pytest.mark.skipif(
     sys.version_info >= (3, 12), reason="tensorflow-addons has no release for it"
@@ -276,7 +276,7 @@ def test_optimizer_is_equal_eager_graph_and_xla(name):
 @pytest.mark.distributed
 @pytest.mark.parametrize("name", NAMES)
 def test_optimizer_on_two_replicas_equals_one(name):
-    strategy = make_strategy(StrategyConfig(strategy="mirrored"))
+    strategy = two_replicas()
     with strategy.scope():
         variables = make_variables()
         optimizer = make(name, variables)
@@ -332,7 +332,7 @@ def test_step_left_out_counts_and_changes_nothing_else(name, wrap):
 @pytest.mark.distributed
 @pytest.mark.parametrize("name", NAMES)
 def test_build_optimizer_outside_the_scope_makes_state_on_every_replica(name):
-    strategy = make_strategy(StrategyConfig(strategy="mirrored"))
+    strategy = two_replicas()
     with strategy.scope():
         variables = make_variables()
         optimizer = optimizers.make_optimizer(

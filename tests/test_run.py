@@ -310,7 +310,8 @@ def test_program_trains_evaluates_exports_and_shows_it(tmp_path):
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].startswith("Recipe: digits, as --dataset=digits")
-    assert lines[1].startswith(
+    assert lines[1].startswith("Strategy: one_device (auto: ")
+    assert lines[2].startswith(
         f"pretrain on digits (train): 1347 images, {TOTAL_STEPS} steps of 32; ResNet-18"
     )
     assert any(line.startswith("step 1/6 | compiled | contrast loss ") for line in lines)
