@@ -54,6 +54,7 @@ def test_compiled_step_is_the_same_in_float64(name):
         np.testing.assert_allclose(metrics[key], value, rtol=1e-6, atol=1e-7, err_msg=key)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", TASKS)
 def test_step_is_static_and_stays_on_the_device(name):
     make_task, make_batch = TASKS[name]

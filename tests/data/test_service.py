@@ -80,6 +80,7 @@ def test_service_shows_each_image_once_an_epoch_in_fresh_views(address, kind, tm
     np.testing.assert_array_equal(np.sort(epochs, axis=1), [range(NUM_EXAMPLES)] * 3)
 
 
+@pytest.mark.slow
 def test_service_stream_of_a_resumed_run_begins_an_epoch(address, tmp_path):
     source = make_source("stream", NUM_EXAMPLES, tmp_path)
     batches = served(source, address, "resumed", view=DrawsView(), first_step=2)
@@ -95,6 +96,7 @@ def test_service_shares_batches_among_training_workers(address):
     assert len({place for batch in places for place in batch}) == 20 * 6
 
 
+@pytest.mark.slow
 def test_service_mixes_labelled_and_unlabelled(address, tmp_path):
     plan = BatchPlan(global_batch_size=6)
     parts = [

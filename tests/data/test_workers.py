@@ -37,6 +37,7 @@ def sources(tmp_path_factory):
     return {kind: make_source(kind, NUM_EXAMPLES, tmp_path_factory.mktemp("records")) for kind in KINDS}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", RANDOM_ACCESS)
 def test_workers_see_the_global_batches_of_one_worker(sources, kind):
     source = sources[kind]

@@ -149,7 +149,9 @@ def test_images_of_any_float_type_are_taken(model, images, dtype):
     assert endpoints["default"].dtype == tf.float64
 
 
-@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize(
+    "precision", ["mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.slow)]
+)
 def test_mixed_precision_computes_in_16_bits_and_hands_out_float32(images, precision):
     settings = {"resnet_depth": 50, "sk_ratio": 0.0625, "se_ratio": 0.25, "width_multiplier": 0.0625}
     narrow = build_simclr_model(tiny_config(precision=precision, **settings), CLASSES)

@@ -71,9 +71,8 @@ def test_gradients_are_near_those_in_float32(precision, network):
     assert 0.1 * GRADIENT_BOUND[precision] < difference < GRADIENT_BOUND[precision]
 
 
-@pytest.mark.parametrize(
-    "precision", ["mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_loss_falls_as_in_float32(precision):
     batch, losses = tensors(make_batch()), {}
     for name in ("float32", precision):

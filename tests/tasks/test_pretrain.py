@@ -182,11 +182,6 @@ def test_moving_variance_in_float32_is_the_biased_one(mode):
 
 
 @pytest.mark.distributed
-def test_two_replicas_equal_one_with_the_whole_batch(strategy, expected):
-    assert_same_run(run_replicated(strategy), expected)
-
-
-@pytest.mark.distributed
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["momentum", "adam"])
 def test_two_replicas_equal_one_with_other_optimizers(strategy, optimizer):
