@@ -97,9 +97,7 @@ def start_workers(count, command, directory):
 
 @pytest.mark.slow
 @pytest.mark.distributed
-@pytest.mark.parametrize(
-    ("task", "num_workers"), [("pretrain", 2), ("finetune", 2), ("distill", 2), ("pretrain", 3)]
-)
+@pytest.mark.parametrize(("task", "num_workers"), [(task, count) for task in TASKS for count in (2, 3)])
 def test_workers_equal_one_process_in_float64(task, num_workers, tmp_path):
     command = [sys.executable, "-m", "tests.exact_steps", task, f"{tmp_path}/{{index}}.npz"]
     processes = start_workers(num_workers, command, tmp_path)

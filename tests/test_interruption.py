@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 
 from tests.interrupted_runs import INTERVAL, STEPS
@@ -21,7 +22,7 @@ from tests.runs import (
     tiny_arguments,
     tiny_config,
 )
-from tf_simclr.experiment import Experiment
+from tf_simclr.experiment import Experiment, train_and_evaluate
 
 
 def run_module(*arguments):
@@ -97,6 +98,22 @@ def test_sigterm_ends_the_program_with_a_checkpoint_and_its_own_status(tmp_path)
     step = int(re.search(r"^preempted: asked to end after step (\d+) of 100000: ", said, re.M)[1])
     assert said.rstrip().endswith(f"ckpt-{step} is written; the same command goes on from there.")
     assert read_tensors(tmp_path / "run" / f"ckpt-{step}")["global_step/.ATTRIBUTES/VARIABLE_VALUE"] == step
+
+
+@pytest.mark.slow
+def test_run_whose_weights_overflow_goes_back_a_checkpoint(tmp_path, log):
+    def break_once(event):
+        if event.step == 3 and "Going back" not in log.text:
+            event.task.model.variables[0].assign(np.full(event.task.model.variables[0].shape, np.inf))
+
+    directory = tmp_path / "run"
+    config = tiny_config(directory, steps_per_loop=1, on_non_finite="restore")
+    assert train_and_evaluate(config, [break_once])["global_step"] == TOTAL_STEPS
+    (reason,) = [message for message in log.messages if message.startswith("training diverged")]
+    assert reason.startswith("training diverged at step 4: ") and "contrast_loss=nan" in reason
+    assert "Going back to step 2 (1 of 3 times); the batches since are left out." in log.messages
+    skipped = read_tensors(directory / f"ckpt-{TOTAL_STEPS}")["skipped_steps/.ATTRIBUTES/VARIABLE_VALUE"]
+    assert skipped == 2  # Steps 3 and 4, which were taken, but not kept.
 
 
 @pytest.mark.slow
