@@ -162,8 +162,8 @@ def _define_training(flag_values):
         distill_temperature="Divides the logits of teacher and student; the paper: 0.1 for self-distillation, "
         "1 for a smaller student.",
         distill_tau_squared="Multiply the teacher's term by the square of the temperature.",
-        distill_labeled_share="Share of labelled images in a batch, below 1; 0 is their share of the data. "
-        "At least one image for each replica.",
+        distill_labeled_share="Share of labelled images in a batch, below 1; 0 is their share of the data, "
+        "at least one image. Their number has to be a multiple of the replicas.",
     )
     _define(
         flag_values,

@@ -137,23 +137,24 @@ def kill_one(directory: str, num_kills: str) -> None:
     print(json.dumps(starts))
 
 
-def run_workers(directory: pathlib.Path, signal_number: int | None = None) -> list[int]:
-    """Runs two workers, of which the second gets a signal after step 10; returns how both ended."""
+def run_workers(directory: pathlib.Path, worker: int = 0, signal_number: int | None = None) -> list[int]:
+    """Runs two workers, of which one gets a signal after step 10; returns how both ended."""
     addresses = free_addresses(2)
-    processes = [start(directory, worker, addresses) for worker in range(2)]
+    processes = [start(directory, number, addresses) for number in range(2)]
     while signal_number and "after step 10 " not in log_of(directory, 0).read_text():
         time.sleep(0.01)
     if signal_number:
-        os.kill(processes[1], signal_number)
+        os.kill(processes[worker], signal_number)
     return [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes]
 
 
 def kill_a_worker(directory: str) -> None:
-    """Runs two workers, twice uninterrupted, once with a killed worker, once with a preempted one."""
+    """Runs two workers: twice uninterrupted, with each of them killed, with the second one preempted."""
     root = pathlib.Path(directory)
     ends = {"first": [run_workers(root / "first")], "second": [run_workers(root / "second")]}
-    for name, number in (("killed", signal.SIGKILL), ("preempted", signal.SIGTERM)):
-        ends[name] = [run_workers(root / name, number), run_workers(root / name)]
+    kinds = {"killed0": (0, signal.SIGKILL), "killed1": (1, signal.SIGKILL), "preempted": (1, signal.SIGTERM)}
+    for name, (worker, number) in kinds.items():
+        ends[name] = [run_workers(root / name, worker, number), run_workers(root / name)]
     print(json.dumps(ends))
 
 

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import os
 import pathlib
 import random
 import socket
@@ -114,6 +115,25 @@ def free_addresses(count) -> tuple[str, ...]:
                 stack.enter_context(socket.create_server(("127.0.0.1", port)))
                 ports.append(port)
     return tuple(f"127.0.0.1:{port}" for port in ports)
+
+
+def run_workers(commands, directory, timeout=300) -> list[int]:
+    """Runs processes that know each other by TF_CONFIG, and returns how they ended.
+
+    In a command `{index}` stands for the number of its worker, whose output is in `worker<index>.log`.
+    """
+    addresses = free_addresses(len(commands))
+    with contextlib.ExitStack() as stack:
+        processes = []
+        for index, command in enumerate(commands):
+            task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
+            environment = os.environ | {"TF_CONFIG": json.dumps(task), "TF_CPP_MIN_LOG_LEVEL": "3"}
+            log = stack.enter_context(open(directory / f"worker{index}.log", "w"))
+            arguments = [part.format(index=index) for part in command]
+            process = subprocess.Popen(arguments, cwd=REPOSITORY, env=environment, stdout=log, stderr=log)
+            stack.callback(process.kill)
+            processes.append(process)
+        return [process.wait(timeout=timeout) for process in processes]
 
 
 def refusal(config: ExperimentConfig) -> str:

@@ -153,8 +153,8 @@ def test_save_keeps_the_newest_and_restores_everything(tmp_path):
 
     fresh = TinyTask()
     again = Checkpoints(str(tmp_path), fresh, keep=2)
-    assert again.latest == f"{tmp_path}/ckpt-9"
     assert again.restore() == 9
+    assert again.latest == f"{tmp_path}/ckpt-9"
     assert (float(fresh.weight), float(fresh.optimizer.slot)) == (9, -9)
     assert again.restore(f"{tmp_path}/ckpt-6") == 6
 

@@ -1,9 +1,6 @@
 """R replicas with B/R examples each are one replica with B examples: logical devices, and real workers."""
 
 import functools
-import json
-import os
-import subprocess
 import sys
 
 import numpy as np
@@ -11,7 +8,7 @@ import pytest
 
 from tests.exact_steps import BATCH, Stepper
 from tests.networks import assert_close, replicas
-from tests.runs import REPOSITORY, free_addresses
+from tests.runs import run_workers
 
 TASKS = ("pretrain", "finetune", "distill")
 
@@ -80,32 +77,12 @@ def permutation(task, seed):
     return np.concatenate([rng.permutation(part) for part in parts])
 
 
-def start_workers(count, command, directory):
-    """Starts processes that know each other by TF_CONFIG."""
-    addresses = free_addresses(count)
-    processes = []
-    for index in range(count):
-        task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": index}}
-        environment = os.environ | {"TF_CONFIG": json.dumps(task), "TF_CPP_MIN_LOG_LEVEL": "3"}
-        with open(directory / f"worker{index}.log", "w") as log:
-            arguments = [part.format(index=index) for part in command]
-            processes.append(
-                subprocess.Popen(arguments, cwd=REPOSITORY, env=environment, stdout=log, stderr=log)
-            )
-    return processes
-
-
 @pytest.mark.slow
 @pytest.mark.distributed
 @pytest.mark.parametrize(("task", "num_workers"), [(task, count) for task in TASKS for count in (2, 3)])
 def test_workers_equal_one_process_in_float64(task, num_workers, tmp_path):
     command = [sys.executable, "-m", "tests.exact_steps", task, f"{tmp_path}/{{index}}.npz"]
-    processes = start_workers(num_workers, command, tmp_path)
-    try:
-        codes = [process.wait(timeout=300) for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
+    codes = run_workers([command] * num_workers, tmp_path)
     assert codes == [0] * num_workers, (tmp_path / "worker0.log").read_text()[-2000:]
     for index in range(num_workers):
         check_same(dict(np.load(tmp_path / f"{index}.npz")), one_replica(task))

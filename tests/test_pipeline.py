@@ -295,9 +295,7 @@ DISTILL = {"mode": "distill", "teacher": "y", "distill_alpha": 0.5}
     [
         ({"labels_per_class": 20}, 1, 5),  # 200 / 1347 * 32 = 4.75
         ({"labels_per_class": 1}, 1, 1),  # 0.24: at least one
-        ({"labels_per_class": 1}, 4, 4),  # for each replica
         ({"labels_per_class": 1, "distill_labeled_share": 0.25}, 2, 8),
-        ({"labels_per_class": 20}, 4, 8),  # 4.75, as many on each replica
         ({"distill_labeled_share": 0.97}, 1, 31),
         ({"labels_per_class": 20, "distill_alpha": 1}, 1, 0),
     ],
@@ -309,6 +307,19 @@ def test_labelled_share_of_a_batch(flags, num_replicas, expected):
     assert parts.source.num_examples == 1347
     if expected and "labels_per_class" in flags:
         assert parts.labelled.num_examples == 10 * flags["labels_per_class"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "count", "mend"),
+    [({"labels_per_class": 20}, 5, "use 0.125 or 0.25."), ({"labels_per_class": 1}, 1, "use 0.125.")],
+)
+def test_labelled_share_that_replicas_cannot_share_is_refused(flags, count, mend):
+    """Rounding it up would train something else on more replicas."""
+    with pytest.raises(UserError) as error:
+        make(num_replicas=4, **(DISTILL | flags))
+    reason = f"{count} labelled images of a batch of 32 cannot be shared out evenly over 4 replicas; {mend}"
+    assert str(error.value).startswith("--distill_labeled_share=")
+    assert str(error.value).endswith(reason)
 
 
 def test_labelled_share_that_leaves_no_place_is_refused():

@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from tf_simclr import preemption
+from tf_simclr.config import PreemptedError
 from tf_simclr.preemption import PreemptionWatch
 
 ONE_DEVICE = tf.distribute.OneDeviceStrategy("/cpu:0")
@@ -29,14 +30,24 @@ def own_handler():
 
 def test_sigterm_is_noticed_while_the_watch_is_entered(own_handler):
     handle, received = own_handler
-    with PreemptionWatch(ONE_DEVICE, grace=30) as watch:
+    with pytest.raises(PreemptedError), PreemptionWatch(ONE_DEVICE, grace=30) as watch:
         assert watch.after_call(0.1) is False
         os.kill(os.getpid(), signal.SIGTERM)
         assert watch.after_call(0.1) is True
         assert watch.after_call(0.1) is True
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # The second one ends the process.
+        raise PreemptedError  # As the loop does.
     assert received == []
     assert signal.getsignal(signal.SIGTERM) is handle
+
+
+def test_sigterm_after_the_last_call_of_the_loop_is_passed_on(own_handler):
+    """Such as while the model is exported: nobody asks the watch any more."""
+    _, received = own_handler
+    with PreemptionWatch(ONE_DEVICE, grace=30) as watch:
+        assert watch.after_call(0.1) is False
+        os.kill(os.getpid(), signal.SIGTERM)
+    assert received == [signal.SIGTERM]
 
 
 def test_handler_is_back_after_an_error_and_for_later_signals(own_handler):

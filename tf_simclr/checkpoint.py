@@ -47,6 +47,7 @@ class Checkpoints:
     def __init__(self, directory: str, task, *, keep: int = 5, writes: bool = True):
         self._task = task
         self._writes = writes
+        self._latest: str | None = None
         self._skipped_steps = tf.Variable(0, dtype=tf.int64, trainable=False)
         scaling = {} if task.loss_scale is None else {"loss_scale": task.loss_scale}
         self._checkpoint = tf.train.Checkpoint(
@@ -62,8 +63,8 @@ class Checkpoints:
 
     @property
     def latest(self) -> str | None:
-        """Path of the newest checkpoint, or None."""
-        return latest_checkpoint(self._manager.directory)
+        """Path of the checkpoint that was written or restored last; None if there was none."""
+        return self._latest
 
     @property
     def skipped_steps(self) -> int:
@@ -71,13 +72,13 @@ class Checkpoints:
         return int(self._skipped_steps.numpy())
 
     def go_back(self, stop: int) -> int:
-        """Restores the newest checkpoint, to leave out the batches from there up to step `stop`.
+        """Restores the checkpoint `latest`, to leave out the batches from there up to step `stop`.
 
         Returns:
             The step of the checkpoint.
         """
         next_batch = stop + self.skipped_steps
-        step = self.restore()
+        step = self._restore(str(self._latest))
         self._skipped_steps.assign(next_batch - step)
         return step
 
@@ -96,13 +97,17 @@ class Checkpoints:
                 f"{self.latest or 'none'}; {DIVERGED_MEND}."
             )
         path = os.path.join(self._manager.directory, f"ckpt-{step}")
-        if not self._writes:
-            return path
+        if self._writes:
+            self._write(step)
+        self._latest = path
+        return path
+
+    def _write(self, step: int) -> None:
         try:
             self._delete_unfinished()  # Those that a killed process has left.
             # It counts how often was saved, and is saved too: interrupted runs must end in the same bytes.
             self._checkpoint.save_counter.assign(step - 1)
-            return self._manager.save(checkpoint_number=step)
+            self._manager.save(checkpoint_number=step)
         except (tf.errors.OpError, OSError) as error:
             self._delete_unfinished()
             raise UserError(
@@ -161,6 +166,7 @@ class Checkpoints:
             ) from error
         except _READ_ERRORS as error:
             raise _damaged(where, error, mend) from error
+        self._latest = path
         return int(self._task.optimizer.iterations.numpy())
 
 

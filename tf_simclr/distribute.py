@@ -92,6 +92,11 @@ def gather_from_workers(strategy: tf.distribute.Strategy, values: Sequence[float
     return own if not _spans_processes(strategy) else _make_gather(strategy)(tf.constant(own)).numpy()
 
 
+def wait_for_all(strategy: tf.distribute.Strategy) -> None:
+    """Waits until every process of a run has come here."""
+    gather_from_workers(strategy, [0.0])
+
+
 @functools.cache
 def _make_gather(strategy: tf.distribute.Strategy) -> Callable:
     @tf.function(autograph=False)

@@ -12,7 +12,7 @@ import tensorflow as tf
 from tf_simclr import actions as standard_actions
 from tf_simclr.augment import EvalView
 from tf_simclr.checkpoint import Checkpoints
-from tf_simclr.config import ExperimentConfig, UserError, check
+from tf_simclr.config import ExperimentConfig, PreemptedError, UserError, check
 from tf_simclr.data import (
     BatchPlan,
     Source,
@@ -21,7 +21,7 @@ from tf_simclr.data import (
     eval_dataset,
     load_eval_source,
 )
-from tf_simclr.distribute import gather_from_workers, is_chief
+from tf_simclr.distribute import gather_from_workers, is_chief, wait_for_all
 from tf_simclr.evaluate import evaluate, make_eval_function
 from tf_simclr.ingredients import make_ingredients, training_batches
 from tf_simclr.planning import chance_loss, make_plan, make_schedule
@@ -34,6 +34,15 @@ from tf_simclr.train import Action, make_train_function, train
 
 _LOG = logging.getLogger("tf_simclr")
 _NUM_EXAMPLE_VIEWS = 8
+# What TensorFlow raises at the workers that are left, by the moment at which another was lost.
+_LOST_WORKER = (
+    tf.errors.UnavailableError,
+    tf.errors.AbortedError,
+    tf.errors.CancelledError,
+    tf.errors.InternalError,
+    tf.errors.DeadlineExceededError,
+    tf.errors.FailedPreconditionError,
+)
 
 
 def train_and_evaluate(config: ExperimentConfig, actions: Sequence[Action] = ()) -> dict[str, Any]:
@@ -109,6 +118,14 @@ class Experiment:
 
     def train(self, actions: Sequence[Action]) -> dict[str, Any]:
         """Trains to the last step, then evaluates if the mode asks for it; see `train_and_evaluate`."""
+        with self._report_lost_workers():
+            try:
+                return self._train(actions)
+            except PreemptedError:
+                wait_for_all(self.strategy)  # None ends while the chief still writes the checkpoint.
+                raise
+
+    def _train(self, actions: Sequence[Action]) -> dict[str, Any]:
         config = self.config
         check_directory(config)
         result = self._results.finished(self.plan.total_steps)
@@ -134,7 +151,7 @@ class Experiment:
         if step:
             _LOG.info("Going on from step %d of %d.", step, self.plan.total_steps)
         self._announce()
-        with self._report_lost_workers(), contextlib.ExitStack() as stack:
+        with contextlib.ExitStack() as stack:
             train(
                 self.task,
                 self._train_batches,
@@ -147,9 +164,8 @@ class Experiment:
         if config.mode == "train":
             result = {"global_step": int(self.task.optimizer.iterations.numpy())}
         else:
-            with self._report_lost_workers():
-                result = self._evaluate_and_write()
-        gather_from_workers(self.strategy, [0.0])  # None reads what the chief has not yet written.
+            result = self._evaluate_and_write()
+        wait_for_all(self.strategy)  # None reads what the chief has not yet written.
         return result
 
     def _agree(self, value: bool) -> bool:
@@ -169,7 +185,7 @@ class Experiment:
     def _report_lost_workers(self):
         try:
             yield
-        except tf.errors.OpError as error:
+        except _LOST_WORKER as error:
             if not isinstance(self.strategy, tf.distribute.MultiWorkerMirroredStrategy):
                 raise
             raise UserError(

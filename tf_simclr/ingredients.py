@@ -104,7 +104,9 @@ def training_batches(
 
     def batches(source: Source, batch_size: int, seed: int) -> tf.data.Dataset:
         # The workers of a run, and no other runs, share its jobs.
-        job_name = f"{os.path.abspath(str(config.model_dir))}, {source.name}, seed {seed}, step {first_step}"
+        directory = str(config.model_dir)
+        place = directory if "://" in directory else os.path.abspath(directory)
+        job_name = f"{place}, {source.name}, seed {seed}, step {first_step}"
         return train_dataset(
             source,
             view,
@@ -234,8 +236,14 @@ def _labelled_rows(config: ExperimentConfig, source: Source, plan: BatchPlan) ->
     batch_size, asked = plan.global_batch_size, config.distill.distill_labeled_share
     all_are = labelled is source and not asked
     share = asked or labelled.num_examples / source.num_examples
-    wanted = max(1, int(share * batch_size + 0.5))
-    num_labelled = -(-wanted // plan.num_replicas) * plan.num_replicas  # As many on each replica.
+    num_labelled, replicas = max(1, int(share * batch_size + 0.5)), plan.total_replicas
+    if num_labelled % replicas:
+        lower = num_labelled // replicas * replicas
+        nearest = [f"{count / batch_size:.4g}" for count in (lower, lower + replicas) if count]
+        raise UserError(
+            f"--distill_labeled_share={share:.4g}: {num_labelled} labelled images of a batch of {batch_size} cannot "
+            f"be shared out evenly over {replicas} replicas; use {' or '.join(nearest)}."
+        )
     if num_labelled >= batch_size and not all_are:
         raise UserError(
             f"--distill_labeled_share={share:.4g}: leaves no place for unlabelled images in a batch of "

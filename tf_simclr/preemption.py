@@ -34,9 +34,12 @@ class PreemptionWatch:
             self._previous = signal.signal(signal.SIGTERM, self._notice)
         return self
 
-    def __exit__(self, *_):
-        if self._previous is not None:
-            signal.signal(signal.SIGTERM, self._previous)
+    def __exit__(self, error, *_):
+        if self._previous is None:
+            return
+        signal.signal(signal.SIGTERM, self._previous)
+        if self._noticed and error is None:  # It came after the last call, whose checkpoint is written.
+            signal.raise_signal(signal.SIGTERM)
 
     def _notice(self, *_):
         self._noticed = True

@@ -12,7 +12,7 @@ import tensorflow as tf
 
 from tf_simclr.cluster import find_cluster, names_several_workers
 from tf_simclr.config import StrategyConfig, UserError, check
-from tf_simclr.distribute import gather_from_workers, is_chief
+from tf_simclr.distribute import is_chief, wait_for_all
 from tf_simclr.meeting import meet
 from tf_simclr.run_directory import first_line
 
@@ -31,7 +31,7 @@ def wait_for_workers() -> None:
     for strategy in _CONNECTED:
         # A worker that is gone already has come through first: its last messages may be lost.
         with contextlib.suppress(tf.errors.OpError):
-            gather_from_workers(strategy, [0.0])
+            wait_for_all(strategy)
 
 
 def make_strategy(

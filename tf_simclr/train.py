@@ -77,7 +77,7 @@ def make_train_function(task, strategy: tf.distribute.Strategy, *, jit_compile: 
     """Returns a function (iterator, steps), one graph, that trains.
 
     It returns the means of the task's metrics and of `bad_images`, the unreadable images of a global
-    batch; and the number of steps before the first one whose total loss is not finite.
+    batch; and the number of steps before the first one with a metric that is not finite.
 
     Args:
         task: has `train_step` and `metric_names`.
@@ -101,7 +101,7 @@ def make_train_function(task, strategy: tf.distribute.Strategy, *, jit_compile: 
             metrics = strategy.run(replica_step, args=(next(iterator),))
             metrics = {n: strategy.experimental_local_results(metrics[n])[0] for n in names}
             totals = {n: totals[n] + metrics[n] for n in names}
-            good = tf.logical_and(good, tf.math.is_finite(metrics["total_loss"]))
+            good = tf.logical_and(good, tf.reduce_all(tf.math.is_finite(list(metrics.values()))))
             num_good += tf.cast(good, tf.int32)
         return {name: totals[name] / tf.cast(num_steps, tf.float32) for name in names}, num_good
 
