@@ -37,7 +37,9 @@ def train(name, jit_compile):
     before = snapshot(task.model)
     batches = iter(tf.data.Dataset.from_tensors(batch).repeat())
     run = make_train_function(task, ONE_DEVICE, jit_compile=jit_compile)
-    metrics = {name: value.numpy() for name, value in run(batches, tf.constant(2)).items()}
+    means, num_good = run(batches, tf.constant(2))
+    assert int(num_good) == 2
+    metrics = {name: value.numpy() for name, value in means.items()}
     after = snapshot(task.model)
     return metrics, {name: after[name] - before[name] for name in after}
 
