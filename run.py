@@ -10,7 +10,17 @@ import signal
 import sys
 
 from flags.convert import help_text, parse_command_line
-from tf_simclr.config import ExperimentConfig, PreemptedError, SemiSupervisedConfig, UserError
+from tf_simclr.config import (
+    BenchmarkConfig,
+    EmbedConfig,
+    ExperimentConfig,
+    ExportConfig,
+    ImportConfig,
+    PreemptedError,
+    SemiSupervisedConfig,
+    Tool,
+    UserError,
+)
 
 
 def main(arguments: list[str]) -> int:
@@ -24,7 +34,10 @@ def main(arguments: list[str]) -> int:
         config, notes = parse_command_line(arguments)
         for note in notes:
             logging.getLogger("tf_simclr").info(note)
-        run(config)
+        if isinstance(config, Tool):
+            run_tool(config)
+        else:
+            run(config)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -56,6 +69,28 @@ def run(config: ExperimentConfig | SemiSupervisedConfig) -> dict:
         write_report(config, result)
     wait_for_workers()
     return result
+
+
+def run_tool(config: Tool) -> None:
+    """Does with a trained network what the configuration says."""
+    match config:
+        case ExportConfig():
+            from exports.export import export_checkpoint
+
+            export_checkpoint(config)
+        case ImportConfig():
+            from exports.export import export_checkpoint
+            from tf_simclr.interop.released import import_weights
+
+            export_checkpoint(import_weights(config))
+        case EmbedConfig():
+            from tf_simclr.embed import embed
+
+            embed(config)
+        case BenchmarkConfig():
+            from benchmarks.inference import measure_inference
+
+            measure_inference(config)
 
 
 if __name__ == "__main__":

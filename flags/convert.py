@@ -11,9 +11,12 @@ from absl import flags as absl_flags
 from flags.definitions import ACCEPTED_WITHOUT_EFFECT, define_flags
 from tf_simclr.config import (
     SEMI_SUPERVISED,
+    TOOLS,
     TRAIN_MODES,
     ExperimentConfig,
+    ModelConfig,
     SemiSupervisedConfig,
+    Tool,
     UserError,
     check,
     default_model_dir,
@@ -25,7 +28,7 @@ _DIGITS_RECIPE = os.path.join(RECIPES, "digits.flags")
 
 def parse_command_line(
     arguments: Sequence[str],
-) -> tuple[ExperimentConfig | SemiSupervisedConfig, list[str]]:
+) -> tuple[ExperimentConfig | SemiSupervisedConfig | Tool, list[str]]:
     """Turns a command line into a configuration.
 
     First wins: a flag on the command line, wherever it stands; a `--flagfile`; the digits recipe, if
@@ -37,14 +40,16 @@ def parse_command_line(
         arguments: without the program's name.
 
     Returns:
-        The configuration, of one step or of the whole method, and lines that tell the user what was
-        chosen for him.
+        The configuration of one step, of the whole method or of a tool, and lines that tell the user what
+        was chosen for him.
 
     Raises:
         UserError: a flag or a value is wrong.
     """
     lines = _Lines(*_split_flagfiles(arguments, base=os.curdir))
     values = _parse(lines.of_step(None))
+    if values.mode in TOOLS:
+        return _tool(lines, values), []
     notes = []
     uses_flagfile = any(argument.lstrip("-").partition("=")[0] == "flagfile" for argument in arguments)
     unnamed = not values["dataset"].present
@@ -118,6 +123,27 @@ def _needs_value(flag: str) -> bool:
     return flag in flag_values and not flag_values[flag].boolean
 
 
+def _tool(lines: _Lines, values: absl_flags.FlagValues) -> Tool:
+    tool = TOOLS[values.mode]
+    used = (_flags_of(tool) | {"mode"}).difference(getattr(tool, "unused", ()))
+    general = _of_step(lines.explicit, None)
+    explicit = _parse(general)
+    unused = [argument for argument in lines.explicit if argument not in general]
+    unused += [
+        f"--{name}={explicit[name].value}" for name in explicit if explicit[name].present and name not in used
+    ]
+    if unused:
+        raise UserError(f"{unused[0]}: has no meaning with --mode={values.mode}; leave it out.")
+    stated = [field.name for field in dataclasses.fields(ModelConfig) if values[field.name].present]
+    return _fill(tool, values, stated=tuple(stated))
+
+
+def _flags_of(owner: Any) -> set[str]:
+    """Returns the names of the flags that fill a dataclass."""
+    fields = dataclasses.fields(owner)
+    return set().union(*(_flags_of(f.type) if dataclasses.is_dataclass(f.type) else {f.name} for f in fields))
+
+
 def _train_mode(values: absl_flags.FlagValues, *, bare: bool) -> str:
     """Returns the step that the flags name, or `semi_supervised`."""
     modes = (*TRAIN_MODES, SEMI_SUPERVISED)
@@ -184,10 +210,13 @@ def help_text() -> str:
     return flag_values.get_help(include_special_flags=False).replace("\nflags.definitions:", "")
 
 
-def _fill(owner: Any, flag_values: absl_flags.FlagValues) -> Any:
+def _fill(owner: Any, flag_values: absl_flags.FlagValues, **others: Any) -> Any:
+    """Makes a dataclass from the flags that are named like its fields, and from `others`."""
     arguments = {}
     for field in dataclasses.fields(owner):
-        if dataclasses.is_dataclass(field.type):
+        if field.name in others:
+            arguments[field.name] = others[field.name]
+        elif dataclasses.is_dataclass(field.type):
             arguments[field.name] = _fill(field.type, flag_values)
         elif field.name in flag_values:
             arguments[field.name] = flag_values[field.name].value

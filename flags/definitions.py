@@ -23,6 +23,7 @@ def define_flags(flag_values: absl_flags.FlagValues) -> None:
     _define_training(flag_values)
     _define_evaluation(flag_values)
     _define_devices(flag_values)
+    _define_tools(flag_values)
 
 
 def _define(flag_values: absl_flags.FlagValues, owner: type, **helps: str) -> None:
@@ -54,7 +55,7 @@ def _define_run(flag_values):
         config.ExperimentConfig,
         mode="What to do: train, eval (each new checkpoint until training is over) or train_then_eval; "
         "pretrain, finetune, distill, supervised and semi_supervised are short for "
-        "--mode=train_then_eval --train_mode= the same.",
+        "--mode=train_then_eval --train_mode= the same. Of trained networks: export, import, embed, benchmark.",
         model_dir="Directory for checkpoints, results and exports; runs/<dataset>-<train_mode> if not given. "
         "semi_supervised keeps a subfolder for each step.",
         keep_hub_module_max="SavedModels that are kept: a run exports one, at its end; 0 switches the export off.",
@@ -204,4 +205,34 @@ def _define_devices(flag_values):
         cluster_timeout="Seconds to wait for the other workers.",
         kubernetes_selector="Label of the workers' pods, and of no others.",
         kubernetes_pods="Number of the workers' pods: --cluster=kubernetes waits until so many are running.",
+    )
+
+
+def _define_tools(flag_values):
+    _define(
+        flag_values,
+        config.ExportConfig,
+        export_formats="What export writes, with commas between: saved_model (a TF-Hub module too), folded (batch norm "
+        "folded into the convolutions), tflite, onnx (needs tf2onnx), pytorch (torchvision's names).",
+        overwrite="Replace what export, import or embed find in the place of their output.",
+    )
+    _define(
+        flag_values,
+        config.ImportConfig,
+        ema="Import the moving average of the weights, ema_model/, where the file has it.",
+    )
+    _define(
+        flag_values,
+        config.EmbedConfig,
+        split="Split of --dataset that embed reads.",
+        output="File for the features: .npz, .parquet or .tfrecord; more than --shard_size images become several.",
+        endpoint="Output of the network that embed writes.",
+        shard_size="Images in one file of embed.",
+    )
+    _define(
+        flag_values,
+        config.BenchmarkConfig,
+        benchmark="What to measure: inference.",
+        benchmark_batch_size="Images in a batch of the benchmark.",
+        benchmark_repeats="Repetitions of the benchmark.",
     )

@@ -19,6 +19,12 @@ def check(condition: bool, flag: str, value: Any, mend: str) -> None:
         raise UserError(f"--{flag}={value}: {mend}")
 
 
+def check_given(flag: str, value: Any, mend: str) -> None:
+    """Raises UserError("--flag: not given; mend") where `value` is None or empty."""
+    if not value:
+        raise UserError(f"--{flag}: not given; {mend}")
+
+
 def check_choice(flag: str, value: Any, choices: tuple) -> None:
     """Raises UserError unless `value` is one of `choices`."""
     check(value in choices, flag, value, f"use one of {', '.join(map(str, choices))}.")

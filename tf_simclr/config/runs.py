@@ -17,6 +17,7 @@ from tf_simclr.config.parts import (
     StrategyConfig,
     TrainConfig,
 )
+from tf_simclr.config.tools import TOOLS
 
 SEMI_SUPERVISED = "semi_supervised"
 _NETWORK_SETTINGS = (
@@ -58,7 +59,7 @@ class ExperimentConfig:
 
     def __post_init__(self):
         modes = ("train", "eval", "train_then_eval")
-        choices = ", ".join((*modes, *TRAIN_MODES, SEMI_SUPERVISED))
+        choices = ", ".join((*modes, *TRAIN_MODES, SEMI_SUPERVISED, *TOOLS))
         check(self.mode in modes, "mode", self.mode, f"use one of {choices}.")
         check(
             self.keep_hub_module_max >= 0,

@@ -1,0 +1,140 @@
+"""What is done with trained networks: exporting, importing, embedding, measuring."""
+
+import dataclasses
+import os
+from typing import ClassVar
+
+from tf_simclr.config.checks import check, check_choice, check_given
+from tf_simclr.config.parts import DataConfig, ModelConfig
+
+EXPORT_FORMATS = ("saved_model", "folded", "tflite", "onnx", "pytorch")
+BENCHMARKS = ("inference",)
+OUTPUT_EXTENSIONS = (".npz", ".parquet", ".tfrecord")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExportConfig:
+    """`--mode=export`: a checkpoint becomes modules for other programs."""
+
+    checkpoint: str | None = None
+    model_dir: str | None = None
+    export_formats: str = "saved_model"
+    keep_hub_module_max: int = 1
+    overwrite: bool = False
+
+    def __post_init__(self):
+        check_given(
+            "checkpoint",
+            self.checkpoint or self.model_dir,
+            "name the directory of a run, or a checkpoint in it.",
+        )
+        for name in self.formats:
+            check(
+                name in EXPORT_FORMATS,
+                "export_formats",
+                self.export_formats,
+                f"use one or more of {', '.join(EXPORT_FORMATS)}, with commas between them.",
+            )
+        check(
+            self.keep_hub_module_max >= 1,
+            "keep_hub_module_max",
+            self.keep_hub_module_max,
+            "the exports of each format that are kept; use at least 1.",
+        )
+
+    @property
+    def formats(self) -> tuple[str, ...]:
+        """The formats by name, each once."""
+        return tuple(dict.fromkeys(name.strip() for name in self.export_formats.split(",")))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ImportConfig:
+    """`--mode=import`: weights that the authors released become a run of this program.
+
+    `stated` names the settings of `model` that the user gave: the file has to agree with them.
+    """
+
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    checkpoint: str | None = None
+    model_dir: str | None = None
+    ema: bool = False
+    overwrite: bool = False
+    keep_hub_module_max: int = 1
+    stated: tuple[str, ...] = ()
+
+    def __post_init__(self):
+        check_given(
+            "checkpoint", self.checkpoint, "name a TF1 checkpoint or a TF2 SavedModel of released weights."
+        )
+        check_given(
+            "model_dir", self.model_dir, "name the directory that the imported network is written to."
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EmbedConfig:
+    """`--mode=embed`: features of a data set, into files.
+
+    `unused` are settings of `data` that are of no use here.
+    """
+
+    unused: ClassVar[tuple[str, ...]] = (
+        "train_split",
+        "eval_split",
+        "label_fraction",
+        "labels_per_class",
+        "label_seed",
+        "data_service",
+    )
+
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    split: str = "train"
+    checkpoint: str | None = None
+    output: str | None = None
+    endpoint: str = "default"
+    eval_batch_size: int = 256
+    shard_size: int = 50_000
+    overwrite: bool = False
+
+    def __post_init__(self):
+        check_given(
+            "checkpoint",
+            self.checkpoint,
+            "name the network: the directory of a run, a checkpoint in it, or a SavedModel.",
+        )
+        check_given("output", self.output, "name the file for the features, such as features.npz.")
+        check(
+            os.path.splitext(str(self.output))[1] in OUTPUT_EXTENSIONS,
+            "output",
+            self.output,
+            f"the extension names the format; use one of {', '.join(OUTPUT_EXTENSIONS)}.",
+        )
+        check(bool(self.split), "split", self.split, "name a split, such as train.")
+        check(bool(self.endpoint), "endpoint", self.endpoint, "name an output, such as default.")
+        for flag in ("eval_batch_size", "shard_size"):
+            check(getattr(self, flag) >= 1, flag, getattr(self, flag), "use at least 1.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class BenchmarkConfig:
+    """`--mode=benchmark`: speed on this machine."""
+
+    model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    benchmark: str = "inference"
+    benchmark_batch_size: int = 8
+    benchmark_repeats: int = 15
+
+    def __post_init__(self):
+        check_choice("benchmark", self.benchmark, BENCHMARKS)
+        for flag in ("benchmark_batch_size", "benchmark_repeats"):
+            check(getattr(self, flag) >= 1, flag, getattr(self, flag), "use at least 1.")
+
+
+TOOLS: dict[str, type] = {
+    "export": ExportConfig,
+    "import": ImportConfig,
+    "embed": EmbedConfig,
+    "benchmark": BenchmarkConfig,
+}
+Tool = ExportConfig | ImportConfig | EmbedConfig | BenchmarkConfig
