@@ -53,13 +53,14 @@ def main(arguments: list[str]) -> int:
 def run(config: ExperimentConfig | SemiSupervisedConfig) -> dict:
     """Runs a configuration, with an export of each step and a report; returns its result."""
     # TensorFlow starts only here: a wrong flag has failed before.
-    from exports.saved_model import SavedModelExport
+    from exports.export import SavedModelExport
     from tf_simclr import semi_supervised, train_and_evaluate
     from tf_simclr.report import report_is_due, write_report
     from tf_simclr.strategies import is_chief_process, wait_for_workers
 
     def make_actions(step: ExperimentConfig) -> list:
-        return [SavedModelExport(step.model_dir)] if step.keep_hub_module_max else []
+        keep = step.keep_hub_module_max
+        return [SavedModelExport(step.model_dir, keep)] if keep else []
 
     if isinstance(config, SemiSupervisedConfig):
         result = semi_supervised(config, make_actions)
@@ -79,8 +80,9 @@ def run_tool(config: Tool) -> None:
 
             export_checkpoint(config)
         case ImportConfig():
-            from exports.export import export_checkpoint
             from tf_simclr.interop.released import import_weights
+
+            from exports.export import export_checkpoint
 
             export_checkpoint(import_weights(config))
         case EmbedConfig():

@@ -1,70 +1,76 @@
-"""Export as SavedModel with named outputs."""
+"""SavedModels with named outputs, which are reusable modules of TF-Hub too."""
 
 import dataclasses
-import logging
 import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import tensorflow as tf
 
-from tf_simclr.config import UserError
+from exports import metadata as metadata_file
+from tf_simclr.augment import EvalView
+from tf_simclr.images import decode_image
 from tf_simclr.models import SimCLRModel, build_simclr_model
-
-_LOG = logging.getLogger("tf_simclr")
-
-
-class SavedModelExport:
-    """The action that writes `saved_model/<step>` at the end of training.
-
-    Args:
-        model_dir: directory of the run.
-    """
-
-    def __init__(self, model_dir: str):
-        self._directory = os.path.join(model_dir, "saved_model")
-
-    def __call__(self, event) -> None:
-        """Exports the model of a `LoopEvent` that is the last one, unless that was done before."""
-        path = os.path.join(self._directory, str(event.step))
-        if not event.is_last or tf.io.gfile.exists(path):
-            return
-        save_model(event.task.model, path)
-        _LOG.info("Exported %s.", path)
+from tf_simclr.run_directory import to_json
 
 
-def save_model(model: SimCLRModel, path: str) -> None:
-    """Writes `model` to `path`, whole or not at all.
+def save_model(model: SimCLRModel, directory: str, metadata: Mapping[str, Any] | None = None) -> None:
+    """Writes `model` as a SavedModel into `directory`.
 
-    The SavedModel is called as `module(images, training=False)` with float images `[B, H, W, 3]` in
-    [0, 1] and returns a dictionary of the named outputs; its signature `serving_default` does the
-    same. `trainable=` is the authors' name for `training=`.
+    It is called as `module(images, training=False)` with float images `[B, H, W, 3]` in [0, 1], of any
+    number and size, and returns a dictionary of the named outputs. `trainable=` is the authors' name for
+    `training=`, with which batch norm uses and updates its statistics. It has what the reusable
+    SavedModels of TF-Hub have: `variables`, `trainable_variables` and `regularization_losses`.
+
+    Signatures: `serving_default` is the call; `predict_jpeg` takes encoded images, string `[N]`, and
+    returns `probabilities` `[N, classes]`, where the network has a supervised head, and the
+    representation as `embedding` `[N, features]`.
 
     Args:
         model: the network; its variables may be distributed.
-        path: of the new directory.
-
-    Raises:
-        UserError: it cannot be written.
+        directory: new or empty.
+        metadata: content of the asset `metadata.json`; `describe_export` makes it of a run. The
+            `weight_decay` among its `settings` weighs the regularization losses.
     """
-    temporary = f"{path}.{os.getpid()}.tmp"
-    module = make_module(model)
-    try:
-        tf.saved_model.save(module, temporary, signatures={"serving_default": module.serve})
-        tf.io.gfile.rename(temporary, path)
-    except (tf.errors.OpError, OSError) as error:
-        reason = str(error).split("\n")[0]
-        raise UserError(
-            f"--model_dir: cannot write {path} ({reason}); free some space or choose another."
-        ) from error
-    finally:
-        if tf.io.gfile.exists(temporary):
-            tf.io.gfile.rmtree(temporary)
+    module = make_module(
+        model, weight_decay=dict(metadata or {}).get("settings", {}).get("weight_decay", 0.0)
+    )
+    signatures = {"serving_default": module.serve, "predict_jpeg": module.predict_jpeg}
+    with tempfile.TemporaryDirectory() as folder:
+        attach_metadata(module, metadata or {}, folder)
+        tf.saved_model.save(module, directory, signatures=signatures)
 
 
-def make_module(model: SimCLRModel) -> tf.__internal__.tracking.AutoTrackable:
+def attach_metadata(module: tf.__internal__.tracking.AutoTrackable, metadata: Mapping, folder: str) -> None:
+    """Makes the asset `metadata.json` a part of `module`.
+
+    Args:
+        module: that is going to be saved.
+        metadata: ready for JSON.
+        folder: for the file until it is saved.
+    """
+    path = os.path.join(folder, metadata_file.FILE_NAME)
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(to_json(metadata))
+    module.metadata = tf.saved_model.Asset(path)
+
+
+def make_module(model: SimCLRModel, *, weight_decay: float = 0.0) -> tf.__internal__.tracking.AutoTrackable:
     """Returns a copy of `model` as a module that needs neither this project nor a strategy.
 
-    It computes in the dtype of the weights also where `model` computes in 16 bits, which not every machine
-    does well, and which training with float16 needs a scaled loss for.
+    Args:
+        model: the network; its variables may be distributed.
+        weight_decay: of the kernels of convolutions and dense layers, for the regularization losses.
+    """
+    return _ExportedModule(copy_for_export(model), weight_decay)
+
+
+def copy_for_export(model: SimCLRModel) -> SimCLRModel:
+    """Returns a copy of `model` without a strategy, that computes in the dtype of its weights.
+
+    That is also where `model` computes in 16 bits, which not every machine does well, and which training
+    with float16 needs a scaled loss for.
     """
     config = dataclasses.replace(model.config, precision=model.config.variable_dtype)
     copy = build_simclr_model(config, model.num_classes)
@@ -72,17 +78,18 @@ def make_module(model: SimCLRModel) -> tf.__internal__.tracking.AutoTrackable:
         tf.nest.flatten(copy.variable_tree()), tf.nest.flatten(model.variable_tree()), strict=True
     ):
         target.assign(source)
-    return _ExportedModule(copy)
+    return copy
 
 
 class _ExportedModule(tf.__internal__.tracking.AutoTrackable):
-    # `variables` and `trainable_variables` are saved, so that what is reloaded can be trained; a
-    # `tf.Module` computes them and would lose them.
-    def __init__(self, model: SimCLRModel):
+    # `variables`, `trainable_variables` and `regularization_losses` are lists that are saved, so that what
+    # is reloaded can be trained; a `tf.Module` computes them and would lose them.
+    def __init__(self, model: SimCLRModel, weight_decay: float):
         # Only the variables are tracked: tracking the Keras model would trace every layer again.
         self.weights = model.variable_tree()
         self.variables = list(model.variables)
         self.trainable_variables = list(model.trainable_variables)
+        self.regularization_losses = _regularization_losses(self.trainable_variables, weight_decay)
         images = tf.TensorSpec([None, None, None, 3], tf.float32, name="images")
         apply = {
             training: tf.function(lambda x, t=training: model(x, training=t), autograph=False)
@@ -102,3 +109,42 @@ class _ExportedModule(tf.__internal__.tracking.AutoTrackable):
             input_signature=[images],
             autograph=False,
         )
+        self.predict_jpeg = tf.function(
+            lambda image_bytes: _predict(call, image_bytes, model.config.image_size),
+            input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")],
+            autograph=False,
+        )
+
+
+def _regularization_losses(variables: Sequence[tf.Variable], weight_decay: float) -> list:
+    """Returns functions without arguments, as TF-Hub wants them: here one, the L2 loss of all kernels."""
+    if not weight_decay:
+        return []
+    kernels = [variable for variable in variables if variable.shape.rank > 1]
+
+    @tf.function(input_signature=[], autograph=False)
+    def loss():
+        return weight_decay * tf.add_n([tf.nn.l2_loss(kernel) for kernel in kernels])
+
+    return [loss]
+
+
+def _predict(call, image_bytes: tf.Tensor, image_size: int) -> dict[str, tf.Tensor]:
+    """Classifies encoded images, string `[N]`, after the run's own preprocessing for evaluation."""
+    view = EvalView(image_size=image_size)
+
+    def read(element: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
+        number, encoded = element
+        name = tf.strings.join(["image_bytes[", tf.strings.as_string(number), "]"])
+        return view.crop_image(decode_image(encoded, name=name))
+
+    images = tf.map_fn(
+        read,
+        (tf.range(tf.size(image_bytes)), image_bytes),
+        fn_output_signature=tf.TensorSpec([image_size, image_size, 3], tf.float32),
+    )
+    outputs = call(images)
+    prediction = {"embedding": outputs["default"]}
+    if "logits_sup" in outputs:
+        prediction["probabilities"] = tf.nn.softmax(outputs["logits_sup"])
+    return prediction

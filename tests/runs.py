@@ -18,7 +18,7 @@ import pytest
 import tensorflow as tf
 
 import tf_simclr
-from exports.saved_model import SavedModelExport
+from exports.export import SavedModelExport
 from flags.convert import parse_command_line
 from tf_simclr.config import ExperimentConfig, SemiSupervisedConfig, UserError
 from tf_simclr.train import LoopEvent

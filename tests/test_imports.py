@@ -13,7 +13,18 @@ ROOT = pathlib.Path(__file__).parent.parent
 # From the bottom to the top: a part may import its own layer and those below.
 LAYERS = [
     {"config"},
-    {"models", "losses", "schedules", "metrics", "loss_scale", "optimizers", "data", "augment", "distribute"},
+    {
+        "models",
+        "losses",
+        "schedules",
+        "metrics",
+        "loss_scale",
+        "optimizers",
+        "data",
+        "augment",
+        "images",
+        "distribute",
+    },
     {
         "tasks",
         "checkpoint",
@@ -29,10 +40,10 @@ LAYERS = [
     {"pipeline", "report", "experiment", "ingredients", "actions", "planning", "results"},
 ]
 BASE = "tf_simclr.tasks.base"
-PURE = ("losses", "schedules", "metrics", "loss_scale", "augment")
+PURE = ("losses", "schedules", "metrics", "loss_scale", "augment", "images")
 LIBRARY_FOR = {
     "flags": {"config"},
-    "exports": {"config", "models", "augment", "checkpoint"},
+    "exports": {"config", "models", "augment", "images", "checkpoint", "run_directory"},
 }
 COLLECTIVES = {
     "all_reduce",

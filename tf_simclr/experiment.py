@@ -1,6 +1,7 @@
 """One run: from a configuration to a trained, evaluated network."""
 
 import contextlib
+import dataclasses
 import functools
 import logging
 from collections.abc import Iterator, Sequence
@@ -30,7 +31,8 @@ from tf_simclr.results import ResultFiles
 from tf_simclr.run_directory import check_directory, claim_directory, latest_checkpoint
 from tf_simclr.strategies import is_step_compiled, make_strategy
 from tf_simclr.tasks.base import Task
-from tf_simclr.train import Action, make_train_function, train
+from tf_simclr.teacher import teacher_class_names
+from tf_simclr.train import Action, LoopEvent, make_train_function, train
 
 _LOG = logging.getLogger("tf_simclr")
 _NUM_EXAMPLE_VIEWS = 8
@@ -50,8 +52,8 @@ def train_and_evaluate(config: ExperimentConfig, actions: Sequence[Action] = ())
 
     Args:
         config: of the run.
-        actions: called with a `LoopEvent` while training, after those for progress and TensorBoard;
-            exporting is one.
+        actions: called with a `LoopEvent` while training, after those for progress and TensorBoard, and
+            with the last one, which has the `result`, after the evaluation; exporting is one.
 
     Returns:
         What stands in `result.json`: `global_step` and, where it was evaluated,
@@ -147,10 +149,11 @@ class Experiment:
         if config.train.checkpoint and not step:
             _LOG.info(self._ingredients.initialize(self.task.model))
         if self._is_chief:
-            claim_directory(config)
+            claim_directory(config, self._class_names())
         if step:
             _LOG.info("Going on from step %d of %d.", step, self.plan.total_steps)
         self._announce()
+        held = _HeldActions(actions)
         with contextlib.ExitStack() as stack:
             train(
                 self.task,
@@ -159,12 +162,14 @@ class Experiment:
                 checkpoints=checkpoints,
                 plan=self.plan,
                 watch=stack.enter_context(PreemptionWatch(self.strategy, config.train.preemption_grace)),
-                actions=self._actions(stack, actions),
+                actions=(*self._actions(stack), *([held] if self._is_chief else [])),
             )
-        if config.mode == "train":
-            result = {"global_step": int(self.task.optimizer.iterations.numpy())}
-        else:
-            result = self._evaluate_and_write()
+        result = {"global_step": int(self.task.optimizer.iterations.numpy())}
+        if config.mode != "train":
+            result = self._evaluate_all()
+        held.release(result)
+        if config.mode != "train":
+            self._write(result)
         wait_for_all(self.strategy)  # None reads what the chief has not yet written.
         return result
 
@@ -218,7 +223,8 @@ class Experiment:
                 if tf.io.gfile.exists(f"{path}.index"):
                     raise
                 continue  # The training run has deleted it meanwhile, and written a newer one.
-            result = self._evaluate_and_write()
+            result = self._evaluate_all()
+            self._write(result)
             if step >= self.plan.total_steps:
                 break
             _LOG.info("Waiting for the next checkpoint in %s.", directory)
@@ -278,7 +284,7 @@ class Experiment:
         batch = next(iter(self._train_dataset(0, self._share(self.plan.global_batch_size))))
         return tf.stack([view[:_NUM_EXAMPLE_VIEWS] for view in batch["views"]], axis=1)
 
-    def _actions(self, stack: contextlib.ExitStack, actions: Sequence[Action]) -> tuple[Action, ...]:
+    def _actions(self, stack: contextlib.ExitStack) -> tuple[Action, ...]:
         config = self.config
         watch = standard_actions.BadImageWatch(self.train_source, config.data.max_bad_image_fraction)
         if not self._is_chief:
@@ -287,7 +293,12 @@ class Experiment:
         stack.enter_context(contextlib.closing(progress))
         directory = str(config.model_dir)
         board = standard_actions.TensorBoardWriter(directory, self.schedule, self._example_views)
-        return (progress, watch, board, *actions)
+        return (progress, watch, board)
+
+    def _class_names(self) -> Sequence[str] | None:
+        """Returns the names of the classes that the network tells apart; None where they are not known."""
+        names, teacher = self.train_source.class_names, self.config.distill.teacher
+        return teacher_class_names(teacher) if names is None and teacher is not None else names
 
     def _announce(self) -> None:
         model, plan = self.config.model, self.plan
@@ -313,7 +324,7 @@ class Experiment:
             self.config.model_dir,
         )
 
-    def _evaluate_and_write(self) -> dict[str, Any]:
+    def _evaluate_all(self) -> dict[str, Any]:
         result: dict[str, Any] = {
             "global_step": int(self.task.optimizer.iterations.numpy()),
             "num_weights": sum(v.shape.num_elements() for v in self.task.model.used_variables),
@@ -327,10 +338,12 @@ class Experiment:
                 standard_actions.write_eval_scalars(directory, result, result["global_step"])
         else:
             _LOG.info("Not evaluated: %s.", reason)
+        return result
+
+    def _write(self, result: dict[str, Any]) -> None:
         if self._is_chief:
             self._results.write(result)
         _LOG.info("Result: %s", self._results.describe(result))
-        return result
 
     def _evaluate(self, source: Source) -> dict[str, Any]:
         view = EvalView(image_size=self.config.model.image_size)
@@ -349,6 +362,29 @@ class Experiment:
             max_fraction=self.config.data.max_bad_image_fraction,
         )
         return result
+
+
+class _HeldActions:
+    """Calls actions with each event as it comes, but with the last one only after the evaluation."""
+
+    def __init__(self, actions: Sequence[Action]):
+        self._actions = actions
+        self._last: LoopEvent | None = None
+
+    def __call__(self, event: LoopEvent) -> None:
+        if event.is_last:
+            self._last = event
+        else:
+            self._call(event)
+
+    def release(self, result: dict[str, Any]) -> None:
+        """Gives the last event, if there was one, with the `result` of the run."""
+        if self._last is not None:
+            self._call(dataclasses.replace(self._last, result=result))
+
+    def _call(self, event: LoopEvent) -> None:
+        for action in self._actions:
+            action(event)
 
 
 def _check_same_classes(train_source: Source, eval_source: Source) -> None:

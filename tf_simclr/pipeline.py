@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from tf_simclr.checkpoint import find_checkpoint
-from tf_simclr.config import ExperimentConfig, SemiSupervisedConfig, UserError
+from tf_simclr.config import ExperimentConfig, SemiSupervisedConfig, UserError, is_handle
 from tf_simclr.distribute import is_chief
 from tf_simclr.experiment import Experiment
 from tf_simclr.run_directory import (
@@ -68,7 +68,7 @@ def _check_starts(config: SemiSupervisedConfig) -> None:
         if step.train.checkpoint is not None and step.train.checkpoint not in own:
             find_checkpoint(step.train.checkpoint, f"{name}.checkpoint")
     teacher = str(config.distill.distill.teacher)
-    if teacher not in own and not teacher.startswith(("https://", "http://")):
+    if teacher not in own and not is_handle(teacher):
         find_checkpoint(teacher, "distill.teacher")
     for earlier, later in (("pretrain", "finetune"), ("finetune", "distill")):
         if earlier in config.steps:

@@ -3,7 +3,8 @@
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import tensorflow as tf
 
@@ -17,6 +18,7 @@ from tf_simclr.config import (
 from tf_simclr.mismatch import listed
 
 _SETTINGS_FILE = "flags.json"
+_CLASS_NAMES_FILE = "class_names.json"
 # Changing these between two starts of a run changes neither the weights nor what they mean.
 _FREE_SETTINGS = frozenset(
     [
@@ -49,6 +51,7 @@ _FREE_SETTINGS = frozenset(
         "kubernetes_pods",
         "preemption_grace",
         "on_non_finite",
+        "allow_remote_teacher",
     ]
 )
 # Which labels are used makes no difference to pretraining without a probe.
@@ -107,8 +110,10 @@ def check_directory(config: ExperimentConfig | SemiSupervisedConfig) -> dict:
     return old if begun else {}
 
 
-def claim_directory(config: ExperimentConfig | SemiSupervisedConfig) -> None:
-    """Makes `model_dir` and writes its settings.
+def claim_directory(
+    config: ExperimentConfig | SemiSupervisedConfig, class_names: Sequence[str] | None = None
+) -> None:
+    """Makes `model_dir` and writes its settings, and the names of the classes where they are known.
 
     Raises:
         UserError: it cannot be written.
@@ -117,6 +122,8 @@ def claim_directory(config: ExperimentConfig | SemiSupervisedConfig) -> None:
     try:
         tf.io.gfile.makedirs(directory)
         write_json(os.path.join(directory, _SETTINGS_FILE), config.to_dict())
+        if class_names is not None:
+            write_json(os.path.join(directory, _CLASS_NAMES_FILE), class_names)
     except (tf.errors.OpError, OSError) as error:
         raise UserError(
             f"--model_dir={directory}: cannot be written ({first_line(error)}); use a directory you may write to."
@@ -151,12 +158,12 @@ def _same(name: str, old: dict, new: dict) -> bool:
     return places[0] == places[1]
 
 
-def write_json(path: str, content: Mapping) -> None:
+def write_json(path: str, content: Mapping | Sequence) -> None:
     """Writes `content` whole or not at all."""
     write_text(path, to_json(content))
 
 
-def to_json(content: Mapping) -> str:
+def to_json(content: Mapping | Sequence) -> str:
     """Returns `content` as the text of a file."""
     return json.dumps(content, indent=2) + "\n"
 
@@ -191,11 +198,28 @@ def write_text(path: str, text: str) -> None:
 
 def read_settings(directory: str) -> dict:
     """Returns {flag name: value} of the run in a directory; {} where that is not written there."""
+    settings = read_json(os.path.join(directory, _SETTINGS_FILE))
+    return settings if isinstance(settings, dict) else {}
+
+
+def defining_settings(settings: Mapping) -> dict:
+    """Returns those settings of a run that its weights, and what they mean, depend on."""
+    return {name: value for name, value in settings.items() if name not in _FREE_SETTINGS}
+
+
+def read_class_names(directory: str) -> list[str] | None:
+    """Returns the names of the classes of the run in a directory; None where they are not known."""
+    names = read_json(os.path.join(directory, _CLASS_NAMES_FILE))
+    return [str(name) for name in names] if isinstance(names, list) else None
+
+
+def read_json(path: str) -> Any:
+    """Returns what a file of JSON holds; None where there is no such file, or it is damaged."""
     try:
-        with tf.io.gfile.GFile(os.path.join(directory, _SETTINGS_FILE)) as file:
+        with tf.io.gfile.GFile(path) as file:
             return json.loads(file.read())
     except (tf.errors.OpError, OSError, ValueError):
-        return {}
+        return None
 
 
 def first_line(error: BaseException) -> str:

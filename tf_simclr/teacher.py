@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-from tf_simclr.checkpoint import is_saved_model, load_network
-from tf_simclr.config import UserError
-from tf_simclr.run_directory import first_line
+from tf_simclr.checkpoint import find_checkpoint, is_saved_model, load_network
+from tf_simclr.config import UserError, is_handle
+from tf_simclr.run_directory import first_line, read_class_names, read_json
 
 _LOGITS = "logits_sup"
 _WHAT_FITS = "name the directory of a finetuned run, a checkpoint in it, or a SavedModel with logits"
@@ -34,6 +34,8 @@ class Teacher(NamedTuple):
 def load_teacher(path: str, image_size: int) -> Teacher:
     """Loads a teacher; call it in the strategy's scope.
 
+    A SavedModel is a program: loading one runs whatever TensorFlow operations it holds.
+
     Args:
         path: the directory of a run, or a checkpoint in it; or a SavedModel or TF-Hub module, on disk or
             behind a TF-Hub handle, that is called as `module(images, trainable=False)` and returns a
@@ -43,9 +45,7 @@ def load_teacher(path: str, image_size: int) -> Teacher:
     Raises:
         UserError: there is no such teacher, or it gives no logits.
     """
-    path = os.path.expanduser(path)
-    if path.startswith(("https://", "http://")):
-        path = _resolve_handle(path)
+    path = _find(path)
     if is_saved_model(path):
         return _from_saved_model(path, image_size)
     network = load_network(path, "teacher")
@@ -57,6 +57,24 @@ def load_teacher(path: str, image_size: int) -> Teacher:
         network.num_classes,
         sum(variable.shape.num_elements() for variable in network.used_variables),
     )
+
+
+def teacher_class_names(path: str) -> list[str] | None:
+    """Returns the names of a teacher's classes; None where they are not known.
+
+    Args:
+        path: as for `load_teacher`.
+    """
+    path = _find(path)
+    if not is_saved_model(path):
+        return read_class_names(os.path.dirname(find_checkpoint(path, "teacher")))
+    metadata = read_json(os.path.join(path, "assets", "metadata.json"))
+    names = metadata.get("class_names") if isinstance(metadata, dict) else None
+    return [str(name) for name in names] if isinstance(names, list) else None
+
+
+def _find(path: str) -> str:
+    return _resolve_handle(path) if is_handle(path) else os.path.expanduser(path)
 
 
 def _resolve_handle(handle: str) -> str:

@@ -4,7 +4,7 @@ import dataclasses
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -54,6 +54,7 @@ class LoopEvent:
         images_per_second: examples (not views) a second since the last event, 0 if unknown.
         checkpoint: path of the checkpoint written at this step, or None.
         task: the task that is trained.
+        result: of the run, in the last event for actions that are called after the evaluation.
     """
 
     step: int
@@ -63,6 +64,7 @@ class LoopEvent:
     images_per_second: float
     checkpoint: str | None
     task: Any
+    result: Mapping[str, Any] | None = None
 
     @property
     def is_last(self) -> bool:

@@ -36,3 +36,8 @@ def check_finite(config: Any) -> None:
         value = getattr(config, field.name)
         if isinstance(value, float):
             check(math.isfinite(value), field.name, value, "use a finite number.")
+
+
+def is_handle(path: str) -> bool:
+    """Returns whether `path` is a TF-Hub handle, whose module is fetched by whoever loads it."""
+    return path.startswith(("https://", "http://"))

@@ -4,7 +4,7 @@ import dataclasses
 import re
 import urllib.parse
 
-from tf_simclr.config.checks import check, check_choice, check_finite
+from tf_simclr.config.checks import check, check_choice, check_finite, is_handle
 
 RESNET_DEPTHS = (18, 34, 50, 101, 152, 200)
 NUM_BLOCK_GROUPS = 4
@@ -230,6 +230,7 @@ class DistillConfig:
     """Distillation: the teacher, and the loss that makes the student agree with it."""
 
     teacher: str | None = None
+    allow_remote_teacher: bool = False
     distill_alpha: float = 1.0
     distill_temperature: float = 1.0
     distill_tau_squared: bool = False
@@ -239,6 +240,13 @@ class DistillConfig:
         check_finite(self)
         check(
             self.teacher != "", "teacher", "", "name a run's directory, a checkpoint in one, or a SavedModel."
+        )
+        check(
+            self.allow_remote_teacher or not is_handle(self.teacher or ""),
+            "teacher",
+            self.teacher,
+            "would be fetched, and a module can run whatever operations it likes; if you trust it, use "
+            "--allow_remote_teacher=True, or download it and name the folder.",
         )
         check(
             0 <= self.distill_alpha <= 1,

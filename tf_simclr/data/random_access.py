@@ -6,7 +6,8 @@ import numpy as np
 import tensorflow as tf
 
 from tf_simclr.data.plan import BatchPlan
-from tf_simclr.data.source import NUM_CANDIDATES, EncodedSource, Source, decode_image, order_seed
+from tf_simclr.data.source import NUM_CANDIDATES, EncodedSource, Source, order_seed
+from tf_simclr.images import decode_image
 
 
 class RandomAccessSource(Source):

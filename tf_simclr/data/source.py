@@ -144,20 +144,6 @@ def order_seed(seed: int, epoch: tf.Tensor) -> tf.Tensor:
     return tf.random.experimental.stateless_fold_in(tf.constant([seed, _ORDER_SALT], tf.int64), epoch)
 
 
-def decode_image(encoded: tf.Tensor, channels: int = 3) -> tf.Tensor:
-    """Decodes JPEG, PNG, BMP or GIF (first frame), and WebP where TensorFlow can.
-
-    Args:
-        encoded: string [].
-        channels: 3, or 1 for grey.
-
-    Returns:
-        uint8 [H, W, channels].
-    """
-    image = tf.io.decode_image(encoded, channels=channels, expand_animations=False)
-    return tf.ensure_shape(image, [None, None, channels])
-
-
 def check_bad_images(source: Source, *, num_bad: int, num_seen: int, max_fraction: float) -> None:
     """Stops the run where too many images are unreadable.
 

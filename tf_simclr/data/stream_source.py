@@ -11,7 +11,8 @@ import tensorflow as tf
 from tf_simclr.config import UserError
 from tf_simclr.data.plan import BatchPlan
 from tf_simclr.data.random_access import EncodedImages
-from tf_simclr.data.source import NUM_CANDIDATES, EncodedSource, decode_image, order_seed
+from tf_simclr.data.source import NUM_CANDIDATES, EncodedSource, order_seed
+from tf_simclr.images import decode_image
 
 _LOG = logging.getLogger("tf_simclr")
 _FILES_AT_A_TIME = 16

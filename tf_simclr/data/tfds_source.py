@@ -12,9 +12,10 @@ import tensorflow as tf
 
 from tf_simclr.config import DataConfig, UserError
 from tf_simclr.data.random_access import ArraySource, EncodedImages
-from tf_simclr.data.source import Source, check_bad_images, decode_image
+from tf_simclr.data.source import Source, check_bad_images
 from tf_simclr.data.splits import bad_part, missing_split
 from tf_simclr.data.stream_source import RecordFile, StreamSource
+from tf_simclr.images import decode_image
 
 _LOG = logging.getLogger("tf_simclr")
 MAX_BYTES_IN_MEMORY = 2**30

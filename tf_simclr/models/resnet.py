@@ -56,6 +56,14 @@ def depth_of(blocks_per_group: Sequence[int], *, bottleneck: bool) -> int | None
     return None
 
 
+def endpoint_strides(config: ModelConfig) -> dict[str, int]:
+    """Returns how many pixels of the image lie between two neighbours of each feature map."""
+    first, pooling = (1, 1) if config.cifar_stem else (2, 2)
+    strides = {"initial_conv": first, "initial_max_pool": first * pooling}
+    groups = range(1, len(_GROUP_FILTERS) + 1)
+    return strides | {f"block_group{group}": first * pooling * 2 ** (group - 1) for group in groups}
+
+
 def scaled_filters(filters: int, config: ModelConfig) -> int:
     """Returns `filters` times the width multiplier, rounded, at least 1."""
     return max(1, round(filters * config.width_multiplier))

@@ -61,6 +61,20 @@ class SimCLRModel(tf.keras.Model):
         return [norm for stage in (*self.encoder, *self.projection_head) for norm in stage.norms]
 
     @property
+    def endpoint_channels(self) -> dict[str, int]:
+        """The size of the last axis of each named output."""
+        channels: dict[str, int] = {}
+        for stage in self.encoder:
+            shapes = stage.output_shape
+            channels |= {name: shape[-1] for name, shape in shapes["endpoints"].items()}
+            channels |= {stage.endpoint: shapes["features"][-1]} if stage.endpoint else {}
+        features = shapes["features"][-1]
+        projected = [features, *(stage.output_shape["features"][-1] for stage in self.projection_head)]
+        channels |= dict.fromkeys(("final_avg_pool", "default", "proj_head_input"), features)
+        channels |= {"proj_head_output": projected[-1]}
+        return channels | ({} if self.num_classes is None else {"logits_sup": self.num_classes})
+
+    @property
     def used_variables(self) -> list[tf.Variable]:
         """All variables but those that the classifier has no use for; see `freeze_for_finetuning`."""
         parts = [*self.encoder, *self.projection_head[: self._num_used_head_layers]]

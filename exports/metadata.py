@@ -1,0 +1,65 @@
+"""What an export says of itself: `metadata.json`."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from tf_simclr.augment import EvalView
+from tf_simclr.images import MAX_PIXELS
+from tf_simclr.models import SimCLRModel, endpoint_strides
+from tf_simclr.run_directory import defining_settings, read_class_names, read_json, read_settings
+
+FILE_NAME = "metadata.json"
+
+
+def describe_export(
+    model: SimCLRModel, directory: str, step: int, result: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
+    """Returns what `metadata.json` holds, ready for JSON.
+
+    Args:
+        model: the network.
+        directory: of its run.
+        step: that it was trained to.
+        result: of its evaluation; None for what the run's directory has of that step.
+    """
+    size = model.config.image_size
+    class_names = read_class_names(directory)
+    if model.num_classes is None or len(class_names or ()) != model.num_classes:
+        class_names = None  # Those of a run whose network has no classifier, or of another.
+    if result is None:
+        result = read_json(os.path.join(directory, f"result_{step}.json")) or {}
+    return {
+        "global_step": step,
+        "image_size": size,
+        "num_classes": model.num_classes,
+        "class_names": class_names,
+        "preprocessing": {
+            "images": "float32 [B, H, W, 3], RGB, in [0, 1]; no mean, no standard deviation",
+            "central_crop": EvalView(image_size=size).crop_proportion,
+            "resize": "bicubic, half-pixel centres, no antialiasing; then clipped to [0, 1]",
+            "size": [size, size],
+            "max_pixels": MAX_PIXELS,
+        },
+        "endpoints": _describe_endpoints(model),
+        "supervised_head_on": _head_input(model),
+        "settings": defining_settings(read_settings(directory)),
+        "metrics": dict(result),
+    }
+
+
+def _describe_endpoints(model: SimCLRModel) -> dict[str, dict[str, int]]:
+    """Returns the channels of each output, and of feature maps the pixels from one place to the next."""
+    strides = endpoint_strides(model.config)
+    return {
+        name: {"channels": channels} | ({"stride": strides[name]} if name in strides else {})
+        for name, channels in model.endpoint_channels.items()
+    }
+
+
+def _head_input(model: SimCLRModel) -> str | None:
+    if model.num_classes is None:
+        return None
+    layers = model.config.num_head_layers
+    layer = model.config.ft_proj_selector % (layers + 1)
+    return f"layer {layer} of {layers} of the projection head" if layer else "final_avg_pool"
