@@ -9,10 +9,11 @@ from collections.abc import Callable
 from exports.metadata import describe_export
 from exports.retention import is_export, write_export
 from exports.saved_model import copy_for_export, save_model
-from tf_simclr.checkpoint import find_checkpoint, load_network
+from tf_simclr.checkpoint import find_checkpoint, is_saved_model, load_network
 from tf_simclr.config import ExportConfig, UserError
 
 _LOG = logging.getLogger("tf_simclr")
+_WHAT_FITS = "name the directory of a run, or a ckpt-* in it"
 
 
 class SavedModelExport:
@@ -58,7 +59,10 @@ def export_checkpoint(config: ExportConfig) -> list[str]:
         UserError: there is no such checkpoint, or a format is not for this network.
     """
     named = "checkpoint" if config.checkpoint else "model_dir"
-    checkpoint = find_checkpoint(str(config.checkpoint or config.model_dir), named)
+    path = os.path.expanduser(str(config.checkpoint or config.model_dir))
+    if is_saved_model(path):
+        raise UserError(f"--{named}={path}: is an export already; {_WHAT_FITS}.")
+    checkpoint = find_checkpoint(path, named)
     step = _step_of(checkpoint, named)
     run = os.path.dirname(checkpoint)
     model = load_network(checkpoint, named)
@@ -106,7 +110,5 @@ def _writer(name: str) -> Callable[..., None]:
 def _step_of(checkpoint: str, flag: str) -> int:
     match = re.fullmatch(r"ckpt-(\d+)", os.path.basename(checkpoint))
     if match is None:
-        raise UserError(
-            f"--{flag}={checkpoint}: no checkpoint of a run; name the directory of a run, or a ckpt-* in it."
-        )
+        raise UserError(f"--{flag}={checkpoint}: no checkpoint of a run; {_WHAT_FITS}.")
     return int(match[1])

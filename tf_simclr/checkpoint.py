@@ -9,7 +9,7 @@ from collections.abc import Mapping
 import tensorflow as tf
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
-from tf_simclr.config import ModelConfig, UserError
+from tf_simclr.config import TRAIN_MODES, ModelConfig, UserError
 from tf_simclr.mismatch import describe_differences, listed
 from tf_simclr.models import SimCLRModel, build_simclr_model
 from tf_simclr.run_directory import checkpoints_newest_first, first_line, latest_checkpoint, read_settings
@@ -243,10 +243,15 @@ def find_checkpoint(path: str, flag: str) -> str:
     if tf.io.gfile.isdir(path):
         latest = latest_checkpoint(path)
         if latest is None:
-            raise UserError(
-                f"--{flag}={path}: no checkpoint in this directory; name one that has ckpt-* files, or a "
-                "SavedModel."
+            steps = [
+                directory for step in TRAIN_MODES if latest_checkpoint(directory := os.path.join(path, step))
+            ]
+            mend = (
+                f"one of its steps: {', '.join(steps)}"
+                if steps
+                else "one that has ckpt-* files, or a SavedModel"
             )
+            raise UserError(f"--{flag}={path}: no checkpoint in this directory; name {mend}.")
         return latest
     path = re.sub(r"\.(index|data-\d+-of-\d+)$", "", path)
     if not tf.io.gfile.exists(path + ".index"):

@@ -1,21 +1,23 @@
 """The exported module: reloaded where this project is not, it gives what the network gave."""
 
-import pathlib
+import json
 import subprocess
 import sys
 import textwrap
-import types
 
 import numpy as np
 import pytest
 import tensorflow as tf
+from tensorflow.core.protobuf import saved_model_pb2
 
-from exports import saved_model
-from exports.saved_model import SavedModelExport, make_module, save_model
+from exports.saved_model import make_module, save_model
 from tests.networks import two_replicas
 from tests.runs import TINY, TOTAL_STEPS, finished_run
+from tf_simclr.augment import EvalView
 from tf_simclr.checkpoint import initialize_from
-from tf_simclr.config import ModelConfig, UserError
+from tf_simclr.config import ModelConfig
+from tf_simclr.data import BatchPlan, eval_dataset
+from tf_simclr.data.random_access import EncodedImages
 from tf_simclr.models import build_simclr_model
 
 BASE = {name: TINY[name] for name in ("resnet_depth", "width_multiplier", "image_size", "proj_out_dim")}
@@ -108,7 +110,8 @@ def test_export_in_training_uses_and_updates_the_batch_statistics(model):
     assert_same(reloaded(images, trainable=True), copy(images, training=True))
 
 
-def test_export_has_finite_gradients_for_what_can_be_trained(model, reloaded):
+def test_export_has_finite_gradients_for_what_can_be_trained(model):
+    reloaded = load()
     variables = reloaded.trainable_variables
     assert len(variables) == len(model.trainable_variables)
     assert len(reloaded.variables) == len(model.variables)
@@ -126,6 +129,101 @@ def test_module_without_a_probe_has_no_logits():
     assert set(module.serve(random_images(1, 8, 8))) == set(NAMES) - {"logits_sup"}
 
 
+def encode(pixels, form=tf.io.encode_jpeg):
+    return form(pixels).numpy()
+
+
+@pytest.fixture(scope="module")
+def photos():
+    """Encoded images of several sizes and formats."""
+    rng = np.random.default_rng(0)
+    sizes = [(10, 10, 3), (31, 17, 3), (12, 40, 1), (8, 8, 3)]
+    pixels = [rng.integers(0, 256, size, dtype=np.uint8) for size in sizes]
+    return [
+        encode(one, form) for one, form in zip(pixels, [tf.io.encode_jpeg, tf.io.encode_png] * 2, strict=True)
+    ]
+
+
+def test_predict_jpeg_equals_the_evaluation_of_the_run(model, reloaded, photos):
+    """On images in files, by the run's own data and view."""
+    source = EncodedImages("photos", photos, read=tf.identity, example_names=["a", "b", "c", "d"])
+    (batch,) = eval_dataset(source, EvalView(image_size=8), plan=BatchPlan(global_batch_size=4))
+    expected = model(batch["images"], training=False)
+    prediction = reloaded.signatures["predict_jpeg"](image_bytes=tf.constant(photos))
+    assert set(prediction) == {"embedding", "probabilities"}
+    np.testing.assert_allclose(prediction["embedding"], expected["default"], rtol=1e-5, atol=1e-6)
+    logits = expected["logits_sup"].numpy().astype(np.float64)
+    softmax = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(prediction["probabilities"], softmax, rtol=1e-5, atol=1e-6)
+
+
+def test_predict_jpeg_names_what_is_no_image_and_what_is_too_large(reloaded, photos):
+    bomb = bytearray(encode(np.zeros((8, 8, 3), np.uint8), tf.io.encode_png))
+    bomb[16:24] = (50_000).to_bytes(4, "big") * 2
+    for number, bad, message in [
+        (3, b"hello", r"image_bytes\[3\] is no JPEG, PNG, GIF, BMP or WebP image"),
+        (1, b"", r"image_bytes\[1\] is no JPEG"),
+        (2, bytes(bomb), r"image_bytes\[2\] declares 50000x50000 pixels, over the limit of 100000000"),
+        (0, photos[0][: len(photos[0]) // 2], "Invalid JPEG|jpeg|JPEG"),
+    ]:
+        images = [*photos[:number], bad, *photos[number + 1 :]]
+        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+            reloaded.signatures["predict_jpeg"](image_bytes=tf.constant(images))
+
+
+def test_export_has_no_custom_gradients():
+    path = finished_run().directory / "saved_model" / str(TOTAL_STEPS) / "saved_model.pb"
+    graph = saved_model_pb2.SavedModel.FromString(path.read_bytes()).meta_graphs[0].graph_def
+    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+    assert len(nodes) > 1000
+    assert not [node.name for node in nodes if "_gradient_op_type" in node.attr]
+    assert not graph.library.gradient
+
+
+def ops_of(function):
+    graph = function.graph.as_graph_def()
+    nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+    return {node.op for node in nodes}
+
+
+def test_export_decodes_in_its_signature_alone(reloaded):
+    """What is called runs on any device."""
+    host = {"DecodeImage", "ExtractJpegShape", "Assert"}
+    assert host <= ops_of(reloaded.signatures["predict_jpeg"])
+    assert len(reloaded.__call__.concrete_functions) >= 4
+    for function in (*reloaded.__call__.concrete_functions, reloaded.signatures["serving_default"]):
+        ops = ops_of(function)
+        assert "Conv2D" in ops
+        assert not ops & {*host, "PyFunc", "EagerPyFunc"}
+
+
+def test_metadata_travels_as_an_asset():
+    path = finished_run().directory / "saved_model" / str(TOTAL_STEPS)
+    module = tf.saved_model.load(str(path))
+    metadata = json.loads((path / "assets" / "metadata.json").read_text())
+    assert json.loads(tf.io.read_file(module.metadata.asset_path).numpy()) == metadata
+    assert metadata["class_names"] == list("0123456789")
+    assert (metadata["image_size"], metadata["num_classes"], metadata["global_step"]) == (8, 10, TOTAL_STEPS)
+    assert metadata["preprocessing"]["central_crop"] == 1.0
+    assert metadata["metrics"] == finished_run().result
+    settings = metadata["settings"]
+    assert (settings["dataset"], settings["resnet_depth"]) == ("digits", TINY["resnet_depth"])
+    assert not {"model_dir", "data_dir", "tpu_name"} & settings.keys()
+    assert metadata["supervised_head_on"] == "final_avg_pool"
+
+
+def test_metadata_tells_strides_and_channels_of_each_output(reloaded):
+    path = finished_run().directory / "saved_model" / str(TOTAL_STEPS) / "assets" / "metadata.json"
+    endpoints = json.loads(path.read_text())["endpoints"]
+    outputs = reloaded(random_images(1, 32, 32))
+    assert endpoints.keys() == outputs.keys()
+    for name, value in outputs.items():
+        assert endpoints[name]["channels"] == value.shape[-1], name
+        assert endpoints[name].get("stride") == (32 // value.shape[1] if value.shape.rank == 4 else None), (
+            name
+        )
+
+
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_export_of_a_mirrored_network_equals_it(model, tmp_path):
@@ -136,51 +234,6 @@ def test_export_of_a_mirrored_network_equals_it(model, tmp_path):
     save_model(mirrored, str(tmp_path / "export"))
     images = random_images(3, 8, 8)
     assert_same(tf.saved_model.load(str(tmp_path / "export"))(images), model(images, training=False))
-
-
-def make_event(step=5, is_last=True, model=None):
-    return types.SimpleNamespace(step=step, is_last=is_last, task=types.SimpleNamespace(model=model))
-
-
-def test_export_action_exports_once_at_the_end(tmp_path, monkeypatch):
-    calls = []
-
-    def save(model, path):
-        calls.append(path)
-        pathlib.Path(path).mkdir(parents=True)
-
-    monkeypatch.setattr(saved_model, "save_model", save)
-    export = SavedModelExport(str(tmp_path))
-    export(make_event(step=4, is_last=False))
-    export(make_event())
-    export(make_event())
-    assert calls == [str(tmp_path / "saved_model" / "5")]
-
-
-@pytest.mark.parametrize(
-    "error",
-    [
-        tf.errors.ResourceExhaustedError(None, None, "disk full, and\nmore"),
-        OSError("no"),
-        KeyboardInterrupt(),
-    ],
-    ids=["TensorFlow", "OSError", "Ctrl-C"],
-)
-def test_export_that_fails_half_way_leaves_nothing(tmp_path, monkeypatch, error):
-    def save(module, path, signatures):
-        pathlib.Path(path).mkdir(parents=True)
-        (pathlib.Path(path) / "half").write_text("x")
-        raise error
-
-    monkeypatch.setattr(saved_model, "make_module", lambda model: types.SimpleNamespace(serve=None))
-    monkeypatch.setattr(tf.saved_model, "save", save)
-    path = str(tmp_path / "saved_model" / "5")
-    with pytest.raises((UserError, KeyboardInterrupt)) as raised:
-        save_model(None, path)
-    assert list((tmp_path / "saved_model").iterdir()) == []
-    if raised.type is UserError:
-        assert str(raised.value).startswith(f"--model_dir: cannot write {path} (")
-        assert "\n" not in str(raised.value)
 
 
 @pytest.mark.slow

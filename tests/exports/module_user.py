@@ -1,0 +1,108 @@
+"""A program that knows an exported module and nothing of this project; run with its path.
+
+Beside the module lies `<path>.npz`: `images` and what the network gave for them.
+"""
+
+import os
+import sys
+
+os.environ["TF_USE_LEGACY_KERAS"] = "1"
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import numpy as np
+import tensorflow as tf
+import tensorflow_hub as hub
+
+
+def check_outputs(path, images, expected):
+    module = hub.load(path)
+    calls = {
+        "module()": lambda: module(images),
+        "training=False": lambda: module(images, training=False),
+        "trainable=False": lambda: module(images, trainable=False),
+        "serving_default": lambda: module.signatures["serving_default"](images=tf.constant(images)),
+    }
+    for how, call in calls.items():
+        outputs = call()
+        assert outputs.keys() == expected.keys(), how
+        for name, value in expected.items():
+            np.testing.assert_allclose(outputs[name], value, rtol=1e-4, atol=1e-5, err_msg=f"{how} {name}")
+
+
+def check_gradients(path, images):
+    module = hub.load(path)
+    with tf.GradientTape() as tape:
+        outputs = module(images, training=True)
+        loss = tf.add_n([tf.reduce_sum(value**2) for value in outputs.values()])
+    gradients = tape.gradient(loss, module.trainable_variables)
+    assert all(gradient is not None and np.isfinite(gradient).all() for gradient in gradients)
+    (regularization,) = module.regularization_losses
+    kernels = [v.numpy() for v in module.trainable_variables if v.shape.rank > 1]
+    expected = 1e-4 * sum((kernel.astype(np.float64) ** 2).sum() / 2 for kernel in kernels)
+    np.testing.assert_allclose(regularization(), expected, rtol=1e-5)
+
+
+def keras_model(module, name, images, *, run_eagerly=False, **options):
+    layer = hub.KerasLayer(module, output_key=name, **options)
+    layers = [tf.keras.Input(images.shape[1:]), layer, tf.keras.layers.Flatten(), tf.keras.layers.Dense(2)]
+    model = tf.keras.Sequential(layers)
+    loss = tf.keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile("sgd", loss, run_eagerly=run_eagerly)
+    return layer, model
+
+
+def fit(layer, model, images):
+    """Trains two epochs; returns which variables moved: weights, statistics."""
+    before = [variable.numpy() for variable in layer.variables]
+    model.fit(images, np.arange(len(images)) % 2, epochs=2, verbose=0)
+    moved = [bool(np.any(v.numpy() != old)) for v, old in zip(layer.variables, before, strict=True)]
+    weights = {id(v) for v in layer._func.trainable_variables}
+    is_weight = [id(v) in weights for v in layer.variables]
+    return (
+        [m for m, weight in zip(moved, is_weight, strict=True) if weight],
+        [m for m, weight in zip(moved, is_weight, strict=True) if not weight],
+    )
+
+
+def check_keras_layer(path, images, expected):
+    module = hub.load(path)
+    models = {}
+    for name, value in expected.items():
+        # Of one kind each the training step is compiled, as users have it; the others are faster so.
+        eager = name not in ("default", "block_group2")
+        layer, model = models[name] = keras_model(module, name, images, trainable=True, run_eagerly=eager)
+        np.testing.assert_allclose(layer(images), value, rtol=1e-4, atol=1e-5, err_msg=name)
+        assert len(model.losses) == 1 and float(model.losses[0]) > 0
+    for name, (layer, model) in models.items():
+        weights, statistics = fit(layer, model, images)
+        assert any(weights), name
+        assert all(statistics), name
+    layer, model = keras_model(path, "default", images, trainable=False)
+    weights, statistics = fit(layer, model, images)
+    assert weights and statistics and not any(weights) and not any(statistics)
+    assert float(model.losses[0]) == 0
+    layer, model = keras_model(path, "default", images, signature="serving_default")
+    np.testing.assert_allclose(layer(images), expected["default"], rtol=1e-4, atol=1e-5)
+
+
+def check_encoded(path, images):
+    predict = hub.load(path).signatures["predict_jpeg"]
+    encoded = [tf.io.encode_jpeg((image * 255).astype(np.uint8)).numpy() for image in images]
+    prediction = predict(image_bytes=tf.constant(encoded))
+    np.testing.assert_allclose(tf.reduce_sum(prediction["probabilities"], 1), np.ones(len(images)), rtol=1e-5)
+
+
+def main(path):
+    expected = dict(np.load(f"{path}.npz"))
+    images = expected.pop("images")
+    check_outputs(path, images, expected)
+    check_gradients(path, images)
+    check_keras_layer(path, images, expected)
+    check_encoded(path, images)
+    foreign = [name for name in sys.modules if name.split(".")[0] in ("tf_simclr", "exports", "flags")]
+    assert not foreign, foreign
+    print("ok", tf.__version__)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
