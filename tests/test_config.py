@@ -21,6 +21,7 @@ GROUPS = [
     value
     for value in vars(config).values()
     if dataclasses.is_dataclass(value) and isinstance(value, type) and value.__name__.endswith("Config")
+    if value not in config.TOOLS.values()
 ]
 FIELDS = [
     (group, field)
@@ -199,3 +200,68 @@ def test_to_dict_has_every_flag_once():
     flat = ExperimentConfig().to_dict()
     assert sorted(flat) == sorted(OWNERS)
     assert flat["temperature"] == 0.1
+
+
+# ---- What is done with trained networks
+
+TOOL_SETTINGS = {
+    "export": {"checkpoint": "run"},
+    "import": {"checkpoint": "file", "model_dir": "run"},
+    "embed": {"checkpoint": "run", "output": "features.npz"},
+    "benchmark": {},
+}
+
+
+def make_tool(name, **settings):
+    return config.TOOLS[name](**(TOOL_SETTINGS[name] | settings))
+
+
+@pytest.mark.parametrize("value", [-7, 0])
+@pytest.mark.parametrize(
+    ("tool", "name"),
+    [
+        (tool, f.name)
+        for tool, owner in config.TOOLS.items()
+        for f in dataclasses.fields(owner)
+        if f.type is int
+    ],
+)
+def test_tool_refuses_a_number_below_one(tool, name, value):
+    assert_refused(lambda: make_tool(tool, **{name: value}), name, value, "use at least 1")
+
+
+@pytest.mark.parametrize(
+    ("tool", "name"), [(t, name) for t, given in TOOL_SETTINGS.items() for name in given]
+)
+@pytest.mark.parametrize("value", [None, ""])
+def test_tool_says_what_is_not_given(tool, name, value):
+    with pytest.raises(UserError, match=f"^--{name}: not given; name .*"):
+        make_tool(tool, **{name: value})
+
+
+@pytest.mark.parametrize(
+    ("tool", "name", "value"),
+    [
+        ("export", "export_formats", "saved_model,keras"),
+        ("export", "export_formats", ""),
+        ("embed", "output", "features.csv"),
+        ("embed", "output", "features"),
+        ("embed", "split", ""),
+        ("embed", "endpoint", ""),
+        ("benchmark", "benchmark", "training"),
+    ],
+)
+def test_tool_refuses_what_it_does_not_know(tool, name, value):
+    assert_refused(lambda: make_tool(tool, **{name: value}), name, value)
+
+
+def test_export_formats_are_taken_once_each():
+    assert make_tool("export", export_formats="folded, onnx,folded").formats == ("folded", "onnx")
+
+
+def test_remote_teacher_needs_to_be_allowed():
+    handle = "https://models.example/r50/1"
+    assert_refused(
+        lambda: config.DistillConfig(teacher=handle), "teacher", handle, "--allow_remote_teacher=True"
+    )
+    assert config.DistillConfig(teacher=handle, allow_remote_teacher=True).teacher == handle

@@ -59,6 +59,15 @@ def test_run_events_have_finite_metrics():
     assert events[-1].is_last
 
 
+def test_run_gives_its_result_with_the_last_event():
+    run = finished_run()
+    assert [event.result for event in run.events] == [None, None, None, run.result]
+
+
+def test_run_writes_the_names_of_its_classes():
+    assert finished_run().read_json("class_names.json") == list("0123456789")
+
+
 def test_run_started_again_prints_its_result_and_changes_nothing(log, without_network):
     before, events = finished_run().files(), []
     result = train_and_evaluate(finished_run().config, [events.append])

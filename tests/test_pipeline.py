@@ -256,6 +256,15 @@ def test_self_distillation_starts_from_its_teacher_and_leaves_it_alone(tmp_path,
     assert finished_whole().files() == before
 
 
+def test_student_of_images_without_labels_has_the_classes_of_its_teacher(tmp_path):
+    write_images(tmp_path / "flat", 32)
+    config = distill_config(tmp_path / "student", dataset=f"folder:{tmp_path / 'flat'}")
+    with eagerly():
+        tf_simclr.train_and_evaluate(config)
+    names = json.loads((tmp_path / "student" / "class_names.json").read_text())
+    assert names == list("0123456789")
+
+
 @pytest.mark.slow
 def test_distillation_with_labels_resumes_to_the_bit(tmp_path, log):
     def interrupt(event):

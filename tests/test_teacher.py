@@ -15,7 +15,7 @@ from tests.runs import TOTAL_STEPS, finished_run, refusal, tiny_config
 from tf_simclr.checkpoint import load_network
 from tf_simclr.config import ModelConfig, UserError
 from tf_simclr.models import build_simclr_model
-from tf_simclr.teacher import load_teacher
+from tf_simclr.teacher import load_teacher, teacher_class_names
 
 # Of tensorflow-hub.
 pytestmark = pytest.mark.filterwarnings(
@@ -95,6 +95,19 @@ def path_of(form, tmp_path, monkeypatch):
         "SavedModel": str(saved_model),
         "file://": f"file://{saved_model}",
     }[form]
+
+
+@pytest.mark.parametrize("form", ["directory", "checkpoint", "~", "SavedModel", "file://", "handle"])
+def test_teacher_tells_the_names_of_its_classes(form, tmp_path, monkeypatch):
+    assert teacher_class_names(path_of(form, tmp_path, monkeypatch)) == list("0123456789")
+
+
+@pytest.mark.parametrize("content", [None, "damaged", "[]", '{"class_names": 3}'])
+def test_teacher_of_another_program_tells_no_names(tmp_path, content):
+    path = save_foreign(tmp_path / "hub")
+    if content is not None:
+        (tmp_path / "hub" / "assets" / "metadata.json").write_text(content)
+    assert teacher_class_names(path) is None
 
 
 @pytest.mark.parametrize("form", ["directory", "checkpoint", "index", "~", "SavedModel", "file://", "handle"])

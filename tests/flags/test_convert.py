@@ -8,7 +8,14 @@ from absl import flags as absl_flags
 
 from flags.convert import help_text, parse_command_line
 from flags.definitions import ACCEPTED_WITHOUT_EFFECT, define_flags
-from tf_simclr.config import TRAIN_MODES, ExperimentConfig, SemiSupervisedConfig, UserError
+from tf_simclr.config import (
+    TOOLS,
+    TRAIN_MODES,
+    ExperimentConfig,
+    ExportConfig,
+    SemiSupervisedConfig,
+    UserError,
+)
 
 # The flags of the authors' TF2 program with its defaults. Two differ on purpose: --mode, --use_tpu.
 AUTHORS_DEFAULTS = {
@@ -87,10 +94,15 @@ def defined_flags():
     return flag_values
 
 
+def fields_of(tool):
+    fields = {field.name for field in dataclasses.fields(tool)}
+    return fields - {"model", "data", "stated"}  # Groups, and what follows from which flags are given.
+
+
 def test_flags_are_the_fields_of_the_configuration():
     special = set(absl_flags.FlagValues())
     names = set(defined_flags()) - special - set(ACCEPTED_WITHOUT_EFFECT)
-    assert names == set(ExperimentConfig().to_dict())
+    assert names == set(ExperimentConfig().to_dict()).union(*map(fields_of, TOOLS.values()))
 
 
 @pytest.mark.parametrize(("name", "default"), AUTHORS_DEFAULTS.items())
@@ -107,7 +119,7 @@ def test_flag_of_the_authors_is_unset(name):
 
 def test_every_flag_is_described():
     text = help_text()
-    for name in ExperimentConfig().to_dict():
+    for name in set(ExperimentConfig().to_dict()).union(*map(fields_of, TOOLS.values())):
         assert f"{name}:" in text
         assert len(defined_flags()[name].help) > 15
 
@@ -523,3 +535,43 @@ def test_whole_method_trains_and_evaluates(mode):
 )
 def test_step_without_what_it_starts_from_is_refused(arguments, message):
     assert refusal(*arguments).startswith(message)
+
+
+# ---- What is done with trained networks
+
+
+def test_export_is_parsed():
+    config = parse("--mode=export", "--checkpoint", "run", "--export_formats=folded,onnx", "--overwrite")
+    assert config == ExportConfig(checkpoint="run", export_formats="folded,onnx", overwrite=True)
+
+
+def test_import_knows_which_settings_of_the_network_were_stated():
+    config = parse("--mode=import", "--checkpoint=r50", "--model_dir=run", "--resnet_depth=50", "--ema=True")
+    assert config.stated == ("resnet_depth",)
+    assert (config.ema, config.model.resnet_depth) == (True, 50)
+
+
+def test_benchmark_takes_the_flags_of_the_network():
+    config = parse("--mode=benchmark", "--resnet_depth=18", "--benchmark_batch_size=4")
+    assert (config.model.resnet_depth, config.benchmark_batch_size, config.benchmark_repeats) == (18, 4, 15)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "unused"),
+    [
+        (["--mode=export", "--checkpoint=run", "--learning_rate=1"], "--learning_rate=1.0"),
+        (["--mode=export", "--checkpoint", "run", "--dataset", "digits"], "--dataset=digits"),
+        (["--mode=export", "--finetune.checkpoint=run", "--checkpoint=run"], "--finetune.checkpoint=run"),
+        (["--mode=import", "--checkpoint=a", "--model_dir=b", "--temperature=1"], "--temperature=1.0"),
+        (["--mode=embed", "--checkpoint=a", "--output=a.npz", "--eval_split=test"], "--eval_split=test"),
+        (["--mode=benchmark", "--nocache_dataset"], "--cache_dataset=False"),
+    ],
+)
+def test_flag_that_a_tool_does_not_use_is_refused(arguments, unused):
+    mode = arguments[0]
+    assert refusal(*arguments) == f"{unused}: has no meaning with {mode}; leave it out."
+
+
+def test_flagfile_may_have_flags_that_a_tool_does_not_use(tmp_path):
+    (tmp_path / "a.flags").write_text("--resnet_depth=18\n--learning_rate=1\n")
+    assert parse("--mode=benchmark", f"--flagfile={tmp_path / 'a.flags'}").model.resnet_depth == 18

@@ -12,6 +12,11 @@ BENCHMARKS = ("inference",)
 OUTPUT_EXTENSIONS = (".npz", ".parquet", ".tfrecord")
 
 
+def _check_at_least_one(tool: object, *names: str) -> None:
+    for name in names:
+        check(getattr(tool, name) >= 1, name, getattr(tool, name), "use at least 1.")
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportConfig:
     """`--mode=export`: a checkpoint becomes modules for other programs."""
@@ -35,12 +40,7 @@ class ExportConfig:
                 self.export_formats,
                 f"use one or more of {', '.join(EXPORT_FORMATS)}, with commas between them.",
             )
-        check(
-            self.keep_hub_module_max >= 1,
-            "keep_hub_module_max",
-            self.keep_hub_module_max,
-            "the exports of each format that are kept; use at least 1.",
-        )
+        _check_at_least_one(self, "keep_hub_module_max")
 
     @property
     def formats(self) -> tuple[str, ...]:
@@ -70,6 +70,7 @@ class ImportConfig:
         check_given(
             "model_dir", self.model_dir, "name the directory that the imported network is written to."
         )
+        _check_at_least_one(self, "keep_hub_module_max")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,8 +113,7 @@ class EmbedConfig:
         )
         check(bool(self.split), "split", self.split, "name a split, such as train.")
         check(bool(self.endpoint), "endpoint", self.endpoint, "name an output, such as default.")
-        for flag in ("eval_batch_size", "shard_size"):
-            check(getattr(self, flag) >= 1, flag, getattr(self, flag), "use at least 1.")
+        _check_at_least_one(self, "eval_batch_size", "shard_size")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -127,8 +127,7 @@ class BenchmarkConfig:
 
     def __post_init__(self):
         check_choice("benchmark", self.benchmark, BENCHMARKS)
-        for flag in ("benchmark_batch_size", "benchmark_repeats"):
-            check(getattr(self, flag) >= 1, flag, getattr(self, flag), "use at least 1.")
+        _check_at_least_one(self, "benchmark_batch_size", "benchmark_repeats")
 
 
 TOOLS: dict[str, type] = {
