@@ -163,6 +163,16 @@ def test_folder_unreadable_images_are_masked_in_evaluation(class_folder):
     assert (mask.sum(), len(mask), bad) == (12, 16, 3)
 
 
+def test_folder_image_over_the_pixel_limit_is_unreadable(class_folder, monkeypatch):
+    monkeypatch.setattr("tf_simclr.images.MAX_PIXELS", 4095)
+    write_image(class_folder / "dog" / "x.png", np.zeros((64, 64, 3), np.uint8))
+    source = load_source(config(class_folder), "train")
+    _, _, mask, bad = evaluated(source)
+    assert (mask.sum(), bad) == (12, 1)
+    (name,) = source.bad_image_names()
+    assert name.endswith("x.png")
+
+
 def test_folder_file_that_vanishes_is_unreadable(class_folder):
     source = load_source(config(class_folder), "train")
     (class_folder / "cat" / "00.png").unlink()
