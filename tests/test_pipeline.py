@@ -252,6 +252,7 @@ def test_self_distillation_starts_from_its_teacher_and_leaves_it_alone(tmp_path,
     assert finished_whole().files() == before
 
 
+@pytest.mark.slow
 def test_student_of_images_without_labels_has_the_classes_of_its_teacher(tmp_path):
     write_images(tmp_path / "flat", 32)
     config = distill_config(tmp_path / "student", dataset=f"folder:{tmp_path / 'flat'}", eval_split="train")
