@@ -28,6 +28,7 @@ def test_features_are_those_of_each_image_in_order(labelled):
 
 def test_features_of_unreadable_images_are_left_out():
     batch = {"images": tf.ones([3, 8, 8, 3]), "mask": tf.constant([1.0, 0.0, 1.0]), "labels": tf.range(3)}
+    batch["position"] = tf.range(3)
     features, labels = extract_features(mean_of, tf.data.Dataset.from_tensors(batch))
     assert features.shape == (2, 3)
     assert labels.tolist() == [0, 2]

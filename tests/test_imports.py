@@ -30,6 +30,7 @@ LAYERS = [
         "checkpoint",
         "run_directory",
         "mismatch",
+        "modules",
         "teacher",
         "interop",
         "cluster",
@@ -37,7 +38,17 @@ LAYERS = [
         "strategies",
     },
     {"train", "evaluate", "preemption"},
-    {"pipeline", "report", "experiment", "ingredients", "actions", "planning", "results"},
+    {
+        "pipeline",
+        "report",
+        "experiment",
+        "ingredients",
+        "actions",
+        "planning",
+        "results",
+        "embed",
+        "feature_files",
+    },
 ]
 BASE = "tf_simclr.tasks.base"
 PURE = ("losses", "schedules", "metrics", "loss_scale", "augment", "images")

@@ -1,7 +1,8 @@
 """Evaluation: top-1 and top-5 accuracy, features."""
 
 import itertools
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -52,8 +53,56 @@ def evaluate(function, dataset, *, num_steps: int = 0) -> dict[str, Any]:
     }
 
 
+def make_feature_function(
+    network: Callable[[tf.Tensor], Mapping[str, tf.Tensor]], endpoint: str
+) -> Callable[[tf.Tensor], tf.Tensor]:
+    """Returns a compiled function from images `[B, S, S, 3]` in [0, 1] to one named output.
+
+    Args:
+        network: takes images, returns its named outputs in inference mode.
+        endpoint: the output, which becomes float32 `[B, ...]`.
+    """
+    return tf.function(lambda images: tf.cast(network(images)[endpoint], tf.float32), autograph=False)
+
+
+class FeatureBatch(NamedTuple):
+    """What a network makes of one batch.
+
+    Attributes:
+        features: float32 `[B, ...]`.
+        labels: int32 `[B]`, -1 where there is none.
+        positions: int64 `[B]`, the number of each example in its source.
+        is_readable: bool `[B]`; false also for rows that fill up the batch.
+    """
+
+    features: np.ndarray
+    labels: np.ndarray
+    positions: np.ndarray
+    is_readable: np.ndarray
+
+
+def feature_batches(
+    function: Callable[[tf.Tensor], tf.Tensor], dataset: tf.data.Dataset
+) -> Iterator[FeatureBatch]:
+    """Computes the features of a data set, batch by batch.
+
+    Args:
+        function: from `make_feature_function`.
+        dataset: of batches, from `data.eval_dataset`.
+    """
+    for batch in dataset:
+        is_readable = batch["mask"].numpy() > 0
+        unknown = np.full(is_readable.shape, -1, np.int32)
+        yield FeatureBatch(
+            function(batch["images"]).numpy(),
+            batch["labels"].numpy() if "labels" in batch else unknown,
+            batch["position"].numpy(),
+            is_readable,
+        )
+
+
 def extract_features(
-    network: tf.keras.Model, dataset: tf.data.Dataset, *, endpoint: str = "default"
+    network: Callable[..., Mapping[str, tf.Tensor]], dataset: tf.data.Dataset, *, endpoint: str = "default"
 ) -> tuple[np.ndarray, np.ndarray]:
     """Computes one named output of a network for every readable image of a data set.
 
@@ -65,15 +114,7 @@ def extract_features(
     Returns:
         Features float32 `[N, ...]`, and labels int32 `[N]`, -1 where there is none.
     """
-
-    @tf.function(autograph=False)
-    def forward(images):
-        return tf.cast(network(images, training=False)[endpoint], tf.float32)
-
-    features, labels = [], []
-    for batch in dataset:
-        kept = batch["mask"].numpy() > 0
-        features.append(forward(batch["images"]).numpy()[kept])
-        unknown = np.full(kept.shape, -1, np.int32)
-        labels.append((batch["labels"].numpy() if "labels" in batch else unknown)[kept])
-    return np.concatenate(features), np.concatenate(labels)
+    function = make_feature_function(lambda images: network(images, training=False), endpoint)
+    batches = list(feature_batches(function, dataset))
+    features = np.concatenate([batch.features[batch.is_readable] for batch in batches])
+    return features, np.concatenate([batch.labels[batch.is_readable] for batch in batches])

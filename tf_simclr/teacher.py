@@ -9,12 +9,11 @@ import tensorflow as tf
 
 from tf_simclr.checkpoint import find_checkpoint, is_saved_model, load_network
 from tf_simclr.config import UserError, is_handle
-from tf_simclr.run_directory import first_line, read_class_names, read_json
+from tf_simclr.modules import load_module, read_metadata
+from tf_simclr.run_directory import first_line, read_class_names
 
 _LOGITS = "logits_sup"
 _WHAT_FITS = "name the directory of a finetuned run, a checkpoint in it, or a SavedModel with logits"
-# Whatever a foreign module may raise when it is called in a way that it does not know.
-_CALL_ERRORS = (tf.errors.OpError, ValueError, TypeError, KeyError, AttributeError)
 
 
 class Teacher(NamedTuple):
@@ -68,8 +67,7 @@ def teacher_class_names(path: str) -> list[str] | None:
     path = _find(path)
     if not is_saved_model(path):
         return read_class_names(os.path.dirname(find_checkpoint(path, "teacher")))
-    metadata = read_json(os.path.join(path, "assets", "metadata.json"))
-    names = metadata.get("class_names") if isinstance(metadata, dict) else None
+    names = read_metadata(path).get("class_names")
     return [str(name) for name in names] if isinstance(names, list) else None
 
 
@@ -89,21 +87,7 @@ def _resolve_handle(handle: str) -> str:
 
 
 def _from_saved_model(path: str, image_size: int) -> Teacher:
-    try:
-        module = tf.saved_model.load(path)
-    except (tf.errors.OpError, OSError, ValueError) as error:
-        raise UserError(f"--teacher={path}: cannot be loaded ({first_line(error)}); {_WHAT_FITS}.") from error
-
-    def call(images: tf.Tensor) -> dict:
-        return module(tf.cast(images, tf.float32), trainable=False)
-
-    try:
-        outputs = call(tf.zeros([1, image_size, image_size, 3]))
-    except _CALL_ERRORS as error:
-        raise UserError(
-            f"--teacher={path}: cannot be called as module(images, trainable=False) ({first_line(error)}); "
-            f"{_WHAT_FITS}."
-        ) from error
+    call, outputs = load_module(path, image_size, flag="teacher", mend=_WHAT_FITS)
     if not isinstance(outputs, dict) or _LOGITS not in outputs or outputs[_LOGITS].shape[-1] is None:
         raise _no_logits(path)
     saved = tf.train.list_variables(os.path.join(path, "variables", "variables"))

@@ -48,14 +48,16 @@ def load(data: DataConfig, split: str, flag: str) -> EncodedImages:
     # Paths are sorted by class: a part is taken after a fixed permutation, so that it holds all classes.
     chosen = np.sort(np.random.RandomState(0).permutation(len(paths))[start:stop])
     chosen_paths = [paths[index] for index in chosen]
+    encoded_paths = [os.fsencode(path) for path in chosen_paths]
     images, read = (
-        (_read_files(chosen_paths), tf.identity) if data.cache_dataset else (chosen_paths, tf.io.read_file)
+        (_read_files(chosen_paths), tf.identity) if data.cache_dataset else (encoded_paths, tf.io.read_file)
     )
     return EncodedImages(
         f"{data.dataset} ({split})",
         images,
         read=read,
-        example_names=chosen_paths,
+        # A name on disk is any bytes: those that are no UTF-8 are shown as `\xff`.
+        example_names=[path.decode(errors="backslashreplace") for path in encoded_paths],
         labels=None if labels is None else labels[chosen],
         class_names=class_names,
     )

@@ -117,7 +117,8 @@ def eval_dataset(source: Source, view: EvalView, *, plan: BatchPlan) -> tf.data.
     Returns:
         Dataset of dicts with `images` float32 [b, S, S, 3] in [0, 1]; `labels` int32 [b], where the
         source has them; `mask` float32 [b], 0 for rows that fill up the last batch and for unreadable
-        images; and `bad_images` int32 [], the number of the latter.
+        images; `position` int64 [b], the number of the example, N or more for rows that fill up; and
+        `bad_images` int32 [], the number of unreadable images.
 
     Raises:
         UserError: The batch cannot be shared out evenly.
@@ -129,7 +130,8 @@ def eval_dataset(source: Source, view: EvalView, *, plan: BatchPlan) -> tf.data.
         is_row = batch["position"] < source.num_examples
         bad = tf.logical_and(is_row, batch["bad"])
         mask = tf.cast(tf.logical_and(is_row, tf.logical_not(bad)), tf.float32)
-        return _element(source, batch, images=transform(batch["images"]), mask=mask, bad_images=_count(bad))
+        parts = {"images": transform(batch["images"]), "mask": mask, "position": batch["position"]}
+        return _element(source, batch, **parts, bad_images=_count(bad))
 
     def crop(image: tf.Tensor, position: tf.Tensor) -> tf.Tensor:
         del position

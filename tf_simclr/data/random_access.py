@@ -66,6 +66,7 @@ class ArraySource(RandomAccessSource):
         images: uint8 [N, H, W, C], C is 1 or 3.
         labels: int32 [N], or None.
         class_names: Name of each class, or None without labels.
+        numbers: The number of each example in the whole split; [N]. From 0 on if not given.
     """
 
     def __init__(
@@ -74,10 +75,12 @@ class ArraySource(RandomAccessSource):
         images: np.ndarray,
         labels: np.ndarray | None = None,
         class_names: Sequence[str] | None = None,
+        numbers: Sequence[int] | np.ndarray | None = None,
     ):
         super().__init__(name, len(images), None if labels is None else class_names)
         self.images = images
         self.labels = None if labels is None else labels.astype(np.int32)
+        self._numbers = np.arange(len(images)) if numbers is None else np.asarray(numbers)
 
     @property
     def bytes_in_memory(self) -> int:
@@ -90,8 +93,19 @@ class ArraySource(RandomAccessSource):
 
     def subset(self, indices: np.ndarray, name: str) -> "ArraySource":
         """See `Source.subset`."""
-        labels = None if self.labels is None else self.labels[indices]
-        return ArraySource(name, self.images[indices], labels, self.class_names)
+        return self._choose(indices, name)
+
+    def part(self, start: int, stop: int) -> "ArraySource":
+        """See `Source.part`."""
+        return self._choose(slice(start, stop), self.name)
+
+    def example_name(self, key: int) -> str:
+        """See `Source.example_name`."""
+        return f"example {self._numbers[key]}"
+
+    def _choose(self, which: np.ndarray | slice, name: str) -> "ArraySource":
+        labels = None if self.labels is None else self.labels[which]
+        return ArraySource(name, self.images[which], labels, self.class_names, self._numbers[which])
 
 
 class EncodedImages(RandomAccessSource, EncodedSource):
@@ -135,12 +149,23 @@ class EncodedImages(RandomAccessSource, EncodedSource):
 
     def subset(self, indices: np.ndarray, name: str) -> "EncodedImages":
         """See `Source.subset`."""
+        names = [self._example_names[index] for index in indices]
+        return self._choose(indices, name, self._images.numpy()[indices], names)
+
+    def part(self, start: int, stop: int) -> "EncodedImages":
+        """See `Source.part`."""
+        which = slice(start, stop)
+        return self._choose(which, self.name, self._images[which].numpy(), self._example_names[which])
+
+    def _choose(
+        self, which: np.ndarray | slice, name: str, images: np.ndarray, names: Sequence[str]
+    ) -> "EncodedImages":
         return EncodedImages(
             name,
-            self._images.numpy()[indices],
+            images,
             read=self._read,
-            example_names=[self._example_names[index] for index in indices],
-            labels=None if self.labels is None else self.labels[indices],
+            example_names=names,
+            labels=None if self.labels is None else self.labels[which],
             class_names=self.class_names,
         )
 
@@ -151,7 +176,7 @@ class EncodedImages(RandomAccessSource, EncodedSource):
         return decode_image(self._read(self._images[key])), label
 
     def example_name(self, key: int) -> str:
-        """See `EncodedSource.example_name`."""
+        """See `Source.example_name`."""
         return self._example_names[key]
 
 

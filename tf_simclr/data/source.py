@@ -105,11 +105,23 @@ class Source(abc.ABC):
         """
 
     @abc.abstractmethod
+    def part(self, start: int, stop: int) -> "Source":
+        """Returns a source of the examples at the positions from `start` to `stop` - 1 of `eval_examples`.
+
+        Unlike `subset` it is cheap for any number of examples: no other one is decoded, nothing is read
+        into memory.
+        """
+
+    @abc.abstractmethod
+    def example_name(self, key: int) -> str:
+        """Returns the name under which the user finds an example, also that of a part or a subset."""
+
+    @abc.abstractmethod
     def eval_examples(self, plan: BatchPlan) -> tf.data.Dataset:
         """Returns the rows that are made here of one pass over all examples in a fixed order.
 
-        Every worker has as many. Over all workers the positions from 0 to N-1 hold each example once;
-        those from N on fill up batches.
+        Every worker has as many. Over all workers the positions from 0 to N-1 hold each example once, at
+        the position that is its number; those from N on fill up batches.
 
         Args:
             plan: Says how the examples are shared out.
@@ -133,10 +145,6 @@ class EncodedSource(Source):
         Returns:
             Image uint8 [H, W, 3] and label int32 [] (-1 without labels).
         """
-
-    @abc.abstractmethod
-    def example_name(self, key: int) -> str:
-        """Returns the name under which the user finds the example."""
 
 
 def order_seed(seed: int, epoch: tf.Tensor) -> tf.Tensor:

@@ -103,7 +103,8 @@ class StreamSource(EncodedSource):
         start, stop = plan.share(self.num_examples)
         num_fillers = plan.num_eval_batches(self.num_examples) * plan.per_replica_batch_size - (stop - start)
         filler = self._all_records(0, 1).cache().repeat(num_fillers).enumerate(self.num_examples)
-        rows = self._all_records(start, stop).enumerate(start).concatenate(filler)
+        records = self._all_records(start, stop).map(lambda key, record: (key, (key, record)))
+        rows = records.concatenate(filler)
         return rows.map(lambda position, record: _to_example(position, (record,) * NUM_CANDIDATES))
 
     def read_labels(self) -> np.ndarray:
@@ -128,6 +129,16 @@ class StreamSource(EncodedSource):
             class_names=self.class_names,
         )
 
+    def part(self, start: int, stop: int) -> "StreamSource":
+        """See `Source.part`; of the first file, the records before it are read, but not decoded."""
+        return StreamSource(
+            self.name,
+            files=[file for _, file in self._cut(start, stop)],
+            parse=self._parse,
+            shuffle_buffer_size=self._buffer_size,
+            class_names=self.class_names,
+        )
+
     def _all_records(self, start: int = 0, stop: int | None = None) -> tf.data.Dataset:
         cuts = self._cut(start, self.num_examples if stop is None else stop)
         return self._read(cuts, tf.range(len(cuts), dtype=tf.int64))
@@ -138,7 +149,7 @@ class StreamSource(EncodedSource):
         return decode_image(encoded), label
 
     def example_name(self, key: int) -> str:
-        """See `EncodedSource.example_name`."""
+        """See `Source.example_name`."""
         number = int(np.searchsorted(self._firsts, key, side="right")) - 1
         file = self._files[number]
         return f"{os.path.basename(file.filename)} record {file.skip + key - int(self._firsts[number])}"

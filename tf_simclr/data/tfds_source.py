@@ -128,10 +128,10 @@ class _Split:
         decoded = self.encoded().enumerate().map(decode, num_parallel_calls=tf.data.AUTOTUNE)
         for indices, some_images, some_labels in decoded.ignore_errors().batch(1024).as_numpy_iterator():
             images[indices], labels[indices], readable[indices] = some_images, some_labels, True
-        bad = np.flatnonzero(~readable)
+        numbers, bad = np.flatnonzero(readable), np.flatnonzero(~readable)
         if len(bad):
             images, labels = images[readable], labels[readable]
-        source = ArraySource(self.name, images, labels if self.label_key else None, self.class_names)
+        source = ArraySource(self.name, images, labels if self.label_key else None, self.class_names, numbers)
         for index in bad:
             source.add_bad_image(f"example {index}")
         return source, len(bad)

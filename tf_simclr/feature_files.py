@@ -1,0 +1,271 @@
+"""Files of features: their formats, and the manifest by which an interrupted output goes on."""
+
+import contextlib
+import json
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import tensorflow as tf
+
+from tf_simclr.config import UserError, check
+from tf_simclr.mismatch import listed
+from tf_simclr.run_directory import first_line, write_json
+
+_REPLACE = "use another name, or replace it with --overwrite=True"
+_FLAGS = ("dataset", "split", "endpoint", "shard_size")
+
+
+class Rows(NamedTuple):
+    """What one file holds.
+
+    Attributes:
+        features: float32 `[n, ...]`.
+        labels: int32 `[n]`, -1 where there is none.
+        names: of the images, n of them.
+    """
+
+    features: np.ndarray
+    labels: np.ndarray
+    names: Sequence[str]
+
+
+class Shard(NamedTuple):
+    """One file of an output, and the images that it is for: `start` to `stop` - 1 of the split."""
+
+    name: str
+    start: int
+    stop: int
+
+
+class FeatureFiles:
+    """The files of one output, each written whole or not at all, and a manifest beside them.
+
+    One file is named as the output is, several `features-00000-of-00012.npz`; `features.npz.json` is the
+    manifest: what is in the files, and which of them are finished.
+
+    Args:
+        output: path, whose extension names the format.
+        overwrite: whether to replace what is there, unless it is an unfinished part of the same.
+
+    Raises:
+        UserError: the output is finished already, or is none of this program.
+    """
+
+    def __init__(self, output: str, *, overwrite: bool):
+        check("://" not in output, "output", output, "is not a path; write to a local file, then copy it.")
+        self._output = output
+        self._directory, self._base = os.path.split(os.path.expanduser(output))
+        self._stem, self._extension = os.path.splitext(self._base)
+        self._overwrite = overwrite
+        self._manifest = self._read_manifest()
+        check(not os.path.isdir(self._path(self._base)), "output", output, "is a directory; name a file.")
+        if self._extension == ".parquet":
+            _check_pyarrow(output)
+        if not overwrite and (self._is_finished() if self._manifest else self._existing()):
+            raise UserError(f"--output={output}: exists already; {_REPLACE}.")
+
+    @property
+    def class_names(self) -> list[str] | None:
+        """Of the labels; None without labels."""
+        return self._manifest["contents"]["class_names"]
+
+    @property
+    def num_rows(self) -> int:
+        """Rows of all finished files."""
+        return sum(entry["num_rows"] for entry in self._manifest["files"].values())
+
+    @property
+    def unreadable(self) -> list[str]:
+        """Names of the unreadable images of all finished files."""
+        return [name for entry in self._manifest["files"].values() for name in entry["unreadable"]]
+
+    @property
+    def shards(self) -> list[Shard]:
+        """All files of the output."""
+        total, size = self._manifest["num_images"], self._manifest["contents"]["shard_size"]
+        count = -(-total // size)
+        return [
+            Shard(
+                self._base if count == 1 else f"{self._stem}-{n:05d}-of-{count:05d}{self._extension}",
+                n * size,
+                min((n + 1) * size, total),
+            )
+            for n in range(count)
+        ]
+
+    @property
+    def missing(self) -> list[Shard]:
+        """The files that are still to be written."""
+        return [shard for shard in self.shards if not self._is_written(shard)]
+
+    def open(self, contents: Mapping[str, Any], *, num_images: int, checkpoint: str) -> None:
+        """Goes on with unfinished files of the same contents, or begins anew.
+
+        Args:
+            contents: what determines the files: `dataset`, `split`, `endpoint`, `shard_size`,
+                `class_names`, and more; of JSON.
+            num_images: in the split.
+            checkpoint: path of the network.
+
+        Raises:
+            UserError: there are files with other contents, or the directory cannot be written.
+        """
+        begun = self._manifest
+        goes_on = bool(begun) and begun["contents"] == dict(contents) and bool(self.missing)
+        if begun and not goes_on and not self._overwrite:
+            changed = _differences(begun, contents, checkpoint)
+            raise UserError(f"--output={self._output}: exists with {listed(changed)}; {_REPLACE}.")
+        try:
+            os.makedirs(self._directory or ".", exist_ok=True)
+            for name in self._own_files(temporary=True) if goes_on else self._own_files():
+                os.remove(self._path(name))
+            if not goes_on:
+                self._manifest = {
+                    "contents": dict(contents),
+                    "checkpoint": checkpoint,
+                    "num_images": num_images,
+                    "files": {},
+                }
+            self._write_manifest()
+        except (OSError, tf.errors.OpError) as error:
+            raise UserError(
+                f"--output={self._output}: cannot be written ({first_line(error)}); name a file in a directory "
+                "that you may write to."
+            ) from error
+
+    def write(self, shard: Shard, rows: Rows, unreadable: Sequence[str]) -> None:
+        """Writes one file.
+
+        Args:
+            shard: the file.
+            rows: of the readable images.
+            unreadable: names of the others.
+
+        Raises:
+            UserError: it cannot be written.
+        """
+        path = self._path(shard.name)
+        temporary = f"{path}.{os.getpid()}.tmp"
+        try:
+            _WRITERS[self._extension](temporary, rows, self.class_names)
+            os.replace(temporary, path)
+            self._manifest["files"][shard.name] = {
+                "num_rows": len(rows.names),
+                "num_bytes": os.path.getsize(path),
+                "unreadable": list(unreadable),
+            }
+            self._write_manifest()
+        except (OSError, tf.errors.OpError) as error:
+            raise UserError(
+                f"--output={self._output}: cannot write {shard.name} ({first_line(error)}); free some space and "
+                "start the same command again: it goes on from there."
+            ) from error
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(temporary)
+
+    def _path(self, name: str) -> str:
+        return os.path.join(self._directory, name)
+
+    def _is_written(self, shard: Shard) -> bool:
+        entry = self._manifest["files"].get(shard.name)
+        path = self._path(shard.name)
+        return entry is not None and os.path.isfile(path) and os.path.getsize(path) == entry["num_bytes"]
+
+    def _is_finished(self) -> bool:
+        return not self.missing
+
+    def _read_manifest(self) -> dict:
+        """Returns the manifest of an output that has at least one finished file, or else {}."""
+        try:
+            with open(self._path(f"{self._base}.json"), encoding="utf-8") as file:
+                manifest = json.load(file)
+        except (OSError, ValueError):
+            return {}
+        return manifest if isinstance(manifest, dict) and manifest.get("files") else {}
+
+    def _write_manifest(self) -> None:
+        write_json(self._path(f"{self._base}.json"), self._manifest)
+
+    def _existing(self) -> list[str]:
+        return [name for name in self._own_files() if name.endswith(self._extension)]
+
+    def _own_files(self, *, temporary: bool = False) -> list[str]:
+        """Returns the files whose names derive from the output, or those that a killed process has left."""
+        stem, extension = re.escape(self._stem), re.escape(self._extension)
+        own = rf"({stem}(-\d{{5,}}-of-\d{{5,}})?{extension}|{stem}{extension}\.json)"
+        pattern = re.compile(own + (r"\.\d+\.tmp" if temporary else r"(\.\d+\.tmp)?"))
+        try:
+            names = os.listdir(self._directory or ".")
+        except OSError:
+            return []  # What is wrong with it, writing reports.
+        return sorted(name for name in names if pattern.fullmatch(name))
+
+
+def _differences(begun: Mapping, contents: Mapping, checkpoint: str) -> list[str]:
+    changed = []
+    for key, new in contents.items():
+        old = begun["contents"].get(key)
+        if old == new:
+            continue
+        if key in _FLAGS:
+            changed.append(f"--{key}={old}, not {new}")
+        elif key == "weights":
+            changed.append(f"the weights of {begun['checkpoint']}, not of {checkpoint}")
+        else:
+            changed.append(f"other {key.replace('_', ' ')}")
+    return changed
+
+
+def _write_npz(path: str, rows: Rows, class_names: Sequence[str] | None) -> None:
+    arrays = {"features": rows.features, "labels": rows.labels, "names": np.array(rows.names, np.str_)}
+    if class_names is not None:
+        arrays["class_names"] = np.array(class_names, np.str_)
+    with open(path, "wb") as file:
+        np.savez(file, **arrays)
+
+
+def _write_parquet(path: str, rows: Rows, class_names: Sequence[str] | None) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    shape = rows.features.shape[1:]
+    metadata = {"shape": json.dumps(shape)}
+    if class_names is not None:
+        metadata["class_names"] = json.dumps(class_names)
+    lists = pyarrow.FixedSizeListArray.from_arrays(rows.features.ravel(), math.prod(shape))
+    columns = {"features": lists, "labels": rows.labels, "names": pyarrow.array(rows.names, pyarrow.string())}
+    table = pyarrow.table(columns).replace_schema_metadata(metadata)
+    pyarrow.parquet.write_table(table, path, use_dictionary=False)
+
+
+def _write_tfrecord(path: str, rows: Rows, class_names: Sequence[str] | None) -> None:
+    del class_names  # A record is for itself; the manifest has them.
+    shape = tf.train.Feature(int64_list=tf.train.Int64List(value=rows.features.shape[1:]))
+    with tf.io.TFRecordWriter(path) as writer:
+        for features, label, name in zip(*rows, strict=True):
+            feature = {
+                "features": tf.train.Feature(float_list=tf.train.FloatList(value=features.ravel())),
+                "shape": shape,
+                "labels": tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
+                "names": tf.train.Feature(bytes_list=tf.train.BytesList(value=[name.encode()])),
+            }
+            example = tf.train.Example(features=tf.train.Features(feature=feature))
+            writer.write(example.SerializeToString(deterministic=True))
+
+
+_WRITERS = {".npz": _write_npz, ".parquet": _write_parquet, ".tfrecord": _write_tfrecord}
+
+
+def _check_pyarrow(output: str) -> None:
+    try:
+        import pyarrow  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"--output={output}: needs pyarrow ({first_line(error)}); install it as requirements.txt has it, or "
+            "write .npz or .tfrecord."
+        ) from error
