@@ -6,8 +6,16 @@ import sys
 import numpy as np
 import pytest
 
+from tests.data.kinds import KINDS, BlankView, make_source
 from tf_simclr.config import DataConfig, UserError
-from tf_simclr.data import ArraySource, available_splits, check_bad_images, load_source
+from tf_simclr.data import (
+    ArraySource,
+    BatchPlan,
+    available_splits,
+    check_bad_images,
+    eval_dataset,
+    load_source,
+)
 from tf_simclr.data.splits import slice_of_split
 
 DIGITS = DataConfig(dataset="digits")
@@ -95,3 +103,36 @@ def test_check_bad_images_stops_over_the_share():
     )
     with pytest.raises(UserError, match=message):
         check_bad_images(source, num_bad=3, num_seen=200, max_fraction=0.01)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("start", "stop"), [(0, 23), (0, 7), (5, 6), (6, 23), (22, 23)])
+def test_part_holds_the_examples_of_its_range_under_their_own_names(kind, start, stop, tmp_path):
+    source = make_source(kind, 23, tmp_path)
+    part = source.part(start, stop)
+    assert (part.num_examples, part.class_names) == (stop - start, source.class_names)
+    batches = list(eval_dataset(part, BlankView(), plan=BatchPlan(global_batch_size=4)).as_numpy_iterator())
+    labels, positions, mask = (
+        np.concatenate([batch[name] for batch in batches]) for name in ("labels", "position", "mask")
+    )
+    assert labels[mask > 0].tolist() == list(range(start, stop))
+    assert positions[mask > 0].tolist() == list(range(stop - start))
+    names = [part.example_name(key) for key in range(stop - start)]
+    assert names == [source.example_name(key) for key in range(start, stop)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_part_of_a_part_and_its_subset_keep_their_names(kind, tmp_path):
+    source = make_source(kind, 23, tmp_path)
+    inner = source.part(4, 20).part(3, 10)
+    assert inner.example_name(2) == source.example_name(9)
+    assert inner.subset(np.array([2, 5]), "two").example_name(1) == source.example_name(12)
+
+
+@pytest.mark.parametrize("kind", ["encoded", "stream"])
+def test_part_decodes_no_other_image(kind, tmp_path):
+    """What is unreadable elsewhere is not met."""
+    part = make_source(kind, 23, tmp_path, bad=(0, 3, 15)).part(4, 15)
+    batches = list(eval_dataset(part, BlankView(), plan=BatchPlan(global_batch_size=4)))
+    assert sum(int(batch["bad_images"]) for batch in batches) == 0
+    assert part.bad_image_names() == ()
