@@ -20,8 +20,11 @@ _LOG = logging.getLogger("tf_simclr")
 # It lies before a batch norm, of which the folded convolution has a part.
 NOT_FOLDED = "initial_conv"
 
-# Of protobuf's 2 GB, less what the graph itself takes.
-MAX_CONSTANT_BYTES = 2**31 - 2**26
+# TensorFlow copies the constants of a graph up to 20 times when it saves and loads it.
+MAX_CONSTANT_BYTES = 2**29
+
+# Of the 2 GB of protobuf and flatbuffers, less what the graph itself takes.
+MAX_FILE_BYTES = 2**31 - 2**26
 
 
 def fold_batch_norm(model: SimCLRModel) -> SimCLRModel:
@@ -50,14 +53,20 @@ def fold_batch_norm(model: SimCLRModel) -> SimCLRModel:
 def write_folded(model: SimCLRModel, directory: str, metadata: Mapping[str, Any]) -> None:
     """Writes the folded network as a SavedModel into `directory`.
 
-    See `make_inference_module` for what it is called with.
+    See `make_inference_module` for what it is called with. Its weights are constants, so that TensorFlow
+    lays them out for its kernels once and not in each call; large networks keep variables.
 
     Args:
         model: the network.
         directory: new or empty.
         metadata: content of the asset `metadata.json`.
     """
-    module = make_inference_module(fold_batch_norm(model))
+    folded = fold_batch_norm(model)
+    size = num_weight_bytes(folded)
+    frozen = size <= MAX_CONSTANT_BYTES
+    if not frozen:
+        _LOG.info("The weights (%.1f GB) are too large for constants: they stay variables.", size / 1e9)
+    module = make_inference_module(folded, frozen=frozen)
     with tempfile.TemporaryDirectory() as folder:
         attach_metadata(module, describe_folded(metadata), folder)
         tf.saved_model.save(module, directory, signatures={"serving_default": module.serve})
@@ -70,27 +79,26 @@ def describe_folded(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def make_inference_module(
-    folded: SimCLRModel, image_size: int | None = None
+    folded: SimCLRModel, *, image_size: int | None = None, frozen: bool = False
 ) -> tf.__internal__.tracking.AutoTrackable:
     """Returns a module with the signature `serve`, which needs neither this project nor a strategy.
 
     It takes float images `[B, H, W, 3]` in [0, 1] and returns a dictionary of the named outputs but
     `initial_conv`. It can also be called, as the plain module is, with `training=False` or
-    `trainable=False`. Weights are constants, so that TensorFlow lays them out for its kernels once; those
-    of networks that no protobuf holds remain variables.
+    `trainable=False`.
 
     Args:
         folded: from `fold_batch_norm`.
         image_size: height and width of the images; None for any.
+        frozen: whether constants take the place of the variables.
     """
     images = tf.TensorSpec([None, image_size, image_size, 3], tf.float32, name="images")
     module = tf.__internal__.tracking.AutoTrackable()
     apply = tf.function(_without_initial_conv(folded), input_signature=[images], autograph=False)
-    if num_weight_bytes(folded) <= MAX_CONSTANT_BYTES:
+    if frozen:
         apply = _freeze(apply)
     else:
         module.weights = folded.variable_tree()
-        _LOG.info("The weights take more than a graph can hold (2 GB): they stay variables.")
 
     @tf.function(autograph=False)
     def call(images, training=False, trainable=False):
@@ -111,7 +119,7 @@ def check_size(model: SimCLRModel, export_format: str) -> None:
     """
     size = num_weight_bytes(model)
     check(
-        size <= MAX_CONSTANT_BYTES,
+        size <= MAX_FILE_BYTES,
         "export_formats",
         export_format,
         f"its files hold 2 GB, the weights take {size / 1e9:.1f} GB; use saved_model or folded.",

@@ -28,7 +28,7 @@ def write_tflite(model: SimCLRModel, directory: str, metadata: Mapping[str, Any]
         UserError: the network is too large.
     """
     check_size(model, "tflite")
-    module = make_inference_module(fold_batch_norm(model), model.config.image_size)
+    module = make_inference_module(fold_batch_norm(model), image_size=model.config.image_size)
     with tempfile.TemporaryDirectory() as saved_model:
         tf.saved_model.save(module, saved_model, signatures={"serving_default": module.serve})
         for name in ("float32", "float16"):

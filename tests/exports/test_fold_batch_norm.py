@@ -100,9 +100,9 @@ def test_module_holds_its_weights_as_constants_once(model, directory):
     assert size < (directory / "saved_model.pb").stat().st_size < 1.3 * size
 
 
-def test_graph_has_no_batch_norm_and_no_addition_that_could_broadcast():
+def test_graph_has_no_batch_norm_and_no_addition_that_could_broadcast(model):
     """TensorFlow's kernels of convolution, bias, sum and rectifier take these operations alone."""
-    graph = make_inference_module(fold_batch_norm(make_model())).serve.get_concrete_function().graph
+    graph = make_inference_module(fold_batch_norm(model), frozen=True).serve.get_concrete_function().graph
     functions = graph.as_graph_def().library.function
     operations = {node.op for function in functions for node in function.node_def}
     assert operations >= {"Conv2D", "BiasAdd", "AddN", "Relu"}
@@ -114,9 +114,10 @@ def test_metadata_is_an_asset_and_names_the_outputs_that_there_are(directory):
     assert metadata == METADATA | {"endpoints": {"default": {"channels": 64}}}
 
 
-def test_network_that_no_graph_can_hold_keeps_variables(model, tmp_path, monkeypatch, log):
+def test_network_that_is_too_large_for_a_graph_keeps_variables(model, tmp_path, monkeypatch, log):
     monkeypatch.setattr(folding, "MAX_CONSTANT_BYTES", 1000)
     write_folded(model, str(tmp_path / "module"), METADATA)
+    assert (tmp_path / "module" / "variables" / "variables.data-00000-of-00001").stat().st_size > 100_000
     assert "they stay variables" in log.text
     images = random_images(2, 16, 16)
     received = tf.saved_model.load(str(tmp_path / "module"))(images.astype(np.float32))
@@ -125,6 +126,6 @@ def test_network_that_no_graph_can_hold_keeps_variables(model, tmp_path, monkeyp
 
 def test_format_that_cannot_hold_the_weights_is_refused(model, monkeypatch):
     check_size(model, "onnx")
-    monkeypatch.setattr(folding, "MAX_CONSTANT_BYTES", 1000)
+    monkeypatch.setattr(folding, "MAX_FILE_BYTES", 1000)
     with pytest.raises(UserError, match=r"^--export_formats=onnx: its files hold 2 GB, .*use saved_model"):
         check_size(model, "onnx")

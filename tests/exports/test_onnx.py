@@ -60,7 +60,7 @@ def test_onnx_without_its_package_is_one_line_with_the_mend(tmp_path, monkeypatc
 
 def test_onnx_of_a_network_that_is_too_large_is_refused(tmp_path, monkeypatch):
     pytest.importorskip("tf2onnx")
-    monkeypatch.setattr(fold_batch_norm, "MAX_CONSTANT_BYTES", 1000)
+    monkeypatch.setattr(fold_batch_norm, "MAX_FILE_BYTES", 1000)
     with pytest.raises(UserError, match="--export_formats=onnx: its files hold 2 GB"):
         write_onnx(make_model(), str(tmp_path), {})
     assert not list(tmp_path.iterdir())

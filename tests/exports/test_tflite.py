@@ -59,7 +59,7 @@ def test_tflite_has_its_metadata(directory):
 
 
 def test_tflite_of_a_network_that_is_too_large_is_refused(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(fold_batch_norm, "MAX_CONSTANT_BYTES", 1000)
+    monkeypatch.setattr(fold_batch_norm, "MAX_FILE_BYTES", 1000)
     with pytest.raises(UserError, match="--export_formats=tflite"):
         write_tflite(model, str(tmp_path), {})
     assert not list(tmp_path.iterdir())

@@ -99,7 +99,7 @@ def test_state_read_by_torchvisions_rules_gives_the_outputs_of_the_network(model
     assert_near(network.linear(features, "fc"), outputs["logits_sup"].numpy())
 
 
-@pytest.mark.parametrize("selector", [0, 1, -1])
+@pytest.mark.parametrize("selector", [0, 1, 3, -1])
 def test_head_state_gives_the_outputs_of_the_heads(selector):
     model = make_model(resnet_depth=18, ft_proj_selector=selector)
     outputs = model(random_images(2, 8, 8, dtype="float32"), training=False)
