@@ -7,7 +7,7 @@ from typing import Any
 from tf_simclr.augment import EvalView
 from tf_simclr.images import MAX_PIXELS
 from tf_simclr.models import SimCLRModel, endpoint_strides
-from tf_simclr.run_directory import defining_settings, read_class_names, read_json, read_settings
+from tf_simclr.run_directory import defining_settings, read_class_names, read_json, read_settings, to_json
 
 FILE_NAME = "metadata.json"
 
@@ -46,6 +46,14 @@ def describe_export(
         "settings": defining_settings(read_settings(directory)),
         "metrics": dict(result),
     }
+
+
+def write_metadata(metadata: Mapping[str, Any], directory: str) -> str:
+    """Writes `metadata.json` into `directory` and returns its path."""
+    path = os.path.join(directory, FILE_NAME)
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(to_json(metadata))
+    return path
 
 
 def _describe_endpoints(model: SimCLRModel) -> dict[str, dict[str, int]]:

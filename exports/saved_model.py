@@ -1,18 +1,16 @@
 """SavedModels with named outputs, which are reusable modules of TF-Hub too."""
 
 import dataclasses
-import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from exports import metadata as metadata_file
+from exports.metadata import write_metadata
 from tf_simclr.augment import EvalView
 from tf_simclr.images import decode_image
 from tf_simclr.models import SimCLRModel, build_simclr_model
-from tf_simclr.run_directory import to_json
 
 
 def save_model(model: SimCLRModel, directory: str, metadata: Mapping[str, Any] | None = None) -> None:
@@ -50,10 +48,7 @@ def attach_metadata(module: tf.__internal__.tracking.AutoTrackable, metadata: Ma
         metadata: ready for JSON.
         folder: for the file until it is saved.
     """
-    path = os.path.join(folder, metadata_file.FILE_NAME)
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(to_json(metadata))
-    module.metadata = tf.saved_model.Asset(path)
+    module.metadata = tf.saved_model.Asset(write_metadata(metadata, folder))
 
 
 def make_module(model: SimCLRModel, *, weight_decay: float = 0.0) -> tf.__internal__.tracking.AutoTrackable:

@@ -54,7 +54,7 @@ BASE = "tf_simclr.tasks.base"
 PURE = ("losses", "schedules", "metrics", "loss_scale", "augment", "images")
 LIBRARY_FOR = {
     "flags": {"config"},
-    "exports": {"config", "models", "augment", "images", "checkpoint", "run_directory"},
+    "exports": {"config", "models", "augment", "images", "checkpoint", "run_directory", "interop"},
 }
 COLLECTIVES = {
     "all_reduce",

@@ -6,7 +6,9 @@ from tf_simclr.config import ModelConfig
 from tf_simclr.models.layers import Stage, StageBuilder
 
 
-def build_projection_head(config: ModelConfig, in_features: int) -> list[Stage]:
+def build_projection_head(
+    config: ModelConfig, in_features: int, make_builder: type[StageBuilder] = StageBuilder
+) -> list[Stage]:
     """Builds the layers of the projection head, each a stage: dense, batch norm and, but for the last, ReLU.
 
     SimCLRv2, section 2.1: the deeper the head, the more it pays to finetune from its middle. The
@@ -15,6 +17,7 @@ def build_projection_head(config: ModelConfig, in_features: int) -> list[Stage]:
     Args:
         config: `proj_head_mode`, `num_proj_layers`, `proj_out_dim`.
         in_features: width of the encoder's output, and of the hidden layers.
+        make_builder: what adds the layers of a stage.
 
     Returns:
         `config.num_head_layers` stages from `[B, in_features]` to `[B, proj_out_dim]`.
@@ -22,7 +25,7 @@ def build_projection_head(config: ModelConfig, in_features: int) -> list[Stage]:
     stages = []
     for index in range(config.num_head_layers):
         last = index == config.num_head_layers - 1
-        builder = StageBuilder(config, (in_features,), f"layer{index + 1}")
+        builder = make_builder(config, (in_features,), f"layer{index + 1}")
         x = builder.layer(
             tf.keras.layers.Dense,
             builder.inputs,

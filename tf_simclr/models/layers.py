@@ -127,6 +127,10 @@ class StageBuilder:
         self._statistics.append((mean, variance))
         return self.layer(tf.keras.layers.ReLU, outputs) if relu else outputs
 
+    def add(self, first, second):
+        """Adds the sum of two tensors of one shape."""
+        return self.layer(tf.keras.layers.Add, [first, second])
+
     def average(self, inputs):
         """Adds the mean over the positions, `[B, H, W, C]` to `[B, 1, 1, C]`, which 16 bits cannot sum up."""
         pooling, dtype = tf.keras.layers.GlobalAveragePooling2D, self.config.variable_dtype

@@ -20,7 +20,7 @@ _BOTTLENECK_EXPANSION = 4
 _GROUP_FILTERS = (64, 128, 256, 512)
 
 
-def build_stages(config: ModelConfig) -> list[Stage]:
+def build_stages(config: ModelConfig, make_builder: type[StageBuilder] = StageBuilder) -> list[Stage]:
     """Builds the stages of the encoder: the stem, then one stage a residual block.
 
     Follows arXiv 1512.03385 as the authors of SimCLRv2 have it: the stride of a bottleneck is on its
@@ -29,17 +29,18 @@ def build_stages(config: ModelConfig) -> list[Stage]:
 
     Args:
         config: depth, width, SK and SE ratios; `image_size <= 32` takes the small stem.
+        make_builder: what adds the layers of a stage.
 
     Returns:
         The stages, from images `[B, H, W, 3]` in [0, 1] to the features of the last block.
     """
-    stem = _stem(config)
+    stem = _stem(make_builder(config, (None, None, 3), "stem"))
     stages = [stem]
     channels = stem.output_shape["features"][-1]
     for group, num_blocks in enumerate(_BLOCKS[config.resnet_depth], start=1):
         filters = scaled_filters(_GROUP_FILTERS[group - 1], config)
         for block in range(num_blocks):
-            builder = StageBuilder(config, (None, None, channels), f"block_group{group}_block{block + 1}")
+            builder = make_builder(config, (None, None, channels), f"block_group{group}_block{block + 1}")
             strides = 2 if block == 0 and group > 1 else 1
             features = _residual_block(builder, filters, strides, projection=block == 0)
             endpoint = f"block_group{group}" if block == num_blocks - 1 else None
@@ -69,8 +70,8 @@ def scaled_filters(filters: int, config: ModelConfig) -> int:
     return max(1, round(filters * config.width_multiplier))
 
 
-def _stem(config: ModelConfig) -> Stage:
-    builder = StageBuilder(config, (None, None, 3), "stem")
+def _stem(builder: StageBuilder) -> Stage:
+    config = builder.config
     filters = scaled_filters(64, config)
     if config.cifar_stem:
         initial = builder.conv(builder.inputs, filters, 3, name="conv1")
@@ -110,7 +111,7 @@ def _residual_block(builder: StageBuilder, filters: int, strides: int, *, projec
     x = builder.norm(x, name="last_norm", relu=False, zero_gamma=True)
     if builder.config.se_ratio > 0:
         x = _squeeze_excitation(builder, x, filters)
-    return builder.layer(tf.keras.layers.ReLU, builder.layer(tf.keras.layers.Add, [x, shortcut]))
+    return builder.layer(tf.keras.layers.ReLU, builder.add(x, shortcut))
 
 
 def _projection_shortcut(builder: StageBuilder, filters: int, strides: int):

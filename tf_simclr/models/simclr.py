@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tf_simclr.config import ModelConfig
 from tf_simclr.models.heads import build_projection_head, build_supervised_head
-from tf_simclr.models.layers import Stage
+from tf_simclr.models.layers import Stage, StageBuilder
 from tf_simclr.models.normalization import update_moving_statistics
 from tf_simclr.models.resnet import build_stages
 
@@ -39,15 +39,21 @@ class SimCLRModel(tf.keras.Model):
     Args:
         config: of the network.
         num_classes: of the supervised head; None for none.
+        make_builder: what adds the layers of a stage.
     """
 
-    def __init__(self, config: ModelConfig, num_classes: int | None = None):
+    def __init__(
+        self,
+        config: ModelConfig,
+        num_classes: int | None = None,
+        make_builder: type[StageBuilder] = StageBuilder,
+    ):
         super().__init__(name="simclr", dtype=config.variable_dtype)
         self.config = config
         self.num_classes = num_classes
-        self.encoder: list[Stage] = build_stages(config)
+        self.encoder: list[Stage] = build_stages(config, make_builder)
         features = self.encoder[-1].output_shape["features"][-1]
-        self.projection_head: list[Stage] = build_projection_head(config, features)
+        self.projection_head: list[Stage] = build_projection_head(config, features, make_builder)
         self._num_used_head_layers = len(self.projection_head)
         self.supervised_head = None
         if num_classes is not None:

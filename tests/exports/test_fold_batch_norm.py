@@ -1,0 +1,131 @@
+"""The folded network gives what the network gives, from constants alone."""
+
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from exports import fold_batch_norm as folding
+from exports.fold_batch_norm import check_size, fold_batch_norm, make_inference_module, write_folded
+from tests.networks import assert_close, random_images, randomize, tiny_config
+from tf_simclr.config import UserError
+from tf_simclr.models import build_simclr_model
+
+NETWORKS = {
+    "plain": {},
+    "bottleneck, large stem": {"resnet_depth": 50, "image_size": 40},
+    "SK, large stem": {"resnet_depth": 50, "sk_ratio": 0.0625, "image_size": 40},
+    "SK, small stem": {"resnet_depth": 50, "sk_ratio": 0.0625},
+    "SE": {"se_ratio": 0.25},
+    "classifier on the head": {"ft_proj_selector": 2},
+    "linear head": {"proj_head_mode": "linear"},
+    "no head": {"proj_head_mode": "none"},
+    "16 bits": {"precision": "mixed_bfloat16"},
+}
+METADATA = {"image_size": 16, "endpoints": {"initial_conv": {"channels": 8}, "default": {"channels": 64}}}
+
+
+def expected(model, images) -> dict:
+    """What the network computes in float64, less the output that folding changes."""
+    precise = build_simclr_model(
+        tiny_config(**vars(model.config) | {"precision": "float64"}), model.num_classes
+    )
+    precise.set_weights(model.get_weights())
+    outputs = precise(images, training=False)
+    return {name: value.numpy() for name, value in outputs.items() if name != "initial_conv"}
+
+
+def to_numpy(outputs, *without) -> dict:
+    return {name: value.numpy() for name, value in outputs.items() if name not in without}
+
+
+def make_model(num_classes=7, **changes):
+    return randomize(build_simclr_model(tiny_config(**changes), num_classes))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return make_model()
+
+
+@pytest.fixture(scope="module")
+def directory(model, tmp_path_factory):
+    path = tmp_path_factory.mktemp("folded")
+    write_folded(model, str(path), METADATA)
+    return path
+
+
+@pytest.fixture(scope="module")
+def reloaded(directory):
+    return tf.saved_model.load(str(directory))
+
+
+@pytest.mark.parametrize("changes", NETWORKS.values(), ids=NETWORKS)
+def test_folded_network_gives_the_same_outputs(changes):
+    model = make_model(**changes)
+    folded = fold_batch_norm(model)
+    assert not folded.norms
+    images = random_images(2, 23, 18)
+    received = folded(images)
+    assert {value.dtype for value in received.values()} == {tf.float32}
+    assert_close(to_numpy(received, "initial_conv"), expected(model, images), 2e-6)
+
+
+def test_folded_network_without_a_classifier_has_no_logits():
+    model = make_model(num_classes=None)
+    assert "logits_sup" not in fold_batch_norm(model)(random_images(1, 8, 8))
+
+
+@pytest.mark.parametrize("shape", [(1, 16, 16), (3, 16, 16), (2, 25, 18)])
+def test_reloaded_module_takes_any_number_and_size_of_images(model, reloaded, shape):
+    images = random_images(*shape)
+    want = expected(model, images)
+    images = images.astype(np.float32)
+    for arguments in ({}, {"training": False}, {"trainable": False}):
+        assert_close(to_numpy(reloaded(images, **arguments)), want, 2e-6)
+    serve = reloaded.signatures["serving_default"]
+    assert_close(to_numpy(serve(images=tf.constant(images))), want, 2e-6)
+
+
+def test_reloaded_module_has_one_signature_and_cannot_be_trained(reloaded):
+    assert list(reloaded.signatures) == ["serving_default"]
+    with pytest.raises(ValueError, match="Could not find matching concrete function"):
+        reloaded(np.zeros([1, 8, 8, 3], np.float32), training=True)
+
+
+def test_module_holds_its_weights_as_constants_once(model, directory):
+    assert (directory / "variables" / "variables.data-00000-of-00001").stat().st_size < 1000
+    size = folding.num_weight_bytes(fold_batch_norm(model))
+    assert size < (directory / "saved_model.pb").stat().st_size < 1.3 * size
+
+
+def test_graph_has_no_batch_norm_and_no_addition_that_could_broadcast(model):
+    """TensorFlow's kernels of convolution, bias, sum and rectifier take these operations alone."""
+    graph = make_inference_module(fold_batch_norm(model), frozen=True).serve.get_concrete_function().graph
+    functions = graph.as_graph_def().library.function
+    operations = {node.op for function in functions for node in function.node_def}
+    assert operations >= {"Conv2D", "BiasAdd", "AddN", "Relu"}
+    assert not operations & {"FusedBatchNormV3", "Rsqrt", "Mul", "Add", "AddV2", "ReadVariableOp"}
+
+
+def test_metadata_is_an_asset_and_names_the_outputs_that_there_are(directory):
+    metadata = json.loads((directory / "assets" / "metadata.json").read_text())
+    assert metadata == METADATA | {"endpoints": {"default": {"channels": 64}}}
+
+
+def test_network_that_is_too_large_for_a_graph_keeps_variables(model, tmp_path, monkeypatch, log):
+    monkeypatch.setattr(folding, "MAX_CONSTANT_BYTES", 1000)
+    write_folded(model, str(tmp_path / "module"), METADATA)
+    assert (tmp_path / "module" / "variables" / "variables.data-00000-of-00001").stat().st_size > 100_000
+    assert "they stay variables" in log.text
+    images = random_images(2, 16, 16)
+    received = tf.saved_model.load(str(tmp_path / "module"))(images.astype(np.float32))
+    assert_close(to_numpy(received), expected(model, images), 2e-6)
+
+
+def test_format_that_cannot_hold_the_weights_is_refused(model, monkeypatch):
+    check_size(model, "onnx")
+    monkeypatch.setattr(folding, "MAX_FILE_BYTES", 1000)
+    with pytest.raises(UserError, match=r"^--export_formats=onnx: its files hold 2 GB, .*use saved_model"):
+        check_size(model, "onnx")
