@@ -19,7 +19,7 @@ _LOG = logging.getLogger("tf_simclr")
 _ROOTS = ("model", "weights")
 _HEAD = "supervised_head/"
 # What TensorFlow raises where a checkpoint is truncated, overwritten or out of reach.
-_READ_ERRORS = (tf.errors.OpError, ValueError, OSError, RuntimeError, IndexError)
+READ_ERRORS = (tf.errors.OpError, ValueError, OSError, RuntimeError, IndexError)
 DIVERGED_MEND = (
     "go on with --on_non_finite=restore, or start anew in another --model_dir with a smaller --learning_rate or a "
     "longer --warmup_epochs"
@@ -56,6 +56,9 @@ class Checkpoints:
             global_step=task.optimizer.iterations,
             skipped_steps=self._skipped_steps,
             **scaling,
+        )
+        self._network = tf.train.Checkpoint(
+            model=task.model.variable_tree(), global_step=task.optimizer.iterations
         )
         self._manager = tf.train.CheckpointManager(
             self._checkpoint, directory, max_to_keep=keep, checkpoint_name="ckpt"
@@ -150,7 +153,19 @@ class Checkpoints:
             raise damaged[0]
         return 0
 
-    def _restore(self, path: str) -> int:
+    def restore_network(self, path: str) -> int:
+        """Restores the network and the step, for evaluation, whatever optimizer `path` was written with.
+
+        Returns:
+            The step.
+
+        Raises:
+            DamagedCheckpointError: `path` is damaged.
+            UserError: it is of another network.
+        """
+        return self._restore(path, network_only=True)
+
+    def _restore(self, path: str, *, network_only: bool = False) -> int:
         where = f"--model_dir={self._manager.directory}: {os.path.basename(path)}"
         mend = "an earlier one is used, where there is one; or use another --model_dir"
         _check_same_network(path, where, self._task.model, mend=mend)
@@ -158,13 +173,16 @@ class Checkpoints:
             reader = tf.train.load_checkpoint(path)
             for name in reader.get_variable_to_shape_map():
                 reader.get_tensor(name)  # A damaged one must leave the variables as they are.
-            self._checkpoint.restore(path).assert_existing_objects_matched()
+            if network_only:
+                self._network.read(path).assert_existing_objects_matched().expect_partial()
+            else:
+                self._checkpoint.restore(path).assert_existing_objects_matched()
         except AssertionError as error:
             raise UserError(
                 f"{where} does not fit this run ({first_line(error)}); "
                 "use the --optimizer it was written with, or another --model_dir."
             ) from error
-        except _READ_ERRORS as error:
+        except READ_ERRORS as error:
             raise _damaged(where, error, mend) from error
         self._latest = path
         return int(self._task.optimizer.iterations.numpy())
@@ -195,7 +213,7 @@ def initialize_from(path: str, model: SimCLRModel, *, keep_head: bool = True) ->
     restored = _flatten(tree)
     try:
         tf.train.Checkpoint(**{root: tree}).read(path).assert_existing_objects_matched().expect_partial()
-    except _READ_ERRORS as error:
+    except READ_ERRORS as error:
         raise _damaged(where, error, mend) from error
     fresh = "; the supervised head starts fresh" if len(restored) < len(expected) else ""
     return f"Starting from {path}: {len(restored)} of {len(expected)} variables matched{fresh}."
@@ -226,7 +244,7 @@ def load_network(path: str, flag: str) -> SimCLRModel:
     try:
         checkpoint = tf.train.Checkpoint(**{root: model.variable_tree()})
         checkpoint.read(path).assert_existing_objects_matched().expect_partial()
-    except _READ_ERRORS as error:
+    except READ_ERRORS as error:
         raise _damaged(where, error, mend) from error
     return model
 
@@ -292,7 +310,7 @@ def _saved_shapes(path: str, where: str, mend: str) -> tuple[str, dict[str, tupl
         graph = trackable_object_graph_pb2.TrackableObjectGraph()
         if "_CHECKPOINTABLE_OBJECT_GRAPH" in shapes:
             graph.ParseFromString(reader.get_tensor("_CHECKPOINTABLE_OBJECT_GRAPH"))
-    except _READ_ERRORS as error:
+    except READ_ERRORS as error:
         raise _damaged(where, error, mend) from error
 
     def below(number: int, prefix: str = "") -> dict[str, tuple]:

@@ -218,7 +218,7 @@ class Experiment:
         for path in tf.train.checkpoints_iterator(directory, min_interval_secs=1):
             check_directory(self.config)
             try:
-                step = checkpoints.restore(path)
+                step = checkpoints.restore_network(path)
             except UserError:
                 if tf.io.gfile.exists(f"{path}.index"):
                     raise

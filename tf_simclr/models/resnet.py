@@ -65,6 +65,14 @@ def endpoint_strides(config: ModelConfig) -> dict[str, int]:
     return strides | {f"block_group{group}": first * pooling * 2 ** (group - 1) for group in groups}
 
 
+def nearest_depth(blocks_per_group: Sequence[int], *, bottleneck: bool) -> int:
+    """Returns the depth of the ResNet whose numbers of blocks are nearest to these."""
+    depths = [depth for depth in _BLOCKS if bottleneck == (depth >= _FIRST_BOTTLENECK_DEPTH)]
+    return min(
+        depths, key=lambda d: sum(abs(a - b) for a, b in zip(_BLOCKS[d], blocks_per_group, strict=True))
+    )
+
+
 def scaled_filters(filters: int, config: ModelConfig) -> int:
     """Returns `filters` times the width multiplier, rounded, at least 1."""
     return max(1, round(filters * config.width_multiplier))
