@@ -65,12 +65,16 @@ def endpoint_strides(config: ModelConfig) -> dict[str, int]:
     return strides | {f"block_group{group}": first * pooling * 2 ** (group - 1) for group in groups}
 
 
-def nearest_depth(blocks_per_group: Sequence[int], *, bottleneck: bool) -> int:
-    """Returns the depth of the ResNet whose numbers of blocks are nearest to these."""
+def nearest_depth(num_blocks: int, *, bottleneck: bool) -> int:
+    """Returns the depth of the ResNet whose number of blocks is nearest to this one."""
     depths = [depth for depth in _BLOCKS if bottleneck == (depth >= _FIRST_BOTTLENECK_DEPTH)]
-    return min(
-        depths, key=lambda d: sum(abs(a - b) for a, b in zip(_BLOCKS[d], blocks_per_group, strict=True))
-    )
+    return min(depths, key=lambda depth: abs(sum(_BLOCKS[depth]) - num_blocks))
+
+
+def encoder_width(config: ModelConfig) -> int:
+    """Returns the number of channels of the encoder's output."""
+    expansion = _BOTTLENECK_EXPANSION if config.resnet_depth >= _FIRST_BOTTLENECK_DEPTH else 1
+    return expansion * scaled_filters(_GROUP_FILTERS[-1], config)
 
 
 def scaled_filters(filters: int, config: ModelConfig) -> int:

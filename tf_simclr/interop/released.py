@@ -1,0 +1,114 @@
+"""Weights that the authors released become a run of this program."""
+
+import dataclasses
+import logging
+import os
+import re
+from collections.abc import Mapping
+
+import tensorflow as tf
+
+from tf_simclr.config import ExportConfig, ImportConfig, UserError
+from tf_simclr.interop.released_files import ReleasedFile, open_released
+from tf_simclr.interop.released_network import ReleasedNetwork, infer_network, released_names
+from tf_simclr.mismatch import listed
+from tf_simclr.models import SimCLRModel, build_simclr_model
+from tf_simclr.run_directory import first_line, latest_checkpoint, read_settings, write_json
+
+_LOG = logging.getLogger("tf_simclr")
+# Files of an import, and of what was done with it since.
+_OWN_FILES = re.compile(r"checkpoint|ckpt-\d+\..*|(flags|result(_.*)?)\.json|report\.html")
+_MARK = "imported_from"
+
+
+def import_weights(config: ImportConfig) -> ExportConfig:
+    """Writes released weights into `model_dir`, as a checkpoint with the settings of its network.
+
+    Args:
+        config: which file, and where to.
+
+    Returns:
+        What exports the network.
+
+    Raises:
+        UserError: there is no such file, its variables do not match, or the directory is taken.
+    """
+    directory = os.path.expanduser(str(config.model_dir))
+    _check_free(directory, overwrite=config.overwrite)
+    file = open_released(str(config.checkpoint), ema=config.ema)
+    network = infer_network(file, config.model, config.stated)
+    _LOG.info("%s: %s.", file.where.removeprefix("--checkpoint="), network.describe())
+    model = build_simclr_model(network.config, network.num_classes)
+    expected = released_names(model)
+    _check_same_variables(file, {name: tuple(variable.shape) for name, variable in expected.items()})
+    for name, variable in expected.items():
+        variable.assign(file.read(name))
+    # A file without a number of steps counts as one of one step: 0 would be a network that was not trained.
+    step = file.step or 1
+    _write(directory, model, _settings(file, network, step), step)
+    _LOG.info("Imported %d variables, step %d; files in %s", len(expected), step, directory)
+    return ExportConfig(
+        checkpoint=directory, keep_hub_module_max=config.keep_hub_module_max, overwrite=config.overwrite
+    )
+
+
+def _check_free(directory: str, *, overwrite: bool) -> None:
+    settings = read_settings(directory)
+    if not settings and latest_checkpoint(directory) is None:
+        return
+    if _MARK not in settings:
+        raise UserError(f"--model_dir={directory}: holds a run that was trained; use another directory.")
+    if not overwrite:
+        raise UserError(
+            f"--model_dir={directory}: holds an imported network; use another directory, or replace it with "
+            "--overwrite=True."
+        )
+
+
+def _check_same_variables(file: ReleasedFile, expected: Mapping[str, tuple]) -> None:
+    """Raises UserError unless the file has these variables in these shapes, and no others."""
+    missing, extra = (
+        sorted(expected.keys() - file.shapes.keys()),
+        sorted(file.shapes.keys() - expected.keys()),
+    )
+    shapes = []
+    for name in sorted(expected.keys() & file.shapes.keys()):
+        there, here = file.shapes[name], expected[name]
+        if there != here:
+            transposed = " transposed" if sorted(there) == sorted(here) else ""
+            shapes.append(f"{name} {list(there)} instead of {list(here)}{transposed}")
+    kinds = {"of other shape": shapes, "missing": missing, "extra": extra}
+    parts = [f"{len(names)} {kind} ({listed(names)})" for kind, names in kinds.items() if names]
+    if parts:
+        raise UserError(
+            f"{file.where}: does not match the network that it resembles; variables: {', '.join(parts)}; fetch the "
+            "file again, or name one that the authors released."
+        )
+
+
+def _settings(file: ReleasedFile, network: ReleasedNetwork, step: int) -> dict[str, object]:
+    return {
+        **dataclasses.asdict(network.config),
+        "train_mode": network.train_mode,
+        "train_steps": step,
+        _MARK: os.path.basename(os.path.normpath(file.where)),
+    }
+
+
+def _write(directory: str, model: SimCLRModel, settings: Mapping[str, object], step: int) -> None:
+    """Writes settings and checkpoint; settings alone are none to a run that starts there."""
+    counter = tf.Variable(step, dtype=tf.int64, trainable=False)
+    checkpoint = tf.train.Checkpoint(model=model.variable_tree(), global_step=counter)
+    try:
+        tf.io.gfile.makedirs(directory)
+        for name in tf.io.gfile.listdir(directory):
+            if _OWN_FILES.fullmatch(name):
+                tf.io.gfile.remove(os.path.join(directory, name))
+        write_json(os.path.join(directory, "flags.json"), settings)
+        manager = tf.train.CheckpointManager(checkpoint, directory, max_to_keep=1, checkpoint_name="ckpt")
+        manager.save(checkpoint_number=step)
+    except (tf.errors.OpError, OSError) as error:
+        raise UserError(
+            f"--model_dir={directory}: cannot be written ({first_line(error)}); free some space or use another "
+            "directory."
+        ) from error
