@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import json
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -16,6 +17,7 @@ from tf_simclr.config import (
     ExperimentConfig,
     ModelConfig,
     SemiSupervisedConfig,
+    StrategyConfig,
     Tool,
     UserError,
     check,
@@ -23,6 +25,10 @@ from tf_simclr.config import (
 )
 
 RECIPES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "recipes")
+# What an evaluation does not share with the training: what it does, where it is, on which devices.
+_OWN_OF_EVAL = frozenset(field.name for field in dataclasses.fields(StrategyConfig)).union(
+    ("mode", "model_dir", "data_service", "eval_name", "jit_compile")
+)
 _DIGITS_RECIPE = os.path.join(RECIPES, "digits.flags")
 
 
@@ -31,9 +37,10 @@ def parse_command_line(
 ) -> tuple[ExperimentConfig | SemiSupervisedConfig | Tool, list[str]]:
     """Turns a command line into a configuration.
 
-    First wins: a flag on the command line, wherever it stands; a `--flagfile`; the digits recipe, if
-    neither a data set nor a flagfile is named, or the data set is digits; the default. In each of these
-    places `--STEP.NAME=VALUE` (such as `--finetune.learning_rate=0.1`) sets a flag for one step, and wins
+    First wins: a flag on the command line, wherever it stands; a `--flagfile`; for `--mode=eval` the settings
+    of the run in `--model_dir`, or else the digits recipe, if neither a data set nor a flagfile is named, or
+    the data set is digits; the default. In each of these places
+    `--STEP.NAME=VALUE` (such as `--finetune.learning_rate=0.1`) sets a flag for one step, and wins
     over `--NAME=VALUE`; `--STEP.flagfile=PATH` reads a flagfile for one step.
 
     Args:
@@ -53,7 +60,12 @@ def parse_command_line(
     notes = []
     uses_flagfile = any(argument.lstrip("-").partition("=")[0] == "flagfile" for argument in arguments)
     unnamed = not values["dataset"].present
-    if not uses_flagfile and (unnamed or values.dataset == "digits"):
+    settings = _settings_of_run(values.model_dir) if values.mode == "eval" else []
+    if settings:
+        notes.append(f"Settings not given are those of the run in {values.model_dir}.")
+        lines = _Lines([*settings, *lines.from_files], lines.explicit)
+        values = _parse(lines.of_step(None))
+    elif not uses_flagfile and (unnamed or values.dataset == "digits"):
         why = "no --dataset is named" if unnamed else "--dataset=digits"
         notes.append(
             f"Recipe: digits, as {why}: handwritten digits, a run of minutes (flags/recipes/digits.flags)."
@@ -121,6 +133,23 @@ def _needs_value(flag: str) -> bool:
     flag_values = absl_flags.FlagValues()
     define_flags(flag_values)
     return flag in flag_values and not flag_values[flag].boolean
+
+
+def _settings_of_run(directory: str | None) -> list[str]:
+    """Returns the settings of the run in a directory on this machine as flags; [] where there is none."""
+    if directory is None:
+        return []
+    try:
+        with open(os.path.join(os.path.expanduser(directory), "flags.json"), encoding="utf-8") as file:
+            settings = json.load(file)
+    except (OSError, ValueError):
+        return []  # Evaluation reads it again, and reports a damaged one.
+    flag_values = absl_flags.FlagValues()
+    define_flags(flag_values)
+    known = {name: value for name, value in dict(settings).items() if name in flag_values}
+    return [
+        f"--{name}={value}" for name, value in known.items() if value is not None and name not in _OWN_OF_EVAL
+    ]
 
 
 def _tool(lines: _Lines, values: absl_flags.FlagValues) -> Tool:

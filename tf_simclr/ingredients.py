@@ -129,6 +129,11 @@ def _plan(batch_size: int, num_replicas: int) -> BatchPlan:
     return BatchPlan(global_batch_size=batch_size, num_replicas=num_replicas, total_replicas=num_replicas)
 
 
+def _check_fits(config: ExperimentConfig, plan: BatchPlan, source: Source) -> None:
+    if config.mode != "eval":  # Which needs no training batch, and may be of another data set.
+        plan.check_fits(source)
+
+
 def _check_chunks(plan: BatchPlan, num_chunks: int, source: Source) -> None:
     """Raises UserError unless the rows of each replica can be cut into chunks of the same size."""
     batch_size, unit = plan.global_batch_size, plan.total_replicas * num_chunks
@@ -144,7 +149,7 @@ def _check_chunks(plan: BatchPlan, num_chunks: int, source: Source) -> None:
 def _pretrain(config: ExperimentConfig, source: Source, num_replicas: int) -> Ingredients:
     plan = _plan(config.train.train_batch_size, num_replicas)
     _check_chunks(plan, config.contrast.contrast_chunks, source)
-    plan.check_fits(source)
+    _check_fits(config, plan, source)
     num_classes = source.num_classes if config.train.lineareval_while_pretraining else None
     if config.train.lineareval_while_pretraining and num_classes is None:
         _LOG.info("%s has no labels: pretraining without the online linear probe.", source.name)
@@ -170,7 +175,7 @@ def _finetune(config: ExperimentConfig, source: Source, num_replicas: int) -> In
             source.name,
         )
     else:
-        plan.check_fits(source)
+        _check_fits(config, plan, source)
     model_config = config.model
     if config.train.train_mode == "finetune":
         # A new classifier on learnt features starts undecided, as in the paper.
@@ -206,7 +211,7 @@ def _may_keep_head(config: ExperimentConfig) -> bool:
 
 def _distill(config: ExperimentConfig, source: Source, num_replicas: int) -> Ingredients:
     plan = _plan(config.train.train_batch_size, num_replicas)
-    plan.check_fits(source)
+    _check_fits(config, plan, source)
     labelled, num_labelled = _labelled_rows(config, source, plan)
 
     def make_task(schedule: WarmupCosine) -> Task:

@@ -54,10 +54,13 @@ def import_weights(config: ImportConfig) -> ExportConfig:
 
 def _check_free(directory: str, *, overwrite: bool) -> None:
     settings = read_settings(directory)
-    if not settings and latest_checkpoint(directory) is None:
+    has_checkpoints = latest_checkpoint(directory) or tf.io.gfile.exists(
+        os.path.join(directory, "checkpoint")
+    )
+    if not settings and not has_checkpoints:
         return
     if _MARK not in settings:
-        raise UserError(f"--model_dir={directory}: holds a run that was trained; use another directory.")
+        raise UserError(f"--model_dir={directory}: holds checkpoints of another run; use another directory.")
     if not overwrite:
         raise UserError(
             f"--model_dir={directory}: holds an imported network; use another directory, or replace it with "
@@ -101,7 +104,7 @@ def _write(directory: str, model: SimCLRModel, settings: Mapping[str, object], s
     checkpoint = tf.train.Checkpoint(model=model.variable_tree(), global_step=counter)
     try:
         tf.io.gfile.makedirs(directory)
-        for name in tf.io.gfile.listdir(directory):
+        for name in tf.io.gfile.listdir(directory) if read_settings(directory) else ():
             if _OWN_FILES.fullmatch(name):
                 tf.io.gfile.remove(os.path.join(directory, name))
         write_json(os.path.join(directory, "flags.json"), settings)

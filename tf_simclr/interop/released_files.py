@@ -8,6 +8,7 @@ import dataclasses
 import os
 import re
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -53,7 +54,7 @@ class ReleasedFile:
     shapes: dict[str, tuple]
     step: int | None
     head_layer: int | None
-    _reader: tf.train.CheckpointReader
+    _reader: Any
     _keys: dict[str, str]
 
     def read(self, name: str) -> np.ndarray:
@@ -125,7 +126,7 @@ def _find(path: str) -> str:
     return os.path.join(path, names[0])
 
 
-def _read_step(reader: tf.train.CheckpointReader, shapes: dict[str, tuple]) -> int | None:
+def _read_step(reader: Any, shapes: dict[str, tuple]) -> int | None:
     dtypes = reader.get_variable_to_dtype_map()
     for key in _STEPS:
         if shapes.get(key) == () and dtypes[key].is_integer and (step := int(reader.get_tensor(key))) > 0:
@@ -149,7 +150,7 @@ def _choose_average(where: str, named: Iterable[tuple[str, str]]) -> list[tuple[
     return average
 
 
-def _named_like_tf1(reader: tf.train.CheckpointReader) -> Iterator[tuple[str, str]]:
+def _named_like_tf1(reader: Any) -> Iterator[tuple[str, str]]:
     """Yields (name in the TF1 program, or else in the file; key) of what an object graph lists."""
     graph = trackable_object_graph_pb2.TrackableObjectGraph()
     graph.ParseFromString(reader.get_tensor(_GRAPH))

@@ -1,6 +1,7 @@
 """Which network a file of released weights holds, told from the names and shapes of its variables."""
 
 import dataclasses
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -147,7 +148,7 @@ def _encoder_settings(file: ReleasedFile) -> dict[str, Any]:
     }
     if branches or deep_stem:
         # Each mixing layer comes after the convolution that makes the two branches.
-        pairs = [(b[-1] // 2, a[-1]) for b, a in zip(body, body[1:], strict=False) if _makes_branches(b)]
+        pairs = [(b[-1] // 2, a[-1]) for b, a in itertools.pairwise(body) if _makes_branches(b)]
         settings["sk_ratio"] = _ratio(pairs if branches else [], _LEAST_SK_WIDTH)
     if squeezing:
         biased = [shape for name, shape in _numbered_shapes(file.shapes, "conv2d", "bias")]
