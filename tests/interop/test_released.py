@@ -1,0 +1,380 @@
+"""The authors' files become runs of this program that compute what the authors' networks compute."""
+
+import functools
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.interop.authors_files import AuthorsNetwork, with_training_state, write_tf1, write_tf2
+from tests.runs import run_program, write_images
+from tf_simclr.checkpoint import load_network
+from tf_simclr.config import ImportConfig, ModelConfig, UserError
+from tf_simclr.interop.released import import_weights
+from tf_simclr.interop.released_files import ReleasedFile, _head_layer_of_logits
+from tf_simclr.interop.released_network import infer_network, released_names
+from tf_simclr.models import build_simclr_model
+
+FINETUNED = {"classes": 5, "selector": 1}
+
+
+@functools.cache
+def network(**settings):
+    return AuthorsNetwork(**settings)
+
+
+def import_from(path, directory, *, ema=False, overwrite=False, **stated):
+    config = ImportConfig(
+        checkpoint=str(path),
+        model_dir=str(directory),
+        ema=ema,
+        overwrite=overwrite,
+        model=ModelConfig(**stated),
+        stated=tuple(stated),
+    )
+    return import_weights(config)
+
+
+def refusal(path, directory, **settings):
+    with pytest.raises(UserError) as error:
+        import_from(path, directory, **settings)
+    message = str(error.value)
+    assert "\n" not in message
+    assert not directory.exists()
+    return message
+
+
+def assert_computes_what(directory, theirs):
+    ours = load_network(str(directory), "checkpoint")(theirs.images.astype(np.float32), training=False)
+    for name, expected in theirs.outputs.items():
+        scale = np.abs(expected).max()
+        np.testing.assert_allclose(ours[name], expected, rtol=0, atol=1e-4 * scale, err_msg=name)
+
+
+def settings_of(directory):
+    return json.loads((directory / "flags.json").read_text())
+
+
+# ---- What is computed
+
+
+@pytest.mark.parametrize(
+    ("settings", "step", "expected"),
+    [
+        ({}, 250_228, {"resnet_depth": 18, "train_mode": "pretrain"}),
+        (FINETUNED, 751, {"ft_proj_selector": 1, "train_mode": "finetune"}),
+        ({"classes": 5}, 37_535, {"ft_proj_selector": 0, "train_mode": "finetune"}),
+        ({"classes": 5}, 250_228, {"ft_proj_selector": 0, "train_mode": "pretrain"}),
+        ({"head": (), "classes": 5}, 1000, {"proj_head_mode": "none", "ft_proj_selector": 0}),
+        ({"depth": 50, "sk": 0.0625} | FINETUNED, 3754, {"resnet_depth": 50, "sk_ratio": 0.0625}),
+        ({"depth": 18, "sk": 0.0625}, 250_228, {"resnet_depth": 18, "sk_ratio": 0.0625}),
+        ({"depth": 34, "small": True, "head": (8, 4)}, 250_228, {"image_size": 32, "num_proj_layers": 2}),
+    ],
+    ids=["pretrained", "1%", "100%", "probe", "v1", "R50 SK", "R18 SK", "R34 small"],
+)
+def test_tf1_checkpoint_computes_what_the_authors_network_does(tmp_path, settings, step, expected):
+    theirs = network(**settings)
+    path = write_tf1(tmp_path / "r" / f"model.ckpt-{step}", with_training_state(theirs.variables, step))
+    import_from(path, tmp_path / "run")
+    assert_computes_what(tmp_path / "run", theirs)
+    common = {"width_multiplier": 0.125, "train_steps": step}
+    assert settings_of(tmp_path / "run").items() >= (common | expected).items()
+    assert (tmp_path / "run" / f"ckpt-{step}.index").exists()
+
+
+@pytest.mark.parametrize("settings", [{}, {"depth": 50, "sk": 0.0625} | FINETUNED], ids=["R18", "R50 SK"])
+def test_tf2_saved_model_computes_what_the_authors_network_does(tmp_path, settings):
+    theirs = network(**settings)
+    import_from(write_tf2(tmp_path / "hub", theirs.variables, 751), tmp_path / "run")
+    assert_computes_what(tmp_path / "run", theirs)
+
+
+def test_average_of_the_weights_is_taken_where_asked(tmp_path):
+    theirs, other = network(classes=5), AuthorsNetwork(classes=5)
+    other.variables = {name: value + 0.125 for name, value in other.variables.items()}
+    average = {
+        f"ema_model/{name}": value for name, value in theirs.variables.items() if "supervised" not in name
+    }
+    plain = {name: value for name, value in other.variables.items() if "supervised" not in name}
+    head = {name: value for name, value in theirs.variables.items() if "supervised" in name}
+    variables = with_training_state(plain | average | head, 250_228)
+    path = write_tf1(tmp_path / "r" / "model.ckpt-250228", variables)
+    import_from(path, tmp_path / "average", ema=True)
+    assert_computes_what(tmp_path / "average", theirs)
+    import_from(path, tmp_path / "plain")
+    other.variables |= head
+    other.outputs = other.forward(other.images)
+    assert_computes_what(tmp_path / "plain", other)
+
+
+# ---- What is told from a file
+
+
+class ShapesOnly(AuthorsNetwork):
+    """Makes shapes in place of variables: those of the largest networks take gigabytes."""
+
+    def _variable(self, name, shape, low=None):
+        self.variables[name] = shape
+        return np.broadcast_to(0.0, shape)
+
+    def conv(self, x, filters, size, stride=1):
+        self._variable(f"{self._name('conv2d')}/kernel", (size, size, x.shape[-1], filters))
+        return np.zeros((1, 1, 1, filters))
+
+    def forward(self, images):
+        return super().forward(np.zeros((1, 1, 1, 3)))
+
+
+def told_from(theirs, step=751, asked=None, stated=(), head_layer=None):
+    file = ReleasedFile("--checkpoint=file", theirs.variables, step, head_layer, None, {})
+    return infer_network(file, asked or ModelConfig(), stated)
+
+
+PAPERS = [(depth, width, sk) for depth in (50, 101, 152) for width in (1, 2) for sk in (0.0, 0.0625)]
+
+
+@pytest.mark.parametrize(("depth", "width", "sk"), [*PAPERS, (152, 3, 0.0625), (18, 1, 0.0), (34, 2, 0.0625)])
+def test_network_is_told_from_names_and_shapes(depth, width, sk):
+    network = told_from(ShapesOnly(depth, width, sk=sk, head=(8, 8, 128), **FINETUNED | {"classes": 1000}))
+    assert network.config == ModelConfig(
+        resnet_depth=depth, width_multiplier=width, sk_ratio=sk, ft_proj_selector=1
+    )
+    assert (network.num_classes, network.train_mode) == (1000, "finetune")
+
+
+@pytest.mark.parametrize(
+    ("depth", "width", "sk"),
+    [(18, 1, 0.0), (50, 1, 0.0625), pytest.param(101, 2, 0.0625, marks=pytest.mark.slow)],
+)
+def test_names_and_shapes_are_those_of_the_authors_one_to_one(depth, width, sk):
+    theirs = ShapesOnly(depth, width, sk=sk, head=(8, 8, 128), **FINETUNED | {"classes": 1000})
+    ours = released_names(build_simclr_model(told_from(theirs).config, 1000))
+    assert {name: tuple(variable.shape) for name, variable in ours.items()} == theirs.variables
+
+
+def test_layers_are_as_many_as_the_authors_have():
+    """R50 has 53 convolutions and batch norms, R50 SK 87 and 71."""
+    for sk, convolutions, norms in ((0.0, 53, 53), (0.0625, 87, 71)):
+        names = ShapesOnly(50, sk=sk, head=()).variables
+        assert sum("/conv2d" in name for name in names) == convolutions
+        assert sum(name.endswith("/gamma") for name in names) == norms
+
+
+def test_other_ratio_of_selective_kernels_is_told():
+    theirs = ShapesOnly(50, 1, sk=0.25, head=())
+    assert told_from(theirs).config.sk_ratio == 0.25
+
+
+def test_squeeze_and_excitation_is_told():
+    model = build_simclr_model(ModelConfig(resnet_depth=50, width_multiplier=0.25, se_ratio=0.25), None)
+    shapes = {name: tuple(variable.shape) for name, variable in released_names(model).items()}
+    file = ReleasedFile("--checkpoint=file", shapes, None, None, None, {})
+    assert infer_network(file, ModelConfig()).config == model.config
+
+
+@pytest.mark.parametrize(
+    ("step", "head_layer", "stated", "layer", "reason"),
+    [
+        (751, None, {}, 1, "751 steps are those of the weights finetuned on 1% of the labels"),
+        (37_535, None, {"ft_proj_selector": 0}, 0, "37535 steps are those"),
+        (999, 2, {}, 2, "the graph of the SavedModel says so"),
+        (999, None, {"ft_proj_selector": 1}, 1, "--ft_proj_selector says so"),
+    ],
+)
+def test_layer_of_the_supervised_head_is_told(step, head_layer, stated, layer, reason):
+    theirs = ShapesOnly(18, head=(8, 8, 4), classes=5)
+    network = told_from(theirs, step, ModelConfig(**stated), tuple(stated), head_layer)
+    assert network.config.ft_proj_selector == layer
+    assert reason in network.describe()
+
+
+def test_layer_of_the_supervised_head_that_is_open_is_asked_for():
+    theirs = ShapesOnly(18, head=(8, 8, 4), classes=5)
+    with pytest.raises(UserError, match=r"^--ft_proj_selector: not given, but file leaves open which layer"):
+        told_from(theirs, 999)
+    with pytest.raises(
+        UserError, match=r"^--ft_proj_selector=2: file has its supervised head on layer 1, as 751"
+    ):
+        told_from(theirs, 751, ModelConfig(ft_proj_selector=2), ("ft_proj_selector",))
+
+
+def test_graph_of_a_saved_model_tells_the_layer_of_the_supervised_head(tmp_path):
+    """It is read, and never run."""
+
+    class Module(tf.Module):
+        def __init__(self):
+            super().__init__()
+            self.kernels = [tf.Variable(tf.ones([3, 3])) for _ in range(2)]
+
+        @tf.function(input_signature=[tf.TensorSpec([None, 3])])
+        def __call__(self, x):
+            x = tf.nn.relu(tf.matmul(x, self.kernels[0]))
+            with tf.name_scope("head_supervised/linear_layer/dense_3/"):
+                return tf.matmul(x, self.kernels[1], name="MatMul")
+
+    tf.saved_model.save(Module(), str(tmp_path))
+    assert _head_layer_of_logits(str(tmp_path)) == 1
+
+
+# ---- Bad input
+
+
+@pytest.mark.parametrize(
+    ("stated", "message"),
+    [
+        ({"resnet_depth": 50}, "holds a network with resnet_depth=18; leave it out."),
+        ({"width_multiplier": 1.0}, "holds a network with width_multiplier=0.125; leave it out."),
+        ({"sk_ratio": 0.0625}, "holds a network with sk_ratio=0.0; leave it out."),
+        ({"num_proj_layers": 2}, "holds a network with num_proj_layers=3; leave it out."),
+        ({"image_size": 32}, "has the stem for images above 32 px; use more than 32."),
+    ],
+)
+def test_flag_that_contradicts_the_file_is_refused(tmp_path, stated, message):
+    path = write_tf1(tmp_path / "r" / "model.ckpt-1", network().variables)
+    ((name, value),) = stated.items()
+    assert refusal(path, tmp_path / "run", **stated) == f"--{name}={value}: {path} {message}"
+
+
+def test_flag_that_agrees_with_the_file_is_taken(tmp_path):
+    path = write_tf1(tmp_path / "r" / "model.ckpt-1", network().variables)
+    import_from(path, tmp_path / "run", resnet_depth=18, image_size=96, width_multiplier=0.125)
+    assert settings_of(tmp_path / "run")["image_size"] == 96
+
+
+def changed(kind):
+    variables = dict(network(**FINETUNED).variables)
+    name = "base_model/conv2d_4/kernel"
+    if kind == "extra":
+        variables["base_model/conv2d_20/kernel"] = variables[name]
+    elif kind == "missing":
+        del variables["base_model/batch_normalization_3/gamma"]
+    elif kind == "transposed":
+        name = "base_model/conv2d_6/kernel"
+        variables[name] = variables[name].transpose(3, 2, 0, 1)
+    elif kind == "shape":
+        variables[name] = variables[name][..., :3]
+    return variables | {"global_step": np.int64(751)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("extra", "1 extra (base_model/conv2d_20/kernel)"),
+        ("missing", "1 missing (base_model/batch_normalization_3/gamma)"),
+        ("shape", "1 of other shape (base_model/conv2d_4/kernel [3, 3, 8, 3] instead of [3, 3, 8, 8])"),
+        (
+            "transposed",
+            "1 of other shape (base_model/conv2d_6/kernel [16, 8, 3, 3] instead of [3, 3, 8, 16] transposed)",
+        ),
+    ],
+)
+def test_variables_that_do_not_match_are_listed(tmp_path, kind, expected):
+    path = write_tf1(tmp_path / "r" / "model.ckpt-751", changed(kind))
+    message = refusal(path, tmp_path / "run")
+    assert message.startswith(
+        f"--checkpoint={path}: does not match the network that it resembles; variables: "
+    )
+    assert expected in message
+
+
+def test_average_that_is_not_there_is_refused(tmp_path):
+    path = write_tf1(tmp_path / "r" / "model.ckpt-1", network().variables)
+    assert refusal(path, tmp_path / "run", ema=True).startswith(
+        f"--ema=True: {path} has no variables in ema_model/"
+    )
+
+
+@pytest.mark.parametrize(
+    "kind", ["nothing", "empty", "two", "project", "ours", "truncated", "nan", "no protobuf"]
+)
+def test_file_that_is_none_of_the_authors_is_refused(tmp_path, kind):
+    path = tmp_path / "r"
+    path.mkdir()
+    expected = "name "
+    if kind == "nothing":
+        path, expected = path / "model.ckpt-5", "no such checkpoint"
+    elif kind == "two":
+        for number in (1, 2):
+            write_tf1(path / f"model.ckpt-{number}", {"a": np.zeros(3, np.float32)})
+        expected = "2 checkpoints (model.ckpt-1, model.ckpt-2) in this directory; name one of them"
+    elif kind == "project":
+        write_tf1(path / "model.ckpt-1", {"dense/kernel": np.zeros(3, np.float32)})
+        expected = (
+            "not one of the authors' files, as none of its 1 variables is named like base_model/conv2d/kernel"
+        )
+    elif kind == "ours":
+        tf.train.Checkpoint(
+            model=build_simclr_model(ModelConfig(width_multiplier=0.125)).variable_tree()
+        ).write(str(path / "ckpt-1"))
+        expected = "Runs of this program need no import"
+    elif kind == "truncated":
+        write_tf1(path / "model.ckpt-1", network().variables)
+        (data,) = path.glob("*.data*")
+        data.write_bytes(data.read_bytes()[:1000])
+        expected = "is damaged or cannot be read"
+    elif kind == "nan":
+        name = "base_model/conv2d_4/kernel"
+        write_tf1(path / "model.ckpt-1", network().variables | {name: network().variables[name] * np.nan})
+        expected = f"{name} is not finite"
+    elif kind == "no protobuf":
+        shutil.rmtree(path)
+        write_tf2(path, network().variables)
+        (path / "saved_model.pb").write_bytes(b"no protobuf")
+        expected = "is damaged or cannot be read"
+    message = refusal(path, tmp_path / "run")
+    assert message.startswith(f"--checkpoint={path}")
+    assert expected in message
+
+
+def test_directory_that_holds_a_run_is_kept(tmp_path, log):
+    path = write_tf1(tmp_path / "r" / "model.ckpt-1", network().variables)
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "flags.json").write_text('{"train_mode": "pretrain"}')
+    with pytest.raises(UserError, match="holds checkpoints of another run; use another directory"):
+        import_from(path, run, overwrite=True)
+    (run / "flags.json").unlink()
+    import_from(path, run)
+    (run / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match="holds an imported network; .* replace it with --overwrite=True"):
+        import_from(path, run)
+    newer = write_tf1(tmp_path / "r2" / "model.ckpt-7", network().variables | {"global_step": np.int64(7)})
+    import_from(newer, run, overwrite=True)
+    names = {file.name for file in run.iterdir()}
+    assert names == {"checkpoint", "ckpt-7.index", "ckpt-7.data-00000-of-00001", "flags.json", "notes.txt"}
+    (path.parent / "checkpoint").touch()  # Of the authors' directory.
+    with pytest.raises(UserError, match="holds checkpoints of another run"):
+        import_from(path, path.parent, overwrite=True)
+
+
+# ---- What is done with it
+
+
+@pytest.mark.slow
+def test_imported_network_is_evaluated_finetuned_distilled_from_and_exported(tmp_path):
+    """By the program, on a folder of a few images."""
+    for name in ("a", "b", "c", "d", "e"):
+        write_images(tmp_path / "photos" / name, 4, size=40)
+    theirs = network(**FINETUNED)
+    path = write_tf1(tmp_path / "r50_1x_sk0" / "model.ckpt-751", with_training_state(theirs.variables, 751))
+    run = tmp_path / "imported"
+    imported = run_program("--mode=import", f"--checkpoint={path}", f"--model_dir={run}", "--image_size=40")
+    assert imported.returncode == 0, imported.stderr
+    assert (
+        "ResNet-18, width 0.125, 3 layer(s) of projection head to 4, 5 classes (finetune)" in imported.stdout
+    )
+    assert (run / "saved_model" / "751" / "saved_model.pb").exists()
+    data = [f"--dataset=folder:{tmp_path / 'photos'}", "--eval_split=train", "--eval_batch_size=4"]
+    evaluated = run_program("--mode=eval", f"--model_dir={run}", *data)
+    assert evaluated.returncode == 0, evaluated.stderr
+    assert (
+        "Result: finetune top-1" in evaluated.stdout and "on 20 held-out images; step 751" in evaluated.stdout
+    )
+    network_flags = ["--resnet_depth=18", "--width_multiplier=0.125", "--proj_out_dim=4", "--image_size=40"]
+    short = [*data, *network_flags, "--train_batch_size=4", "--train_steps=1", "--ft_proj_selector=1"]
+    for mode, start in (("finetune", f"--checkpoint={run}"), ("distill", f"--teacher={run}")):
+        done = run_program(f"--mode={mode}", start, f"--model_dir={tmp_path / mode}", *short)
+        assert done.returncode == 0, done.stderr
+        assert "Result: " in done.stdout
