@@ -247,11 +247,11 @@ def changed(kind):
     variables = dict(network(**FINETUNED).variables)
     name = "base_model/conv2d_4/kernel"
     if kind == "extra":
-        variables["base_model/conv2d_20/kernel"] = variables[name]
+        variables["base_model/conv2d_21/kernel"] = variables[name]
     elif kind == "missing":
         del variables["base_model/batch_normalization_3/gamma"]
     elif kind == "transposed":
-        name = "base_model/conv2d_6/kernel"
+        name = "base_model/conv2d_7/kernel"
         variables[name] = variables[name].transpose(3, 2, 0, 1)
     elif kind == "shape":
         variables[name] = variables[name][..., :3]
@@ -261,12 +261,12 @@ def changed(kind):
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
-        ("extra", "1 extra (base_model/conv2d_20/kernel)"),
+        ("extra", "1 extra (base_model/conv2d_21/kernel)"),
         ("missing", "1 missing (base_model/batch_normalization_3/gamma)"),
         ("shape", "1 of other shape (base_model/conv2d_4/kernel [3, 3, 8, 3] instead of [3, 3, 8, 8])"),
         (
             "transposed",
-            "1 of other shape (base_model/conv2d_6/kernel [16, 8, 3, 3] instead of [3, 3, 8, 16] transposed)",
+            "1 of other shape (base_model/conv2d_7/kernel [16, 8, 3, 3] instead of [3, 3, 8, 16] transposed)",
         ),
     ],
 )
@@ -338,7 +338,7 @@ def test_directory_that_holds_a_run_is_kept(tmp_path, log):
     (run / "flags.json").unlink()
     import_from(path, run)
     (run / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match="holds an imported network; .* replace it with --overwrite=True"):
+    with pytest.raises(UserError, match=r"holds an imported network; .* replace it with --overwrite=True"):
         import_from(path, run)
     newer = write_tf1(tmp_path / "r2" / "model.ckpt-7", network().variables | {"global_step": np.int64(7)})
     import_from(newer, run, overwrite=True)
