@@ -75,7 +75,10 @@ def checkpoints_newest_first(directory: str) -> list[str]:
     for name in tf.io.gfile.glob(os.path.join(directory, "ckpt-*")):
         if match := re.fullmatch(r"(ckpt-(\d+))\.(index|data-\d+-of-\d+)", os.path.basename(name)):
             there[os.path.join(directory, match[1])] = int(match[2])
-    state = tf.train.get_checkpoint_state(directory)
+    try:
+        state = tf.train.get_checkpoint_state(directory)
+    except ValueError:  # It is empty.
+        state = None
     names = [os.path.basename(path) for path in (state.all_model_checkpoint_paths if state else ())]
     known = [path for name in reversed(names) if (path := os.path.join(directory, name)) in there]
     return known + sorted(there.keys() - set(known), key=there.__getitem__, reverse=True)

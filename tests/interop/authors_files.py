@@ -17,7 +17,7 @@ class AuthorsNetwork:
         depth: of the ResNet.
         width: multiplier.
         sk: ratio of selective kernels.
-        head: widths of the projection head's layers; () for SimCLR v1.
+        head: of each layer of the projection head a width, of which the last counts; () for SimCLR v1.
         classes: of the supervised head; 0 for none.
         selector: which head layer the supervised head sits on.
         small: the stem for small images.
@@ -104,9 +104,9 @@ class AuthorsNetwork:
             for number in range(count):
                 x = self.block(x, self.filters(64 * 2**group), 2 if group and not number else 1, not number)
         layers = [x.mean(axis=(1, 2))]
-        for number, width in enumerate(self.head):
+        for number in range(len(self.head)):
             name, last = f"head_contrastive/nl_{number}", number == len(self.head) - 1
-            width = width if last else layers[0].shape[-1]
+            width = self.head[-1] if last else layers[0].shape[-1]
             x = layers[-1] @ self._variable(f"{name}/dense/kernel", (layers[-1].shape[-1], width))
             x = self.norm(x, f"{name}/batch_normalization", center=not last)
             layers.append(x if last else relu(x))
@@ -144,11 +144,8 @@ def tf2_name(name, offset=7):
     """The name of the same variable in the TF2 program, whose layers are numbered over the whole process."""
     part, *middle, variable = name.split("/")
     if part == "base_model":
-        kind, _, number = (
-            middle[0].partition("conv2d") if "conv2d" in middle[0] else middle[0].partition("normalization")
-        )
-        number = int(number.strip("_") or 0) + offset
-        layer = "conv2d" if "conv2d" in middle[0] else "sync_batch_normalization"
+        layer = "conv2d" if middle[0].startswith("conv2d") else "sync_batch_normalization"
+        number = int(middle[0].removeprefix(layer.removeprefix("sync_")).strip("_") or 0) + offset
         return f"resnet/block_group/bottleneck_block/{layer}_fixed/{layer}_{number}/{variable}"
     if part == "head_contrastive":
         layer = "dense_9" if middle[1] == "dense" else "sync_batch_normalization_99"
