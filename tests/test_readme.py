@@ -1,5 +1,6 @@
 """Every command of the README and the documentation is one that the program takes."""
 
+import importlib.util
 import re
 import shlex
 import subprocess
@@ -78,7 +79,13 @@ def test_command_on_digits_runs(command, runs):
         arguments += [flag for flag in SHORT if flag.split("=")[0] not in command]
         if "--model_dir" not in command:
             arguments.append(f"--model_dir={runs}/{len(list(runs.iterdir()))}")
+    elif "overwrite" not in command:
+        arguments.append("--overwrite=True")  # Several pages write the same.
     done = run_program(*arguments)
+    if "onnx" in command and not importlib.util.find_spec("tf2onnx"):
+        assert done.returncode == 2
+        assert done.stderr.startswith("error: --export_formats=onnx: needs the package tf2onnx")
+        return
     assert done.returncode == 0, done.stderr
     assert is_tool or "Result: " in done.stdout
 

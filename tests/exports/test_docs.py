@@ -6,7 +6,10 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from exports.export import export_checkpoint
 from tests.runs import REPOSITORY, TOTAL_STEPS, finished_run, write_images
+from tf_simclr.config import DataConfig, EmbedConfig, ExportConfig
+from tf_simclr.embed import embed
 
 PAGE = REPOSITORY / "docs" / "exports.md"
 
@@ -47,6 +50,29 @@ def test_keras_layer_trains(programs, names):
     (program,) = programs["In Keras, through TF-Hub"]
     execute(program, names)
     assert names["model"].predict(names["images"], verbose=0).shape == (4, 2)
+
+
+@pytest.mark.slow
+def test_files_of_features_are_read(programs, names, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    run, data = str(finished_run().directory), DataConfig(dataset="digits")
+    for program, extension in zip(
+        programs["Features of a data set"], ("npz", "parquet", "tfrecord"), strict=True
+    ):
+        embed(EmbedConfig(data=data, split="test[:20]", checkpoint=run, output=f"features.{extension}"))
+        execute(program, names)
+    assert len(names["rows"]["names"]) == len(names["table"]) == len(list(names["records"])) > 0
+
+
+@pytest.mark.slow
+def test_folded_module_is_called(programs, names, tmp_path):
+    (path,) = export_checkpoint(
+        ExportConfig(
+            checkpoint=str(finished_run().directory), model_dir=str(tmp_path), export_formats="folded"
+        )
+    )
+    (program,) = programs["Folded inference module"]
+    execute(program.replace("runs/digits/finetune/folded/STEP", path), names | {"tf": tf})
 
 
 def test_feature_pyramid_feeds_a_detector(programs, names):
