@@ -96,6 +96,7 @@ def test_file_has_features_labels_and_names(photos, tmp_path, extension, endpoin
     assert sorted(files(tmp_path / "out")) == [path.name, f"{path.name}.json"]
 
 
+@pytest.mark.slow
 def test_saved_model_gives_what_its_run_gives(photos, tmp_path):
     saved_model = finished_run().directory / "saved_model" / str(TOTAL_STEPS)
     for name, checkpoint in (("run", finished_run().directory), ("module", saved_model)):
@@ -105,6 +106,7 @@ def test_saved_model_gives_what_its_run_gives(photos, tmp_path):
     )
 
 
+@pytest.mark.slow
 def test_many_images_become_several_files(photos, tmp_path):
     embed(config(photos, tmp_path / "one.npz"))
     embed(config(photos, tmp_path / "out" / "many.npz", shard_size=4))
@@ -147,6 +149,7 @@ def test_interrupted_output_goes_on_to_the_same_bytes(photos, tmp_path, monkeypa
     assert files(tmp_path / "cut") == files(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_unfinished_output_of_other_settings_is_refused_and_kept(photos, tmp_path):
     path = tmp_path / "out" / "f.npz"
     embed(config(photos, path, shard_size=4))
@@ -279,6 +282,7 @@ def test_output_that_cannot_be_written_is_refused(photos, tmp_path):
     assert "write to a local file" in refusal(photos, "gs://bucket/f.npz")
 
 
+@pytest.mark.slow
 def test_full_disk_keeps_what_is_finished(photos, tmp_path, monkeypatch):
     save, count = np.savez, []
 

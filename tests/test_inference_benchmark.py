@@ -14,6 +14,7 @@ SPEED = r"\d+\.\d images/s \(\d+\.\d to \d+\.\d\)"
 RATIO = r"\d+\.\d{3} times as fast; in pairs (\d+\.\d{3}), 95 % from (\d+\.\d{3}) to (\d+\.\d{3})"
 
 
+@pytest.mark.slow
 def test_benchmark_prints_speeds_ratio_interval_and_difference(capsys):
     model = tiny_config(precision="float32", image_size=40)
     measure_inference(BenchmarkConfig(model=model, benchmark_batch_size=2, benchmark_repeats=6))

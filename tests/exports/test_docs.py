@@ -75,6 +75,7 @@ def test_folded_module_is_called(programs, names, tmp_path):
     execute(program.replace("runs/digits/finetune/folded/STEP", path), names | {"tf": tf})
 
 
+@pytest.mark.slow
 def test_feature_pyramid_feeds_a_detector(programs, names):
     """With the strides of the metadata; gradients reach the module."""
     (program,) = programs["As the backbone of a detector or a segmenter"]

@@ -66,7 +66,9 @@ def test_action_keeps_the_newest(tmp_path, written):
     assert {path.name for path in (tmp_path / "saved_model").iterdir()} == {"2", "3"}
 
 
-@pytest.mark.parametrize("named", ["checkpoint", "model_dir", "file"])
+@pytest.mark.parametrize(
+    "named", [pytest.param(name, marks=pytest.mark.slow) for name in ("checkpoint", "file")] + ["model_dir"]
+)
 def test_checkpoint_is_exported_as_the_run_exported_it(run, named):
     settings = {named: str(run)} if named != "file" else {"checkpoint": str(run / f"{NEWEST}.index")}
     (path,) = export_checkpoint(ExportConfig(**settings))

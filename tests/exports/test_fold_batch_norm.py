@@ -61,7 +61,16 @@ def reloaded(directory):
     return tf.saved_model.load(str(directory))
 
 
-@pytest.mark.parametrize("changes", NETWORKS.values(), ids=NETWORKS)
+SLOW = ("bottleneck, large stem", "SK, small stem")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        pytest.param(changes, id=name, marks=[pytest.mark.slow] if name in SLOW else [])
+        for name, changes in NETWORKS.items()
+    ],
+)
 def test_folded_network_gives_the_same_outputs(changes):
     model = make_model(**changes)
     folded = fold_batch_norm(model)

@@ -13,6 +13,8 @@ from tf_simclr.config import UserError
 from tf_simclr.models import build_simclr_model
 
 SIZE = 40
+# The conversion takes seconds.
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -68,9 +68,24 @@ def settings_of(directory):
         ({"classes": 5}, 37_535, {"ft_proj_selector": 0, "train_mode": "finetune"}),
         ({"classes": 5}, 250_228, {"ft_proj_selector": 0, "train_mode": "pretrain"}),
         ({"head": (), "classes": 5}, 1000, {"proj_head_mode": "none", "ft_proj_selector": 0}),
-        ({"depth": 50, "sk": 0.0625} | FINETUNED, 3754, {"resnet_depth": 50, "sk_ratio": 0.0625}),
-        ({"depth": 18, "sk": 0.0625}, 250_228, {"resnet_depth": 18, "sk_ratio": 0.0625}),
-        ({"depth": 34, "small": True, "head": (8, 4)}, 250_228, {"image_size": 32, "num_proj_layers": 2}),
+        pytest.param(
+            {"depth": 50, "sk": 0.0625} | FINETUNED,
+            3754,
+            {"resnet_depth": 50, "sk_ratio": 0.0625},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {"depth": 18, "sk": 0.0625},
+            250_228,
+            {"resnet_depth": 18, "sk_ratio": 0.0625},
+            marks=pytest.mark.slow,
+        ),
+        pytest.param(
+            {"depth": 34, "small": True, "head": (8, 4)},
+            250_228,
+            {"image_size": 32, "num_proj_layers": 2},
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["pretrained", "1%", "100%", "probe", "v1", "R50 SK", "R18 SK", "R34 small"],
 )
@@ -84,7 +99,11 @@ def test_tf1_checkpoint_computes_what_the_authors_network_does(tmp_path, setting
     assert (tmp_path / "run" / f"ckpt-{step}.index").exists()
 
 
-@pytest.mark.parametrize("settings", [{}, {"depth": 50, "sk": 0.0625} | FINETUNED], ids=["R18", "R50 SK"])
+@pytest.mark.parametrize(
+    "settings",
+    [{}, pytest.param({"depth": 50, "sk": 0.0625} | FINETUNED, marks=pytest.mark.slow)],
+    ids=["R18", "R50 SK"],
+)
 def test_tf2_saved_model_computes_what_the_authors_network_does(tmp_path, settings):
     theirs = network(**settings)
     import_from(write_tf2(tmp_path / "hub", theirs.variables, 751), tmp_path / "run")
@@ -146,7 +165,7 @@ def test_network_is_told_from_names_and_shapes(depth, width, sk):
 
 @pytest.mark.parametrize(
     ("depth", "width", "sk"),
-    [(18, 1, 0.0), (50, 1, 0.0625), pytest.param(101, 2, 0.0625, marks=pytest.mark.slow)],
+    [(50, 1, 0.0625), pytest.param(101, 2, 0.0625, marks=pytest.mark.slow)],
 )
 def test_names_and_shapes_are_those_of_the_authors_one_to_one(depth, width, sk):
     theirs = ShapesOnly(depth, width, sk=sk, head=(8, 8, 128), **FINETUNED | {"classes": 1000})
