@@ -146,10 +146,8 @@ def _settings_of_run(directory: str | None) -> list[str]:
         return []  # Evaluation reads it again, and reports a damaged one.
     flag_values = absl_flags.FlagValues()
     define_flags(flag_values)
-    known = {name: value for name, value in dict(settings).items() if name in flag_values}
-    return [
-        f"--{name}={value}" for name, value in known.items() if value is not None and name not in _OWN_OF_EVAL
-    ]
+    names = set(settings if isinstance(settings, dict) else ()).intersection(flag_values) - _OWN_OF_EVAL
+    return [f"--{name}={settings[name]}" for name in sorted(names) if settings[name] is not None]
 
 
 def _tool(lines: _Lines, values: absl_flags.FlagValues) -> Tool:

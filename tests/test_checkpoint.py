@@ -192,6 +192,26 @@ def test_restore_without_the_optimizers_slot_is_refused(tmp_path):
     assert "--optimizer" in message
 
 
+def test_list_of_checkpoints_that_is_empty_is_passed_over(tmp_path):
+    save_steps(tmp_path, 3, 6)
+    (tmp_path / "checkpoint").write_text("")
+    assert latest_checkpoint(str(tmp_path)) == f"{tmp_path}/ckpt-6"
+
+
+def test_restore_of_the_network_needs_no_optimizer(tmp_path):
+    task = TinyTask()
+    del task.optimizer.slot
+    task.optimizer.iterations.assign(4)
+    task.weight.assign(4)
+    Checkpoints(str(tmp_path), task).save()
+    evaluated = TinyTask()
+    assert Checkpoints(str(tmp_path), evaluated).restore_network(f"{tmp_path}/ckpt-4") == 4
+    assert (float(evaluated.weight), float(evaluated.optimizer.slot)) == (4, 0.5)
+    assert "ckpt-5 is damaged" in refusal(
+        Checkpoints(str(tmp_path), evaluated).restore_network, f"{tmp_path}/ckpt-5"
+    )
+
+
 def save_steps(directory, *steps, keep=5):
     task = TinyTask()
     checkpoints = Checkpoints(str(directory), task, keep=keep)

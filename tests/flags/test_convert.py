@@ -2,6 +2,7 @@
 
 import dataclasses
 import itertools
+import json
 
 import pytest
 from absl import flags as absl_flags
@@ -13,7 +14,9 @@ from tf_simclr.config import (
     TRAIN_MODES,
     ExperimentConfig,
     ExportConfig,
+    ModelConfig,
     SemiSupervisedConfig,
+    StrategyConfig,
     UserError,
 )
 
@@ -575,3 +578,57 @@ def test_flag_that_a_tool_does_not_use_is_refused(arguments, unused):
 def test_flagfile_may_have_flags_that_a_tool_does_not_use(tmp_path):
     (tmp_path / "a.flags").write_text("--resnet_depth=18\n--learning_rate=1\n")
     assert parse("--mode=benchmark", f"--flagfile={tmp_path / 'a.flags'}").model.resnet_depth == 18
+
+
+# ---- An evaluation takes the settings of the run
+
+
+def write_settings(directory, content):
+    (directory / "flags.json").write_text(content if isinstance(content, str) else json.dumps(content))
+    return f"--model_dir={directory}"
+
+
+def test_evaluation_takes_what_is_not_given_from_the_run(tmp_path):
+    settings = {
+        "mode": "train_then_eval",
+        "model_dir": "elsewhere",
+        "train_mode": "finetune",
+        "dataset": "cifar10",
+        "resnet_depth": 18,
+        "sk_ratio": 0.0625,
+        "use_blur": False,
+        "checkpoint": None,
+        "strategy": "mirrored",
+        "use_tpu": True,
+        "data_service": "grpc://host:1",
+        "imported_from": "r18",
+    }
+    arguments = ["--mode=eval", write_settings(tmp_path, settings), "--dataset=folder:images", "--sk_ratio=0"]
+    config, notes = parse_command_line(arguments)
+    model, data = config.model, config.data
+    assert (config.train.train_mode, model.resnet_depth, config.augment.use_blur) == ("finetune", 18, False)
+    assert (data.dataset, model.sk_ratio, config.model_dir) == ("folder:images", 0.0, str(tmp_path))
+    assert (config.strategy, data.data_service, config.train.checkpoint) == (StrategyConfig(), None, None)
+    assert notes == [f"Settings not given are those of the run in {tmp_path}."]
+
+
+def test_flagfile_wins_over_the_run_that_is_evaluated(tmp_path):
+    (tmp_path / "a.flags").write_text("--resnet_depth=34\n")
+    directory = write_settings(tmp_path, {"resnet_depth": 18, "width_multiplier": 2.0})
+    model = parse("--mode=eval", directory, f"--flagfile={tmp_path / 'a.flags'}").model
+    assert (model.resnet_depth, model.width_multiplier) == (34, 2.0)
+
+
+def test_training_takes_nothing_from_the_run(tmp_path):
+    assert (
+        parse(
+            "--mode=train", write_settings(tmp_path, {"resnet_depth": 18}), "--dataset=cifar10"
+        ).model.resnet_depth
+        == 50
+    )
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "3", '{"foreign": 1}'])
+def test_settings_of_another_program_are_passed_over(tmp_path, content):
+    config = parse("--mode=eval", write_settings(tmp_path, content), "--dataset=cifar10")
+    assert config.model == ModelConfig()
