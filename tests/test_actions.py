@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tests.runs import TOTAL_STEPS, finished_run
 from tf_simclr import losses
-from tf_simclr.actions import BadImageWatch, ProgressReporter, TensorBoardWriter, tile_views
+from tf_simclr.actions import BadImageWatch, HeldActions, ProgressReporter, TensorBoardWriter, tile_views
 from tf_simclr.config import UserError
 from tf_simclr.data import ArraySource
 from tf_simclr.planning import chance_loss
@@ -192,3 +192,24 @@ def test_bad_image_watch_is_silent_about_readable_images(log):
     watch(make_event(100))
     watch(LoopEvent(100, 0, PLAN, {}, 0.0, "ckpt-100", task=None))
     assert log.messages == []
+
+
+def test_held_actions_see_the_last_event_after_the_evaluation_with_its_result():
+    seen = []
+    held = HeldActions(
+        [lambda event: seen.append(("first", event)), lambda event: seen.append(("second", event))]
+    )
+    held.release({"accuracy": 0.0})
+    assert seen == []
+    held(make_event(50))
+    assert [(name, event.step, event.result) for name, event in seen] == [
+        ("first", 50, None),
+        ("second", 50, None),
+    ]
+    held(make_event(100))
+    assert len(seen) == 2
+    held.release({"accuracy": 0.5})
+    assert [(name, event.step, event.result) for name, event in seen[2:]] == [
+        ("first", 100, {"accuracy": 0.5}),
+        ("second", 100, {"accuracy": 0.5}),
+    ]

@@ -1,17 +1,47 @@
 """What happens besides training: progress, TensorBoard, a watch on unreadable images."""
 
+import dataclasses
 import logging
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import tensorflow as tf
 import tqdm
 
 from tf_simclr.data import Source, check_bad_images
-from tf_simclr.train import LoopEvent
+from tf_simclr.train import Action, LoopEvent
 
 _LOG = logging.getLogger("tf_simclr")
+
+
+class HeldActions:
+    """Calls actions with each event as it comes, but with the last one only after the evaluation.
+
+    Args:
+        actions: to be called, in order.
+    """
+
+    def __init__(self, actions: Sequence[Action]):
+        self._actions = actions
+        self._last: LoopEvent | None = None
+
+    def __call__(self, event: LoopEvent) -> None:
+        """Passes `event` on, or holds it."""
+        if event.is_last:
+            self._last = event
+        else:
+            self._call(event)
+
+    def release(self, result: Mapping[str, Any]) -> None:
+        """Gives the last event, if there was one, with the `result` of the run."""
+        if self._last is not None:
+            self._call(dataclasses.replace(self._last, result=result))
+
+    def _call(self, event: LoopEvent) -> None:
+        for action in self._actions:
+            action(event)
 
 
 class ProgressReporter:

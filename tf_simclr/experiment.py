@@ -1,7 +1,6 @@
 """One run: from a configuration to a trained, evaluated network."""
 
 import contextlib
-import dataclasses
 import functools
 import logging
 from collections.abc import Iterator, Sequence
@@ -32,7 +31,7 @@ from tf_simclr.run_directory import check_directory, claim_directory, latest_che
 from tf_simclr.strategies import is_step_compiled, make_strategy
 from tf_simclr.tasks.base import Task
 from tf_simclr.teacher import teacher_class_names
-from tf_simclr.train import Action, LoopEvent, make_train_function, train
+from tf_simclr.train import Action, make_train_function, train
 
 _LOG = logging.getLogger("tf_simclr")
 _NUM_EXAMPLE_VIEWS = 8
@@ -153,7 +152,7 @@ class Experiment:
         if step:
             _LOG.info("Going on from step %d of %d.", step, self.plan.total_steps)
         self._announce()
-        held = _HeldActions(actions)
+        held = standard_actions.HeldActions(actions)
         with contextlib.ExitStack() as stack:
             train(
                 self.task,
@@ -362,29 +361,6 @@ class Experiment:
             max_fraction=self.config.data.max_bad_image_fraction,
         )
         return result
-
-
-class _HeldActions:
-    """Calls actions with each event as it comes, but with the last one only after the evaluation."""
-
-    def __init__(self, actions: Sequence[Action]):
-        self._actions = actions
-        self._last: LoopEvent | None = None
-
-    def __call__(self, event: LoopEvent) -> None:
-        if event.is_last:
-            self._last = event
-        else:
-            self._call(event)
-
-    def release(self, result: dict[str, Any]) -> None:
-        """Gives the last event, if there was one, with the `result` of the run."""
-        if self._last is not None:
-            self._call(dataclasses.replace(self._last, result=result))
-
-    def _call(self, event: LoopEvent) -> None:
-        for action in self._actions:
-            action(event)
 
 
 def _check_same_classes(train_source: Source, eval_source: Source) -> None:
