@@ -80,9 +80,8 @@ def run_tool(config: Tool) -> None:
 
             export_checkpoint(config)
         case ImportConfig():
-            from tf_simclr.interop.released import import_weights
-
             from exports.export import export_checkpoint
+            from tf_simclr.interop.released import import_weights
 
             export_checkpoint(import_weights(config))
         case EmbedConfig():
