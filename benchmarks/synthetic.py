@@ -17,6 +17,7 @@ def make_task(config: ExperimentConfig, num_classes: int) -> Any:
     from tf_simclr.tasks.pretrain import PretrainTask
 
     model = build_simclr_model(config.model, num_classes)
+    model.recompute = config.train.recompute
     schedule = WarmupCosine(0.1, 10, 1000, dtype=config.model.variable_dtype)
     if config.train.train_mode == "pretrain":
         return PretrainTask(model, config.optimizer, schedule, config.contrast)

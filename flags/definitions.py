@@ -143,6 +143,8 @@ def _define_training(flag_values):
         "and leave out the batches since, at most 3 times.",
         jit_compile="Compile the training step with XLA: auto (on GPUs), True or False. TPUs always do; several "
         "CPU devices cannot.",
+        recompute="Compute the inside of each residual block again for its gradient instead of keeping it: less "
+        "memory, a third more work.",
         seed="Seed of the order, the augmentation and the initial weights.",
     )
     _define(

@@ -37,8 +37,8 @@ def lars_oracle(w, g, v, *, learning_rate, momentum, weight_decay, trust_coeffic
         if norm(w) > 0 and norm(decayed) > 0:
             trust = trust_coefficient * norm(w) / norm(decayed)
     for i in np.ndindex(*w.shape):
-        new_v[i] = momentum * v[i] + learning_rate * trust * decayed[i]
-        new_w[i] = w[i] - new_v[i]
+        new_v[i] = momentum * v[i] - learning_rate * trust * decayed[i]
+        new_w[i] = w[i] + new_v[i]
     return new_w, new_v
 
 
@@ -102,41 +102,48 @@ def assert_all_close(received, expected, **tolerance):
         np.testing.assert_allclose(x, y, **tolerance)
 
 
+def lars_steps(values, gradients, *, excluded=False, learning_rate=1.0, **options):
+    """The variable and its velocity after each of several steps of the optimizer."""
+    variable = tf.Variable(values)
+    optimizer = optimizers.LARS(learning_rate, excluded=[variable] if excluded else [], **options)
+    optimizers.build_optimizer(optimizer, [variable])
+    for gradient in gradients:
+        optimizers.apply_gradients(optimizer, [tf.constant(gradient, variable.dtype)], [variable])
+        yield variable.numpy(), optimizer._momenta[0].numpy()
+
+
 @pytest.mark.parametrize("excluded", [False, True])
 @pytest.mark.parametrize("zero", ["", "variable", "gradient", "both"])
-def test_lars_update_equals_loops(excluded, zero):
-    w, g, v = initial_values()[0], gradient_values(1)[0], initial_values(5)[0]
+def test_lars_equals_loops_where_a_norm_is_zero(excluded, zero):
+    w, g, v = initial_values()[0], gradient_values(1)[0], np.zeros_like(initial_values()[0])
     w = np.zeros_like(w) if zero in ("variable", "both") else w
     g = np.zeros_like(g) if zero in ("gradient", "both") else g
-    arguments = HYPER | {"learning_rate": 0.7, "excluded": excluded}
-    received = optimizers.lars_update(*map(tf.constant, (w, g, v)), **arguments)
-    assert_all_close(received, lars_oracle(w, g, v, **arguments), rtol=1e-14, atol=1e-18)
+    arguments = HYPER | {"learning_rate": 0.75, "excluded": excluded}
+    for received in lars_steps(w, [g] * 2, **arguments):
+        w, v = lars_oracle(w, g, v, **arguments)
+        assert_all_close(received, (w, v), rtol=1e-14, atol=1e-18)
 
 
-def test_lars_update_is_plain_momentum_where_a_norm_is_zero():
+def test_lars_update_leaves_the_rate_where_a_norm_is_zero():
     zero, gradient = tf.zeros([2]), tf.constant([1.0, -2.0])
-    arguments = HYPER | {"learning_rate": 0.5, "excluded": False}
-    variable, velocity = optimizers.lars_update(zero, gradient, zero, **arguments)
-    np.testing.assert_array_equal(velocity, [0.5, -1.0])
-    np.testing.assert_array_equal(variable, [-0.5, 1.0])
-    arguments["weight_decay"] = 0.0
-    variable, velocity = optimizers.lars_update(gradient, zero, gradient, **arguments)
-    np.testing.assert_allclose(velocity, [0.9, -1.8], rtol=1e-6)
+    arguments = {"learning_rate": 0.5, "weight_decay": 0.0, "trust_coefficient": 0.001}
+    for variable, given in [(zero, gradient), (gradient, zero)]:
+        decayed, rate = optimizers.lars_update(variable, given, **arguments)
+        np.testing.assert_array_equal(decayed, given)
+        np.testing.assert_array_equal(rate, 0.5)
 
 
-def test_lars_update_three_steps_by_hand():
+def test_lars_three_steps_by_hand():
     # |w| and |g| are whole numbers: (3, 4) has norm 5. No decay, momentum 1/2, learning rate 1.
-    w, v = tf.constant([3.0, 4.0], tf.float64), tf.zeros([2], tf.float64)
-    arguments = {"learning_rate": 1.0, "momentum": 0.5, "weight_decay": 0.0, "trust_coefficient": 0.1}
+    gradients = [[6.0, 8.0], [0.0, 0.0], [0.0, 4.25]]
     expected = [
-        ([6.0, 8.0], [0.3, 0.4], [2.7, 3.6]),  # trust 0.1 * 5 / 10
-        ([0.0, 0.0], [0.15, 0.2], [2.55, 3.4]),  # momentum alone
-        ([0.0, 4.25], [0.075, 0.525], [2.475, 2.875]),  # trust 0.1 * 4.25 / 4.25
+        ([2.7, 3.6], [-0.3, -0.4]),  # trust 0.1 * 5 / 10
+        ([2.55, 3.4], [-0.15, -0.2]),  # momentum alone
+        ([2.475, 2.875], [-0.075, -0.525]),  # trust 0.1 * 4.25 / 4.25
     ]
-    for gradient, velocity, variable in expected:
-        w, v = optimizers.lars_update(w, tf.constant(gradient, tf.float64), v, excluded=False, **arguments)
-        np.testing.assert_allclose(v, velocity, rtol=1e-14)
-        np.testing.assert_allclose(w, variable, rtol=1e-14)
+    steps = lars_steps(np.array([3.0, 4.0]), gradients, momentum=0.5, trust_coefficient=0.1)
+    for received, wanted in zip(steps, expected, strict=True):
+        assert_all_close(received, wanted, rtol=1e-14)
 
 
 def test_lars_equals_loops_over_several_steps():

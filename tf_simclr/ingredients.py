@@ -288,7 +288,9 @@ def _fresh_network(
     config: ExperimentConfig, model_config: ModelConfig, num_classes: int | None
 ) -> SimCLRModel:
     tf.keras.utils.set_random_seed(config.train.seed)  # The initial weights are drawn from it.
-    return build_simclr_model(model_config, num_classes)
+    model = build_simclr_model(model_config, num_classes)
+    model.recompute = config.train.recompute
+    return model
 
 
 def _start(config: ExperimentConfig, model: SimCLRModel, *, keep_head: bool = True) -> str:

@@ -14,54 +14,47 @@ from tf_simclr import distribute
 from tf_simclr.config import UserError, check
 
 
-def lars_update(  # noqa: PLR0913  (the symbols of the recurrence)
+def lars_update(
     variable: tf.Tensor,
     gradient: tf.Tensor,
-    velocity: tf.Tensor,
     *,
     learning_rate: float | tf.Tensor,
-    momentum: float,
     weight_decay: float,
     trust_coefficient: float,
-    excluded: bool,
 ) -> tuple[tf.Tensor, tf.Tensor]:
-    """One step of layer-wise adaptive rate scaling for one variable.
+    """What layer-wise adaptive rate scaling gives to momentum: the decayed gradient and its own rate.
 
     LARS (arXiv 1708.03888), algorithm 1. It differs from it as the authors' code does: the denominator is
     the norm of the decayed gradient, not the sum of two norms. No Nesterov step.
 
         g <- g + weight_decay * w
-        trust = trust_coefficient * |w| / |g|, or 1 where either norm is 0
-        v <- momentum * v + learning_rate * trust * g
-        w <- w - v
+        rate <- learning_rate * trust_coefficient * |w| / |g|, or learning_rate where either norm is 0
 
-    An excluded variable takes the last two lines alone, with trust = 1: plain momentum.
+    What is left is plain momentum, and all there is for an excluded variable:
+
+        v <- momentum * v - rate * g
+        w <- w + v
 
     Args:
         variable: w, float32 or float64, of any shape.
         gradient: g, same dtype and shape.
-        velocity: v, same dtype and shape; 0 at the start.
         learning_rate: float or `[]` in the variable's dtype, >= 0.
-        momentum: in [0, 1).
         weight_decay: >= 0.
         trust_coefficient: > 0; the paper uses 0.001.
-        excluded: whether the variable goes without decay and trust ratio.
 
     Returns:
-        New variable and new velocity.
+        The new g, and the rate, `[]`.
     """
-    if not excluded:
-        gradient = gradient + weight_decay * variable
-        # |v|^2 / 2 is one kernel; the halves cancel.
-        ratio = tf.math.divide_no_nan(tf.sqrt(tf.nn.l2_loss(variable)), tf.sqrt(tf.nn.l2_loss(gradient)))
-        learning_rate = learning_rate * tf.where(ratio > 0, trust_coefficient * ratio, tf.ones_like(ratio))
-    velocity = momentum * velocity + learning_rate * gradient
-    return variable - velocity, velocity
+    gradient = gradient + weight_decay * variable
+    # |v|^2 / 2 is one kernel; the halves cancel.
+    ratio = tf.math.divide_no_nan(tf.sqrt(tf.nn.l2_loss(variable)), tf.sqrt(tf.nn.l2_loss(gradient)))
+    trust = tf.where(ratio > 0, trust_coefficient * ratio, tf.ones_like(ratio))
+    return gradient, learning_rate * trust
 
 
 @tf.keras.utils.register_keras_serializable(package="tf_simclr")
 class LARS(tf.keras.optimizers.Optimizer):
-    """Layer-wise adaptive rate scaling, with `lars_update` for each variable.
+    """Layer-wise adaptive rate scaling: momentum on what `lars_update` makes of each gradient.
 
     LARS (arXiv 1708.03888). It differs from the usual implementations in how variables are excluded: by
     object, not by patterns of names, so that renaming a layer changes nothing.
@@ -109,7 +102,7 @@ class LARS(tf.keras.optimizers.Optimizer):
         self._excluded = frozenset(self._var_key(variable) for variable in excluded)
 
     def build(self, var_list: Sequence[Any]) -> None:
-        """Makes the velocity of each variable.
+        """Makes the velocity v of each variable.
 
         Args:
             var_list: the variables that will be trained.
@@ -117,8 +110,8 @@ class LARS(tf.keras.optimizers.Optimizer):
         super().build(var_list)
         if getattr(self, "_built", False):
             return
-        self._velocities = [
-            self.add_variable_from_reference(model_variable=variable, variable_name="velocity")
+        self._momenta = [
+            self.add_variable_from_reference(model_variable=variable, variable_name="momentum")
             for variable in var_list
         ]
         self._built = True
@@ -131,19 +124,23 @@ class LARS(tf.keras.optimizers.Optimizer):
             variable: one of those that the optimizer was built for.
         """
         key = self._var_key(variable)
-        velocity = self._velocities[self._index_dict[key]]
-        new_variable, new_velocity = lars_update(
-            tf.convert_to_tensor(variable),
-            tf.convert_to_tensor(gradient),
-            tf.convert_to_tensor(velocity),
-            learning_rate=tf.cast(self.learning_rate, variable.dtype),
-            momentum=self._momentum,
-            weight_decay=self._gradient_decay,
-            trust_coefficient=self._trust_coefficient,
-            excluded=key in self._excluded,
+        rate = tf.cast(self.learning_rate, variable.dtype)
+        if key not in self._excluded:
+            gradient, rate = lars_update(
+                tf.convert_to_tensor(variable),
+                gradient,
+                learning_rate=rate,
+                weight_decay=self._gradient_decay,
+                trust_coefficient=self._trust_coefficient,
+            )
+        # One kernel, in place: several would hold a copy of every variable each.
+        tf.raw_ops.ResourceApplyKerasMomentum(
+            var=variable.handle,
+            accum=self._momenta[self._index_dict[key]].handle,
+            lr=rate,
+            grad=gradient,
+            momentum=tf.constant(self._momentum, variable.dtype),
         )
-        velocity.assign(new_velocity)
-        variable.assign(new_variable)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the arguments that make the same optimizer again, but for `excluded`."""

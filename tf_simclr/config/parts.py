@@ -313,6 +313,7 @@ class TrainConfig:
     preemption_grace: int = 30
     on_non_finite: str = "stop"
     jit_compile: str = "auto"
+    recompute: bool = False
     seed: int = 0
 
     def __post_init__(self):

@@ -26,9 +26,16 @@ class Conv2D(tf.keras.layers.Conv2D):
 
     def call(self, inputs):
         """Convolves `[B, H, W, C]` to `[B, ceil(H / stride), ceil(W / stride), filters]`."""
-        before = (self.kernel_size[0] - 1) // 2
-        sides = [before, self.kernel_size[0] - 1 - before]
-        return tf.nn.conv2d(inputs, self.kernel, self.strides, [[0, 0], sides, sides, [0, 0]])
+        # oneDNN has no gradients of explicit padding, and Eigen's take twice as long.
+        size = self.kernel_size[0]
+        if size == 1:
+            return tf.nn.conv2d(inputs, self.kernel, self.strides, "VALID")
+        if self.strides == (1, 1) and size % 2:
+            return tf.nn.conv2d(inputs, self.kernel, 1, "SAME")
+        before = (size - 1) // 2
+        sides = [before, size - 1 - before]
+        padded = tf.pad(inputs, [[0, 0], sides, sides, [0, 0]])
+        return tf.nn.conv2d(padded, self.kernel, self.strides, "VALID")
 
 
 class ShortcutPooling(tf.keras.layers.Layer):

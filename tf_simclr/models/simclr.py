@@ -40,6 +40,10 @@ class SimCLRModel(tf.keras.Model):
         config: of the network.
         num_classes: of the supervised head; None for none.
         make_builder: what adds the layers of a stage.
+
+    Attributes:
+        recompute: whether a gradient computes the inside of each stage a second time instead of keeping it
+            from the forward pass (arXiv 1604.06174): less memory for a second forward pass.
     """
 
     def __init__(
@@ -51,6 +55,7 @@ class SimCLRModel(tf.keras.Model):
         super().__init__(name="simclr", dtype=config.variable_dtype)
         self.config = config
         self.num_classes = num_classes
+        self.recompute = False
         self.encoder: list[Stage] = build_stages(config, make_builder)
         features = self.encoder[-1].output_shape["features"][-1]
         self.projection_head: list[Stage] = build_projection_head(config, features, make_builder)
@@ -100,7 +105,7 @@ class SimCLRModel(tf.keras.Model):
         statistics: list = []
         x = tf.cast(images, self.config.compute_dtype)
         for stage in self.encoder:
-            outputs = stage(x, training=training)
+            outputs = self._run(stage, x, training)
             x = outputs["features"]
             statistics += outputs["statistics"]
             endpoints |= outputs["endpoints"]
@@ -110,7 +115,7 @@ class SimCLRModel(tf.keras.Model):
         endpoints["default"] = endpoints["final_avg_pool"] = endpoints["proj_head_input"] = x
         head_layers = [x]
         for stage in self.projection_head:
-            outputs = stage(head_layers[-1], training=training)
+            outputs = self._run(stage, head_layers[-1], training)
             head_layers.append(self._widen(outputs["features"]))
             statistics += outputs["statistics"]
         endpoints["proj_head_output"] = head_layers[-1]
@@ -120,6 +125,19 @@ class SimCLRModel(tf.keras.Model):
             endpoints["logits_sup"] = self.supervised_head(features)
         endpoints = {name: self._widen(value) for name, value in endpoints.items()}
         return ForwardPass(endpoints, head_layers, statistics)
+
+    def _run(self, stage: Stage, inputs, training: bool) -> dict:
+        if not (training and self.recompute):
+            return stage(inputs, training=training)
+
+        names = ("features", "statistics", "endpoints")  # The gradient of the first starts recomputing.
+
+        @tf.recompute_grad
+        def run(x):
+            outputs = stage(x, training=True)
+            return [outputs[name] for name in names]
+
+        return dict(zip(names, run(inputs), strict=True))
 
     def _widen(self, tensor):
         return tf.cast(tensor, self.config.variable_dtype)

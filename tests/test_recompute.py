@@ -1,0 +1,69 @@
+"""Stages that are computed again for their gradients: the same steps, on one replica and on two."""
+
+import functools
+
+import pytest
+import tensorflow as tf
+
+from tests.exact_steps import Stepper
+from tests.networks import assert_close, random_images, replicas, tiny_config
+from tests.tasks import test_chunks
+from tests.tasks.test_pretrain import make_batch, make_task, tensors
+from tf_simclr.models import build_simclr_model
+
+TASKS = ("pretrain", "finetune", "distill")
+
+
+def steps(task, num_replicas=1, recompute=False):
+    stepper = Stepper(replicas(num_replicas), task)
+    stepper.task.model.recompute = recompute
+    return stepper.run(2)
+
+
+kept = functools.cache(steps)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("num_replicas", [1, pytest.param(2, marks=pytest.mark.distributed)])
+@pytest.mark.parametrize("task", TASKS)
+def test_steps_equal_those_that_keep_everything(task, num_replicas):
+    """Losses, gradients, statistics and changes in float64; finetuning has frozen stages."""
+    assert_close(steps(task, num_replicas, recompute=True), kept(task), 1e-9)
+
+
+def gradients(recompute, jit_compile=False, **settings):
+    task = make_task(**settings)
+    task.model.recompute = recompute
+    compute = tf.function(task.compute_gradients, jit_compile=jit_compile, autograph=False)
+    return test_chunks.named(task, *compute(tensors(make_batch())))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "settings",
+    [{"resnet_depth": 50, "sk_ratio": 0.0625}, test_chunks.in_chunks(2), {"jit_compile": True}],
+    ids=["selective kernels", "chunks", "XLA"],
+)
+def test_gradients_equal_those_that_keep_everything(settings):
+    expected = gradients(False, **{k: v for k, v in settings.items() if k != "jit_compile"})
+    assert_close(gradients(True, **settings), expected, 1e-9)
+
+
+def convolutions(recompute, training=True):
+    """How many convolutions of the forward pass are in the graph of a gradient."""
+    model = build_simclr_model(tiny_config())
+    model.recompute = recompute
+
+    @tf.function(autograph=False)
+    def gradient(images):
+        with tf.GradientTape() as tape:
+            outputs = model.forward(images, training=training).head_layers[-1]
+        return tape.gradient(outputs, model.trainable_variables)
+
+    graph = gradient.get_concrete_function(tf.constant(random_images(2, 16, 16))).graph
+    return sum(operation.type == "Conv2D" for operation in graph.get_operations())
+
+
+def test_stages_are_computed_twice_in_training_alone():
+    assert convolutions(True) == 2 * convolutions(False)
+    assert convolutions(True, training=False) == convolutions(False)
