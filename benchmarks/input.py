@@ -23,35 +23,44 @@ _SECONDS = 1.0  # Of a repetition, at least.
 
 def measure_input(config: BenchmarkConfig) -> list[Figure]:
     """Measures the input of the training run that `config` describes."""
+    from tf_simclr.ingredients import make_ingredients
+
     training = training_of(config)
     if "dataset" in config.stated:
-        return [_measure(training, config.repeats)]
+        ingredients = make_ingredients(training, 1)
+        return [_measure(training, ingredients, config.repeats, ingredients.source.name)]
     if config.model.cifar_stem:
-        return [_measure(training, config.repeats, _random_arrays(config.model.image_size, training))]
+        ingredients = _random_arrays(training)
+        return [_measure(training, ingredients, config.repeats, "random images in memory")]
     with tempfile.TemporaryDirectory() as folder:
         write_images(pathlib.Path(folder), _NUM_FILES)
         data = dataclasses.replace(training.data, dataset=f"folder:{folder}", train_split="train")
-        return [_measure(dataclasses.replace(training, data=data), config.repeats)]
+        training = dataclasses.replace(training, data=data)
+        return [_measure(training, make_ingredients(training, 1), config.repeats, "JPEG files")]
 
 
 def write_images(folder: pathlib.Path, count: int) -> None:
-    """Writes smooth random images, whose files are about as large as those of ImageNet."""
+    """Writes smooth random images of two classes, whose files are about as large as those of ImageNet."""
     import tensorflow as tf
 
+    for label in ("even", "odd"):
+        (folder / label).mkdir()
     for number in range(count):
+        label = "odd" if number % 2 else "even"
         coarse = tf.random.stateless_uniform([47, 63, 3], [0, number], maxval=256)
         image = tf.cast(tf.image.resize(coarse, [375, 500], "bicubic"), tf.uint8)
-        (folder / f"{number:03}.jpg").write_bytes(tf.io.encode_jpeg(image, quality=95).numpy())
+        (folder / label / f"{number:03}.jpg").write_bytes(tf.io.encode_jpeg(image, quality=95).numpy())
 
 
-def _random_arrays(size: int, training: ExperimentConfig):
+def _random_arrays(training: ExperimentConfig):
     """Returns what a training run is made of, with random images in memory."""
     import numpy as np
 
     from tf_simclr.data import ArraySource
     from tf_simclr.ingredients import Ingredients
 
-    rng, num_classes = np.random.default_rng(0), count_classes(training.model)
+    rng, size = np.random.default_rng(0), training.model.image_size
+    num_classes = count_classes(training.model)
     images = rng.integers(0, 256, (_NUM_ARRAYS, size, size, 3), np.uint8)
     labels = rng.integers(0, num_classes, _NUM_ARRAYS)
     source = ArraySource("random images", images, labels, [str(number) for number in range(num_classes)])
@@ -62,25 +71,23 @@ def _no_network(_) -> None:
     raise NotImplementedError("The input needs no network.")
 
 
-def _measure(training: ExperimentConfig, repeats: int, ingredients=None) -> Figure:
+def _measure(training: ExperimentConfig, ingredients, repeats: int, name: str) -> Figure:
     from tf_simclr.data import BatchPlan
-    from tf_simclr.ingredients import make_ingredients, training_batches
+    from tf_simclr.ingredients import training_batches
 
     batch_size = training.train.train_batch_size
     num_views = 2 if training.train.train_mode == "pretrain" else 1
-    ingredients = ingredients or make_ingredients(training, 1)
     plan = BatchPlan(global_batch_size=batch_size)
     batches = iter(training_batches(training, ingredients, plan, num_views=num_views, first_step=0))
     # The first repetition compiles, and fills what is fetched ahead.
     rates = [batch_size * _batches_per_second(batches) for _ in range(1 + repeats)]
     decode = _decode_rate(training.data.dataset)
-    notes = [] if decode is None else [f"decoding alone: {decode:.0f} images/s, which bounds it"]
     return Figure(
-        work=f"input of {num_views} view{'s' * (num_views > 1)} from {ingredients.source.name.split(':')[0]}",
+        work=f"input of {num_views} view{'s' * (num_views > 1)} from {name}",
         unit="images/s",
         samples=tuple(rates[1:]),
         bound=decode,
-        notes=tuple(notes),
+        notes=() if decode is None else (f"decoding alone: {decode:.0f} images/s",),
     )
 
 

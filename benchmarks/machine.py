@@ -10,6 +10,7 @@ from typing import Any
 from benchmarks.figures import Limits
 
 _REPEATS = 5
+_SIDE, _SIDE_ON_GPU = 2048, 8192  # Of the matrices of a dense product.
 # (side, channels) of the feature maps of a ResNet at 224 px, 3x3 convolutions from these to as many channels.
 _FEATURE_MAPS = ((56, 64), (28, 128), (14, 256))
 _CONVOLVED_NUMBERS = 2**22  # About as many as a batch of 16 has in a feature map.
@@ -24,7 +25,7 @@ def measure_limits(dtype: str) -> Limits:
     """
     import tensorflow as tf
 
-    side = 8192 if tf.config.list_logical_devices("GPU") else 2048
+    side = _SIDE_ON_GPU if tf.config.list_logical_devices("GPU") else _SIDE
     square = tf.ones([side, side], dtype)
     matmul = tf.function(lambda: tf.matmul(square, square), autograph=False)
     copied = tf.ones([_COPIED_BYTES // tf.as_dtype(dtype).size], dtype)
