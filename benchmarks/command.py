@@ -25,7 +25,7 @@ def measure(config: BenchmarkConfig) -> Outcome:
     """Measures what `config` says, and the machine before and after it."""
     from benchmarks.inference import measure_inference
     from benchmarks.input import measure_input
-    from benchmarks.machine import describe_machine, measure_limits
+    from benchmarks.machine import describe_machine, measure_limits, share_gpu
     from benchmarks.memory import measure_memory
     from benchmarks.startup import measure_startup
     from benchmarks.step import measure_step
@@ -37,6 +37,7 @@ def measure(config: BenchmarkConfig) -> Outcome:
         "memory": measure_memory,
         "startup": measure_startup,
     }[config.benchmark]
+    share_gpu()
     model = config.model
     title = (
         f"{config.benchmark}: {network_name(model)}, {model.image_size} px, {model.precision}, "

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.figures import Limits
+from tf_simclr.config import UserError
 
 _REPEATS = 5
 _SIDE, _SIDE_ON_GPU = 2048, 8192  # Of the matrices of a dense product.
@@ -15,6 +16,11 @@ _SIDE, _SIDE_ON_GPU = 2048, 8192  # Of the matrices of a dense product.
 _FEATURE_MAPS = ((56, 64), (28, 128), (14, 256))
 _CONVOLVED_NUMBERS = 2**22  # About as many as a batch of 16 has in a feature map.
 _COPIED_BYTES = 2**26  # More than caches hold, and less than any training step takes.
+
+
+def share_gpu() -> None:
+    """Lets the processes of a benchmark take no more of a GPU than they need; call it before TensorFlow loads."""
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 
 
 def measure_limits(dtype: str) -> Limits:
@@ -85,15 +91,22 @@ def free_memory() -> float | None:
     return None if kilobytes is None else kilobytes * 1024 / 1e9
 
 
-def seconds_since_start() -> float | None:
-    """Returns how long ago this process was started; None where the system does not tell."""
+def seconds_since_start() -> float:
+    """Returns how long ago this process was started.
+
+    Raises:
+        UserError: the system does not tell.
+    """
     try:
         with open("/proc/self/stat") as file:
             # The name of the program, in parentheses, may hold spaces; the 22nd field is the start.
             ticks = int(file.read().rpartition(")")[2].split()[19])
         return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
-    except (OSError, AttributeError):
-        return None
+    except (OSError, AttributeError) as error:
+        raise UserError(
+            "--benchmark=startup: needs to know when a process was started, which only Linux tells; "
+            "use another benchmark."
+        ) from error
 
 
 def describe_machine() -> str:

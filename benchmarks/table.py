@@ -116,8 +116,9 @@ def _row(name: str, figure: Figure, limits: Limits | None) -> str:
 
 def main() -> None:
     """Measures all rows; each is told when it is done, the table at the end."""
-    from benchmarks.machine import describe_machine
+    from benchmarks.machine import describe_machine, share_gpu
 
+    share_gpu()
     title = f"{datetime.date.today()}; {describe_machine()}"
     outcomes = {}
     for name, outcome in measure_rows(ROWS):
