@@ -5,7 +5,8 @@ import dataclasses
 import pytest
 import tensorflow as tf
 
-from benchmarks.flops import CountingBuilder, count_network, count_table, step_flops
+from benchmarks.counting import CountingBuilder
+from benchmarks.flops import count_network, count_table, step_flops
 from benchmarks.synthetic import make_batch, make_task, training_of
 from tests.benchmarks.graphs import count_operations
 from tests.models.test_resnet import PARAMETERS
@@ -139,7 +140,7 @@ def test_chunks_do_no_useful_work_twice():
 
 def test_layer_that_is_not_known_is_refused():
     builder = CountingBuilder(ModelConfig(), (8, 8, 3), lambda features: None)
-    with pytest.raises(TypeError, match=r"^benchmarks\.flops: what UpSampling2D costs is not known"):
+    with pytest.raises(TypeError, match=r"^benchmarks\.counting: what UpSampling2D costs is not known"):
         builder.layer(tf.keras.layers.UpSampling2D, builder.inputs)
 
 
