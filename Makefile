@@ -3,6 +3,7 @@
 # make test-fast  the tests that need no long run
 # make lint       linter, formatter check, type checker
 # make format     format the code
+# make bench      measure speed and memory of this machine, about 20 minutes, as a table
 # Another interpreter: make test-fast PYTHON=python3.13 VENV=.venv-3.13
 
 PYTHON ?= python3
@@ -10,7 +11,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 TESTS ?= -n 2 --dist loadfile
 
-.PHONY: run test test-fast lint format clean
+.PHONY: run test test-fast lint format bench clean
 
 run: $(VENV)/runtime
 	$(BIN)/python run.py --mode=train_then_eval
@@ -29,6 +30,9 @@ lint: $(VENV)/develop
 format: $(VENV)/develop
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: $(VENV)/runtime
+	$(BIN)/python -m benchmarks.table
 
 clean:
 	rm -rf $(VENV)

@@ -89,9 +89,9 @@ def run_tool(config: Tool) -> None:
 
             embed(config)
         case BenchmarkConfig():
-            from benchmarks.inference import measure_inference
+            from benchmarks.command import run_benchmark
 
-            measure_inference(config)
+            run_benchmark(config)
 
 
 if __name__ == "__main__":

@@ -2,19 +2,19 @@
 
 python run.py --mode=benchmark --benchmark=inference --resnet_depth=50 --image_size=224
 
-Takes the flags of the network, with random weights. Prints images a second of each, the median over the
-repetitions and their range, and how many times faster the folded module is than the plain SavedModel.
+Takes the flags of the network, with random weights, and says how many times faster the folded module is.
 """
 
 import os
-import platform
 import tempfile
-import time
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
+from benchmarks.figures import Figure
+from benchmarks.flops import count_network
+from benchmarks.timing import time_in_turn
 from tf_simclr.config import BenchmarkConfig
 
 _NUM_CLASSES = 1000
@@ -25,28 +25,32 @@ _FOLDED = "folded module"
 _MIN_REPEATS = 6
 
 
-def measure_inference(config: BenchmarkConfig) -> None:
-    """Measures the network of `config` and prints what was found."""
+def measure_inference(config: BenchmarkConfig) -> list[Figure]:
+    """Measures the network of `config`; the folded module comes first."""
     import tensorflow as tf
 
     size, batch = config.model.image_size, config.benchmark_batch_size
-    print(
-        f"R{config.model.resnet_depth}, width {config.model.width_multiplier:g}, "
-        f"SK {config.model.sk_ratio:g}, {size} px, batch {batch}; TensorFlow {tf.__version__}, "
-        f"{len(os.sched_getaffinity(0))} cores ({_processor()}), load before {os.getloadavg()[0]:.1f}"
-    )
     images = tf.random.stateless_uniform([batch, size, size, 3], [0, 0])
     with tempfile.TemporaryDirectory() as folder:
         functions = _make_functions(config, folder)
         outputs = {name: _to_numpy(function(images)) for name, function in functions.items()}
-        seconds = _time_in_turn(functions, images, config.benchmark_repeats)
-    for name, times in seconds.items():
-        speed = batch / times
-        print(f"{name}: {np.median(speed):.1f} images/s ({min(speed):.1f} to {max(speed):.1f})")
-    for name in seconds:
-        if name != _FOLDED:
-            _print_ratio(name, seconds[name], seconds[_FOLDED])
-    _print_difference(outputs[_BASE], outputs[_FOLDED])
+        calls = {name: _waiting(function, images) for name, function in functions.items()}
+        seconds = time_in_turn(calls, config.repeats, warm_up=_WARM_UP)
+    seconds = {name: np.array(times) for name, times in seconds.items()}
+    notes = [_ratio(name, seconds[name], seconds[_FOLDED]) for name in seconds if name != _FOLDED]
+    notes.append(_difference(outputs[_BASE], outputs[_FOLDED]))
+    network = count_network(config.model)
+    flops = network.flops + 2 * network.head_widths[config.model.ft_proj_selector] * _NUM_CLASSES
+    return [
+        Figure(
+            work=name,
+            unit="images/s",
+            samples=tuple(batch / seconds[name]),
+            flops=flops,
+            notes=tuple(notes) if name == _FOLDED else (),
+        )
+        for name in reversed(seconds)
+    ]
 
 
 def _make_functions(config: BenchmarkConfig, folder: str) -> dict[str, Callable]:
@@ -86,48 +90,35 @@ def _randomize_norms(model: Any) -> None:
         norm.moving_variance.assign(rng.uniform(0.5, 1.5, shape))
 
 
-def _time_in_turn(functions: dict[str, Callable], images: Any, repeats: int) -> dict[str, np.ndarray]:
-    """Returns the seconds of each call; the order turns with every repetition."""
-    names = list(functions)
-    seconds: dict[str, list[float]] = {name: [] for name in names}
-    for repeat in range(_WARM_UP + repeats):
-        for name in names[repeat % len(names) :] + names[: repeat % len(names)]:
-            start = time.perf_counter()
-            functions[name](images)["default"].numpy()  # Waits for an accelerator.
-            seconds[name].append(time.perf_counter() - start)
-    return {name: np.array(times[_WARM_UP:]) for name, times in seconds.items()}
+def _waiting(function: Callable, images: Any) -> Callable[[], Any]:
+    def call():
+        return function(images)["default"].numpy()  # Waits for an accelerator.
+
+    return call
 
 
-def _print_ratio(name: str, base: np.ndarray, folded: np.ndarray) -> None:
+def _ratio(name: str, base: np.ndarray, folded: np.ndarray) -> str:
+    """Says how the folded module compares, by the medians and by the pairs."""
     from scipy import stats
 
     line = f"{_FOLDED} against {name}: {np.median(base) / np.median(folded):.3f} times as fast"
-    if len(base) >= _MIN_REPEATS:
-        # By order statistics, without a word on the distribution.
-        interval = stats.quantile_test(base / folded, p=0.5).confidence_interval(0.95)
-        line += (
-            f"; in pairs {np.median(base / folded):.3f}, 95 % from {interval.low:.3f} to {interval.high:.3f}"
-        )
-    print(line)
+    if len(base) < _MIN_REPEATS:
+        return line
+    # By order statistics, without a word on the distribution.
+    interval = stats.quantile_test(base / folded, p=0.5).confidence_interval(0.95)
+    pairs = f"in pairs {np.median(base / folded):.3f}, 95 % from {interval.low:.3f} to {interval.high:.3f}"
+    return f"{line}; {pairs}"
 
 
-def _print_difference(expected: dict[str, np.ndarray], received: dict[str, np.ndarray]) -> None:
-    """Prints the largest difference of an output, by its largest number."""
+def _difference(expected: dict[str, np.ndarray], received: dict[str, np.ndarray]) -> str:
+    """Says the largest difference of an output, by its largest number."""
     differences = {
         name: np.abs(value - expected[name]).max() / np.abs(expected[name]).max()
         for name, value in received.items()
     }
     worst = max(differences, key=differences.__getitem__)
-    print(f"largest relative difference of an output: {differences[worst]:.1e} ({worst})")
+    return f"largest relative difference of an output: {differences[worst]:.1e} ({worst})"
 
 
 def _to_numpy(outputs: dict) -> dict[str, np.ndarray]:
     return {name: value.numpy() for name, value in outputs.items()}
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo") as file:
-            return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()

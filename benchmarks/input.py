@@ -1,68 +1,124 @@
-"""Time the training input: JPEG files to batches of augmented views.
+"""The training input: from images to batches of augmented views.
 
-python -m benchmarks.input --image_size=224 --train_batch_size=64
+python run.py --mode=benchmark --benchmark=input --image_size=224 --benchmark_batch_size=64
 
-Takes the flags of run.py; without --dataset it writes 256 JPEG images of 500 x 375 pixels to a temporary folder.
-Prints images a second (each gives two views while pretraining): the median over the repetitions and their range.
+Takes the flags of a training run. Without --dataset it makes images: up to 32 px as many and of the size of those of
+CIFAR-10, but random, in memory; else JPEG files of 500 x 375 pixels in a temporary folder.
 """
 
-import os
+import dataclasses
 import pathlib
-import statistics
-import sys
 import tempfile
 import time
+from collections.abc import Iterator
 
-from flags.convert import parse_command_line
-from tf_simclr.config import ExperimentConfig
+from benchmarks.figures import Figure
+from benchmarks.synthetic import count_classes, training_of
+from tf_simclr.config import BenchmarkConfig, ExperimentConfig
 
-_NUM_IMAGES = 256
-_REPETITIONS = 5
-_BATCHES = 4
+_NUM_FILES = 256
+_NUM_ARRAYS = 50_000
+_SECONDS = 1.0  # Of a repetition, at least.
 
 
-def write_images(folder: pathlib.Path) -> None:
-    """Writes smooth random images, whose files are about as large as those of ImageNet."""
+def measure_input(config: BenchmarkConfig) -> list[Figure]:
+    """Measures the input of the training run that `config` describes."""
+    from tf_simclr.ingredients import make_ingredients
+
+    training = training_of(config)
+    if "dataset" in config.stated:
+        ingredients = make_ingredients(training, 1)
+        return [_measure(training, ingredients, config.repeats, ingredients.source.name)]
+    if config.model.cifar_stem:
+        ingredients = _random_arrays(training)
+        return [_measure(training, ingredients, config.repeats, "random images in memory")]
+    with tempfile.TemporaryDirectory() as folder:
+        write_images(pathlib.Path(folder), _NUM_FILES)
+        data = dataclasses.replace(training.data, dataset=f"folder:{folder}", train_split="train")
+        training = dataclasses.replace(training, data=data)
+        return [_measure(training, make_ingredients(training, 1), config.repeats, "JPEG files")]
+
+
+def write_images(folder: pathlib.Path, count: int) -> None:
+    """Writes smooth random images of two classes, whose files are about as large as those of ImageNet."""
     import tensorflow as tf
 
-    for number in range(_NUM_IMAGES):
+    for label in ("even", "odd"):
+        (folder / label).mkdir()
+    for number in range(count):
+        label = "odd" if number % 2 else "even"
         coarse = tf.random.stateless_uniform([47, 63, 3], [0, number], maxval=256)
         image = tf.cast(tf.image.resize(coarse, [375, 500], "bicubic"), tf.uint8)
-        (folder / f"{number:03}.jpg").write_bytes(tf.io.encode_jpeg(image, quality=95).numpy())
+        (folder / label / f"{number:03}.jpg").write_bytes(tf.io.encode_jpeg(image, quality=95).numpy())
 
 
-def time_input(config: ExperimentConfig) -> list[float]:
-    """Returns the images a second of each repetition of a few batches."""
+def _random_arrays(training: ExperimentConfig):
+    """Returns what a training run is made of, with random images in memory."""
+    import numpy as np
+
+    from tf_simclr.data import ArraySource
+    from tf_simclr.ingredients import Ingredients
+
+    rng, size = np.random.default_rng(0), training.model.image_size
+    num_classes = count_classes(training.model)
+    images = rng.integers(0, 256, (_NUM_ARRAYS, size, size, 3), np.uint8)
+    labels = rng.integers(0, num_classes, _NUM_ARRAYS)
+    source = ArraySource("random images", images, labels, [str(number) for number in range(num_classes)])
+    return Ingredients(source, num_classes, make_task=_no_network, initialize=_no_network)
+
+
+def _no_network(_) -> None:
+    raise NotImplementedError("The input needs no network.")
+
+
+def _measure(training: ExperimentConfig, ingredients, repeats: int, name: str) -> Figure:
     from tf_simclr.data import BatchPlan
-    from tf_simclr.ingredients import make_ingredients, training_batches
+    from tf_simclr.ingredients import training_batches
 
-    batch_size = config.train.train_batch_size
-    num_views = 2 if config.train.train_mode == "pretrain" else 1
-    ingredients = make_ingredients(config, 1)
+    batch_size = training.train.train_batch_size
+    num_views = 2 if training.train.train_mode == "pretrain" else 1
     plan = BatchPlan(global_batch_size=batch_size)
-    batches = iter(training_batches(config, ingredients, plan, num_views=num_views, first_step=0))
-    speeds = []
-    for _ in range(1 + _REPETITIONS):  # The first compiles, and fills what is fetched ahead.
+    batches = iter(training_batches(training, ingredients, plan, num_views=num_views, first_step=0))
+    # The first repetition compiles, and fills what is fetched ahead.
+    rates = [batch_size * _batches_per_second(batches) for _ in range(1 + repeats)]
+    decode = _decode_rate(training.data.dataset)
+    return Figure(
+        work=f"input of {num_views} view{'s' * (num_views > 1)} from {name}",
+        unit="images/s",
+        samples=tuple(rates[1:]),
+        bound=decode,
+        notes=() if decode is None else (f"decoding alone: {decode:.0f} images/s",),
+    )
+
+
+def _batches_per_second(batches: Iterator) -> float:
+    start, count = time.perf_counter(), 0
+    while (seconds := time.perf_counter() - start) < _SECONDS:
+        next(batches)
+        count += 1
+    return count / seconds
+
+
+def _decode_rate(dataset: str) -> float | None:
+    """Returns the JPEG files that TensorFlow decodes a second on all cores; None where there are none."""
+    import tensorflow as tf
+
+    from tf_simclr.data.sources import FOLDER_PREFIX
+
+    paths: list[str] = []
+    if dataset.startswith(FOLDER_PREFIX):
+        folder = pathlib.Path(dataset.removeprefix(FOLDER_PREFIX)).expanduser()
+        paths = [str(path) for path in sorted(folder.rglob("*.jpg"))[:_NUM_FILES]]
+    if not paths:
+        return None
+
+    def decode(path):
+        return tf.io.decode_jpeg(tf.io.read_file(path), channels=3)[0, 0, 0]
+
+    decoded = tf.data.Dataset.from_tensor_slices(paths).map(decode, tf.data.AUTOTUNE, deterministic=False)
+    seconds = []
+    for _ in range(3):
         start = time.perf_counter()
-        for _ in range(_BATCHES):
-            next(batches)
-        speeds.append(_BATCHES * batch_size / (time.perf_counter() - start))
-    return speeds[1:]
-
-
-def main() -> None:
-    """Measures the configuration of the command line."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    with tempfile.TemporaryDirectory() as folder:
-        arguments = sys.argv[1:]
-        if not any(argument.startswith("--dataset") for argument in arguments):
-            write_images(pathlib.Path(folder))
-            arguments = [f"--dataset=folder:{folder}", *arguments]
-        config, _ = parse_command_line(["--mode=train", "--train_mode=pretrain", *arguments])
-        speeds = time_input(config)
-    median, cores = statistics.median(speeds), len(os.sched_getaffinity(0))
-    print(f"{median:.0f} images/s ({min(speeds):.0f} to {max(speeds):.0f}) on {cores} cores")
-
-
-if __name__ == "__main__":
-    main()
+        list(decoded.batch(len(paths)))
+        seconds.append(time.perf_counter() - start)
+    return len(paths) / min(seconds)

@@ -1,70 +1,146 @@
-"""Time the training step, with probe and LARS, on one batch that stays in memory.
+"""The training step, with probe and LARS, on one batch that stays in memory.
 
-python -m benchmarks.step --resnet_depth=18 --image_size=32 --train_batch_size=64
+python run.py --mode=benchmark --benchmark=step --resnet_depth=18 --image_size=32 --benchmark_batch_size=64
 
-Takes the flags of run.py; --train_mode=finetune and distill, whose teacher has the network of the student, too.
-Prints images a second, which are pairs of views while pretraining: the median over the repetitions, and their
-range; and the largest memory: of the first GPU, or else of this process. `--train_steps=N` times N steps one by one
-after the first; without it, 7 loops of 3 after 3.
+Takes the flags of a training run; --train_mode=finetune and distill, whose teacher has the network of the student, too.
+Where PyTorch is installed, the same pretraining step in PyTorch is timed in turn with it.
 """
 
-import os
-import resource
-import statistics
-import sys
-import time
+import dataclasses
+import importlib.util
+import math
+from collections.abc import Callable
+from typing import Any
 
-from benchmarks.synthetic import make_batch, make_task
-from flags.convert import parse_command_line
-from tf_simclr.config import ExperimentConfig
+from benchmarks.figures import Figure
+from benchmarks.flops import step_flops
+from benchmarks.fresh import in_fresh_process
+from benchmarks.machine import peak_memory, resident_memory
+from benchmarks.synthetic import count_classes, make_batch, make_task, training_of
+from benchmarks.timing import time_in_turn
+from tf_simclr.config import BenchmarkConfig, ExperimentConfig
 
-_REPETITIONS = 7
-_STEPS = 3
+# A repetition takes as many steps as take this long, so that clocks and calls do not count.
+_SECONDS = 0.5
+_WARM_UP = 2
+_PYTORCH = "PyTorch"
 
 
-def time_step(config: ExperimentConfig, num_classes: int = 10) -> list[float]:
-    """Returns the images a second of each repetition of a few steps, in one compiled loop each."""
+@dataclasses.dataclass(frozen=True)
+class PreparedStep:
+    """A training step that is ready to be traced.
+
+    Attributes:
+        run: from `tf_simclr.train.make_train_function`.
+        batches: the same batch for ever.
+    """
+
+    run: Any
+    batches: Any
+
+    def trace(self) -> None:
+        """Makes the graph, which the first call does otherwise, and runs nothing."""
+        import tensorflow as tf
+
+        self.run.get_concrete_function(self.batches, tf.constant(1))
+
+    def __call__(self, num_steps: int = 1) -> float:
+        """Takes some steps in one compiled loop, waits for them, and returns their mean loss."""
+        import tensorflow as tf
+
+        return float(self.run(self.batches, tf.constant(num_steps))[0]["total_loss"])
+
+
+def prepare_step(training: ExperimentConfig) -> PreparedStep:
+    """Builds network, task and batch of a training run, with random weights and images."""
     import tensorflow as tf
 
     from tf_simclr.strategies import is_step_compiled, make_strategy
     from tf_simclr.train import make_train_function
 
-    strategy = make_strategy(config.strategy)
+    num_classes = count_classes(training.model)
+    strategy = make_strategy(training.strategy)
     with strategy.scope():
-        task = make_task(config, num_classes)
-    batch = make_batch(task, config, num_classes)
+        task = make_task(training, num_classes)
+    batch = make_batch(task, training, num_classes)
     batches = iter(tf.data.Dataset.from_tensors(batch).cache().repeat())
-    compiled = is_step_compiled(config.train.jit_compile, strategy)
-    run = make_train_function(task, strategy, jit_compile=compiled)
-    steps, repetitions = (1, config.train.train_steps) if config.train.train_steps else (_STEPS, _REPETITIONS)
-    speeds = []
-    for _ in range(1 + repetitions):  # The first traces and compiles.
-        start = time.perf_counter()
-        float(run(batches, tf.constant(steps))[0]["total_loss"])
-        speeds.append(steps * config.train.train_batch_size / (time.perf_counter() - start))
-    return speeds[1:]
+    compiled = is_step_compiled(training.train.jit_compile, strategy)
+    return PreparedStep(make_train_function(task, strategy, jit_compile=compiled), batches)
 
 
-def peak_memory() -> float:
-    """Returns the largest memory of the first GPU or else of this process, in GB."""
+def measure_step(config: BenchmarkConfig) -> list[Figure]:
+    """Measures the step that `config` describes."""
+    training = training_of(config)
+    batch_size = training.train.train_batch_size
+    step = prepare_step(training)
+    for _ in range(_WARM_UP):
+        step()
+    memory = peak_memory()  # Before PyTorch takes any.
+    functions: dict[str, Callable[[int], float]] = {"TensorFlow": step}
+    notes = []
+    missing = _why_not_pytorch(training)
+    if missing:
+        notes.append(f"not compared with {_PYTORCH}: {missing}")
+    else:
+        functions[_PYTORCH] = _prepare_pytorch(training)
+        used = in_fresh_process(_pytorch_memory, training)
+        notes.append(f"{_PYTORCH} alone: {used:.2f} GB at most")
+    (first,) = time_in_turn({"step": step}, 1, warm_up=0)["step"]
+    num_steps = max(1, math.ceil(_SECONDS / first))
+    calls = {name: lambda function=function: function(num_steps) for name, function in functions.items()}
+    seconds = time_in_turn(calls, config.repeats, warm_up=1)
+    rates = {name: tuple(num_steps * batch_size / s for s in times) for name, times in seconds.items()}
+    return [
+        Figure(
+            work=f"{training.train.train_mode} step",
+            unit=unit_of(training),
+            samples=rates["TensorFlow"],
+            flops=step_flops(training, count_classes(training.model)) / batch_size,
+            memory=memory,
+            pytorch=rates.get(_PYTORCH, ()),
+            notes=tuple(notes),
+        )
+    ]
+
+
+def unit_of(training: ExperimentConfig) -> str:
+    """Returns what a training run counts: pairs of views while pretraining, else images."""
+    return "pairs/s" if training.train.train_mode == "pretrain" else "images/s"
+
+
+def _why_not_pytorch(training: ExperimentConfig) -> str | None:
+    """Returns why there is no such step in PyTorch; None where there is."""
+    model, plain = training.model, ExperimentConfig()
+    if importlib.util.find_spec("torch") is None:
+        return "it is not installed"
+    if model.sk_ratio or model.se_ratio:
+        return "plain ResNets alone were written in it"
+    names = ("contrastive_loss", "contrast_chunks", "hidden_norm")
+    usual = all(getattr(training.contrast, name) == getattr(plain.contrast, name) for name in names)
+    usual = usual and training.optimizer.optimizer == "lars" and model.precision == "float32"
+    usual = usual and training.train.lineareval_while_pretraining and model.proj_head_mode != "none"
+    if training.train.train_mode != "pretrain" or not usual or model.ft_proj_selector != 0:
+        return "only pretraining with NT-Xent, LARS and a probe of the encoder, in float32, was written in it"
     import tensorflow as tf
 
-    if tf.config.list_logical_devices("GPU"):
-        return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 1e9
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
+    return "it computes on the CPU here" if tf.config.list_logical_devices("GPU") else None
 
 
-def main() -> None:
-    """Measures the configuration of the command line."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # Of an evaluation neither checkpoint nor teacher is asked for.
-    defaults = ["--dataset=cifar10", "--proj_head_mode=nonlinear", "--mode=eval"]
-    config, _ = parse_command_line([*defaults, *sys.argv[1:]])
-    speeds = time_step(config)
-    median = statistics.median(speeds)
-    print(f"{median:.2f} images/s ({min(speeds):.2f} to {max(speeds):.2f}, {len(speeds)} repetitions)")
-    print(f"{peak_memory():.2f} GB at most")
+def _prepare_pytorch(training: ExperimentConfig) -> Callable[[int], float]:
+    from benchmarks.torch_step import TorchStep
+
+    step = TorchStep(training, count_classes(training.model))
+    views, labels = step.random_batch()
+
+    def run(num_steps: int = 1) -> float:
+        losses = [step(views, labels) for _ in range(num_steps)]
+        return float(sum(losses)) / num_steps
+
+    for _ in range(_WARM_UP):
+        run()
+    return run
 
 
-if __name__ == "__main__":
-    main()
+def _pytorch_memory(training: ExperimentConfig) -> float:
+    _prepare_pytorch(training)
+    return resident_memory()

@@ -1,14 +1,40 @@
-"""A task with its complete training step, and a batch for it, without data."""
+"""A training run without data: its configuration, its task with the complete step, and a batch for it."""
 
+import dataclasses
 from typing import Any
 
-from tf_simclr.config import ExperimentConfig
+from tf_simclr.config import BenchmarkConfig, ExperimentConfig, ModelConfig
+
+
+def training_of(config: BenchmarkConfig) -> ExperimentConfig:
+    """Returns the training that a benchmark measures, which starts from random weights.
+
+    Raises:
+        UserError: its settings contradict each other.
+    """
+    train = dataclasses.replace(config.train, train_batch_size=config.benchmark_batch_size, checkpoint=None)
+    return ExperimentConfig(
+        model=config.model,
+        augment=config.augment,
+        data=config.data,
+        contrast=config.contrast,
+        distill=dataclasses.replace(config.distill, teacher=None),
+        optimizer=config.optimizer,
+        train=train,
+        strategy=config.strategy,
+    )
+
+
+def count_classes(config: ModelConfig) -> int:
+    """Returns the classes of a data set that has images of this size: CIFAR-10, or ImageNet."""
+    return 10 if config.cifar_stem else 1000
 
 
 def make_task(config: ExperimentConfig, num_classes: int) -> Any:
     """Makes the task of `config.train.train_mode` with random weights; call it in the strategy's scope.
 
-    Pretraining has its probe; distillation has a teacher with the network of the student.
+    Pretraining has its probe, unless that is switched off; distillation has a teacher with the network of the
+    student.
     """
     from tf_simclr.models import build_simclr_model
     from tf_simclr.schedules import WarmupCosine
@@ -16,10 +42,12 @@ def make_task(config: ExperimentConfig, num_classes: int) -> Any:
     from tf_simclr.tasks.finetune import FinetuneTask
     from tf_simclr.tasks.pretrain import PretrainTask
 
-    model = build_simclr_model(config.model, num_classes)
+    pretrains = config.train.train_mode == "pretrain"
+    has_head = not pretrains or config.train.lineareval_while_pretraining
+    model = build_simclr_model(config.model, num_classes if has_head else None)
     model.recompute = config.train.recompute
     schedule = WarmupCosine(0.1, 10, 1000, dtype=config.model.variable_dtype)
-    if config.train.train_mode == "pretrain":
+    if pretrains:
         return PretrainTask(model, config.optimizer, schedule, config.contrast)
     model.freeze_for_finetuning(config.model.fine_tune_after_block)
     if config.train.train_mode != "distill":

@@ -19,6 +19,7 @@ import sys
 import time
 from typing import Any, NamedTuple
 
+from benchmarks.figures import network_name
 from benchmarks.synthetic import make_batch, make_task
 from flags.convert import parse_command_line
 from tf_simclr.config import ExperimentConfig, UserError
@@ -106,9 +107,8 @@ def compile_for_tpu(program: str, topology: str) -> Compiled:
 def describe(config: ExperimentConfig, compiled: Compiled) -> str:
     """Returns a row of the table in docs/scaling.md."""
     model = config.model
-    network = f"R{model.resnet_depth} {model.width_multiplier:g}x{' SK' if model.sk_ratio else ''}"
     return (
-        f"| {config.train.train_mode} | {network} | {model.precision} | {config.train.train_batch_size} | "
+        f"| {config.train.train_mode} | {network_name(model)} | {model.precision} | {config.train.train_batch_size} | "
         f"{compiled.seconds:.0f} | {compiled.argument_bytes / 2**30:.2f} | "
         f"{compiled.temporary_bytes / 2**30:.2f} | {compiled.flops / 1e12:.2f} |"
     )

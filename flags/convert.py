@@ -15,7 +15,6 @@ from tf_simclr.config import (
     TOOLS,
     TRAIN_MODES,
     ExperimentConfig,
-    ModelConfig,
     SemiSupervisedConfig,
     StrategyConfig,
     Tool,
@@ -161,7 +160,8 @@ def _tool(lines: _Lines, values: absl_flags.FlagValues) -> Tool:
     ]
     if unused:
         raise UserError(f"{unused[0]}: has no meaning with --mode={values.mode}; leave it out.")
-    stated = [field.name for field in dataclasses.fields(ModelConfig) if values[field.name].present]
+    groups = [field.type for field in dataclasses.fields(tool) if dataclasses.is_dataclass(field.type)]
+    stated = [f.name for group in groups for f in dataclasses.fields(group) if values[f.name].present]
     return _fill(tool, values, stated=tuple(stated))
 
 

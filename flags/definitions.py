@@ -41,6 +41,7 @@ def _default(field: dataclasses.Field) -> Any:
 
 _DEFINERS: dict[Any, Any] = {
     int: absl_flags.DEFINE_integer,
+    int | None: absl_flags.DEFINE_integer,
     float: absl_flags.DEFINE_float,
     bool: absl_flags.DEFINE_boolean,
     bool | None: absl_flags.DEFINE_boolean,
@@ -235,7 +236,8 @@ def _define_tools(flag_values):
     _define(
         flag_values,
         config.BenchmarkConfig,
-        benchmark="What to measure: inference.",
-        benchmark_batch_size="Images in a batch of the benchmark.",
-        benchmark_repeats="Repetitions of the benchmark.",
+        benchmark="What to measure: step (of training), input, inference, memory, startup, or flops, which counts.",
+        benchmark_batch_size="Images in a batch of the benchmark; each gives two views while pretraining.",
+        benchmark_repeats="Repetitions of the benchmark; 5 to 15, by the benchmark, if not given.",
+        benchmark_trace_only="startup: trace the first step without running it, for networks that are too big.",
     )

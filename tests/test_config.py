@@ -255,6 +255,32 @@ def test_tool_refuses_what_it_does_not_know(tool, name, value):
     assert_refused(lambda: make_tool(tool, **{name: value}), name, value)
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "mend"),
+    [
+        ("benchmark_repeats", {"benchmark_repeats": 0}, "use at least 1"),
+        ("benchmark_trace_only", {"benchmark_trace_only": True, "benchmark": "step"}, "--benchmark=startup"),
+        ("benchmark_batch_size", {"benchmark_batch_size": 1, "benchmark": "step"}, "at least 2 images"),
+        (
+            "benchmark_batch_size",
+            {
+                "benchmark_batch_size": 6,
+                "benchmark": "step",
+                "contrast": config.ContrastConfig(contrast_chunks=4),
+            },
+            "use a multiple of 4",
+        ),
+    ],
+)
+def test_benchmark_refuses_what_it_cannot_measure(name, settings, mend):
+    assert_refused(lambda: make_tool("benchmark", **settings), name, settings[name], mend)
+
+
+def test_benchmark_has_its_own_number_of_repetitions():
+    assert [make_tool("benchmark", benchmark=name).repeats for name in ("step", "inference")] == [7, 15]
+    assert make_tool("benchmark", benchmark_repeats=3).repeats == 3
+
+
 def test_export_formats_are_taken_once_each():
     assert make_tool("export", export_formats="folded, onnx,folded").formats == ("folded", "onnx")
 

@@ -3,8 +3,6 @@
 import importlib.util
 import re
 import shlex
-import subprocess
-import sys
 
 import pytest
 
@@ -135,15 +133,6 @@ def test_readme_command_on_other_data_runs(data, stand_ins, tmp_path):
     done = run_program(*own, *SHORT, *SMALL, *directories)
     assert done.returncode == 0, done.stderr
     assert "Result: " in done.stdout
-
-
-@pytest.mark.slow
-def test_benchmark_of_the_step_runs():
-    page = (REPOSITORY / "docs" / "results.md").read_text()
-    (arguments,) = re.findall(r"^python -m (benchmarks\.step .*)$", page, re.MULTILINE)
-    command = [sys.executable, "-m", *shlex.split(arguments), *SMALL]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=120, check=False)
-    assert re.match(r"\d+\.\d\d images/s", done.stdout), done.stderr
 
 
 def test_pages_have_no_placeholders():

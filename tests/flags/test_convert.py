@@ -98,8 +98,8 @@ def defined_flags():
 
 
 def fields_of(tool):
-    fields = {field.name for field in dataclasses.fields(tool)}
-    return fields - {"model", "data", "stated"}  # Groups, and what follows from which flags are given.
+    fields = {field.name for field in dataclasses.fields(tool) if not dataclasses.is_dataclass(field.type)}
+    return fields - {"stated"}  # Follows from which flags are given.
 
 
 def test_flags_are_the_fields_of_the_configuration():
@@ -556,7 +556,19 @@ def test_import_knows_which_settings_of_the_network_were_stated():
 
 def test_benchmark_takes_the_flags_of_the_network():
     config = parse("--mode=benchmark", "--resnet_depth=18", "--benchmark_batch_size=4")
-    assert (config.model.resnet_depth, config.benchmark_batch_size, config.benchmark_repeats) == (18, 4, 15)
+    assert (config.model.resnet_depth, config.benchmark_batch_size, config.repeats) == (18, 4, 15)
+
+
+def test_benchmark_takes_the_flags_of_a_step_and_knows_which_were_given():
+    config = parse(
+        "--mode=benchmark", "--benchmark=step", "--optimizer=adam", "--contrast_chunks=2", "--nouse_blur"
+    )
+    assert (config.optimizer.optimizer, config.contrast.contrast_chunks, config.augment.use_blur) == (
+        "adam",
+        2,
+        False,
+    )
+    assert set(config.stated) == {"optimizer", "contrast_chunks", "use_blur"}
 
 
 @pytest.mark.parametrize(
@@ -567,7 +579,8 @@ def test_benchmark_takes_the_flags_of_the_network():
         (["--mode=export", "--finetune.checkpoint=run", "--checkpoint=run"], "--finetune.checkpoint=run"),
         (["--mode=import", "--checkpoint=a", "--model_dir=b", "--temperature=1"], "--temperature=1.0"),
         (["--mode=embed", "--checkpoint=a", "--output=a.npz", "--eval_split=test"], "--eval_split=test"),
-        (["--mode=benchmark", "--nocache_dataset"], "--cache_dataset=False"),
+        (["--mode=benchmark", "--train_batch_size=8"], "--train_batch_size=8"),
+        (["--mode=benchmark", "--eval_batch_size=8"], "--eval_batch_size=8"),
     ],
 )
 def test_flag_that_a_tool_does_not_use_is_refused(arguments, unused):

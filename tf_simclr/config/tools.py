@@ -5,10 +5,21 @@ import os
 from typing import ClassVar
 
 from tf_simclr.config.checks import check, check_choice, check_given
-from tf_simclr.config.parts import DataConfig, ModelConfig
+from tf_simclr.config.parts import (
+    AugmentConfig,
+    ContrastConfig,
+    DataConfig,
+    DistillConfig,
+    ModelConfig,
+    OptimizerConfig,
+    StrategyConfig,
+    TrainConfig,
+)
 
 EXPORT_FORMATS = ("saved_model", "folded", "tflite", "onnx", "pytorch")
-BENCHMARKS = ("inference",)
+# With the repetitions of each where none are asked for.
+_REPEATS = {"step": 7, "input": 7, "inference": 15, "memory": 5, "startup": 5, "flops": 1}
+BENCHMARKS = tuple(_REPEATS)
 OUTPUT_EXTENSIONS = (".npz", ".parquet", ".tfrecord")
 
 
@@ -118,16 +129,83 @@ class EmbedConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BenchmarkConfig:
-    """`--mode=benchmark`: speed on this machine."""
+    """`--mode=benchmark`: speed and memory on this machine.
+
+    `unused` are settings of a training run that are of no use here: nothing is saved, resumed or scheduled, and
+    `benchmark_batch_size` is the batch of all benchmarks. `stated` names the settings that the user gave.
+    """
+
+    unused: ClassVar[tuple[str, ...]] = (
+        "train_batch_size",
+        "train_epochs",
+        "train_steps",
+        "checkpoint",
+        "checkpoint_epochs",
+        "checkpoint_steps",
+        "keep_checkpoint_max",
+        "steps_per_loop",
+        "preemption_grace",
+        "on_non_finite",
+        "eval_split",
+        "data_service",
+        "teacher",
+        "allow_remote_teacher",
+        "learning_rate_scaling",
+        "warmup_epochs",
+    )
 
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
+    augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    contrast: ContrastConfig = dataclasses.field(default_factory=ContrastConfig)
+    distill: DistillConfig = dataclasses.field(default_factory=DistillConfig)
+    optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
+    train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
+    strategy: StrategyConfig = dataclasses.field(default_factory=StrategyConfig)
     benchmark: str = "inference"
     benchmark_batch_size: int = 8
-    benchmark_repeats: int = 15
+    benchmark_repeats: int | None = None
+    benchmark_trace_only: bool = False
+    stated: tuple[str, ...] = ()
 
     def __post_init__(self):
         check_choice("benchmark", self.benchmark, BENCHMARKS)
-        _check_at_least_one(self, "benchmark_batch_size", "benchmark_repeats")
+        _check_at_least_one(self, "benchmark_batch_size")
+        check(
+            self.benchmark_repeats is None or self.benchmark_repeats >= 1,
+            "benchmark_repeats",
+            self.benchmark_repeats,
+            "use at least 1.",
+        )
+        check(
+            not self.benchmark_trace_only or self.benchmark == "startup",
+            "benchmark_trace_only",
+            self.benchmark_trace_only,
+            f"--benchmark={self.benchmark} has to run; leave it out, or use --benchmark=startup.",
+        )
+        self._check_batch()
+
+    def _check_batch(self) -> None:
+        if self.benchmark in ("inference", "flops"):
+            return
+        check(
+            self.benchmark_batch_size >= 2 or self.train.train_mode != "pretrain",
+            "benchmark_batch_size",
+            self.benchmark_batch_size,
+            "the contrastive loss needs at least 2 images a batch.",
+        )
+        chunks = self.contrast.contrast_chunks
+        check(
+            self.benchmark_batch_size % chunks == 0,
+            "benchmark_batch_size",
+            self.benchmark_batch_size,
+            f"cannot be cut into --contrast_chunks={chunks} equal parts; use a multiple of {chunks}.",
+        )
+
+    @property
+    def repeats(self) -> int:
+        """Repetitions: as many as were asked for, or else what suits the benchmark."""
+        return self.benchmark_repeats or _REPEATS[self.benchmark]
 
 
 TOOLS: dict[str, type] = {

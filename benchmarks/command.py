@@ -1,0 +1,49 @@
+"""`--mode=benchmark`: measures what is asked for, between two measurements of the machine, and tells it."""
+
+from benchmarks.figures import Outcome, describe, network_name
+from benchmarks.synthetic import training_of
+from tf_simclr.config import BenchmarkConfig
+
+
+def run_benchmark(config: BenchmarkConfig) -> None:
+    """Measures what `config` says and prints what was found.
+
+    Raises:
+        UserError: the settings contradict each other, or the work does not fit into this machine.
+    """
+    training_of(config)  # Contradictions show before TensorFlow loads.
+    if config.benchmark == "flops":
+        from benchmarks.flops import count_table
+
+        lines = count_table(config)
+    else:
+        lines = describe(measure(config))
+    print("\n".join(lines))
+
+
+def measure(config: BenchmarkConfig) -> Outcome:
+    """Measures what `config` says, and the machine before and after it."""
+    from benchmarks.inference import measure_inference
+    from benchmarks.input import measure_input
+    from benchmarks.machine import describe_machine, measure_limits, share_gpu
+    from benchmarks.memory import measure_memory
+    from benchmarks.startup import measure_startup
+    from benchmarks.step import measure_step
+
+    benchmark = {
+        "step": measure_step,
+        "input": measure_input,
+        "inference": measure_inference,
+        "memory": measure_memory,
+        "startup": measure_startup,
+    }[config.benchmark]
+    share_gpu()
+    model = config.model
+    title = (
+        f"{config.benchmark}: {network_name(model)}, {model.image_size} px, {model.precision}, "
+        f"batch {config.benchmark_batch_size}; {describe_machine()}"
+    )
+    before = measure_limits(model.compute_dtype)
+    figures = benchmark(config)
+    limits = before.best(measure_limits(model.compute_dtype))
+    return Outcome(title, limits, tuple(figures))

@@ -1,0 +1,140 @@
+"""What a benchmark found, and how it is told: nothing here measures."""
+
+import dataclasses
+import statistics
+from collections.abc import Sequence
+
+from tf_simclr.config import ModelConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What a machine can do at most, in one number format.
+
+    Attributes:
+        matmul: GFLOP/s of a large dense product.
+        convolution: GFLOP/s of the fastest of some 3x3 convolutions.
+        bandwidth: GB/s of memory, read and written, of a large copy.
+    """
+
+    matmul: float
+    convolution: float
+    bandwidth: float
+
+    def best(self, other: "Limits") -> "Limits":
+        """Returns the larger of each figure."""
+        return Limits(*map(max, dataclasses.astuple(self), dataclasses.astuple(other)))
+
+    def __str__(self) -> str:
+        return (
+            f"matmul {self.matmul:.0f} GFLOP/s, 3x3 convolution {self.convolution:.0f} GFLOP/s, "
+            f"memory {self.bandwidth:.1f} GB/s"
+        )
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Figure:
+    """One measured figure.
+
+    Attributes:
+        work: what was done.
+        unit: of the samples, such as `pairs/s`, `s` or `GB`.
+        samples: one for each repetition.
+        flops: operations for one of what a rate counts; 0 where they say nothing.
+        memory: largest memory in GB, None where it was not measured.
+        bound: what the samples could be at most, in their unit; None where nothing but `Limits` bounds them.
+        pytorch: samples of the same work in PyTorch; empty where it was not measured.
+        notes: what else there is to say, a line each.
+    """
+
+    work: str
+    unit: str
+    samples: tuple[float, ...]
+    flops: float = 0.0
+    memory: float | None = None
+    bound: float | None = None
+    pytorch: tuple[float, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    @property
+    def median(self) -> float:
+        """Of the samples."""
+        return statistics.median(self.samples)
+
+    @property
+    def gflops_per_second(self) -> float:
+        """Rate of operations at the median."""
+        return self.median * self.flops / 1e9
+
+    @property
+    def ratio(self) -> float | None:
+        """How many times as much as PyTorch, median by median; None without it."""
+        return self.median / statistics.median(self.pytorch) if self.pytorch else None
+
+    def fraction(self, limits: Limits | None) -> float | None:
+        """Returns the share that was reached of `bound`, or else of the limit of a dense product."""
+        if self.bound is not None:
+            return self.median / self.bound
+        return self.gflops_per_second / limits.matmul if self.flops and limits else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """All that one benchmark found.
+
+    Attributes:
+        title: the work and the machine, one line.
+        limits: of the machine, measured before and after; None where nothing ran.
+        figures: what was measured.
+    """
+
+    title: str
+    limits: Limits | None
+    figures: tuple[Figure, ...]
+
+
+def describe(outcome: Outcome) -> list[str]:
+    """Returns the lines that tell a user what was found."""
+    lines = [outcome.title]
+    if outcome.limits:
+        lines.append(f"limits of this machine: {outcome.limits}")
+    for figure in outcome.figures:
+        lines += [_describe_figure(figure, outcome.limits), *(f"  {note}" for note in figure.notes)]
+    return lines
+
+
+def _describe_figure(figure: Figure, limits: Limits | None) -> str:
+    parts = [f"{figure.work}: {_spread(figure.samples, figure.unit)}"]
+    fraction = figure.fraction(limits)
+    if figure.flops:
+        parts.append(f"{figure.gflops_per_second:.1f} GFLOP/s")
+    if fraction is not None:
+        parts.append(f"{fraction:.0%} of {'what bounds it' if figure.bound else 'the matmul limit'}")
+    if figure.memory is not None:
+        parts.append(f"{figure.memory:.2f} GB at most")
+    if figure.pytorch:
+        parts.append(f"PyTorch {_spread(figure.pytorch, figure.unit)}, ratio {figure.ratio:.2f}")
+    return "; ".join(parts)
+
+
+def _spread(samples: Sequence[float], unit: str) -> str:
+    median = format_number(statistics.median(samples))
+    if len(samples) == 1:
+        return f"{median} {unit}"
+    return f"{median} {unit} ({format_range(samples)}, {len(samples)} repetitions)"
+
+
+def format_range(samples: Sequence[float]) -> str:
+    """Returns the smallest and the largest sample."""
+    return f"{format_number(min(samples))} to {format_number(max(samples))}"
+
+
+def format_number(value: float) -> str:
+    """Returns a number with at least three digits, and no more behind the point than it takes."""
+    return f"{value:,.{2 if value < 10 else 1 if value < 1000 else 0}f}"
+
+
+def network_name(config: ModelConfig) -> str:
+    """Returns the network as the paper's tables name it, such as `R50 2x SK`."""
+    name = f"R{config.resnet_depth} {config.width_multiplier:g}x"
+    return name + (" SK" if config.sk_ratio else "") + (" SE" if config.se_ratio else "")

@@ -1,0 +1,166 @@
+"""Floating point operations of a network and of its training step, counted without running it.
+
+python run.py --mode=benchmark --benchmark=flops --image_size=224
+
+Counts convolutions, dense layers and the similarities of the contrastive loss, two operations for each
+multiplication with its addition; what is elementwise (batch norm, rectifiers, the optimizer) is left out, as it is
+elsewhere. The layers are those that `tf_simclr.models` adds: its builders are handed one that adds nothing,
+but counts.
+"""
+
+import dataclasses
+
+from benchmarks.counting import Activation, CountingBuilder, StageCost
+from benchmarks.figures import network_name
+from benchmarks.synthetic import count_classes, training_of
+from tf_simclr.config import BenchmarkConfig, ExperimentConfig, ModelConfig
+
+_SK = 0.0625
+# Depth, width and SK ratio of the paper's table 1 (arXiv 2006.10029).
+_NETWORKS = (
+    *((depth, width, ratio) for depth in (50, 101, 152) for width in (1, 2) for ratio in (0, _SK)),
+    (152, 3, _SK),
+)
+_NETWORK_FLAGS = {"resnet_depth", "width_multiplier", "sk_ratio", "se_ratio"}
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkCost:
+    """What a network costs, stage by stage.
+
+    Attributes:
+        encoder: the stem, then the residual blocks.
+        projection_head: its layers.
+        head_widths: of the encoder's output and of the output of each layer of the projection head.
+    """
+
+    encoder: tuple[StageCost, ...]
+    projection_head: tuple[StageCost, ...]
+    head_widths: tuple[int, ...]
+
+    @property
+    def parameters(self) -> int:
+        """Numbers in the variables of the encoder, moving averages included."""
+        return sum(stage.parameters for stage in self.encoder)
+
+    @property
+    def encoder_flops(self) -> int:
+        """Operations of the encoder's forward pass for one image."""
+        return sum(stage.flops for stage in self.encoder)
+
+    @property
+    def flops(self) -> int:
+        """Operations of the forward pass for one image, with the projection head."""
+        return self.encoder_flops + sum(stage.flops for stage in self.projection_head)
+
+
+def count_network(config: ModelConfig) -> NetworkCost:
+    """Counts what the encoder and the projection head cost.
+
+    Args:
+        config: of the network; `image_size` is the side of the images.
+    """
+    from tf_simclr.models.heads import build_projection_head
+    from tf_simclr.models.resnet import build_stages
+
+    side = config.image_size
+
+    def make_builder(config, input_shape, name):
+        del name
+        shape = (side, side, input_shape[-1]) if len(input_shape) == 3 else input_shape
+        return CountingBuilder(config, shape, on_finish)
+
+    def on_finish(features: Activation) -> None:
+        nonlocal side
+        side = features.shape[0]
+
+    encoder = build_stages(config, make_builder)
+    width = encoder[-1].output_shape["features"][-1]
+    head = build_projection_head(config, width, make_builder)
+    widths = (width, *(stage.output_shape["features"][-1] for stage in head))
+    return NetworkCost(tuple(s.cost for s in encoder), tuple(s.cost for s in head), widths)
+
+
+def step_flops(training: ExperimentConfig, num_classes: int) -> int:
+    """Counts one training step: the forward pass, and the gradients by kernels and by what lies before them.
+
+    By images there is no gradient, and none by what is frozen; a probe has none by its features. Work that is
+    done twice to save memory counts once, so that a rate says what the step achieves.
+
+    Args:
+        training: of the step; pretraining has its linear probe unless it is switched off.
+        num_classes: of the supervised head.
+
+    Returns:
+        Operations of the whole batch.
+    """
+    model, batch = training.model, training.train.train_batch_size
+    network = count_network(model)
+    head = _supervised_flops(network, model, num_classes)
+    if training.train.train_mode == "pretrain":
+        one = _trained_flops((*network.encoder, *network.projection_head))
+        # The probe's forward pass and the gradient by its kernel.
+        one += 2 * head if training.train.lineareval_while_pretraining else 0
+        return 2 * batch * one + 3 * similarity_flops(batch, network.head_widths[-1])
+    last = model.ft_proj_selector % len(network.head_widths)
+    used_head = network.projection_head[:last]
+    frozen = sum(stage.group <= model.fine_tune_after_block for stage in network.encoder)
+    if frozen == len(network.encoder):  # With the last block the projection head is frozen.
+        frozen += last
+    one = _trained_flops((*network.encoder, *used_head), frozen)
+    one += head * (2 if frozen == len(network.encoder) + last else 3)
+    if training.train.train_mode == "distill":  # The teacher, which has the network of its student.
+        one += network.encoder_flops + sum(stage.flops for stage in used_head) + head
+    return batch * one
+
+
+def similarity_flops(batch_size: int, width: int) -> int:
+    """Counts the similarities of all views with all views: one product of `[2B, d]` with `[d, 2B]`.
+
+    Args:
+        batch_size: B, images that are compared.
+        width: d, of a projection.
+    """
+    return 2 * (2 * batch_size) ** 2 * width
+
+
+def _supervised_flops(network: NetworkCost, config: ModelConfig, num_classes: int) -> int:
+    return 2 * network.head_widths[config.ft_proj_selector] * num_classes
+
+
+def _trained_flops(stages: tuple[StageCost, ...], num_frozen: int = 0) -> int:
+    """Counts forward pass and gradients of one image, where the first `num_frozen` stages are frozen."""
+    total = sum(stage.flops for stage in stages)
+    for number, stage in enumerate(stages[num_frozen:]):
+        for product in stage.products:
+            has_input_gradient = number > 0 or not product.on_stage_input
+            total += product.flops * (1 + has_input_gradient)
+    return total
+
+
+def count_table(config: BenchmarkConfig) -> list[str]:
+    """Returns the lines of a table: the paper's networks, or the one whose depth, width, SK or SE is stated."""
+    models = [config.model]
+    if not _NETWORK_FLAGS.intersection(config.stated):
+        models = [
+            dataclasses.replace(
+                config.model, resnet_depth=depth, width_multiplier=float(width), sk_ratio=ratio
+            )
+            for depth, width, ratio in _NETWORKS
+        ]
+    example = "pair" if config.train.train_mode == "pretrain" else "image"
+    return [
+        f"{config.model.image_size} px, {config.train.train_mode} step of {config.benchmark_batch_size} {example}s",
+        f"| network | parameters, M | forward, GFLOP an image | step, GFLOP a {example} |",
+        "| --- | --- | --- | --- |",
+        *(_row(dataclasses.replace(config, model=model)) for model in models),
+    ]
+
+
+def _row(config: BenchmarkConfig) -> str:
+    network, training = count_network(config.model), training_of(config)
+    step = step_flops(training, count_classes(config.model)) / config.benchmark_batch_size
+    return (
+        f"| {network_name(config.model)} | {network.parameters / 1e6:.2f} | {network.encoder_flops / 1e9:.2f} | "
+        f"{step / 1e9:.2f} |"
+    )

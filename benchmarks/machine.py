@@ -1,0 +1,136 @@
+"""What this machine is, and what it can do at most."""
+
+import os
+import platform
+import resource
+import time
+from collections.abc import Callable
+from typing import Any
+
+from benchmarks.figures import Limits
+from tf_simclr.config import UserError
+
+_REPEATS = 5
+_SIDE, _SIDE_ON_GPU = 2048, 8192  # Of the matrices of a dense product.
+# (side, channels) of the feature maps of a ResNet at 224 px, 3x3 convolutions from these to as many channels.
+_FEATURE_MAPS = ((56, 64), (28, 128), (14, 256))
+_CONVOLVED_NUMBERS = 2**22  # About as many as a batch of 16 has in a feature map.
+_COPIED_BYTES = 2**26  # More than caches hold, and less than any training step takes.
+
+
+def share_gpu() -> None:
+    """Lets the processes of a benchmark take no more of a GPU than they need; call it before TensorFlow loads."""
+    os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
+
+
+def measure_limits(dtype: str) -> Limits:
+    """Measures dense products, convolutions and copies, for about a second, after one call of each.
+
+    Args:
+        dtype: in which a network computes, such as float32.
+    """
+    import tensorflow as tf
+
+    side = _SIDE_ON_GPU if tf.config.list_logical_devices("GPU") else _SIDE
+    square = tf.ones([side, side], dtype)
+    matmul = tf.function(lambda: tf.matmul(square, square), autograph=False)
+    copied = tf.ones([_COPIED_BYTES // tf.as_dtype(dtype).size], dtype)
+    # A negation is a copy that nothing can leave out.
+    copy = tf.function(lambda: -copied, autograph=False)
+    return Limits(
+        matmul=2 * side**3 / _least_seconds(matmul) / 1e9,
+        convolution=max(_convolution_rate(dtype, *feature_map) for feature_map in _FEATURE_MAPS) / 1e9,
+        bandwidth=2 * _COPIED_BYTES / _least_seconds(copy) / 1e9,
+    )
+
+
+def _convolution_rate(dtype: str, side: int, channels: int) -> float:
+    """Returns the operations a second of one convolution."""
+    import tensorflow as tf
+
+    batch = _CONVOLVED_NUMBERS // (side**2 * channels)
+    images = tf.ones([batch, side, side, channels], dtype)
+    kernel = tf.ones([3, 3, channels, channels], dtype)
+    convolve = tf.function(lambda: tf.nn.conv2d(images, kernel, 1, "SAME"), autograph=False)
+    return 2 * batch * side**2 * 9 * channels**2 / _least_seconds(convolve)
+
+
+def _least_seconds(function: Callable[[], Any]) -> float:
+    seconds = []
+    for _ in range(1 + _REPEATS):
+        start = time.perf_counter()
+        _wait(function())
+        seconds.append(time.perf_counter() - start)
+    return min(seconds[1:])
+
+
+def _wait(tensor: Any) -> None:
+    """Waits for an accelerator, without fetching all of a tensor."""
+    tensor[(0,) * tensor.shape.rank].numpy()
+
+
+def peak_memory() -> float:
+    """Returns the largest memory of the first GPU, or else of this process, in GB."""
+    import tensorflow as tf
+
+    if tf.config.list_logical_devices("GPU"):
+        return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 1e9
+    return resident_memory()
+
+
+def resident_memory() -> float:
+    """Returns the largest resident memory of this process since its program was started, in GB."""
+    # What `resource` knows includes the process that started this one.
+    kilobytes = _read_number("/proc/self/status", "VmHWM:")
+    return (kilobytes or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * 1024 / 1e9
+
+
+def free_memory() -> float | None:
+    """Returns the memory that programs can still take, in GB; None where the system does not tell."""
+    kilobytes = _read_number("/proc/meminfo", "MemAvailable:")
+    return None if kilobytes is None else kilobytes * 1024 / 1e9
+
+
+def seconds_since_start() -> float:
+    """Returns how long ago this process was started.
+
+    Raises:
+        UserError: the system does not tell.
+    """
+    try:
+        with open("/proc/self/stat") as file:
+            # The name of the program, in parentheses, may hold spaces; the 22nd field is the start.
+            ticks = int(file.read().rpartition(")")[2].split()[19])
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - ticks / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError) as error:
+        raise UserError(
+            "--benchmark=startup: needs to know when a process was started, which only Linux tells; "
+            "use another benchmark."
+        ) from error
+
+
+def describe_machine() -> str:
+    """Returns cores, processor and load, and the version of TensorFlow."""
+    import tensorflow as tf
+
+    cores = len(os.sched_getaffinity(0))
+    gpus = [device.name for device in tf.config.list_logical_devices("GPU")]
+    names = f"{cores} cores ({_processor()})" + (f", {len(gpus)} GPU" if gpus else "")
+    return f"TensorFlow {tf.__version__}, {names}, load before {os.getloadavg()[0]:.1f}"
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo") as file:
+            return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def _read_number(path: str, name: str) -> int | None:
+    """Returns the number behind `name` in a file of the kernel; None where there is none."""
+    try:
+        with open(path) as file:
+            return next(int(line.split()[1]) for line in file if line.startswith(name))
+    except (OSError, StopIteration):
+        return None
