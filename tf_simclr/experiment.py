@@ -234,7 +234,7 @@ class Experiment:
         if source is not None:
             self._share(self.config.evaluation.eval_batch_size).check("eval_batch_size")
             if self._ingredients.num_classes is not None:
-                _check_same_classes(self.train_source, source)
+                check_same_classes(self.train_source, source)
         return source
 
     def _can_evaluate(self) -> bool:
@@ -363,7 +363,8 @@ class Experiment:
         return result
 
 
-def _check_same_classes(train_source: Source, eval_source: Source) -> None:
+def check_same_classes(train_source: Source, eval_source: Source) -> None:
+    """Raises UserError unless the classes of both splits, where they have names, are the same."""
     ours, theirs = train_source.class_names, eval_source.class_names
     if ours is None or theirs is None or ours == theirs:
         return
