@@ -142,6 +142,7 @@ def _define_training(flag_values):
         steps_per_loop="Steps in one call of the compiled loop; 0 is 10 on a CPU, 100 on accelerators.",
         preemption_grace="Seconds between SIGTERM and the end of the machine: a call of the loop is kept so short "
         "that the checkpoint is written in time.",
+        profile_steps="First and last step of a trace of TensorFlow's profiler, such as 10,20: TensorBoard shows it.",
         on_non_finite="What to do where the loss is not finite: stop, or restore: go back to the last checkpoint "
         "and leave out the batches since, at most 3 times.",
         jit_compile="Compile the training step with XLA: auto (on GPUs), True or False. TPUs always do; several "

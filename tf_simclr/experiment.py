@@ -292,7 +292,11 @@ class Experiment:
         stack.enter_context(contextlib.closing(progress))
         directory = str(config.model_dir)
         board = standard_actions.TensorBoardWriter(directory, self.schedule, self._example_views)
-        return (progress, watch, board)
+        if config.train.profile_range is None:
+            return (progress, watch, board)
+        profiler = standard_actions.StepProfiler(directory, *config.train.profile_range)
+        stack.enter_context(contextlib.closing(profiler))
+        return (progress, watch, board, profiler)
 
     def _class_names(self) -> Sequence[str] | None:
         """Returns the names of the classes that the network tells apart; None where they are not known."""
