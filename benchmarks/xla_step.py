@@ -4,7 +4,7 @@ python -m benchmarks.xla_step export step.npz --resnet_depth=50 --train_batch_si
 python -m benchmarks.xla_step time step.npz
 
 `export` takes the flags of run.py, runs nothing, and writes the very program that TensorFlow hands to XLA with
---jit_compile=True, a file of about 1 MB: forward and backward pass, probe, weight decay, LARS and moving statistics
+--jit_compile=True, a file of less than 1 MB: forward and backward pass, probe, weight decay, LARS and moving statistics
 of one replica, without collectives, augmentation and input. `time` compiles and runs it with jax's own client, on
 the first device; of the project it needs the folders benchmarks and tf_simclr/config alone. Prints milliseconds a
 step and pairs a second (the median and the range over `--steps`, 20 if not given), what XLA says of memory, and
