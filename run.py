@@ -17,6 +17,7 @@ from tf_simclr.config import (
     ExportConfig,
     ImportConfig,
     PreemptedError,
+    ProbeConfig,
     SemiSupervisedConfig,
     Tool,
     UserError,
@@ -88,6 +89,10 @@ def run_tool(config: Tool) -> None:
             from tf_simclr.embed import embed
 
             embed(config)
+        case ProbeConfig():
+            from tf_simclr.probe import probe
+
+            probe(config)
         case BenchmarkConfig():
             from benchmarks.command import run_benchmark
 

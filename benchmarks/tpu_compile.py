@@ -14,13 +14,12 @@ It rests on private modules of jax, which other versions may have renamed.
 """
 
 import os
-import re
 import sys
 import time
 from typing import Any, NamedTuple
 
 from benchmarks.figures import network_name
-from benchmarks.synthetic import make_batch, make_task
+from benchmarks.lowering import lower_step, to_stablehlo
 from flags.convert import parse_command_line
 from tf_simclr.config import ExperimentConfig, UserError
 
@@ -45,24 +44,6 @@ class Compiled(NamedTuple):
     argument_bytes: int
     temporary_bytes: int
     flops: float
-
-
-def lower_step(config: ExperimentConfig) -> str:
-    """Returns the training step of one replica as a StableHLO program whose arguments are all it reads."""
-    import tensorflow as tf
-    from jax._src.lib import xla_client
-
-    task = make_task(config, _NUM_CLASSES)
-    batch = make_batch(task, config, _NUM_CLASSES)
-
-    @tf.function(jit_compile=True, autograph=False)
-    def step(*tensors):
-        return task.train_step(tf.nest.pack_sequence_as(batch, tensors))
-
-    hlo = step.experimental_get_compiler_ir(*tf.nest.flatten(batch))(stage="hlo_serialized")
-    program = xla_client._xla.mlir.xla_computation_to_mlir_module(xla_client.XlaComputation(hlo))
-    # TensorFlow returns variables that did not change as copies, which StableHLO does not have.
-    return re.sub(r"mhlo\.copy (%[\w#]+) : (tensor<[^>]*>)", r"stablehlo.reshape \1 : (\2) -> \2", program)
 
 
 def compile_for_tpu(program: str, topology: str) -> Compiled:
@@ -130,7 +111,8 @@ def main() -> None:
         ) from error
     import tf_simclr  # noqa: F401  (selects Keras 2 before TensorFlow loads)
 
-    print(describe(config, compile_for_tpu(lower_step(config), topology.removeprefix(_TOPOLOGY))), flush=True)
+    program = to_stablehlo(lower_step(config, _NUM_CLASSES).hlo)
+    print(describe(config, compile_for_tpu(program, topology.removeprefix(_TOPOLOGY))), flush=True)
 
 
 if __name__ == "__main__":

@@ -56,7 +56,8 @@ def _define_run(flag_values):
         config.ExperimentConfig,
         mode="What to do: train, eval (each new checkpoint until training is over) or train_then_eval; "
         "pretrain, finetune, distill, supervised and semi_supervised are short for "
-        "--mode=train_then_eval --train_mode= the same. Of trained networks: export, import, embed, benchmark.",
+        "--mode=train_then_eval --train_mode= the same. Of trained networks: export, import, embed, linear_eval, "
+        "knn_eval, benchmark.",
         model_dir="Directory for checkpoints, results and exports; runs/<dataset>-<train_mode> if not given. "
         "semi_supervised keeps a subfolder for each step.",
         keep_hub_module_max="SavedModels that are kept: a run exports one, at its end; 0 switches the export off.",
@@ -74,12 +75,14 @@ def _define_data(flag_values):
         dataset="digits, a TFDS name (cifar10, imagenet2012, ...), or folder:PATH with a folder a class.",
         data_dir="Directory of prepared TFDS data sets.",
         train_split="Split to train on; parts are named as in TFDS, for example train[:80%].",
-        eval_split="Split to evaluate on; validation, or else test, where the data has it, if not given.",
+        eval_split="Split to evaluate on; validation, or else test, where the data has it, if not given; "
+        "for linear_eval and knn_eval test, or else validation.",
         cache_dataset="Keep the examples of a data set that is read from records in memory.",
         max_bad_image_fraction="Share of unreadable images, 0 to 1, over which the run stops.",
-        label_fraction="Share of the labels that finetune, supervised and distill see, the same share of "
-        "each class; a smaller one lies inside a larger one.",
-        labels_per_class="Labels of each class that finetune, supervised and distill see; 0 is all.",
+        label_fraction="Share of the labels that finetune, supervised, distill, linear_eval and knn_eval see, the same "
+        "share of each class; a smaller one lies inside a larger one.",
+        labels_per_class="Labels of each class that finetune, supervised, distill, linear_eval and knn_eval see; "
+        "0 is all.",
         label_seed="Seed of the choice of those labels.",
         data_service="Address of a tf.data service, grpc://HOST:PORT, whose data workers make the training "
         "batches. Each image once an epoch while no data worker fails, but in no fixed order: such a run cannot be "
@@ -140,13 +143,15 @@ def _define_training(flag_values):
         steps_per_loop="Steps in one call of the compiled loop; 0 is 10 on a CPU, 100 on accelerators.",
         preemption_grace="Seconds between SIGTERM and the end of the machine: a call of the loop is kept so short "
         "that the checkpoint is written in time.",
+        profile_steps="First and last step of a trace of TensorFlow's profiler, such as 10,20: TensorBoard shows it.",
         on_non_finite="What to do where the loss is not finite: stop, or restore: go back to the last checkpoint "
         "and leave out the batches since, at most 3 times.",
         jit_compile="Compile the training step with XLA: auto (on GPUs), True or False. TPUs always do; several "
         "CPU devices cannot.",
         recompute="Compute the inside of each residual block again for its gradient instead of keeping it: less "
         "memory, a third more work.",
-        seed="Seed of the order, the augmentation and the initial weights.",
+        seed="Seed of the order, the augmentation and the initial weights; for linear_eval of the order and of the "
+        "choice of validation images.",
     )
     _define(
         flag_values,
@@ -218,7 +223,7 @@ def _define_tools(flag_values):
         config.ExportConfig,
         export_formats="What export writes, with commas between: saved_model (a TF-Hub module too), folded (batch norm "
         "folded into the convolutions), tflite, onnx (needs tf2onnx), pytorch (torchvision's names).",
-        overwrite="Replace what export, import or embed find in the place of their output.",
+        overwrite="Replace what export, import, embed, linear_eval or knn_eval find in the place of their output.",
     )
     _define(
         flag_values,
@@ -229,9 +234,23 @@ def _define_tools(flag_values):
         flag_values,
         config.EmbedConfig,
         split="Split of --dataset that embed reads.",
-        output="File for the features: .npz, .parquet or .tfrecord; more than --shard_size images become several.",
-        endpoint="Output of the network that embed writes.",
+        output="File for the features: .npz, .parquet or .tfrecord; more than --shard_size images become several. Of "
+        "linear_eval and knn_eval: file for the result, .json; not given, it goes to the directory of the run.",
+        endpoint="Output of the network that embed writes, and that linear_eval and knn_eval classify by.",
         shard_size="Images in one file of embed.",
+    )
+    _define(
+        flag_values,
+        config.LinearEvalConfig,
+        linear_eval_protocol="lbfgs: logistic regression, its L2 penalty chosen on validation images (SimCLR, B.8). "
+        "sgd: 90 epochs of Nesterov momentum, as linear evaluation in the paper but without augmentation.",
+    )
+    _define(
+        flag_values,
+        config.KnnEvalConfig,
+        knn_neighbors="Nearest training images that vote; 0 is 200, or the mean number of labels a class where "
+        "that is less.",
+        knn_temperature="Divides the cosine similarity in the weight of a vote.",
     )
     _define(
         flag_values,

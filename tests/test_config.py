@@ -21,7 +21,7 @@ GROUPS = [
     value
     for value in vars(config).values()
     if dataclasses.is_dataclass(value) and isinstance(value, type) and value.__name__.endswith("Config")
-    if value not in config.TOOLS.values()
+    if not any(issubclass(tool, value) for tool in config.TOOLS.values())
 ]
 FIELDS = [
     (group, field)
@@ -208,8 +208,16 @@ TOOL_SETTINGS = {
     "export": {"checkpoint": "run"},
     "import": {"checkpoint": "file", "model_dir": "run"},
     "embed": {"checkpoint": "run", "output": "features.npz"},
+    "linear_eval": {"checkpoint": "run"},
+    "knn_eval": {"checkpoint": "run"},
     "benchmark": {},
 }
+TOOL_NUMBERS = [
+    (tool, field)
+    for tool, owner in config.TOOLS.items()
+    for field in dataclasses.fields(owner)
+    if field.type is int
+]
 
 
 def make_tool(name, **settings):
@@ -217,17 +225,14 @@ def make_tool(name, **settings):
 
 
 @pytest.mark.parametrize("value", [-7, 0])
-@pytest.mark.parametrize(
-    ("tool", "name"),
-    [
-        (tool, f.name)
-        for tool, owner in config.TOOLS.items()
-        for f in dataclasses.fields(owner)
-        if f.type is int
-    ],
-)
+@pytest.mark.parametrize(("tool", "name"), [(tool, f.name) for tool, f in TOOL_NUMBERS if f.default])
 def test_tool_refuses_a_number_below_one(tool, name, value):
     assert_refused(lambda: make_tool(tool, **{name: value}), name, value, "use at least 1")
+
+
+@pytest.mark.parametrize(("tool", "name"), [(tool, f.name) for tool, f in TOOL_NUMBERS if not f.default])
+def test_tool_refuses_a_negative_number(tool, name):
+    assert_refused(lambda: make_tool(tool, **{name: -7}), name, -7)
 
 
 @pytest.mark.parametrize(
@@ -248,6 +253,11 @@ def test_tool_says_what_is_not_given(tool, name, value):
         ("embed", "output", "features"),
         ("embed", "split", ""),
         ("embed", "endpoint", ""),
+        ("linear_eval", "linear_eval_protocol", "adam"),
+        ("linear_eval", "output", "features.npz"),
+        ("knn_eval", "endpoint", ""),
+        ("knn_eval", "knn_temperature", 0.0),
+        ("knn_eval", "knn_temperature", float("nan")),
         ("benchmark", "benchmark", "training"),
     ],
 )

@@ -10,6 +10,7 @@ import tensorflow as tf
 
 from tests.runs import TOTAL_STEPS, finished_run, run_program, write_images
 from tf_simclr import embed as module
+from tf_simclr import features as passes
 from tf_simclr.augment import EvalView
 from tf_simclr.checkpoint import load_network
 from tf_simclr.config import DataConfig, EmbedConfig, UserError
@@ -126,7 +127,7 @@ def test_interrupted_output_goes_on_to_the_same_bytes(photos, tmp_path, monkeypa
     """Two batches a file, the second of them filled up: killed within files and between them."""
     settings = {"shard_size": 4, "eval_batch_size": 3}
     embed(config(photos, tmp_path / "whole" / "f.npz", **settings))
-    batches = module.feature_batches
+    batches = passes.feature_batches
     seen = []
 
     def stop(*arguments):
@@ -136,14 +137,14 @@ def test_interrupted_output_goes_on_to_the_same_bytes(photos, tmp_path, monkeypa
             seen.append(batch)
             yield batch
 
-    monkeypatch.setattr(module, "feature_batches", stop)
+    monkeypatch.setattr(passes, "feature_batches", stop)
     with pytest.raises(KeyboardInterrupt):
         embed(config(photos, tmp_path / "cut" / "f.npz", **settings))
     (tmp_path / "cut" / "f-00002-of-00003.npz.123.tmp").write_text("of a killed process")
     finished = num_batches // 2
     assert len(list((tmp_path / "cut").glob("*.npz"))) == finished
     seen.clear()
-    monkeypatch.setattr(module, "feature_batches", lambda *a: (seen.append(b) or b for b in batches(*a)))
+    monkeypatch.setattr(passes, "feature_batches", lambda *a: (seen.append(b) or b for b in batches(*a)))
     embed(config(photos, tmp_path / "cut" / "f.npz", **settings))
     assert len(seen) == 5 - 2 * finished  # What is finished is not computed again.
     assert files(tmp_path / "cut") == files(tmp_path / "whole")

@@ -18,6 +18,8 @@ LAYERS = [
         "losses",
         "schedules",
         "metrics",
+        "scores",
+        "classifiers",
         "loss_scale",
         "optimizers",
         "data",
@@ -47,6 +49,9 @@ LAYERS = [
         "planning",
         "results",
         "embed",
+        "features",
+        "probe",
+        "probe_inputs",
         "feature_files",
     },
 ]

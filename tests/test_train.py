@@ -112,6 +112,15 @@ def test_next_stop_reaches_the_last_step_exactly(plan):
     assert set(range(plan.checkpoint_steps, plan.total_steps, plan.checkpoint_steps)) <= set(stops)
 
 
+def test_next_stop_meets_the_stops_of_actions():
+    plan = dataclasses.replace(make_plan(100, 50, 10), stops=(9, 20, 23))
+    step, stops = 0, []
+    while step < 40:
+        step = plan.next_stop(step)
+        stops.append(step)
+    assert stops == [1, 9, 19, 20, 23, 33, 43]
+
+
 def test_train_stops_at_the_last_step_and_saves_there():
     task = FakeTask()
     events, saved = run_loop(task, make_plan())

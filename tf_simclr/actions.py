@@ -200,3 +200,37 @@ class BadImageWatch:
             _LOG.info("%d unreadable images were skipped: %s", len(names), ", ".join(names[:10]))
         elif event.is_last and self._bad:  # They were read in other processes.
             _LOG.info("Unreadable images were skipped %d times.", self._bad)
+
+
+class StepProfiler:
+    """Lets TensorFlow's profiler write a trace of some steps, for the profile page of TensorBoard.
+
+    The plan of the run has to stop before the first and after the last of them. A run that is resumed between
+    the two is traced from its next stop on. Close it at the end, however that comes: what was traced is written.
+
+    Args:
+        directory: whose `plugins/profile` the trace goes to.
+        first: first step.
+        last: last step.
+    """
+
+    def __init__(self, directory: str, first: int, last: int):
+        self._directory = directory
+        self._first, self._last = first, last
+        self._is_tracing = False
+        self._is_done = False
+
+    def __call__(self, event: LoopEvent) -> None:
+        """Starts or stops the profiler, where `event` is at that step."""
+        if self._is_tracing and event.step >= self._last:
+            self.close()
+        elif not self._is_tracing and not self._is_done and self._first - 1 <= event.step < self._last:
+            tf.profiler.experimental.start(self._directory)
+            self._is_tracing = True
+
+    def close(self) -> None:
+        """Stops the profiler where it runs."""
+        if self._is_tracing:
+            self._is_tracing, self._is_done = False, True
+            tf.profiler.experimental.stop()
+            _LOG.info("Profile: tensorboard --logdir=%s", self._directory)

@@ -234,7 +234,7 @@ class Experiment:
         if source is not None:
             self._share(self.config.evaluation.eval_batch_size).check("eval_batch_size")
             if self._ingredients.num_classes is not None:
-                _check_same_classes(self.train_source, source)
+                check_same_classes(self.train_source, source)
         return source
 
     def _can_evaluate(self) -> bool:
@@ -292,7 +292,11 @@ class Experiment:
         stack.enter_context(contextlib.closing(progress))
         directory = str(config.model_dir)
         board = standard_actions.TensorBoardWriter(directory, self.schedule, self._example_views)
-        return (progress, watch, board)
+        if config.train.profile_range is None:
+            return (progress, watch, board)
+        profiler = standard_actions.StepProfiler(directory, *config.train.profile_range)
+        stack.enter_context(contextlib.closing(profiler))
+        return (progress, watch, board, profiler)
 
     def _class_names(self) -> Sequence[str] | None:
         """Returns the names of the classes that the network tells apart; None where they are not known."""
@@ -363,7 +367,8 @@ class Experiment:
         return result
 
 
-def _check_same_classes(train_source: Source, eval_source: Source) -> None:
+def check_same_classes(train_source: Source, eval_source: Source) -> None:
+    """Raises UserError unless the classes of both splits, where they have names, are the same."""
     ours, theirs = train_source.class_names, eval_source.class_names
     if ours is None or theirs is None or ours == theirs:
         return

@@ -5,27 +5,38 @@ import math
 import tensorflow as tf
 
 from tf_simclr import losses, schedules
-from tf_simclr.config import ExperimentConfig
+from tf_simclr.config import ExperimentConfig, check
 from tf_simclr.train import LoopPlan
 
 _MAX_RESTORES = 3
 
 
 def make_plan(config: ExperimentConfig, num_examples: int) -> LoopPlan:
-    """Returns how far to train on `num_examples` examples, and when to stop for air."""
+    """Returns how far to train on `num_examples` examples, and when to stop for air.
+
+    Raises:
+        UserError: the steps to profile are not among those of the run.
+    """
     settings = config.train
     batch = settings.train_batch_size
     steps_per_epoch = max(1, round(num_examples / batch))
     checkpoint_steps = settings.checkpoint_steps or settings.checkpoint_epochs * steps_per_epoch
     on_accelerator = bool(tf.config.list_logical_devices("GPU") + tf.config.list_logical_devices("TPU"))
+    total_steps = schedules.num_train_steps(num_examples, settings.train_epochs, batch, settings.train_steps)
+    profile = settings.profile_range
+    check(
+        profile is None or profile[1] <= total_steps,
+        "profile_steps",
+        settings.profile_steps,
+        f"the run has {total_steps} steps; name some of these.",
+    )
     return LoopPlan(
-        total_steps=schedules.num_train_steps(
-            num_examples, settings.train_epochs, batch, settings.train_steps
-        ),
+        total_steps=total_steps,
         checkpoint_steps=checkpoint_steps,
         steps_per_loop=settings.steps_per_loop or (100 if on_accelerator else 10),
         global_batch_size=batch,
         max_restores=_MAX_RESTORES if settings.on_non_finite == "restore" else 0,
+        stops=() if profile is None else (profile[0] - 1, profile[1]),
     )
 
 

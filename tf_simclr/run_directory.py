@@ -50,6 +50,7 @@ _FREE_SETTINGS = frozenset(
         "kubernetes_selector",
         "kubernetes_pods",
         "preemption_grace",
+        "profile_steps",
         "on_non_finite",
         "allow_remote_teacher",
     ]

@@ -26,6 +26,7 @@ class LoopPlan:
         steps_per_loop: steps in one call of the compiled loop.
         global_batch_size: examples a step, for the speed that is reported.
         max_restores: how often to go back to the last checkpoint where something is not finite.
+        stops: more steps at which a call of the loop ends, for actions that have to act there.
     """
 
     total_steps: int
@@ -33,13 +34,15 @@ class LoopPlan:
     steps_per_loop: int
     global_batch_size: int
     max_restores: int = 0
+    stops: tuple[int, ...] = ()
 
     def next_stop(self, step: int) -> int:
         """Returns the step at which the loop call that starts at `step` ends."""
         if step == 0:
             return 1  # The user sees early that the run is alive.
         next_checkpoint = (step // self.checkpoint_steps + 1) * self.checkpoint_steps
-        return min(step + self.steps_per_loop, next_checkpoint, self.total_steps)
+        others = (stop for stop in self.stops if stop > step)
+        return min(step + self.steps_per_loop, next_checkpoint, self.total_steps, *others)
 
 
 @dataclasses.dataclass(frozen=True)

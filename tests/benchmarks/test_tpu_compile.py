@@ -6,6 +6,7 @@ import re
 import shlex
 import subprocess
 import sys
+import types
 
 import pytest
 
@@ -51,7 +52,10 @@ def test_last_topology_wins_and_flags_are_those_of_the_program(monkeypatch):
     compiled = []
     for name in ("jax", "libtpu"):
         monkeypatch.setitem(sys.modules, name, sys)
-    monkeypatch.setattr(tpu_compile, "lower_step", lambda config: config)
+    monkeypatch.setattr(
+        tpu_compile, "lower_step", lambda config, num_classes: types.SimpleNamespace(hlo=config)
+    )
+    monkeypatch.setattr(tpu_compile, "to_stablehlo", lambda hlo: hlo)
     monkeypatch.setattr(
         tpu_compile,
         "compile_for_tpu",

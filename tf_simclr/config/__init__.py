@@ -33,6 +33,9 @@ from tf_simclr.config.tools import (
     EmbedConfig,
     ExportConfig,
     ImportConfig,
+    KnnEvalConfig,
+    LinearEvalConfig,
+    ProbeConfig,
     Tool,
 )
 
@@ -54,9 +57,12 @@ __all__ = [
     "ExperimentConfig",
     "ExportConfig",
     "ImportConfig",
+    "KnnEvalConfig",
+    "LinearEvalConfig",
     "ModelConfig",
     "OptimizerConfig",
     "PreemptedError",
+    "ProbeConfig",
     "SemiSupervisedConfig",
     "StrategyConfig",
     "Tool",

@@ -311,6 +311,7 @@ class TrainConfig:
     keep_checkpoint_max: int = 5
     steps_per_loop: int = 0
     preemption_grace: int = 30
+    profile_steps: str | None = None
     on_non_finite: str = "stop"
     jit_compile: str = "auto"
     recompute: bool = False
@@ -345,6 +346,19 @@ class TrainConfig:
         check_choice("jit_compile", self.jit_compile, ("auto", "True", "False"))
         check(0 <= self.seed < 2**31, "seed", self.seed, "use a whole number from 0 to 2147483647.")
         check(self.checkpoint != "", "checkpoint", "", "name a checkpoint or a directory that holds one.")
+        check(
+            self.profile_steps is None or self.profile_range is not None,
+            "profile_steps",
+            self.profile_steps,
+            "use the first and the last step, such as 10,20; the first is at least 2, as step 1 compiles.",
+        )
+
+    @property
+    def profile_range(self) -> tuple[int, int] | None:
+        """The first and the last step to profile; None where there is none, or no two such numbers are given."""
+        match = re.fullmatch(r"\s*(\d+)\s*,\s*(\d+)\s*", self.profile_steps or "")
+        first, last = map(int, match.groups()) if match else (0, 0)
+        return (first, last) if 2 <= first <= last else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

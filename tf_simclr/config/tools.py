@@ -1,6 +1,7 @@
-"""What is done with trained networks: exporting, importing, embedding, measuring."""
+"""What is done with trained networks: exporting, importing, embedding, probing, measuring."""
 
 import dataclasses
+import math
 import os
 from typing import ClassVar
 
@@ -21,6 +22,8 @@ EXPORT_FORMATS = ("saved_model", "folded", "tflite", "onnx", "pytorch")
 _REPEATS = {"step": 7, "input": 7, "inference": 15, "memory": 5, "startup": 5, "flops": 1}
 BENCHMARKS = tuple(_REPEATS)
 OUTPUT_EXTENSIONS = (".npz", ".parquet", ".tfrecord")
+LINEAR_EVAL_PROTOCOLS = ("lbfgs", "sgd")
+_WHICH_NETWORK = "name the network: the directory of a run, a checkpoint in it, or a SavedModel."
 
 
 def _check_at_least_one(tool: object, *names: str) -> None:
@@ -110,11 +113,7 @@ class EmbedConfig:
     overwrite: bool = False
 
     def __post_init__(self):
-        check_given(
-            "checkpoint",
-            self.checkpoint,
-            "name the network: the directory of a run, a checkpoint in it, or a SavedModel.",
-        )
+        check_given("checkpoint", self.checkpoint, _WHICH_NETWORK)
         check_given("output", self.output, "name the file for the features, such as features.npz.")
         check(
             os.path.splitext(str(self.output))[1] in OUTPUT_EXTENSIONS,
@@ -125,6 +124,71 @@ class EmbedConfig:
         check(bool(self.split), "split", self.split, "name a split, such as train.")
         check(bool(self.endpoint), "endpoint", self.endpoint, "name an output, such as default.")
         _check_at_least_one(self, "eval_batch_size", "shard_size")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ProbeConfig:
+    """What is evaluated on the frozen features of a network, however it is.
+
+    `mode` is the flag's value, `unused` are settings of `data` that are of no use here.
+    """
+
+    mode: ClassVar[str]
+    unused: ClassVar[tuple[str, ...]] = ("data_service",)
+
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    checkpoint: str | None = None
+    output: str | None = None
+    endpoint: str = "default"
+    eval_batch_size: int = 256
+    seed: int = 0
+    overwrite: bool = False
+
+    def __post_init__(self):
+        check_given("checkpoint", self.checkpoint, _WHICH_NETWORK)
+        check(
+            self.output is None or self.output.endswith(".json"),
+            "output",
+            self.output,
+            "the result is a file of JSON; name one such as result.json, or leave it out: it goes to the "
+            "directory of the run.",
+        )
+        check(bool(self.endpoint), "endpoint", self.endpoint, "name an output, such as default.")
+        _check_at_least_one(self, "eval_batch_size")
+        check(0 <= self.seed < 2**31, "seed", self.seed, "use a whole number from 0 to 2147483647.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LinearEvalConfig(ProbeConfig):
+    """`--mode=linear_eval`: a linear classifier on frozen features."""
+
+    mode: ClassVar[str] = "linear_eval"
+
+    linear_eval_protocol: str = "lbfgs"
+
+    def __post_init__(self):
+        super().__post_init__()
+        check_choice("linear_eval_protocol", self.linear_eval_protocol, LINEAR_EVAL_PROTOCOLS)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class KnnEvalConfig(ProbeConfig):
+    """`--mode=knn_eval`: the votes of the nearest training images."""
+
+    mode: ClassVar[str] = "knn_eval"
+
+    knn_neighbors: int = 0
+    knn_temperature: float = 0.1
+
+    def __post_init__(self):
+        super().__post_init__()
+        check(self.knn_neighbors >= 0, "knn_neighbors", self.knn_neighbors, "use 0 (automatic) or more.")
+        check(
+            math.isfinite(self.knn_temperature) and self.knn_temperature >= 0.01,
+            "knn_temperature",
+            self.knn_temperature,
+            "divides the similarities; use at least 0.01, such as 0.1.",
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -212,6 +276,8 @@ TOOLS: dict[str, type] = {
     "export": ExportConfig,
     "import": ImportConfig,
     "embed": EmbedConfig,
+    "linear_eval": LinearEvalConfig,
+    "knn_eval": KnnEvalConfig,
     "benchmark": BenchmarkConfig,
 }
-Tool = ExportConfig | ImportConfig | EmbedConfig | BenchmarkConfig
+Tool = ExportConfig | ImportConfig | EmbedConfig | LinearEvalConfig | KnnEvalConfig | BenchmarkConfig

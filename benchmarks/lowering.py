@@ -1,0 +1,54 @@
+"""The training step as the program that TensorFlow hands to XLA, for compilers and machines without TensorFlow."""
+
+import re
+from typing import Any, NamedTuple
+
+from tf_simclr.config import ExperimentConfig
+
+
+class LoweredStep(NamedTuple):
+    """A training step of one replica; all that it reads are arguments, variables too.
+
+    Attributes:
+        hlo: the program, an `HloModuleProto`.
+        arguments: of each argument `dtype`, `shape`, and of its values `mean`, `std`, `min` and `max`.
+    """
+
+    hlo: bytes
+    arguments: list[dict[str, Any]]
+
+
+def lower_step(config: ExperimentConfig, num_classes: int) -> LoweredStep:
+    """Returns the complete step of `config`, without collectives; needs TensorFlow, but no jax."""
+    import tensorflow as tf
+
+    from benchmarks.synthetic import make_batch, make_task
+
+    task = make_task(config, num_classes)
+    batch = make_batch(task, config, num_classes)
+    tensors = tf.nest.flatten(batch)
+
+    @tf.function(jit_compile=True, autograph=False)
+    def step(*tensors):
+        return task.train_step(tf.nest.pack_sequence_as(batch, tensors))
+
+    hlo = step.experimental_get_compiler_ir(*tensors)(stage="hlo_serialized")
+    concrete = step.get_concrete_function(*tensors)
+    variables = {id(variable.handle): variable for variable in concrete.variables}
+    captured = [variables.get(id(tensor), tensor) for tensor in concrete.captured_inputs]
+    return LoweredStep(hlo, [_describe(value.numpy()) for value in (*tensors, *captured)])
+
+
+def _describe(values: Any) -> dict[str, Any]:
+    numbers = values.astype("float64")
+    statistics = {name: float(getattr(numbers, name)()) for name in ("mean", "std", "min", "max")}
+    return {"dtype": values.dtype.name, "shape": list(values.shape), **statistics}
+
+
+def to_stablehlo(hlo: bytes) -> str:
+    """Returns a program as StableHLO text, which jax's compilers take; needs jax, but no TensorFlow."""
+    from jax._src.lib import xla_client
+
+    program = xla_client._xla.mlir.xla_computation_to_mlir_module(xla_client.XlaComputation(hlo))
+    # TensorFlow returns variables that did not change as copies, which StableHLO does not have.
+    return re.sub(r"mhlo\.copy (%[\w#]+) : (tensor<[^>]*>)", r"stablehlo.reshape \1 : (\2) -> \2", program)

@@ -1,0 +1,256 @@
+"""Time the training step on a machine that has jax and an accelerator but no TensorFlow.
+
+python -m benchmarks.xla_step export step.npz --resnet_depth=50 --train_batch_size=64 --precision=mixed_bfloat16
+python -m benchmarks.xla_step time step.npz
+
+`export` takes the flags of run.py, runs nothing, and writes the very program that TensorFlow hands to XLA with
+--jit_compile=True, a file of less than 1 MB: forward and backward pass, probe, weight decay, LARS and moving statistics
+of one replica, without collectives, augmentation and input. `time` compiles and runs it with jax's own client, on
+the first device; of the project it needs the folders benchmarks and tf_simclr/config alone. Prints milliseconds a
+step and pairs a second (the median and the range over `--steps`, 20 if not given), what XLA says of memory, and
+which fraction of the device's own rate of matmuls and of its bandwidth, measured in the same run, is reached.
+It rests on private modules of jax, and was run with jax 0.11.2 on CPUs.
+"""
+
+import argparse
+import json
+import os
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from tf_simclr.config import UserError
+
+_NUM_CLASSES = 1000
+_WARM_UP = 2
+_RATE_REPETITIONS = 10
+
+
+class Program(NamedTuple):
+    """A step in a file: the program, its arguments as `LoweredStep` has them, and what it is."""
+
+    hlo: bytes
+    arguments: list[dict[str, Any]]
+    about: dict[str, Any]
+
+
+class Timing(NamedTuple):
+    """What running a step came to.
+
+    Attributes:
+        compile_seconds: of XLA.
+        step_seconds: of each step.
+        flops: of a step, as XLA counts the program that it was given.
+        traffic: bytes that a step reads and writes, as XLA counts the compiled program; 0 if it does not say.
+        planned_bytes: arguments, results that are no arguments, and temporaries.
+        peak_bytes: most memory in use, as the client says; None if it does not.
+        is_finite: whether the metrics of the last step are finite.
+    """
+
+    compile_seconds: float
+    step_seconds: list[float]
+    flops: float
+    traffic: float
+    planned_bytes: int
+    peak_bytes: int | None
+    is_finite: bool
+
+
+def export_step(path: str, flags: Sequence[str]) -> Program:
+    """Writes the step that the flags of run.py describe, whole or not at all; needs TensorFlow.
+
+    Raises:
+        UserError: a flag is wrong.
+    """
+    import tf_simclr  # noqa: F401  (selects Keras 2 before TensorFlow loads)
+    from benchmarks.figures import network_name
+    from benchmarks.lowering import lower_step
+    from flags.convert import parse_command_line
+
+    # Of an evaluation neither checkpoint nor teacher is asked for.
+    config: Any = parse_command_line(["--dataset=imagenet2012", "--mode=eval", *flags])[0]
+    lowered = lower_step(config, _NUM_CLASSES)
+    model = config.model
+    about = {
+        "step": f"{config.train.train_mode} {network_name(model)}, {model.image_size} px, {model.precision}",
+        "batch_size": config.train.train_batch_size,
+        "dtype": model.compute_dtype,
+    }
+    program = Program(lowered.hlo, lowered.arguments, about)
+    text = json.dumps({"arguments": program.arguments, "about": about})
+    temporary = f"{path}.{os.getpid()}.tmp"
+    with open(temporary, "wb") as file:
+        np.savez_compressed(file, hlo=np.frombuffer(program.hlo, np.uint8), text=np.array(text))
+    os.replace(temporary, path)
+    return program
+
+
+def read_program(path: str) -> Program:
+    """Reads what `export_step` wrote.
+
+    Raises:
+        UserError: there is no such file, or it is none of these.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            hlo, text = content["hlo"].tobytes(), json.loads(str(content["text"]))
+        return Program(hlo, text["arguments"], text["about"])
+    except (OSError, ValueError, KeyError, EOFError) as error:
+        raise UserError(
+            f"{path}: is no exported step ({error}); write one with the command export."
+        ) from error
+
+
+def time_step(program: Program, num_steps: int) -> Timing:
+    """Compiles a step for jax's first device and runs it, each time on the variables that the last one left."""
+    import jax
+    from jax._src.lib import xla_client
+
+    jax.config.update("jax_enable_x64", True)  # The counter of the steps has 64 bits.
+    computation = xla_client.XlaComputation(program.hlo)
+    flops = xla_client._xla.hlo_module_cost_analysis(jax.devices()[0].client, computation.get_hlo_module())
+    start = time.perf_counter()
+    executable = _compile(program.hlo)
+    compile_seconds = time.perf_counter() - start
+    variables = _variables(computation.as_hlo_text())
+    arguments = draw_arguments(program.arguments)
+    seconds, results = [], []
+    for _ in range(_WARM_UP + num_steps):
+        start = time.perf_counter()
+        results = jax.block_until_ready(executable.execute(arguments))
+        seconds.append(time.perf_counter() - start)
+        for result, argument in variables.items():  # These are gone: their memory holds the results.
+            arguments[argument] = results[result]
+    metrics = [result for number, result in enumerate(results) if number not in variables]
+    memory = executable.get_compiled_memory_stats()
+    return Timing(
+        compile_seconds,
+        seconds[_WARM_UP:],
+        flops["flops"],
+        executable.cost_analysis().get("bytes accessed", 0.0),
+        memory.argument_size_in_bytes
+        + memory.output_size_in_bytes
+        - memory.alias_size_in_bytes
+        + memory.temp_size_in_bytes,
+        (jax.devices()[0].memory_stats() or {}).get("peak_bytes_in_use"),
+        all(np.isfinite(np.asarray(metric, np.float32)).all() for metric in metrics),
+    )
+
+
+def _compile(hlo: bytes) -> Any:
+    import jax
+    from jax._src.interpreters import mlir
+    from jax._src.lib import _jax, xla_client
+    from jax._src.lib.mlir import ir
+
+    from benchmarks.lowering import to_stablehlo
+
+    device = jax.devices()[0]
+    with mlir.make_ir_context():
+        module = ir.Module.parse(to_stablehlo(hlo))
+        return device.client.compile_and_load(module, _jax.DeviceList((device,)), xla_client.CompileOptions())
+
+
+def _variables(text: str) -> dict[int, int]:
+    """Returns which argument each result takes the memory of, by the first line of a program's text."""
+    aliases = re.findall(r"\{(\d+)\}: \((\d+), \{\}", text.partition("\n")[0])
+    return {int(result): int(argument) for result, argument in aliases}
+
+
+def draw_arguments(arguments: Sequence[dict[str, Any]]) -> list[Any]:
+    """Draws values like those of the exported step: zeros, ones and negative variances make other times."""
+    import jax
+
+    rng = np.random.default_rng(0)
+
+    def draw(mean: float, std: float, low: float, high: float, shape: Sequence[int]) -> np.ndarray:
+        return np.clip(rng.normal(mean, std, shape), low, high)
+
+    drawn = []
+    for one in arguments:
+        values = draw(*(one[name] for name in ("mean", "std", "min", "max", "shape")))
+        drawn.append(jax.device_put(values.astype(one["dtype"]), jax.devices()[0]))
+    return jax.block_until_ready(drawn)
+
+
+def device_rates(dtype: str) -> tuple[float, float]:
+    """Returns what the device can do: FLOP/s in large matmuls of `dtype`, and bytes a second in and out."""
+    import jax
+    import jax.numpy as jnp
+
+    is_cpu = jax.devices()[0].platform == "cpu"
+    side, length = (1024, 2**24) if is_cpu else (8192, 2**28)
+    square = jax.random.normal(jax.random.key(0), [side, side], dtype)
+    vector = jnp.zeros([length], jnp.float32)
+    matmul = _best_seconds(jax.jit(jnp.matmul), square, square)
+    copy = _best_seconds(jax.jit(lambda x: x + 1), vector)
+    return 2 * side**3 / matmul, 2 * vector.nbytes / copy
+
+
+def _best_seconds(function: Callable, *arguments: Any) -> float:
+    import jax
+
+    seconds = []
+    for _ in range(1 + _RATE_REPETITIONS):  # The first compiles.
+        start = time.perf_counter()
+        jax.block_until_ready(function(*arguments))
+        seconds.append(time.perf_counter() - start)
+    return min(seconds[1:])
+
+
+def describe(program: Program, timing: Timing, rates: tuple[float, float]) -> str:
+    """Returns what was found, a few lines."""
+    batch, median = program.about["batch_size"], statistics.median(timing.step_seconds)
+    low, high = min(timing.step_seconds), max(timing.step_seconds)
+    flops, bandwidth = timing.flops / median, timing.traffic / median
+    peak = "not told" if timing.peak_bytes is None else f"{timing.peak_bytes / 1e9:.2f} GB"
+    return (
+        f"{program.about['step']}, batch {batch}; compiled in {timing.compile_seconds:.0f} s\n"
+        f"step: {1e3 * median:.1f} ms ({1e3 * low:.1f} to {1e3 * high:.1f}, {len(timing.step_seconds)} steps), "
+        f"{batch / median:.1f} pairs/s{'' if timing.is_finite else '; its metrics are NOT finite'}\n"
+        f"arithmetic: {timing.flops / 1e12:.3f} TFLOP a step, {flops / 1e12:.3f} TFLOP/s: {flops / rates[0]:.1%} of "
+        f"this device's {rates[0] / 1e12:.3f} in matmuls of {program.about['dtype']}\n"
+        f"traffic: {timing.traffic / 1e9:.2f} GB a step as XLA counts, {bandwidth / 1e9:.1f} GB/s: "
+        f"{bandwidth / rates[1]:.1%} of this device's {rates[1] / 1e9:.1f}\n"
+        f"memory: {timing.planned_bytes / 1e9:.2f} GB planned by XLA; most in use: {peak}"
+    )
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Exports or times a step."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.xla_step", allow_abbrev=False)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for name in ("export", "time"):
+        commands.add_parser(name, allow_abbrev=False).add_argument("file")
+    commands.choices["time"].add_argument("--steps", type=int, default=20)
+    options, flags = parser.parse_known_args(arguments)
+    if options.command == "export":
+        program = export_step(options.file, flags)
+        size = os.path.getsize(options.file)
+        print(
+            f"Wrote {options.file}: {program.about['step']}, {len(program.arguments)} arguments, {size} bytes."
+        )
+        return
+    if flags or options.steps < 1:
+        parser.error(f"unrecognized or wrong: {' '.join(flags) or f'--steps={options.steps}'}")
+    program = read_program(options.file)
+    try:
+        import jax
+    except ImportError as error:
+        raise UserError("benchmarks.xla_step: jax is missing; pip install jax==0.11.2.") from error
+    print(f"{jax.devices()[0].device_kind}, jax {jax.__version__}")
+    timing = time_step(program, options.steps)
+    print(describe(program, timing, device_rates(program.about["dtype"])), flush=True)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    try:
+        main(sys.argv[1:])
+    except UserError as problem:
+        sys.exit(str(problem))

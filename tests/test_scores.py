@@ -1,0 +1,81 @@
+"""Scores of a classifier against plain loops."""
+
+import numpy as np
+import pytest
+
+from tf_simclr.scores import classification_scores, expected_calibration_error, mean_per_class_accuracy
+
+
+def random_case(count=200, num_classes=7, seed=0):
+    rng = np.random.default_rng(seed)
+    return 3 * rng.normal(size=(count, num_classes)), rng.integers(0, num_classes, count).astype(np.int32)
+
+
+def loop_top_k(logits, labels, k):
+    hits = 0
+    for row, label in zip(logits, labels, strict=True):
+        order = sorted(range(len(row)), key=lambda number: (-row[number], number))
+        hits += label in order[:k]
+    return hits / len(labels)
+
+
+def loop_mean_per_class(logits, labels):
+    accuracies = []
+    for number in sorted(set(labels.tolist())):
+        rows = [row for row, label in zip(logits, labels, strict=True) if label == number]
+        accuracies.append(sum(int(np.argmax(row) == number) for row in rows) / len(rows))
+    return sum(accuracies) / len(accuracies)
+
+
+def loop_calibration_error(logits, labels, num_bins=15):
+    bins = [[] for _ in range(num_bins)]
+    for row, label in zip(logits, labels, strict=True):
+        exponentials = [np.exp(value - max(row)) for value in row]
+        confidence = max(exponentials) / sum(exponentials)
+        place = next(n for n in range(num_bins) if confidence <= (n + 1) / num_bins or n == num_bins - 1)
+        bins[place].append((confidence, float(np.argmax(row) == label)))
+    error = 0.0
+    for members in filter(None, bins):
+        confidence = sum(c for c, _ in members) / len(members)
+        accuracy = sum(a for _, a in members) / len(members)
+        error += abs(accuracy - confidence) * len(members) / len(labels)
+    return error
+
+
+@pytest.mark.parametrize("num_classes", [2, 5, 7])
+def test_scores_equal_plain_loops(num_classes):
+    logits, labels = random_case(num_classes=num_classes)
+    logits[::5] = np.round(logits[::5])  # With equal ones among them.
+    scores = classification_scores(logits, labels)
+    assert scores == pytest.approx(
+        {
+            "label_top_1_accuracy": loop_top_k(logits, labels, 1),
+            "label_top_5_accuracy": loop_top_k(logits, labels, 5),
+            "mean_per_class_accuracy": loop_mean_per_class(logits, labels),
+            "expected_calibration_error": loop_calibration_error(logits, labels),
+        },
+        abs=1e-12,
+    )
+
+
+def test_mean_per_class_leaves_out_classes_that_do_not_occur():
+    assert mean_per_class_accuracy(np.array([4, 0, 0, 1]), np.array([0, 0, 0, 2])) == pytest.approx(1 / 3)
+
+
+@pytest.mark.parametrize(
+    ("confidence", "is_right", "error"), [(1.0, True, 0.0), (1.0, False, 1.0), (0.6, True, 0.4)]
+)
+def test_calibration_error_of_one_example_is_its_gap(confidence, is_right, error):
+    probabilities = np.array([[confidence, 1 - confidence]])
+    assert expected_calibration_error(probabilities, np.array([0 if is_right else 1])) == pytest.approx(error)
+
+
+def test_calibration_error_lets_gaps_cancel_inside_a_bin_alone():
+    """Right and wrong at 0.79 and 0.8 meet in one bin; at 0.6 and 0.8 they do not."""
+
+    def error(first, second):
+        probabilities = np.array([[first, 1 - first], [second, 1 - second]])
+        return expected_calibration_error(probabilities, np.array([0, 1]))
+
+    assert error(0.79, 0.8) == pytest.approx(abs(0.21 - 0.8) / 2)
+    assert error(0.6, 0.8) == pytest.approx((0.4 + 0.8) / 2)

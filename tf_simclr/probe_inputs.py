@@ -1,0 +1,126 @@
+"""The images that frozen features are tested on, and their features: each goes through the network once."""
+
+import contextlib
+import logging
+import os
+import re
+from typing import NamedTuple
+
+from tf_simclr.classifiers import Examples
+from tf_simclr.config import DataConfig, LinearEvalConfig, ProbeConfig, UserError, check
+from tf_simclr.data import Source, available_splits, few_labels, load_source
+from tf_simclr.experiment import check_same_classes
+from tf_simclr.features import FeaturePass, Network
+from tf_simclr.mismatch import listed
+
+_LOG = logging.getLogger("tf_simclr")
+_VALIDATION_SPLITS = ("validation", "val")
+# Of a feature: as float32, and in the form and the copy that scikit-learn works on.
+_BYTES_PER_NUMBER = 12
+
+
+class Sources(NamedTuple):
+    """The images to learn from, those to choose settings by, where they are a split of their own, and the test."""
+
+    train: Source
+    validation: Source | None
+    test: Source
+
+
+def open_sources(config: ProbeConfig) -> Sources:
+    """Opens the splits that `config` needs, each with labels of the same classes.
+
+    The test is `eval_split`, or else test, or else validation. Validation images are a split of their own
+    where the data set has one beside these; not where labels are few, as those of a whole split would be more.
+
+    Raises:
+        UserError: there is no such split, or no label, or only one class.
+    """
+    data = config.data
+    test_split = data.eval_split or _default_test_split(data)
+    train = few_labels(load_source(data, data.train_split), data)
+    test = load_source(data, test_split, flag="eval_split")
+    _check_classes(data, train, test, test_split)
+    needs_validation = isinstance(config, LinearEvalConfig) and config.linear_eval_protocol == "lbfgs"
+    if not needs_validation or data.few_labels:
+        return Sources(train, None, test)
+    return Sources(train, _validation_source(data, train, test_split), test)
+
+
+def _validation_source(data: DataConfig, train: Source, test_split: str) -> Source | None:
+    """Returns the validation images where they are a split of their own, with labels."""
+    used = _names_in(data.train_split) | _names_in(test_split)
+    free = [name for name in _VALIDATION_SPLITS if name in set(available_splits(data)) - used]
+    source = load_source(data, free[0], flag="eval_split") if free else None
+    if source is None or source.num_classes is None:
+        return None
+    check_same_classes(train, source)
+    return source
+
+
+def _default_test_split(data: DataConfig) -> str:
+    there = available_splits(data)
+    names = [name for name in ("test", *_VALIDATION_SPLITS) if name in there]
+    if not names:
+        raise UserError(
+            f"--eval_split: not given, and {data.dataset} has neither test nor validation images; name a part, "
+            "such as --train_split=train[:80%] --eval_split=train[80%:]."
+        )
+    return names[0]
+
+
+def _names_in(split: str) -> set[str]:
+    """Returns the names of the splits that `train[:80%]+test` is made of."""
+    return set(re.sub(r"\[[^]]*\]", "", split).split("+"))
+
+
+def _check_classes(data: DataConfig, train: Source, test: Source, test_split: str) -> None:
+    check(
+        test.num_classes is not None,
+        "eval_split",
+        test_split,
+        f"{test.name} has no labels to compare with; name a split or a data set with labels.",
+    )
+    check_same_classes(train, test)
+    check(
+        train.num_classes != 1,
+        "train_split",
+        data.train_split,
+        f"{train.name} has a single class, {listed(train.class_names or [])}; there is nothing to tell apart.",
+    )
+
+
+def check_memory(config: ProbeConfig, network: Network, sources: Sources) -> None:
+    """Raises UserError where the features of all images would not fit in the memory of this machine."""
+    (size,) = network.shapes[config.endpoint]
+    count = sum(source.num_examples for source in sources if source is not None)
+    needed = count * size * _BYTES_PER_NUMBER
+    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    check(
+        needed <= there,
+        "train_split",
+        config.data.train_split,
+        f"the {size} features of {count} images take {needed / 2**30:.1f} GiB, and this machine has "
+        f"{there / 2**30:.1f}; use a part of the split, such as train[:10%], or --labels_per_class.",
+    )
+
+
+def compute_examples(config: ProbeConfig, network: Network, source: Source) -> Examples:
+    """Takes the images of a source through the network, each once; leaves out those without a label."""
+    _LOG.info("Features of %s: %d images of %d px.", source.name, source.num_examples, network.image_size)
+    features = FeaturePass(
+        network, config.endpoint, source, data=config.data, batch_size=config.eval_batch_size
+    )
+    with contextlib.closing(features):
+        part = features.read(0, source.num_examples)
+    if part.unreadable:
+        _LOG.info("%d unreadable images were left out: %s.", len(part.unreadable), listed(part.unreadable))
+    has_label = part.labels >= 0
+    if not has_label.any():
+        raise UserError(
+            f"--dataset={config.data.dataset}: no image of {source.name} has a label; name other splits with "
+            "--train_split and --eval_split."
+        )
+    if has_label.all():
+        return Examples(part.features, part.labels)
+    return Examples(part.features[has_label], part.labels[has_label])

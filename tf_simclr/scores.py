@@ -1,0 +1,62 @@
+"""How good a classifier is, from what it says of labelled examples."""
+
+import numpy as np
+import tensorflow as tf
+from scipy import special
+
+from tf_simclr.metrics import count_correct
+
+
+def classification_scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Returns accuracies and calibration, each from 0 to 1.
+
+    Args:
+        logits: finite `[N, classes]`, whose softmax is the probability of each class; of equal ones the
+            lower class ranks first.
+        labels: integers `[N]` in [0, classes).
+
+    Returns:
+        `label_top_1_accuracy`; `label_top_5_accuracy`, 1 where there are at most 5 classes;
+        `mean_per_class_accuracy`; `expected_calibration_error`, for which less is better.
+    """
+
+    def accuracy(top: int) -> float:
+        return float(tf.reduce_mean(count_correct(tf.constant(logits), tf.constant(labels), top)))
+
+    return {
+        "label_top_1_accuracy": accuracy(1),
+        "label_top_5_accuracy": accuracy(5),
+        "mean_per_class_accuracy": mean_per_class_accuracy(logits.argmax(axis=1), labels),
+        "expected_calibration_error": expected_calibration_error(special.softmax(logits, axis=1), labels),
+    }
+
+
+def mean_per_class_accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the mean of the accuracies of the classes that occur, however many examples each has.
+
+    Args:
+        predictions: integers `[N]`, N at least 1.
+        labels: integers `[N]`, 0 or more.
+    """
+    counts = np.bincount(labels)
+    correct = np.bincount(labels[predictions == labels], minlength=len(counts))
+    return float(np.mean(correct[counts > 0] / counts[counts > 0]))
+
+
+def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, num_bins: int = 15) -> float:
+    """Returns how far confidence and accuracy are apart: Guo et al. 2017 (arXiv 1706.04599), equation 3.
+
+    The confidence is the largest probability of an example. Examples are put into bins of equal width by
+    it, each with its upper but not its lower bound; the gap between a bin's mean confidence and its
+    accuracy counts by its share of the examples.
+
+    Args:
+        probabilities: `[N, classes]` in [0, 1], N at least 1.
+        labels: integers `[N]`.
+        num_bins: between 0 and 1.
+    """
+    confidence = probabilities.max(axis=1)
+    is_correct = probabilities.argmax(axis=1) == labels
+    bins = np.maximum(np.ceil(confidence * num_bins).astype(np.int64) - 1, 0)
+    gaps = np.bincount(bins, is_correct - confidence, minlength=num_bins)
+    return float(np.abs(gaps).sum() / len(labels))
