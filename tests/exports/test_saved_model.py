@@ -163,6 +163,8 @@ def test_predict_jpeg_names_what_is_no_image_and_what_is_too_large(reloaded, pho
     for number, bad, message in [
         (3, b"hello", r"image_bytes\[3\] is no JPEG, PNG, GIF, BMP or WebP image"),
         (1, b"", r"image_bytes\[1\] is no JPEG"),
+        (2, b"\xff\xd8\xff" + b"x" * 60, r"image_bytes\[2\] is no JPEG, .* or its header is damaged"),
+        (0, photos[0][:80], r"image_bytes\[0\] is no JPEG"),
         (2, bytes(bomb), r"image_bytes\[2\] declares 50000x50000 pixels, over the limit of 100000000"),
         (0, photos[0][: len(photos[0]) // 2], "Invalid JPEG|jpeg|JPEG"),
     ]:
