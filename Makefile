@@ -1,6 +1,7 @@
 # make run        set up .venv and train, evaluate and export on the handwritten digits
 # make test       the same environment plus the tests' tools, then all tests
 # make test-fast  the tests that need no long run
+# make test-optional  the tests that run optional packages, but for PyTorch, which is big
 # make lint       linter, formatter check, type checker
 # make format     format the code
 # make bench      measure speed and memory of this machine, about 20 minutes, as a table
@@ -11,7 +12,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 TESTS ?= -n 2 --dist loadfile
 
-.PHONY: run test test-fast lint format bench clean
+.PHONY: run test test-fast test-optional lint format bench clean
 
 run: $(VENV)/runtime
 	$(BIN)/python run.py --mode=train_then_eval
@@ -21,6 +22,10 @@ test: $(VENV)/develop
 
 test-fast: $(VENV)/develop
 	$(BIN)/python -m pytest $(TESTS) -m "not slow"
+
+test-optional: $(VENV)/develop
+	grep -v '^torch' requirements-optional.txt | $(BIN)/pip install --quiet --requirement /dev/stdin
+	$(BIN)/python -m pytest $(TESTS) -m "not slow" tests/exports/test_onnx.py tests/interop/test_pytorch.py
 
 lint: $(VENV)/develop
 	$(BIN)/ruff check .

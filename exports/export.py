@@ -7,10 +7,11 @@ import re
 from collections.abc import Callable
 
 from exports.metadata import describe_export
-from exports.retention import is_export, write_export
+from exports.retention import check_target, is_export, write_export
 from exports.saved_model import copy_for_export, save_model
 from tf_simclr.checkpoint import find_checkpoint, is_saved_model, load_network
 from tf_simclr.config import ExportConfig, UserError
+from tf_simclr.models import SimCLRModel
 
 _LOG = logging.getLogger("tf_simclr")
 _WHAT_FITS = "name the directory of a run, or a ckpt-* in it"
@@ -26,17 +27,25 @@ class SavedModelExport:
 
     def __init__(self, model_dir: str, keep: int = 1):
         self._model_dir = model_dir
+        self._folder = os.path.join(model_dir, "saved_model")
         self._keep = keep
+
+    def check(self, total_steps: int) -> None:
+        """Checks that the export can be written when training is over.
+
+        Raises:
+            UserError: something else is there.
+        """
+        check_target(self._folder, total_steps, overwrite=True)
 
     def __call__(self, event) -> None:
         """Exports the model of a `LoopEvent` that is the last one, unless that was done before."""
-        folder = os.path.join(self._model_dir, "saved_model")
-        if not event.is_last or is_export(os.path.join(folder, str(event.step))):
+        if not event.is_last or is_export(os.path.join(self._folder, str(event.step))):
             return
         model = event.task.model
         metadata = describe_export(model, self._model_dir, event.step, event.result)
         path = write_export(
-            folder,
+            self._folder,
             event.step,
             functools.partial(save_model, model, metadata=metadata),
             keep=self._keep,
@@ -65,7 +74,13 @@ def export_checkpoint(config: ExportConfig) -> list[str]:
     checkpoint = find_checkpoint(path, named)
     step = _step_of(checkpoint, named)
     run = os.path.dirname(checkpoint)
+    model_dir = os.path.expanduser(config.model_dir or run)
+    folders = {name: os.path.join(model_dir, name) for name in config.formats}
+    for folder in folders.values():
+        check_target(folder, step, overwrite=config.overwrite)
     model = load_network(checkpoint, named)
+    # All before anything is written: what is mended then is the whole command.
+    writers = {name: _checked_writer(name, model) for name in config.formats}
     metadata = describe_export(model, run, step)
     if model.num_classes is None:
         _LOG.info(
@@ -73,19 +88,17 @@ def export_checkpoint(config: ExportConfig) -> list[str]:
         )
     if model.config.precision != model.config.variable_dtype:
         model = copy_for_export(model)
-    model_dir = os.path.expanduser(config.model_dir or run)
     paths = []
-    for name in config.formats:
-        write = functools.partial(_writer(name), model, metadata=metadata)
+    for name, folder in folders.items():
+        write = functools.partial(writers[name], model, metadata=metadata)
         keep, overwrite = config.keep_hub_module_max, config.overwrite
-        folder = os.path.join(model_dir, name)
         paths.append(write_export(folder, step, write, keep=keep, overwrite=overwrite))
         _LOG.info("Exported %s.", paths[-1])
     return paths
 
 
-def _writer(name: str) -> Callable[..., None]:
-    """Returns the function (model, directory, metadata) that writes a format."""
+def _checked_writer(name: str, model: SimCLRModel) -> Callable[..., None]:
+    """Returns the function (model, directory, metadata) that writes a format, where it can write `model`."""
     # The converters are big packages, some of them optional.
     match name:
         case "folded":
@@ -93,16 +106,19 @@ def _writer(name: str) -> Callable[..., None]:
 
             return write_folded
         case "tflite":
-            from exports.tflite import write_tflite
+            from exports.tflite import check_tflite, write_tflite
 
+            check_tflite(model)
             return write_tflite
         case "onnx":
-            from exports.onnx import write_onnx
+            from exports.onnx import check_onnx, write_onnx
 
+            check_onnx(model)
             return write_onnx
         case "pytorch":
-            from exports.pytorch import write_pytorch
+            from exports.pytorch import check_pytorch, write_pytorch
 
+            check_pytorch(model)
             return write_pytorch
     return save_model
 

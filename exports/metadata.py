@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tf_simclr.augment import EvalView
+from tf_simclr.config import is_handle
 from tf_simclr.images import MAX_PIXELS
 from tf_simclr.models import SimCLRModel, endpoint_strides
 from tf_simclr.run_directory import defining_settings, read_class_names, read_json, read_settings, to_json
@@ -43,7 +44,7 @@ def describe_export(
         },
         "endpoints": _describe_endpoints(model),
         "supervised_head_on": _head_input(model),
-        "settings": defining_settings(read_settings(directory)),
+        "settings": _without_local_paths(defining_settings(read_settings(directory))),
         "metrics": dict(result),
     }
 
@@ -54,6 +55,18 @@ def write_metadata(metadata: Mapping[str, Any], directory: str) -> str:
     with open(path, "w", encoding="utf-8") as file:
         file.write(to_json(metadata))
     return path
+
+
+def _without_local_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns `settings` with names in place of the paths of one machine, such as `folder:photos`."""
+    public = dict(settings)
+    for flag in ("checkpoint", "teacher", "dataset"):
+        value = settings.get(flag)
+        if isinstance(value, str) and not is_handle(value):
+            kind, colon, path = value.partition(":") if flag == "dataset" else ("", "", value)
+            if path:  # Else it is a data set of TFDS.
+                public[flag] = kind + colon + os.path.basename(os.path.normpath(path))
+    return public
 
 
 def _describe_endpoints(model: SimCLRModel) -> dict[str, dict[str, int]]:

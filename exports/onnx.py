@@ -15,6 +15,22 @@ from tf_simclr.models import SimCLRModel
 OPSET = 17
 
 
+def check_onnx(model: SimCLRModel) -> None:
+    """Checks that `model` can be written.
+
+    Raises:
+        UserError: the package tf2onnx is missing, or the network is too large.
+    """
+    try:
+        import tf2onnx  # noqa: F401
+    except ImportError as error:
+        raise UserError(
+            f"--export_formats=onnx: needs the package tf2onnx ({error}); "
+            "pip install -r requirements-optional.txt"
+        ) from error
+    check_size(model, "onnx")
+
+
 def write_onnx(model: SimCLRModel, directory: str, metadata: Mapping[str, Any]) -> None:
     """Writes `model.onnx` and `metadata.json` into `directory`.
 
@@ -27,16 +43,11 @@ def write_onnx(model: SimCLRModel, directory: str, metadata: Mapping[str, Any]) 
         metadata: content of `metadata.json`.
 
     Raises:
-        UserError: the package tf2onnx is missing, or the network is too large.
+        UserError: see `check_onnx`.
     """
-    try:
-        import tf2onnx
-    except ImportError as error:
-        raise UserError(
-            f"--export_formats=onnx: needs the package tf2onnx ({error}); "
-            "pip install -r requirements-optional.txt"
-        ) from error
-    check_size(model, "onnx")
+    check_onnx(model)
+    import tf2onnx
+
     module = make_inference_module(fold_batch_norm(model))
     images = tf.TensorSpec([None, None, None, 3], tf.float32, name="images")
     proto, _ = tf2onnx.convert.from_function(module.serve, input_signature=[images], opset=OPSET)

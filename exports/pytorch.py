@@ -12,6 +12,15 @@ from tf_simclr.interop.pytorch import check_torchvision_has, to_head_state, to_r
 from tf_simclr.models import SimCLRModel
 
 
+def check_pytorch(model: SimCLRModel) -> None:
+    """Checks that `model` can be written.
+
+    Raises:
+        UserError: torchvision has no such network.
+    """
+    check_torchvision_has(model.config)
+
+
 def write_pytorch(model: SimCLRModel, directory: str, metadata: Mapping[str, Any]) -> None:
     """Writes the weights with PyTorch's names and layout, and `metadata.json`, into `directory`.
 
@@ -25,9 +34,9 @@ def write_pytorch(model: SimCLRModel, directory: str, metadata: Mapping[str, Any
         metadata: content of `metadata.json`.
 
     Raises:
-        UserError: torchvision has no such network.
+        UserError: see `check_pytorch`.
     """
-    check_torchvision_has(model.config)
+    check_pytorch(model)
     for name, state in (("resnet", to_resnet_state(model)), ("heads", to_head_state(model))):
         if state:
             _write_arrays(state, os.path.join(directory, name))

@@ -1,6 +1,7 @@
 """SavedModels with named outputs, which are reusable modules of TF-Hub too."""
 
 import dataclasses
+import itertools
 import tempfile
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -12,17 +13,20 @@ from tf_simclr.augment import EvalView
 from tf_simclr.images import decode_image
 from tf_simclr.models import SimCLRModel, build_simclr_model
 
+# Images at a time, each of which may take over 1 GB of memory until it is cropped and resized.
+_MAX_DECODED = 2
+
 
 def save_model(model: SimCLRModel, directory: str, metadata: Mapping[str, Any] | None = None) -> None:
     """Writes `model` as a SavedModel into `directory`.
 
-    It is called as `module(images, training=False)` with float images `[B, H, W, 3]` in [0, 1], of any
-    number and size, and returns a dictionary of the named outputs. `trainable=` is the authors' name for
+    It is called as `module(images, training=False)` with float32 images `[B, H, W, 3]` in [0, 1], one or
+    more of any size, and returns a dictionary of the named outputs. `trainable=` is the authors' name for
     `training=`, with which batch norm uses and updates its statistics. It has what the reusable
     SavedModels of TF-Hub have: `variables`, `trainable_variables` and `regularization_losses`.
 
-    Signatures: `serving_default` is the call; `predict_jpeg` takes encoded images, string `[N]`, and
-    returns `probabilities` `[N, classes]`, where the network has a supervised head, and the
+    Signatures: `serving_default` is the call; `predict_jpeg` takes encoded images, string `[N]` with N > 0,
+    and returns `probabilities` `[N, classes]`, where the network has a supervised head, and the
     representation as `embedding` `[N, features]`.
 
     Args:
@@ -95,8 +99,8 @@ class _ExportedModule(tf.__internal__.tracking.AutoTrackable):
         def call(images, training=False, trainable=None):
             return apply[bool(training or trainable)](images)
 
-        for arguments in ({}, {"training": True}, {"trainable": False}, {"trainable": True}):
-            call.get_concrete_function(images, **arguments)
+        for training, trainable in itertools.product((False, True), (None, False, True)):
+            call.get_concrete_function(images, training=training, trainable=trainable)
         self.__call__ = call
         # Without the lambda the signature would have `call`'s other arguments too.
         self.serve = tf.function(
@@ -127,17 +131,22 @@ def _regularization_losses(variables: Sequence[tf.Variable], weight_decay: float
 def _predict(call, image_bytes: tf.Tensor, image_size: int) -> dict[str, tf.Tensor]:
     """Classifies encoded images, string `[N]`, after the run's own preprocessing for evaluation."""
     view = EvalView(image_size=image_size)
+    num_images = tf.size(image_bytes)
+    # TensorFlow's convolutions would say something else of no images.
+    not_empty = tf.debugging.Assert(num_images > 0, ["image_bytes is empty; give one image or more"])
 
     def read(element: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:
         number, encoded = element
         name = tf.strings.join(["image_bytes[", tf.strings.as_string(number), "]"])
         return view.crop_image(decode_image(encoded, name=name))
 
-    images = tf.map_fn(
-        read,
-        (tf.range(tf.size(image_bytes)), image_bytes),
-        fn_output_signature=tf.TensorSpec([image_size, image_size, 3], tf.float32),
-    )
+    with tf.control_dependencies([not_empty]):
+        images = tf.map_fn(
+            read,
+            (tf.range(num_images), image_bytes),
+            fn_output_signature=tf.TensorSpec([image_size, image_size, 3], tf.float32),
+            parallel_iterations=_MAX_DECODED,
+        )
     outputs = call(images)
     prediction = {"embedding": outputs["default"]}
     if "logits_sup" in outputs:

@@ -12,6 +12,15 @@ from exports.metadata import write_metadata
 from tf_simclr.models import SimCLRModel
 
 
+def check_tflite(model: SimCLRModel) -> None:
+    """Checks that `model` can be written.
+
+    Raises:
+        UserError: it is too large.
+    """
+    check_size(model, "tflite")
+
+
 def write_tflite(model: SimCLRModel, directory: str, metadata: Mapping[str, Any]) -> None:
     """Writes `model_float32.tflite`, `model_float16.tflite` and `metadata.json` into `directory`.
 
@@ -25,9 +34,9 @@ def write_tflite(model: SimCLRModel, directory: str, metadata: Mapping[str, Any]
         metadata: content of `metadata.json`.
 
     Raises:
-        UserError: the network is too large.
+        UserError: see `check_tflite`.
     """
-    check_size(model, "tflite")
+    check_tflite(model)
     module = make_inference_module(fold_batch_norm(model), image_size=model.config.image_size)
     with tempfile.TemporaryDirectory() as saved_model:
         tf.saved_model.save(module, saved_model, signatures={"serving_default": module.serve})

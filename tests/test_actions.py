@@ -213,3 +213,13 @@ def test_held_actions_see_the_last_event_after_the_evaluation_with_its_result():
         ("first", 100, {"accuracy": 0.5}),
         ("second", 100, {"accuracy": 0.5}),
     ]
+
+
+def test_held_actions_are_checked_where_they_have_a_check():
+    class Exporter:
+        def check(self, total_steps):
+            seen.append(total_steps)
+
+    seen = []
+    HeldActions([lambda event: None, Exporter()]).check(100)
+    assert seen == [100]

@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 import tf_simclr
+from exports.export import SavedModelExport
 from tests.runs import (
     REPOSITORY,
     TOTAL_STEPS,
@@ -19,6 +20,7 @@ from tests.runs import (
     refusal,
     tiny_config,
 )
+from tf_simclr.config import UserError
 from tf_simclr.experiment import Experiment, train_and_evaluate
 
 
@@ -75,6 +77,35 @@ def test_run_started_again_prints_its_result_and_changes_nothing(log, without_ne
     assert log.messages[-1].startswith("Already finished: linear probe top-1 ")
     assert events == []
     assert finished_run().files() == before
+
+
+def test_run_whose_export_has_no_place_is_refused_before_training(tmp_path, without_network):
+    directory = tmp_path / "run"
+    foreign = directory / "saved_model" / str(TOTAL_STEPS)
+    foreign.mkdir(parents=True)
+    with pytest.raises(UserError, match=f"^{foreign}: not written by tf_simclr; move it away"):
+        train_and_evaluate(tiny_config(directory), [SavedModelExport(str(directory))])
+    assert list(directory.rglob("*")) == [foreign.parent, foreign]
+
+
+def test_run_whose_last_action_fails_keeps_its_result_and_is_finished_by_the_next_start(copy):
+    """An action that fails may be an export on a full disk."""
+
+    def fail(event):
+        if event.is_last:
+            raise UserError("disk full")
+
+    for path in copy.glob("result*.json"):
+        path.unlink()
+    with pytest.raises(UserError, match="disk full"):
+        train_and_evaluate(tiny_config(copy), [fail])
+    written = f"result_{TOTAL_STEPS}.json"
+    assert [path.name for path in copy.glob("result*.json")] == [written]
+    assert (copy / written).read_bytes() == (finished_run().directory / written).read_bytes()
+    events = []
+    assert train_and_evaluate(tiny_config(copy), [events.append]) == finished_run().result
+    assert [event.result for event in events] == [finished_run().result]
+    assert (copy / "result.json").exists()
 
 
 @pytest.mark.slow

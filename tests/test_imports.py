@@ -70,6 +70,9 @@ COLLECTIVES = {
     "merge_call",
 }
 
+# Whoever reads one of these runs what is written in it.
+UNSAFE = {"pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "torch", "yaml"}
+
 
 def sources(*folders):
     for folder in folders:
@@ -188,6 +191,15 @@ def test_collectives_have_one_home(path):
     calls = [n.func for n in ast.walk(parse(path)) if isinstance(n, ast.Call)]
     used = {call.attr for call in calls if isinstance(call, ast.Attribute)}
     assert not used & COLLECTIVES
+
+
+@named([*LIBRARY, *OTHERS])
+def test_nothing_reads_or_writes_a_pickle(path):
+    assert not {name.split(".")[0] for name in imports(path)} & UNSAFE
+    nodes = list(ast.walk(parse(path)))
+    options = [node for node in nodes if isinstance(node, ast.keyword) and node.arg == "allow_pickle"]
+    assert {ast.unparse(option.value) for option in options} <= {"False"}
+    assert not [node for node in nodes if isinstance(node, ast.Attribute) and "pickle" in node.attr]
 
 
 def test_modules_do_not_import_each_other_in_circles():

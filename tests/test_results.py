@@ -20,6 +20,13 @@ def test_result_of_the_same_evaluation_is_found(tmp_path):
     assert files.finished(7) is None
 
 
+def test_result_of_a_step_alone_is_not_that_of_a_finished_run(tmp_path):
+    files = ResultFiles(tiny_config(tmp_path))
+    files.write_step(RESULT)
+    assert [path.name for path in tmp_path.iterdir()] == ["result_6.json"]
+    assert files.finished(6) is None
+
+
 def test_result_of_another_split_does_not_count(tmp_path):
     ResultFiles(tiny_config(tmp_path, eval_split="train")).write(RESULT)
     assert ResultFiles(tiny_config(tmp_path)).finished(6) is None

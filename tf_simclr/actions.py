@@ -27,6 +27,12 @@ class HeldActions:
         self._actions = actions
         self._last: LoopEvent | None = None
 
+    def check(self, total_steps: int) -> None:
+        """Lets those that have a `check` fail before training where they would fail after it."""
+        for action in self._actions:
+            if (check := getattr(action, "check", None)) is not None:
+                check(total_steps)
+
     def __call__(self, event: LoopEvent) -> None:
         """Passes `event` on, or holds it."""
         if event.is_last:

@@ -52,7 +52,8 @@ def train_and_evaluate(config: ExperimentConfig, actions: Sequence[Action] = ())
     Args:
         config: of the run.
         actions: called with a `LoopEvent` while training, after those for progress and TensorBoard, and
-            with the last one, which has the `result`, after the evaluation; exporting is one.
+            with the last one, which has the `result`, after the evaluation; exporting is one. Before
+            training, those that have a method `check` are called with the number of the last step.
 
     Returns:
         What stands in `result.json`: `global_step` and, where it was evaluated,
@@ -133,6 +134,8 @@ class Experiment:
         if config.mode == "train_then_eval" and self._agree(result is not None) and result is not None:
             _LOG.info("Already finished: %s", self._results.describe(result))
             return result
+        held = standard_actions.HeldActions(actions if self._is_chief else ())
+        held.check(self.plan.total_steps)
         if config.data.data_service:
             _LOG.info(
                 "Batches come from the data service at %s: each image once an epoch while no data worker fails, "
@@ -152,7 +155,6 @@ class Experiment:
         if step:
             _LOG.info("Going on from step %d of %d.", step, self.plan.total_steps)
         self._announce()
-        held = standard_actions.HeldActions(actions)
         with contextlib.ExitStack() as stack:
             train(
                 self.task,
@@ -161,12 +163,15 @@ class Experiment:
                 checkpoints=checkpoints,
                 plan=self.plan,
                 watch=stack.enter_context(PreemptionWatch(self.strategy, config.train.preemption_grace)),
-                actions=(*self._actions(stack), *([held] if self._is_chief else [])),
+                actions=(*self._actions(stack), held),
             )
         result = {"global_step": int(self.task.optimizer.iterations.numpy())}
         if config.mode != "train":
             result = self._evaluate_all()
+            if self._is_chief:
+                self._results.write_step(result)
         held.release(result)
+        # Only now is the run finished, and starting it again is no use.
         if config.mode != "train":
             self._write(result)
         wait_for_all(self.strategy)  # None reads what the chief has not yet written.

@@ -34,9 +34,20 @@ class ResultFiles:
         Raises:
             UserError: a file cannot be written.
         """
+        self.write_step(result)
+        self._write(f"{self._stem}.json", result)
+
+    def write_step(self, result: Mapping[str, Any]) -> None:
+        """Writes the result of its step alone: the run is not finished, or its evaluation.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        self._write(f"{self._stem}_{result['global_step']}.json", result)
+
+    def _write(self, path: str, result: Mapping[str, Any]) -> None:
         content = dict(result) | {name: self._settings[name] for name in _EVALUATION_SETTINGS}
-        for path in (f"{self._stem}_{result['global_step']}.json", f"{self._stem}.json"):
-            write_outcome(self._directory, path, to_json(content))
+        write_outcome(self._directory, path, to_json(content))
 
     def finished(self, total_steps: int) -> dict[str, Any] | None:
         """Returns the result of a finished run; None if there is none, or of another evaluation.

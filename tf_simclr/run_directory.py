@@ -222,7 +222,7 @@ def read_json(path: str) -> Any:
     try:
         with tf.io.gfile.GFile(path) as file:
             return json.loads(file.read())
-    except (tf.errors.OpError, OSError, ValueError):
+    except (tf.errors.OpError, OSError, ValueError, RecursionError):
         return None
 
 

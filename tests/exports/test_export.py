@@ -3,14 +3,16 @@
 import json
 import pathlib
 import shutil
+import sys
 import types
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from exports import export
+from exports import export, fold_batch_norm
 from exports.export import SavedModelExport, export_checkpoint
+from exports.retention import MARKER
 from tests.runs import TOTAL_STEPS, finished_run, run_program
 from tf_simclr.checkpoint import load_network
 from tf_simclr.config import ExportConfig, UserError
@@ -60,6 +62,23 @@ def test_action_exports_once_with_the_result_of_the_run(tmp_path, written):
     assert (tmp_path / "saved_model" / "5" / "module").exists()
 
 
+@pytest.mark.parametrize("there", ["nothing", "an export", "something else"])
+def test_action_says_before_training_whether_it_can_export(tmp_path, there):
+    path = tmp_path / "saved_model" / "5"
+    if there != "nothing":
+        path.mkdir(parents=True)
+    if there == "an export":
+        (path / MARKER).write_text('{"global_step": 5}')
+    before = sorted(tmp_path.rglob("*"))
+    if there == "something else":
+        with pytest.raises(UserError, match=f"^{path}: not written by tf_simclr; move it away"):
+            SavedModelExport(str(tmp_path)).check(5)
+    else:
+        SavedModelExport(str(tmp_path)).check(5)
+    SavedModelExport(str(tmp_path)).check(6)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_action_keeps_the_newest(tmp_path, written):
     for step in (1, 2, 3):
         SavedModelExport(str(tmp_path), keep=2)(make_event(step))
@@ -102,6 +121,28 @@ def test_export_that_exists_needs_overwrite(run, written):
     assert refusal(model_dir=str(run)).endswith("exists already; replace it with --overwrite=True.")
     export_checkpoint(ExportConfig(model_dir=str(run), overwrite=True))
     assert len(written) == 2
+
+
+@pytest.mark.parametrize(
+    ("formats", "message"),
+    [
+        ("saved_model,pytorch", "--export_formats=pytorch: torchvision's ResNets have no "),
+        ("saved_model,onnx", "--export_formats=onnx: needs the package tf2onnx "),
+        ("saved_model,tflite", "--export_formats=tflite: its files hold 2 GB, "),
+        ("saved_model,folded", "folded/6: exists already; "),
+    ],
+    ids=["pytorch", "onnx", "tflite", "folded"],
+)
+def test_formats_are_checked_before_any_is_written(run, written, monkeypatch, formats, message):
+    """So that the command that is mended finds nothing of the first one in its way."""
+    monkeypatch.setitem(sys.modules, "tf2onnx", None)
+    monkeypatch.setattr(fold_batch_norm, "MAX_FILE_BYTES", 1000)
+    if "folded" in formats:
+        shutil.copytree(finished_run().directory / "saved_model", run / "folded")
+    before = sorted(run.iterdir())
+    assert message in refusal(checkpoint=str(run), export_formats=formats)
+    assert written == []
+    assert sorted(run.iterdir()) == before
 
 
 @pytest.mark.parametrize("content", ["nothing", "files", "steps"])

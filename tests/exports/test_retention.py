@@ -1,11 +1,15 @@
 """Directories of exports: whole or not at all; nothing is deleted that this program did not write."""
 
+import os
 import pathlib
 import re
+import shutil
+import time
 
 import pytest
 import tensorflow as tf
 
+from exports import retention
 from exports.retention import MARKER, is_export, write_export
 from tf_simclr.config import UserError
 
@@ -68,13 +72,108 @@ def test_folder_that_is_a_symbolic_link_is_written_and_not_cleaned(tmp_path):
     assert names(tmp_path / "elsewhere") == ["1", "2"]
 
 
-def test_what_a_killed_process_has_left_is_deleted(tmp_path):
-    for name in ("8.123.tmp", "mine.tmp"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / MARKER).write_text('{"global_step": 8}')
+@pytest.mark.parametrize("name", ["007", "+7", "7_0", "\u0667"])
+def test_name_that_is_not_the_number_of_a_step_is_not_taken_for_one(tmp_path, name):
+    """An export under another name is of somebody who has renamed it, and beside it may be anything."""
+    write(tmp_path, 1).rename(tmp_path / name)
+    (tmp_path / "7").mkdir()
+    (tmp_path / "70").symlink_to(tmp_path / "7")
+    write(tmp_path, 9)
+    assert names(tmp_path) == sorted([name, "7", "70", "9"])
+
+
+@pytest.mark.parametrize("marker", ['"global_step"', '["global_step"]', "[" * 100_000, "\udcff"])
+def test_marker_of_another_kind_is_not_ours(tmp_path, marker):
+    (tmp_path / "1").mkdir()
+    (tmp_path / "1" / MARKER).write_bytes(marker.encode("utf-8", "surrogateescape"))
+    assert not is_export(str(tmp_path / "1"))
+
+
+def leave_unfinished(folder, name, hours):
+    (folder / name).mkdir()
+    marker = folder / name / MARKER
+    marker.write_text('{"global_step": 8}')
+    os.utime(marker, (time.time() - hours * 3600,) * 2)
+
+
+def test_what_a_killed_process_has_left_is_deleted_after_a_day(tmp_path):
+    for name in ("8.123.tmp", "8.0123456789abcdef.tmp", "mine.tmp"):
+        leave_unfinished(tmp_path, name, hours=25)
+    leave_unfinished(tmp_path, "9.abc.tmp", hours=23)
     (tmp_path / "9.123.tmp").mkdir()  # Without a marker it may be anybody's.
     write(tmp_path, 10)
-    assert names(tmp_path) == ["10", "9.123.tmp", "mine.tmp"]
+    assert names(tmp_path) == ["10", "9.123.tmp", "9.abc.tmp", "mine.tmp"]
+
+
+def test_two_exports_at_once_do_not_disturb_each_other(tmp_path):
+    def fill(directory):
+        write(tmp_path, 6, keep=2)
+        (pathlib.Path(directory) / "weights").write_text("of 7")
+
+    path = write_export(str(tmp_path), 7, fill, keep=2, overwrite=False)
+    assert names(tmp_path) == ["6", "7"]
+    assert names(pathlib.Path(path)) == sorted([MARKER, "weights"])
+
+
+def test_export_that_was_deleted_while_it_was_written_is_not_published(tmp_path):
+    def fill(directory):
+        shutil.rmtree(directory)
+        pathlib.Path(directory).mkdir()
+
+    with pytest.raises(UserError, match="changed or deleted while it was written; export again"):
+        write_export(str(tmp_path), 7, fill, keep=1, overwrite=False)
+    assert names(tmp_path) == []
+
+
+def test_what_comes_there_while_an_export_is_written_is_not_replaced(tmp_path):
+    def fill(directory):
+        (tmp_path / "7").mkdir()
+
+    with pytest.raises(UserError, match="not written by tf_simclr"):
+        write_export(str(tmp_path), 7, fill, keep=1, overwrite=True)
+    assert names(tmp_path) == ["7"]
+
+
+def test_what_a_killed_process_with_the_same_number_has_left_is_no_part_of_an_export(tmp_path):
+    leave_unfinished(tmp_path, f"7.{os.getpid()}.tmp", hours=0)
+    (tmp_path / f"7.{os.getpid()}.tmp" / "half").write_text("x")
+    assert names(write(tmp_path, 7)) == sorted([MARKER, "weights"])
+
+
+def test_old_export_that_cannot_be_deleted_is_named_and_the_others_go(tmp_path, log, monkeypatch):
+    for step in (1, 2, 3):
+        write(tmp_path, step, keep=9)
+
+    def rmtree(path, original=shutil.rmtree):
+        if path.endswith("2"):
+            raise PermissionError("not yours")
+        original(path)
+
+    monkeypatch.setattr(retention.shutil, "rmtree", rmtree)
+    assert write(tmp_path, 4) == tmp_path / "4"
+    assert names(tmp_path) == ["2", "4"]
+    assert log.messages == [f"{tmp_path / '2'}: cannot be deleted (not yours); delete it yourself."]
+
+
+@pytest.mark.parametrize("moment", ["the old one is moved away", "the new one is put there"])
+def test_replacing_an_export_never_leaves_neither(tmp_path, monkeypatch, moment):
+    """A killed process leaves either, and an interrupted one the old one in its place."""
+    write(tmp_path, 1, content="old")
+    stop_at = 1 if moment == "the old one is moved away" else 2
+    found = []
+
+    def rename(source, target, original=tf.io.gfile.rename):
+        found.append(sorted(path.read_text() for path in tmp_path.glob("1*/weights")))
+        if len(found) == stop_at:
+            raise KeyboardInterrupt
+        original(source, target)
+
+    monkeypatch.setattr(retention.tf.io.gfile, "rename", rename)
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path, 1, overwrite=True, content="new")
+    assert all(contents == ["new", "old"] for contents in found)
+    assert names(tmp_path) == ["1"]
+    assert (tmp_path / "1" / "weights").read_text() == "old"
 
 
 def test_export_that_is_there_is_replaced_where_asked(tmp_path):

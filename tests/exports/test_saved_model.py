@@ -110,6 +110,17 @@ def test_export_in_training_uses_and_updates_the_batch_statistics(model):
     assert_same(reloaded(images, trainable=True), copy(images, training=True))
 
 
+def test_export_takes_both_names_of_training_at_once():
+    """Batch norm takes the statistics of the batch where either says so."""
+    reloaded, images = load(), random_images(4, 8, 8)
+    expected = [reloaded(images), reloaded(images, training=True)]
+    for training, trainable in [(True, False), (False, True), (True, True)]:
+        received = reloaded(images, training=training, trainable=trainable)
+        np.testing.assert_array_equal(received["default"], expected[True]["default"])
+    received = load()(images, training=False, trainable=False)
+    np.testing.assert_array_equal(received["default"], expected[False]["default"])
+
+
 def test_export_has_finite_gradients_for_what_can_be_trained(model):
     reloaded = load()
     variables = reloaded.trainable_variables
@@ -163,6 +174,8 @@ def test_predict_jpeg_names_what_is_no_image_and_what_is_too_large(reloaded, pho
     for number, bad, message in [
         (3, b"hello", r"image_bytes\[3\] is no JPEG, PNG, GIF, BMP or WebP image"),
         (1, b"", r"image_bytes\[1\] is no JPEG"),
+        (2, b"\xff\xd8\xff" + b"x" * 60, r"image_bytes\[2\] is no JPEG, .* or its header is damaged"),
+        (0, photos[0][:80], r"image_bytes\[0\] is no JPEG"),
         (2, bytes(bomb), r"image_bytes\[2\] declares 50000x50000 pixels, over the limit of 100000000"),
         (0, photos[0][: len(photos[0]) // 2], "Invalid JPEG|jpeg|JPEG"),
     ]:
@@ -171,10 +184,26 @@ def test_predict_jpeg_names_what_is_no_image_and_what_is_too_large(reloaded, pho
             reloaded.signatures["predict_jpeg"](image_bytes=tf.constant(images))
 
 
-def test_export_has_no_custom_gradients():
+def test_predict_jpeg_of_no_images_says_so(reloaded):
+    with pytest.raises(tf.errors.InvalidArgumentError, match="image_bytes is empty; give one image or more"):
+        reloaded.signatures["predict_jpeg"](image_bytes=tf.constant([], tf.string))
+
+
+def saved_nodes():
     path = finished_run().directory / "saved_model" / str(TOTAL_STEPS) / "saved_model.pb"
     graph = saved_model_pb2.SavedModel.FromString(path.read_bytes()).meta_graphs[0].graph_def
     nodes = [*graph.node, *(node for function in graph.library.function for node in function.node_def)]
+    return graph, nodes
+
+
+def test_predict_jpeg_decodes_two_images_at_a_time():
+    """Ten at once, as by default, would take over 10 GB where each has as many pixels as it may."""
+    _, nodes = saved_nodes()
+    assert [node.attr["parallel_iterations"].i for node in nodes if node.name == "map/while"] == [2]
+
+
+def test_export_has_no_custom_gradients():
+    graph, nodes = saved_nodes()
     assert len(nodes) > 1000
     assert not [node.name for node in nodes if "_gradient_op_type" in node.attr]
     assert not graph.library.gradient
@@ -188,7 +217,7 @@ def ops_of(function):
 
 def test_export_decodes_in_its_signature_alone(reloaded):
     """What is called runs on any device."""
-    host = {"DecodeImage", "ExtractJpegShape", "Assert"}
+    host = {"DecodeImage", "DecodeRaw", "Assert"}
     assert host <= ops_of(reloaded.signatures["predict_jpeg"])
     assert len(reloaded.__call__.concrete_functions) >= 4
     for function in (*reloaded.__call__.concrete_functions, reloaded.signatures["serving_default"]):
