@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import saved_model_pb2, trackable_object_graph_pb2
 
 from tf_simclr.checkpoint import READ_ERRORS, DamagedCheckpointError, find_checkpoint, is_saved_model
@@ -94,7 +93,7 @@ def open_released(path: str, *, ema: bool = False) -> ReleasedFile:
         head_layer = _head_layer_of_logits(path) if is_saved_model(path) else None
     except UserError:
         raise
-    except (*READ_ERRORS, DecodeError) as error:
+    except READ_ERRORS as error:
         raise _damaged(where, error) from error
     keys: dict[str, str] = {}
     for name, key in _choose_average(where, named) if ema else _leave_average(named):
