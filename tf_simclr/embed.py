@@ -7,7 +7,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -18,17 +18,16 @@ from tf_simclr.augment import EvalView
 from tf_simclr.checkpoint import find_checkpoint, is_saved_model, load_network
 from tf_simclr.config import DataConfig, EmbedConfig, UserError, check
 from tf_simclr.data import BatchPlan, Source, check_bad_images, eval_dataset, load_source
+from tf_simclr.data.folder_source import shown_path
 from tf_simclr.data.sources import FOLDER_PREFIX
 from tf_simclr.evaluate import FeatureBatch, feature_batches, make_feature_function
 from tf_simclr.feature_files import FeatureFiles, Rows
 from tf_simclr.mismatch import listed
-from tf_simclr.modules import load_module, read_metadata
+from tf_simclr.modules import load_module, read_image_size
 from tf_simclr.run_directory import first_line
 
 _LOG = logging.getLogger("tf_simclr")
 _WHAT_FITS = "name the directory of a run, a checkpoint in it, or a SavedModel with named outputs"
-# Of the authors' modules, which do not say it.
-_FOREIGN_IMAGE_SIZE = 224
 # A file is held in memory until it is written.
 _MAX_BYTES = 2**32
 _SECONDS_BETWEEN_LINES = 10
@@ -74,7 +73,8 @@ def embed(config: EmbedConfig) -> None:
         "endpoint": config.endpoint,
         "shard_size": config.shard_size,
         "weights": network.fingerprint,
-        "images": _digest(name.encode() for name in names),
+        "images": _digest(_image_states(names, source.files)),
+        "prepared_data": source.prepared_in,
         "image_size": network.image_size,
         "class_names": None if source.class_names is None else list(source.class_names),
         "dtype": "float32",
@@ -214,7 +214,7 @@ def _load_network(path: str) -> Network:
 
 
 def _load_saved_model(path: str) -> Network:
-    size = read_metadata(path).get("image_size", _FOREIGN_IMAGE_SIZE)
+    size = read_image_size(path, "checkpoint")
     call, outputs = load_module(path, size, flag="checkpoint", mend=_WHAT_FITS)
     shapes = _shapes(outputs) if isinstance(outputs, Mapping) else {}
     if not shapes:
@@ -282,8 +282,21 @@ def _names(data: DataConfig, source: Source) -> list[str]:
     names = map(source.example_name, range(source.num_examples))
     if not data.dataset.startswith(FOLDER_PREFIX):
         return list(names)
-    folder = os.path.join(os.path.expanduser(data.dataset.removeprefix(FOLDER_PREFIX)), "")
+    folder = shown_path(os.path.join(os.path.expanduser(data.dataset.removeprefix(FOLDER_PREFIX)), ""))
     return [name.removeprefix(folder) for name in names]
+
+
+def _image_states(names: Iterable[str], files: Iterable[str]) -> Iterator[bytes]:
+    """Yields what differs where the images do: other images may have come under the same names."""
+    for name in names:
+        yield name.encode()
+    for path in files:
+        try:
+            state = os.stat(path)
+        except OSError:
+            yield b""
+        else:
+            yield f"{state.st_size} {state.st_mtime_ns}".encode()
 
 
 def _report(source: Source, files: FeatureFiles) -> None:
