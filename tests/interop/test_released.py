@@ -99,6 +99,20 @@ def test_tf1_checkpoint_computes_what_the_authors_network_does(tmp_path, setting
     assert (tmp_path / "run" / f"ckpt-{step}.index").exists()
 
 
+LARGE = {"depth": 101, "width": 0.25, "sk": 0.0625, "head": (64, 64, 16)} | FINETUNED
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("write", [write_tf1, write_tf2])
+def test_wide_network_of_the_authors_depth_computes_what_theirs_does(tmp_path, write):
+    """R101 2x SK, the 2x of an eighth."""
+    theirs = network(**LARGE)
+    import_from(write(tmp_path / "r" / "x", theirs.variables), tmp_path / "run", ft_proj_selector=1)
+    assert_computes_what(tmp_path / "run", theirs)
+    expected = {"resnet_depth": 101, "width_multiplier": 0.25, "sk_ratio": 0.0625, "proj_out_dim": 16}
+    assert settings_of(tmp_path / "run").items() >= expected.items()
+
+
 @pytest.mark.parametrize(
     "settings",
     [{}, pytest.param({"depth": 50, "sk": 0.0625} | FINETUNED, marks=pytest.mark.slow)],
@@ -219,6 +233,24 @@ def test_layer_of_the_supervised_head_that_is_open_is_asked_for():
         told_from(theirs, 751, ModelConfig(ft_proj_selector=2), ("ft_proj_selector",))
 
 
+@pytest.mark.parametrize(("stated", "layer"), [(-1, 2), (2, 2), (1, 1)])
+def test_layer_of_the_supervised_head_is_counted_in_the_head_of_the_file(stated, layer):
+    theirs = ShapesOnly(18, head=(8, 4), classes=5, selector=1)
+    theirs.variables["head_contrastive/nl_1/dense/kernel"] = (64, 64)  # As wide as the others.
+    asked = ModelConfig(ft_proj_selector=stated)
+    assert told_from(theirs, 999, asked, ("ft_proj_selector",)).config.ft_proj_selector == layer
+
+
+def test_layer_of_the_supervised_head_that_the_file_does_not_have_is_refused():
+    theirs = ShapesOnly(18, head=(8, 4), classes=5)
+    with pytest.raises(UserError) as error:
+        told_from(theirs, 999, ModelConfig(ft_proj_selector=3), ("ft_proj_selector",))
+    assert str(error.value) == (
+        "--ft_proj_selector=3: file has 2 layer(s) of projection head; use 0 (the encoder's output) to 2, or -1 for "
+        "the last."
+    )
+
+
 def test_graph_of_a_saved_model_tells_the_layer_of_the_supervised_head(tmp_path):
     """It is read, and never run."""
 
@@ -274,9 +306,14 @@ def changed(kind):
         variables[name] = variables[name].transpose(3, 2, 0, 1)
     elif kind == "shape":
         variables[name] = variables[name][..., :3]
-    return variables | {"global_step": np.int64(751)}
+    elif kind == "head layer":
+        variables["head_contrastive/nl_1000/dense/kernel"] = np.ones([8, 4], np.float32)
+    elif kind == "wide":
+        variables["base_model/conv2d_2/kernel"] = np.ones([1, 1, 1, 300_000], np.float32)
+    return variables
 
 
+@pytest.mark.parametrize("write", [write_tf1, write_tf2])
 @pytest.mark.parametrize(
     ("kind", "expected"),
     [
@@ -287,19 +324,78 @@ def changed(kind):
             "transposed",
             "1 of other shape (base_model/conv2d_7/kernel [16, 8, 3, 3] instead of [3, 3, 8, 16] transposed)",
         ),
+        ("head layer", "1 extra (head_contrastive/nl_1000/dense/kernel)"),
+        ("wide", "base_model/batch_normalization/beta [8] instead of [300000]"),
     ],
 )
-def test_variables_that_do_not_match_are_listed(tmp_path, kind, expected):
-    path = write_tf1(tmp_path / "r" / "model.ckpt-751", changed(kind))
-    message = refusal(path, tmp_path / "run")
+def test_variables_that_do_not_match_are_listed(tmp_path, write, kind, expected):
+    """Also where a network as large as one of them says would need more memory than there is."""
+    path = write(tmp_path / "r" / "model.ckpt-751", changed(kind))
+    message = refusal(path, tmp_path / "run", ft_proj_selector=1)
     assert message.startswith(
         f"--checkpoint={path}: does not match the network that it resembles; variables: "
     )
     assert expected in message
 
 
-def test_average_that_is_not_there_is_refused(tmp_path):
+@pytest.mark.parametrize(
+    ("rank", "name"),
+    [(rank, "base_model/conv2d/kernel") for rank in (0, 1)]
+    + [(0, "base_model/conv2d_3/bias"), (0, "head_contrastive/nl_2/dense/kernel")]
+    + [(rank, "head_supervised/linear_layer/dense/kernel") for rank in (0, 1, 3)],
+)
+def test_variable_of_any_rank_is_refused(tmp_path, rank, name):
+    value = np.ones([2] * rank, np.float32)
+    whole = network(**FINETUNED).variables | {name: value}
+    for number, variables in enumerate((whole, {"base_model/conv2d/kernel": value, name: value})):
+        path = write_tf1(tmp_path / "r" / f"model.ckpt-{number}", variables)
+        assert refusal(path, tmp_path / "run", ft_proj_selector=1).startswith(f"--checkpoint={path}: ")
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 8, 0), (0, 0, 0, 0)])
+def test_variable_without_numbers_is_refused(tmp_path, shape):
+    for name in ("base_model/conv2d_1/kernel", "base_model/conv2d_2/kernel"):
+        path = tmp_path / "r" / "model.ckpt-1"
+        write_tf1(path, network().variables | {name: np.zeros(shape, np.float32)})
+        assert name in refusal(path, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("value", "dtype"), [(np.ones(8, np.int32), "int32"), (np.array(["x"] * 8), "string")]
+)
+def test_variable_of_another_type_is_refused(tmp_path, value, dtype):
+    name = "base_model/batch_normalization/gamma"
+    path = write_tf1(tmp_path / "r" / "model.ckpt-1", network().variables | {name: value})
+    assert f": {name} is of the type {dtype}; name a TF1 checkpoint" in refusal(path, tmp_path / "run")
+
+
+def test_variables_larger_than_their_files_are_refused(tmp_path):
     path = write_tf1(tmp_path / "r" / "model.ckpt-1", network().variables)
+    (data,) = path.parent.glob("*.data*")
+    data.write_bytes(data.read_bytes()[:-1])
+    assert "is damaged or cannot be read (variables of " in refusal(path, tmp_path / "run")
+
+
+class Described(tf.Module):
+    """Is saved with a description, as Keras objects were in the authors' days."""
+
+    def _serialize_to_tensors(self):
+        return {"OBJECT_CONFIG_JSON": tf.constant("{}")}
+
+    def _restore_from_tensors(self, tensors):
+        return tf.no_op()
+
+
+def test_what_a_saved_model_keeps_besides_variables_is_passed_over(tmp_path):
+    path = write_tf2(tmp_path / "hub", network().variables, 751, module=Described())
+    keys = tf.train.load_checkpoint(f"{path}/variables/variables").get_variable_to_shape_map()
+    assert any("OBJECT_CONFIG_JSON" in key for key in keys)
+    import_from(path, tmp_path / "run")
+
+
+@pytest.mark.parametrize("write", [write_tf1, write_tf2])
+def test_average_that_is_not_there_is_refused(tmp_path, write):
+    path = write(tmp_path / "r" / "model.ckpt-1", network().variables)
     assert refusal(path, tmp_path / "run", ema=True).startswith(
         f"--ema=True: {path} has no variables in ema_model/"
     )
@@ -357,15 +453,51 @@ def test_directory_that_holds_a_run_is_kept(tmp_path, log):
     (run / "flags.json").unlink()
     import_from(path, run)
     (run / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"holds an imported network; .* replace it with --overwrite=True"):
-        import_from(path, run)
     newer = write_tf1(tmp_path / "r2" / "model.ckpt-7", network().variables | {"global_step": np.int64(7)})
+    with pytest.raises(
+        UserError, match=r"holds another imported network; .* replace it with --overwrite=True"
+    ):
+        import_from(newer, run)
     import_from(newer, run, overwrite=True)
     names = {file.name for file in run.iterdir()}
     assert names == {"checkpoint", "ckpt-7.index", "ckpt-7.data-00000-of-00001", "flags.json", "notes.txt"}
     (path.parent / "checkpoint").touch()  # Of the authors' directory.
     with pytest.raises(UserError, match="holds checkpoints of another run"):
         import_from(path, path.parent, overwrite=True)
+
+
+@pytest.mark.parametrize("lost", ["nothing", "checkpoint"])
+def test_import_that_was_stopped_goes_on(tmp_path, log, lost):
+    """Before or after the checkpoint was written; what it lacks is the export."""
+    path = write_tf1(tmp_path / "r" / "model.ckpt-1", network().variables)
+    run = tmp_path / "run"
+    config = import_from(path, run)
+    before = {file.name: file.stat().st_mtime_ns for file in run.iterdir()}
+    if lost == "checkpoint":
+        for file in (run / "checkpoint", *run.glob("ckpt-*")):
+            file.unlink()
+    log.clear()
+    assert import_from(path, run) == config
+    assert ("Imported " in log.text) == (lost == "checkpoint")
+    assert before.keys() == {file.name for file in run.iterdir()}
+    if lost == "nothing":
+        assert before == {file.name: file.stat().st_mtime_ns for file in run.iterdir()}
+
+
+def test_same_name_of_other_weights_is_another_network(tmp_path):
+    paths = []
+    for number in range(2):
+        variables = {name: value + number for name, value in network().variables.items()}
+        paths.append(write_tf1(tmp_path / f"r{number}" / "model.ckpt-1", variables))
+    import_from(paths[0], tmp_path / "run")
+    with pytest.raises(UserError, match="holds another imported network"):
+        import_from(paths[1], tmp_path / "run")
+
+
+def test_weights_beyond_reach_are_refused(tmp_path):
+    assert refusal("nowhere://bucket/hub", tmp_path / "run").startswith(
+        "--checkpoint=nowhere://bucket/hub: cannot be reached ("
+    )
 
 
 # ---- What is done with it
