@@ -56,6 +56,7 @@ LIBRARY_FOR = {
     "flags": {"config"},
     "exports": {"config", "models", "augment", "images", "checkpoint", "run_directory", "interop"},
 }
+PICKLES = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 COLLECTIVES = {
     "all_reduce",
     "all_gather",
@@ -194,6 +195,15 @@ def test_modules_do_not_import_each_other_in_circles():
         done = {module for module, needed in graph.items() if not (needed - {module}) & graph.keys()}
         assert done, f"a circle among {sorted(graph)}"
         graph = {module: needed for module, needed in graph.items() if module not in done}
+
+
+@named([*LIBRARY, *OTHERS])
+def test_no_file_is_a_pickle(path):
+    """Whoever loads one runs it; NumPy and PyTorch have them too."""
+    assert not {name.split(".")[0] for name in imports(path)} & PICKLES
+    calls = [node for node in ast.walk(parse(path)) if isinstance(node, ast.Call)]
+    assert "allow_pickle" not in {keyword.arg for call in calls for keyword in call.keywords}
+    assert not {"torch.load", "torch.save"} & {ast.unparse(call.func) for call in calls}
 
 
 def test_package_and_config_load_no_tensorflow():

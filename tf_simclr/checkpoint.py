@@ -331,7 +331,7 @@ def _saved_shapes(path: str, where: str, mend: str) -> tuple[str, dict[str, tupl
     for root in _ROOTS:
         if root in roots:
             keys = _keys_below(graph.nodes, roots[root])
-            if saved := {name: tuple(shapes[key]) for name, key in keys.items() if key in shapes}:
+            if saved := {name: tuple(shapes[key]) for name, key in keys.items() if name and key in shapes}:
                 return root, saved
     raise UserError(f"{where}: not written by tf_simclr; name a checkpoint or a SavedModel that is.")
 
