@@ -167,7 +167,7 @@ def _define_training(flag_values):
         config.DistillConfig,
         teacher="The network that distill follows: a finetuned run's directory, a checkpoint in one, or a "
         "SavedModel or TF-Hub module that gives logits_sup.",
-        allow_remote_teacher="Let --teacher be a handle, https://..., that is fetched: a module may run anything.",
+        allow_remote_teacher="Let --teacher be fetched (https://..., gs://...): a module may run anything.",
         distill_alpha="Weight of the teacher's term, 0 to 1; the labels have the rest (1: no labels are used).",
         distill_temperature="Divides the logits of teacher and student; the paper: 0.1 for self-distillation, "
         "1 for a smaller student.",

@@ -97,6 +97,46 @@ def test_checkpoint_of_another_program_is_refused(tmp_path):
     )
 
 
+class Linked(tf.Module):
+    """Leads back to itself, at once and by the other one; and far down."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.other = tf.Variable(1.0), tf.Module()
+        self.itself = self.other.parent = self
+        deep = self.other
+        for _ in range(2000):
+            deep.child = tf.Module()
+            deep = deep.child
+        deep.weight = tf.Variable(1.0)
+
+
+def test_checkpoint_of_objects_that_refer_to_each_other_is_refused(copy):
+    path = tf.train.Checkpoint(model=Linked()).write(str(copy / "ckpt-99"))
+    for function, arguments in ((initialize_from, [build()]), (load_network, ["checkpoint"])):
+        message = refusal(function, path, *arguments)
+        assert message.startswith(f"--checkpoint={path}: another network; ")
+        assert "2 extra (" in message
+
+
+@pytest.mark.parametrize("form", ["https://models.example/run", "nowhere://bucket/run", "nowhere://b/ckpt-1"])
+def test_checkpoint_beyond_reach_is_refused(form):
+    message = refusal(find_checkpoint, form, "checkpoint")
+    assert message.startswith(f"--checkpoint={form}: cannot be reached (")
+    assert message.endswith("); download it, and name its directory.")
+
+
+@pytest.mark.parametrize("value", ["1", None, [1], -1, {}])
+def test_checkpoint_beside_damaged_settings_is_refused(copy, value):
+    settings = json.loads((copy / "flags.json").read_text()) | {"width_multiplier": value}
+    (copy / "flags.json").write_text(json.dumps(settings))
+    message = refusal(load_network, str(copy), "checkpoint")
+    assert message.startswith(
+        f"--checkpoint={copy}/ckpt-{TOTAL_STEPS}: the flags.json of its run is damaged ("
+    )
+    assert message.endswith("); name another checkpoint.")
+
+
 @pytest.mark.parametrize("suffix", [".index", ".data-00000-of-00001"])
 @pytest.mark.parametrize("keep", [0, 0.5])
 def test_checkpoint_truncated_is_refused(copy, suffix, keep):

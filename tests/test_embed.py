@@ -1,7 +1,11 @@
 """Features of a data set in files: what is in them, going on after an interruption, and bad input."""
 
+import io
 import json
+import os
+import re
 import shutil
+import sys
 
 import numpy as np
 import pyarrow.parquet
@@ -30,7 +34,7 @@ def photos(tmp_path):
 
 def config(dataset, output, **settings):
     data = DataConfig(
-        dataset=dataset if isinstance(dataset, str) else f"folder:{dataset}", max_bad_image_fraction=0.5
+        dataset=dataset if dataset == "digits" else f"folder:{dataset}", max_bad_image_fraction=0.5
     )
     given = {"checkpoint": str(finished_run().directory), "eval_batch_size": 4} | settings
     return EmbedConfig(data=data, output=str(output), **given)
@@ -163,7 +167,27 @@ def test_unfinished_output_of_other_settings_is_refused_and_kept(photos, tmp_pat
     assert f"exists with the weights of {finished_run().directory}/ckpt-" in refusal(
         photos, path, shard_size=4, checkpoint=checkpoint
     )
+    os.utime(photos / PHOTOS[0], ns=(0, 0))
+    assert "exists with other images; use another name" in refusal(photos, path, shard_size=4)
     assert files(tmp_path / "out") == before
+
+
+def test_images_are_other_ones_in_another_size_or_time(tmp_path):
+    paths = [tmp_path / name for name in ("a", "b")]
+    for path in paths:
+        path.write_text("x")
+        os.utime(path, ns=(1, 1))
+    digests = []
+    for change in (
+        lambda: None,
+        lambda: os.utime(paths[1], ns=(2, 2)),
+        lambda: (paths[1].write_text("xx"), os.utime(paths[1], ns=(2, 2))),
+        paths[1].unlink,
+    ):
+        change()
+        digests.append(list(module._image_states(["a", "b"], map(str, paths))))
+    assert len(set(map(tuple, digests))) == len(digests)
+    assert digests[0] == [b"a", b"b", b"1 1", b"1 1"]
 
 
 @pytest.mark.slow
@@ -209,6 +233,34 @@ def test_flat_folder_with_any_names_has_no_labels(tmp_path):
     _, labels, names = read(tmp_path / "f.parquet")
     assert names == ["000.png", "002.png", "Füße 猫.png"]
     np.testing.assert_array_equal(labels, [-1] * 3)
+
+
+def test_names_in_a_folder_with_any_bytes_in_its_own_name_are_relative(tmp_path):
+    folder = write_images(tmp_path / os.fsdecode(b"photos\xff") / "cat", 2).parent
+    embed(config(os.fspath(folder), tmp_path / "f.npz"))
+    assert read(tmp_path / "f.npz")[2] == ["cat/000.png", "cat/001.png"]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_progress_is_a_bar_on_a_terminal(photos, tmp_path, monkeypatch, log):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    embed(config(photos, tmp_path / "f.npz"))
+    assert "10/10" in terminal.getvalue()
+    assert " images/s" in terminal.getvalue()
+    assert " left" not in log.text
+
+
+def test_progress_elsewhere_is_a_line_now_and_then(photos, tmp_path, monkeypatch, log):
+    monkeypatch.setattr(passes, "_SECONDS_BETWEEN_LINES", 0)
+    embed(config(photos, tmp_path / "f.npz"))
+    lines = [message for message in log.messages if message.endswith(" left")]
+    assert [line.split(" images")[0] for line in lines] == ["4/10", "8/10", "10/10"]
+    assert all(re.fullmatch(r"\d+/10 images \| \d+ images/s \| [\d:?]+ left", line) for line in lines)
 
 
 def test_digits_are_named_by_their_number(tmp_path):

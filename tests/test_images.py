@@ -148,8 +148,11 @@ def test_declared_size_of_a_jpeg_with_segments_of_all_kinds(size):
         encode("JPEG")[: encode("JPEG").index(b"\xff\xc0") + 6],
     ],
 )
-def test_jpeg_with_a_damaged_header_is_refused_by_name(decode, content):
-    assert refusal(decode, content) == NO_IMAGE
+def test_jpeg_with_a_damaged_header_is_refused(decode, content):
+    named = tf.function(lambda image: images.decode_image(image, name="the image"), autograph=False)
+    assert refusal(named, content) == NO_IMAGE
+    with pytest.raises(tf.errors.InvalidArgumentError):  # TensorFlow's message, without a name.
+        decode(content)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "GIF"])

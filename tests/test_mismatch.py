@@ -49,7 +49,8 @@ def shapes_of(num_classes=10, **changes):
         ({"proj_out_dim": 32}, {}, "--proj_out_dim=32 (here 16)"),
         ({"ft_proj_selector": -1}, {}, "another --ft_proj_selector"),
         ({"num_classes": 7}, {}, "7 classes (here 10)"),
-        ({"num_classes": None}, {}, "--lineareval_while_pretraining=False (here True)"),
+        ({"num_classes": None}, {}, "it was written with no supervised head: finetune it, or start it with"),
+        ({}, {"num_classes": None}, "--lineareval_while_pretraining=True (here False)"),
     ],
     ids=lambda value: "-".join(map(str, value)) if isinstance(value, dict) else "",
 )

@@ -119,6 +119,16 @@ def test_start_that_does_not_exist_is_refused_before_training(trained, tmp_path,
     assert trained == []
 
 
+def test_teacher_in_a_bucket_is_refused_before_training(trained, tmp_path):
+    with tf.io.gfile.GFile("ram://pipeline/saved_model.pb", "w") as file:
+        file.write("never loaded")
+    argument = "--distill.teacher=ram://pipeline"
+    message = refusal_of_whole(whole_config(tmp_path, argument))
+    assert message.startswith(f"{argument}: would be fetched")
+    assert trained == []
+    semi_supervised(whole_config(tmp_path, argument, "--distill.allow_remote_teacher=True"))
+
+
 def test_whole_method_from_another_network_does_not_pretrain(tmp_path):
     config = whole_config(tmp_path, f"--finetune.checkpoint={finished_run().directory}")
     assert list(config.steps) == ["finetune", "distill", "supervised"]

@@ -102,7 +102,7 @@ def test_teacher_tells_the_names_of_its_classes(form, tmp_path, monkeypatch):
     assert teacher_class_names(path_of(form, tmp_path, monkeypatch)) == list("0123456789")
 
 
-@pytest.mark.parametrize("content", [None, "damaged", "[]", '{"class_names": 3}'])
+@pytest.mark.parametrize("content", [None, "[]", '{"class_names": 3}'])
 def test_teacher_of_another_program_tells_no_names(tmp_path, content):
     path = save_foreign(tmp_path / "hub")
     if content is not None:
@@ -150,6 +150,23 @@ def test_teacher_of_the_authors_form(tmp_path):
 
 def test_teacher_of_the_authors_form_has_its_weights_counted(tmp_path):
     assert load_teacher(save_foreign(tmp_path / "hub"), SIZE).num_weights == 3 * CLASSES + 1
+
+
+class Constants(tf.Module):
+    """As a folded module, it has no variables."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3]), tf.TensorSpec([], tf.bool)])
+    def __call__(self, inputs, trainable):
+        return {"logits_sup": tf.reduce_mean(inputs, axis=[1, 2]) @ tf.ones([3, CLASSES])}
+
+
+def save_constants(path):
+    tf.saved_model.save(Constants(), str(path))
+    return str(path)
+
+
+def test_teacher_of_constants_is_of_unknown_size(tmp_path):
+    assert load_teacher(save_constants(tmp_path / "hub"), SIZE).num_weights is None
 
 
 # ---- What is refused
@@ -228,6 +245,18 @@ def test_teacher_of_another_image_size_alone_is_one_line(tmp_path):
     assert load_teacher(str(tmp_path / "hub"), 32).num_classes == 3
 
 
+def test_teacher_in_a_bucket_has_to_be_allowed(monkeypatch):
+    """It is refused as a handle is; `ram` is a file system of TensorFlow in memory, without checkpoints."""
+    monkeypatch.setattr(tf.train, "list_variables", lambda path: [])
+    tf.saved_model.save(Constants(), "ram://teachers/hub")
+    assert "--allow_remote_teacher=True" in message_of("ram://teachers/hub")
+    assert load_teacher("ram://teachers/hub", SIZE, allow_remote=True).num_classes == CLASSES
+
+
+def test_teacher_beyond_reach_is_one_line():
+    assert ": cannot be reached (" in message_of("nowhere://bucket/hub")
+
+
 def test_teacher_that_is_damaged_is_one_line(tmp_path):
     shutil.copytree(finished_run().directory / "saved_model" / str(TOTAL_STEPS), tmp_path / "hub")
     (tmp_path / "hub" / "saved_model.pb").write_bytes(b"no protocol buffer")
@@ -287,6 +316,10 @@ def test_student_that_is_bigger_is_said(announced):
 
 def wider():
     return ModelConfig(resnet_depth=18, width_multiplier=0.1875, image_size=SIZE, proj_out_dim=16)
+
+
+def test_student_of_a_teacher_of_unknown_size_is_not_said_to_be_bigger(announced, tmp_path):
+    assert announced(teacher=save_constants(tmp_path / "hub")) == []
 
 
 def test_student_as_big_as_its_teacher_is_not_said_to_be_bigger(announced):

@@ -7,6 +7,7 @@ import re
 from collections.abc import Mapping
 
 import tensorflow as tf
+from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
 from tf_simclr.config import TRAIN_MODES, ModelConfig, UserError
@@ -19,7 +20,7 @@ _LOG = logging.getLogger("tf_simclr")
 _ROOTS = ("model", "weights")
 _HEAD = "supervised_head/"
 # What TensorFlow raises where a checkpoint is truncated, overwritten or out of reach.
-READ_ERRORS = (tf.errors.OpError, ValueError, OSError, RuntimeError, IndexError)
+READ_ERRORS = (tf.errors.OpError, DecodeError, ValueError, OSError, RuntimeError, IndexError)
 DIVERGED_MEND = (
     "go on with --on_non_finite=restore, or start anew in another --model_dir with a smaller --learning_rate or a "
     "longer --warmup_epochs"
@@ -237,7 +238,12 @@ def load_network(path: str, flag: str) -> SimCLRModel:
         raise UserError(
             f"{where}: no flags.json of its run beside it; name a checkpoint in a run's directory."
         )
-    config = ModelConfig(**{name: settings[name] for name in names})
+    try:
+        config = ModelConfig(**{name: settings[name] for name in names})
+    except (TypeError, ValueError) as error:
+        raise UserError(
+            f"{where}: the flags.json of its run is damaged ({first_line(error)}); {mend}."
+        ) from error
     _, saved = _saved_shapes(path, where, mend)
     model = build_simclr_model(config, saved.get(f"{_HEAD}kernel", (None,))[-1])
     root, _ = _check_same_network(path, where, model, mend=mend)
@@ -272,7 +278,13 @@ def find_checkpoint(path: str, flag: str) -> str:
             raise UserError(f"--{flag}={path}: no checkpoint in this directory; name {mend}.")
         return latest
     path = re.sub(r"\.(index|data-\d+-of-\d+)$", "", path)
-    if not tf.io.gfile.exists(path + ".index"):
+    try:
+        is_there = tf.io.gfile.exists(path + ".index")
+    except tf.errors.OpError as error:  # There is no file system for such a path, or no way to it.
+        raise UserError(
+            f"--{flag}={path}: cannot be reached ({first_line(error)}); download it, and name its directory."
+        ) from error
+    if not is_there:
         directory = os.path.dirname(path) or "."
         there = sorted(f.removesuffix(".index") for f in tf.io.gfile.glob(os.path.join(directory, "*.index")))
         mend = f"use one of {listed(there)}" if there else "no checkpoint is in that directory either"
@@ -282,7 +294,10 @@ def find_checkpoint(path: str, flag: str) -> str:
 
 def is_saved_model(path: str) -> bool:
     """Returns whether `path` is the directory of a SavedModel, which a TF-Hub module on disk is too."""
-    return tf.io.gfile.exists(os.path.join(path, "saved_model.pb"))
+    try:
+        return tf.io.gfile.exists(os.path.join(path, "saved_model.pb"))
+    except tf.errors.OpError:
+        return False
 
 
 def _check_same_network(
@@ -312,23 +327,29 @@ def _saved_shapes(path: str, where: str, mend: str) -> tuple[str, dict[str, tupl
             graph.ParseFromString(reader.get_tensor("_CHECKPOINTABLE_OBJECT_GRAPH"))
     except READ_ERRORS as error:
         raise _damaged(where, error, mend) from error
-
-    def below(number: int, prefix: str = "") -> dict[str, tuple]:
-        node = graph.nodes[number]
-        found = {
-            prefix[:-1]: tuple(shapes[a.checkpoint_key])
-            for a in node.attributes
-            if a.checkpoint_key in shapes
-        }
-        for child in node.children:
-            found |= below(child.node_id, f"{prefix}{child.local_name}/")
-        return found
-
     roots = {child.local_name: child.node_id for child in graph.nodes[0].children} if graph.nodes else {}
     for root in _ROOTS:
-        if root in roots and (saved := below(roots[root])):
-            return root, saved
+        if root in roots:
+            keys = _keys_below(graph.nodes, roots[root])
+            if saved := {name: tuple(shapes[key]) for name, key in keys.items() if name and key in shapes}:
+                return root, saved
     raise UserError(f"{where}: not written by tf_simclr; name a checkpoint or a SavedModel that is.")
+
+
+def _keys_below(nodes, root: int) -> dict[str, str]:
+    """Returns the keys of all variables of an object by their paths from there; goes round no cycle."""
+    keys: dict[str, str] = {}
+    pending = [(root, "", frozenset[int]())]
+    while pending:
+        number, prefix, above = pending.pop()
+        keys |= {prefix[:-1]: attribute.checkpoint_key for attribute in nodes[number].attributes}
+        above |= {number}
+        pending += [
+            (child.node_id, f"{prefix}{child.local_name}/", above)
+            for child in nodes[number].children
+            if child.node_id not in above
+        ]
+    return keys
 
 
 def _damaged(where: str, error: BaseException, mend: str) -> DamagedCheckpointError:

@@ -4,10 +4,11 @@ import contextlib
 import logging
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from tf_simclr.config import DataConfig, EmbedConfig, check
 from tf_simclr.data import Source, load_source
+from tf_simclr.data.folder_source import shown_path
 from tf_simclr.data.sources import FOLDER_PREFIX
 from tf_simclr.feature_files import FeatureFiles, Rows
 from tf_simclr.features import FeaturePass, Network, digest, load_inference_network
@@ -40,7 +41,8 @@ def embed(config: EmbedConfig) -> None:
         "endpoint": config.endpoint,
         "shard_size": config.shard_size,
         "weights": network.fingerprint,
-        "images": digest(name.encode() for name in names),
+        "images": digest(_image_states(names, source.files)),
+        "prepared_data": source.prepared_in,
         "image_size": network.image_size,
         "class_names": None if source.class_names is None else list(source.class_names),
         "dtype": "float32",
@@ -107,8 +109,21 @@ def _names(data: DataConfig, source: Source) -> list[str]:
     names = map(source.example_name, range(source.num_examples))
     if not data.dataset.startswith(FOLDER_PREFIX):
         return list(names)
-    folder = os.path.join(os.path.expanduser(data.dataset.removeprefix(FOLDER_PREFIX)), "")
+    folder = shown_path(os.path.join(os.path.expanduser(data.dataset.removeprefix(FOLDER_PREFIX)), ""))
     return [name.removeprefix(folder) for name in names]
+
+
+def _image_states(names: Iterable[str], files: Iterable[str]) -> Iterator[bytes]:
+    """Yields what differs where the images do: other images may have come under the same names."""
+    for name in names:
+        yield name.encode()
+    for path in files:
+        try:
+            state = os.stat(path)
+        except OSError:
+            yield b""
+        else:
+            yield f"{state.st_size} {state.st_mtime_ns}".encode()
 
 
 def _report(source: Source, files: FeatureFiles) -> None:

@@ -17,6 +17,9 @@ from tf_simclr.run_directory import first_line, write_json
 
 _REPLACE = "use another name, or replace it with --overwrite=True"
 _FLAGS = ("dataset", "split", "endpoint", "shard_size")
+# What a manifest has, and of each finished file.
+_MANIFEST: dict[str, type] = {"contents": dict, "checkpoint": str, "num_images": int, "files": dict}
+_ENTRY: dict[str, type] = {"num_rows": int, "num_bytes": int, "unreadable": list}
 
 
 class Rows(NamedTuple):
@@ -65,7 +68,8 @@ class FeatureFiles:
         check(not os.path.isdir(self._path(self._base)), "output", output, "is a directory; name a file.")
         if self._extension == ".parquet":
             _check_pyarrow(output)
-        if not overwrite and (self._is_finished() if self._manifest else self._existing()):
+        is_there = not self.missing if self._manifest else bool(self._existing())
+        if is_there and not overwrite:
             raise UserError(f"--output={output}: exists already; {_REPLACE}.")
 
     @property
@@ -116,14 +120,15 @@ class FeatureFiles:
         """
         begun = self._manifest
         goes_on = bool(begun) and begun["contents"] == dict(contents) and bool(self.missing)
-        if begun and not goes_on and not self._overwrite:
+        if begun and not goes_on and not self._overwrite and self._existing():
             changed = _differences(begun, contents, checkpoint)
             raise UserError(f"--output={self._output}: exists with {listed(changed)}; {_REPLACE}.")
         try:
             os.makedirs(self._directory or ".", exist_ok=True)
-            for name in self._own_files(temporary=True) if goes_on else self._own_files():
+            for name in self._named_like(r"(\.json)?\.\d+\.tmp"):  # Left by killed processes.
                 os.remove(self._path(name))
             if not goes_on:
+                self._delete_files()
                 self._manifest = {
                     "contents": dict(contents),
                     "checkpoint": checkpoint,
@@ -176,34 +181,56 @@ class FeatureFiles:
         path = self._path(shard.name)
         return entry is not None and os.path.isfile(path) and os.path.getsize(path) == entry["num_bytes"]
 
-    def _is_finished(self) -> bool:
-        return not self.missing
-
     def _read_manifest(self) -> dict:
-        """Returns the manifest of an output that has at least one finished file, or else {}."""
+        """Returns the manifest beside the output; {} where there is none, or one of another program."""
         try:
-            with open(self._path(f"{self._base}.json"), encoding="utf-8") as file:
+            with open(self._path(self._manifest_name), encoding="utf-8") as file:
                 manifest = json.load(file)
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return {}
-        return manifest if isinstance(manifest, dict) and manifest.get("files") else {}
+        return manifest if _is_manifest(manifest) else {}
 
     def _write_manifest(self) -> None:
-        write_json(self._path(f"{self._base}.json"), self._manifest)
+        write_json(self._path(self._manifest_name), self._manifest)
+
+    @property
+    def _manifest_name(self) -> str:
+        return f"{self._base}.json"
 
     def _existing(self) -> list[str]:
-        return [name for name in self._own_files() if name.endswith(self._extension)]
+        """Returns the files that are named as those of the output are, also those of another program."""
+        foreign = not self._manifest and os.path.lexists(self._path(self._manifest_name))
+        return self._named_like("") + ([self._manifest_name] if foreign else [])
 
-    def _own_files(self, *, temporary: bool = False) -> list[str]:
-        """Returns the files whose names derive from the output, or those that a killed process has left."""
+    def _named_like(self, ending: str) -> list[str]:
         stem, extension = re.escape(self._stem), re.escape(self._extension)
-        own = rf"({stem}(-\d{{5,}}-of-\d{{5,}})?{extension}|{stem}{extension}\.json)"
-        pattern = re.compile(own + (r"\.\d+\.tmp" if temporary else r"(\.\d+\.tmp)?"))
+        pattern = re.compile(rf"{stem}(-\d{{5,}}-of-\d{{5,}})?{extension}{ending}")
         try:
             names = os.listdir(self._directory or ".")
         except OSError:
             return []  # What is wrong with it, writing reports.
         return sorted(name for name in names if pattern.fullmatch(name))
+
+    def _delete_files(self) -> None:
+        """Deletes the files of the manifest: others may be somebody else's, whatever their names."""
+        for shard in self.shards if self._manifest else ():
+            with contextlib.suppress(FileNotFoundError):
+                os.remove(self._path(shard.name))
+
+
+def _is_manifest(value: Any) -> bool:
+    """Returns whether `value`, of any JSON, has the form of a manifest."""
+    return (
+        _has(value, _MANIFEST)
+        and _has(value["contents"], {"shard_size": int})
+        and min(value["num_images"], value["contents"]["shard_size"]) >= 1
+        and all(_has(entry, _ENTRY) for entry in value["files"].values())
+        and all(isinstance(name, str) for entry in value["files"].values() for name in entry["unreadable"])
+    )
+
+
+def _has(value: Any, kinds: Mapping[str, type]) -> bool:
+    return isinstance(value, dict) and all(isinstance(value.get(key), kind) for key, kind in kinds.items())
 
 
 def _differences(begun: Mapping, contents: Mapping, checkpoint: str) -> list[str]:

@@ -17,13 +17,11 @@ from tf_simclr.checkpoint import find_checkpoint, is_saved_model, load_network
 from tf_simclr.config import DataConfig, UserError, check
 from tf_simclr.data import BatchPlan, Source, check_bad_images, eval_dataset
 from tf_simclr.evaluate import FeatureBatch, feature_batches, make_feature_function
-from tf_simclr.modules import load_module, read_metadata
+from tf_simclr.modules import load_module, read_image_size
 from tf_simclr.run_directory import first_line
 
 _LOG = logging.getLogger("tf_simclr")
 _WHAT_FITS = "name the directory of a run, a checkpoint in it, or a SavedModel with named outputs"
-# Of the authors' modules, which do not say it.
-_FOREIGN_IMAGE_SIZE = 224
 _SECONDS_BETWEEN_LINES = 10
 
 
@@ -79,7 +77,7 @@ def load_inference_network(path: str) -> Network:
 
 
 def _load_saved_model(path: str) -> Network:
-    size = read_metadata(path).get("image_size", _FOREIGN_IMAGE_SIZE)
+    size = read_image_size(path, "checkpoint")
     call, outputs = load_module(path, size, flag="checkpoint", mend=_WHAT_FITS)
     shapes = _shapes(outputs) if isinstance(outputs, Mapping) else {}
     if not shapes:

@@ -265,7 +265,8 @@ def _load_fitting_teacher(config: ExperimentConfig, source: Source) -> Teacher |
         if source.num_classes is None:
             raise UserError(f"--teacher: not given, but {source.name} has no classes of its own; name it.")
         return None
-    teacher = load_teacher(str(named), config.model.image_size)
+    allowed = config.distill.allow_remote_teacher
+    teacher = load_teacher(str(named), config.model.image_size, allow_remote=allowed)
     if source.num_classes not in (None, teacher.num_classes):
         raise UserError(
             f"--teacher={named}: has {teacher.num_classes} classes, {source.name} has "
@@ -276,7 +277,7 @@ def _load_fitting_teacher(config: ExperimentConfig, source: Source) -> Teacher |
 
 def _compare_sizes(student: SimCLRModel, teacher: Teacher) -> None:
     num_weights = sum(variable.shape.num_elements() for variable in student.used_variables)
-    if num_weights > teacher.num_weights:
+    if teacher.num_weights is not None and num_weights > teacher.num_weights:
         _LOG.info(
             "The student is bigger than its teacher: %.2f M against %.2f M weights.",
             num_weights / 1e6,

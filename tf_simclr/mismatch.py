@@ -54,8 +54,10 @@ def _explaining_flags(saved: Shapes, expected: Shapes) -> list[str]:
             flags.append(f"{there[-1]} classes (here {here[-1]})")
         elif there != here and not flags:
             flags.append("another --ft_proj_selector")
-    elif bool(there) != bool(here):
-        flags.append(f"--lineareval_while_pretraining={bool(there)} (here {bool(here)})")
+    elif there:
+        flags.append("--lineareval_while_pretraining=True (here False)")
+    elif here:
+        flags.append("no supervised head: finetune it, or start it with --lineareval_while_pretraining=False")
     return flags
 
 

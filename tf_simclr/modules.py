@@ -1,20 +1,29 @@
 """SavedModels and TF-Hub modules on disk: called with images, they give named outputs."""
 
 import json
+import logging
 import os
 from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
-from tf_simclr.config import UserError
+from tf_simclr.checkpoint import READ_ERRORS, is_saved_model
+from tf_simclr.config import UserError, check, is_remote
 from tf_simclr.run_directory import first_line
 
-# Whatever a foreign module may raise when it is called in a way that it does not know.
-_CALL_ERRORS = (tf.errors.OpError, ValueError, TypeError, KeyError, AttributeError)
+_LOG = logging.getLogger("tf_simclr")
+# Whatever TensorFlow raises for a module that is damaged, or is called in a way that it does not know.
+_ERRORS = (*READ_ERRORS, TypeError, KeyError, AttributeError, AssertionError)
+# Of an export of this project.
+_METADATA, _MARKER = "assets/metadata.json", "tf_simclr_export.json"
+# Of the authors' modules, which do not say it.
+_FOREIGN_IMAGE_SIZE = 224
 
 
-def load_module(path: str, image_size: int, *, flag: str, mend: str) -> tuple[Callable, Any]:
+def load_module(
+    path: str, image_size: int, *, flag: str, mend: str, allow_remote: bool = False
+) -> tuple[Callable, Any]:
     """Loads a SavedModel or TF-Hub module that is called as `module(images, trainable=False)`.
 
     Args:
@@ -22,6 +31,7 @@ def load_module(path: str, image_size: int, *, flag: str, mend: str) -> tuple[Ca
         image_size: side of the images that it will see, in pixels.
         flag: that named the path, for messages.
         mend: what to name instead, for messages.
+        allow_remote: whether it may be on another machine.
 
     Returns:
         The function of images `[B, S, S, 3]` in [0, 1] that the module is in inference mode, and what it
@@ -30,9 +40,10 @@ def load_module(path: str, image_size: int, *, flag: str, mend: str) -> tuple[Ca
     Raises:
         UserError: it cannot be loaded, or not be called so.
     """
+    check_module_is_local(path, flag, allow_remote=allow_remote)
     try:
         module = tf.saved_model.load(path)
-    except (tf.errors.OpError, OSError, ValueError) as error:
+    except _ERRORS as error:
         raise UserError(f"--{flag}={path}: cannot be loaded ({first_line(error)}); {mend}.") from error
 
     def call(images: tf.Tensor) -> Any:
@@ -40,18 +51,53 @@ def load_module(path: str, image_size: int, *, flag: str, mend: str) -> tuple[Ca
 
     try:
         return call, call(tf.zeros([1, image_size, image_size, 3]))
-    except _CALL_ERRORS as error:
+    except _ERRORS as error:
         raise UserError(
             f"--{flag}={path}: cannot be called as module(images, trainable=False) ({first_line(error)}); "
             f"{mend}."
         ) from error
 
 
-def read_metadata(path: str) -> dict:
-    """Returns what an export of this project says of itself; {} for another SavedModel."""
+def check_module_is_local(path: str, flag: str, *, allow_remote: bool = False) -> None:
+    """Raises UserError for a SavedModel in a bucket, unless that is allowed: whoever loads it runs it."""
+    check(
+        allow_remote or not is_remote(path) or not is_saved_model(path),
+        flag,
+        path,
+        "would be fetched, and a module can run whatever operations it likes; if you trust it, download it and name "
+        "the folder; a teacher may stay there with --allow_remote_teacher=True.",
+    )
+
+
+def read_image_size(path: str, flag: str) -> int:
+    """Returns the side of the images that a SavedModel is for, in pixels; says so where that is a guess."""
+    size = read_metadata(path, flag).get("image_size")
+    if isinstance(size, int):
+        return size
+    _LOG.info("%s does not say how large its images are: assuming %d px.", path, _FOREIGN_IMAGE_SIZE)
+    return _FOREIGN_IMAGE_SIZE
+
+
+def read_metadata(path: str, flag: str) -> dict:
+    """Returns what an export of this project says of itself; {} for another SavedModel.
+
+    Args:
+        path: of the SavedModel.
+        flag: that named the path, for messages.
+
+    Raises:
+        UserError: the export has lost its metadata, or they are damaged.
+    """
     try:
-        with tf.io.gfile.GFile(os.path.join(path, "assets", "metadata.json")) as file:
+        is_ours = tf.io.gfile.exists(os.path.join(path, _MARKER))
+        if not is_ours and not tf.io.gfile.exists(os.path.join(path, _METADATA)):
+            return {}
+        with tf.io.gfile.GFile(os.path.join(path, _METADATA)) as file:
             metadata = json.loads(file.read())
-    except (tf.errors.OpError, OSError, ValueError):
-        return {}
+        if is_ours and not isinstance(metadata["image_size"], int):
+            raise ValueError("without an image size")
+    except _ERRORS as error:
+        raise UserError(
+            f"--{flag}={path}: its {_METADATA} is gone or damaged ({first_line(error)}); export the network again."
+        ) from error
     return metadata if isinstance(metadata, dict) else {}

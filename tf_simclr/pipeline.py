@@ -9,6 +9,7 @@ from tf_simclr.checkpoint import find_checkpoint
 from tf_simclr.config import ExperimentConfig, SemiSupervisedConfig, UserError, is_handle
 from tf_simclr.distribute import is_chief
 from tf_simclr.experiment import Experiment
+from tf_simclr.modules import check_module_is_local
 from tf_simclr.run_directory import (
     check_directory,
     claim_directory,
@@ -70,6 +71,8 @@ def _check_starts(config: SemiSupervisedConfig) -> None:
     teacher = str(config.distill.distill.teacher)
     if teacher not in own and not is_handle(teacher):
         find_checkpoint(teacher, "distill.teacher")
+        allowed = config.distill.distill.allow_remote_teacher
+        check_module_is_local(teacher, "distill.teacher", allow_remote=allowed)
     for earlier, later in (("pretrain", "finetune"), ("finetune", "distill")):
         if earlier in config.steps:
             _check_not_stale(config, earlier, later)

@@ -22,15 +22,16 @@ class Teacher(NamedTuple):
     Attributes:
         logits: takes images `[B, S, S, 3]` in [0, 1], returns float `[B, K]`; changes nothing.
         num_classes: K.
-        num_weights: numbers in the variables behind its logits; of a SavedModel, in all of its variables.
+        num_weights: numbers in the variables behind its logits; of a SavedModel, in all of its variables, and
+            None where it keeps weights as constants.
     """
 
     logits: Callable[[tf.Tensor], tf.Tensor]
     num_classes: int
-    num_weights: int
+    num_weights: int | None
 
 
-def load_teacher(path: str, image_size: int) -> Teacher:
+def load_teacher(path: str, image_size: int, *, allow_remote: bool = False) -> Teacher:
     """Loads a teacher; call it in the strategy's scope.
 
     A SavedModel is a program: loading one runs whatever TensorFlow operations it holds.
@@ -40,13 +41,14 @@ def load_teacher(path: str, image_size: int) -> Teacher:
             behind a TF-Hub handle, that is called as `module(images, trainable=False)` and returns a
             dictionary with `logits_sup`, as those of this project and of the authors do.
         image_size: side of the images that it will see, in pixels.
+        allow_remote: whether it may be a SavedModel in a bucket; a handle names what is fetched anyway.
 
     Raises:
         UserError: there is no such teacher, or it gives no logits.
     """
     path = _find(path)
     if is_saved_model(path):
-        return _from_saved_model(path, image_size)
+        return _from_saved_model(path, image_size, allow_remote)
     network = load_network(path, "teacher")
     if network.num_classes is None:
         raise _no_logits(path)
@@ -67,7 +69,7 @@ def teacher_class_names(path: str) -> list[str] | None:
     path = _find(path)
     if not is_saved_model(path):
         return read_class_names(os.path.dirname(find_checkpoint(path, "teacher")))
-    names = read_metadata(path).get("class_names")
+    names = read_metadata(path, "teacher").get("class_names")
     return [str(name) for name in names] if isinstance(names, list) else None
 
 
@@ -86,15 +88,15 @@ def _resolve_handle(handle: str) -> str:
         ) from error
 
 
-def _from_saved_model(path: str, image_size: int) -> Teacher:
-    call, outputs = load_module(path, image_size, flag="teacher", mend=_WHAT_FITS)
+def _from_saved_model(path: str, image_size: int, allow_remote: bool) -> Teacher:
+    call, outputs = load_module(path, image_size, flag="teacher", mend=_WHAT_FITS, allow_remote=allow_remote)
     if not isinstance(outputs, dict) or _LOGITS not in outputs or outputs[_LOGITS].shape[-1] is None:
         raise _no_logits(path)
     saved = tf.train.list_variables(os.path.join(path, "variables", "variables"))
     return Teacher(
         lambda images: call(images)[_LOGITS],
         outputs[_LOGITS].shape[-1],
-        sum(math.prod(shape) for name, shape in saved if _is_variable(name)),
+        sum(math.prod(shape) for name, shape in saved if _is_variable(name)) or None,
     )
 
 

@@ -47,6 +47,12 @@ def test_tfds_small_images_are_held_decoded(config):
     assert load_source(config("tiny_fixed"), "train[:25%]").num_examples == 5
 
 
+def test_tfds_tells_which_version_it_has_read_and_where(config, tfds_dir):
+    for name, cache in (("tiny_fixed", False), ("tiny_jpegs", True), ("tiny_jpegs", False)):
+        source = load_source(config(name, cache_dataset=cache), "train")
+        assert source.prepared_in == f"{tfds_dir}/{name}/1.0.0"
+
+
 def test_tfds_without_labels(config):
     source = load_source(config("tiny_unlabelled"), "train")
     assert (source.num_examples, source.num_classes) == (30, None)

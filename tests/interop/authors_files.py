@@ -161,9 +161,11 @@ class _Released(tf.Module):
         self.kept = [tf.Variable(value, name=name) for name, value in variables.items()]
 
 
-def write_tf2(path, variables, step=None):
-    """Writes a SavedModel with the names of the TF2 program."""
-    module = _Released({tf2_name(name): value for name, value in variables.items()})
+def write_tf2(path, variables, step=None, module=None):
+    """Writes a SavedModel with the names of the TF2 program, and whatever a module has besides."""
+    released = _Released({tf2_name(name): value for name, value in variables.items()})
+    released.other = module
+    module = released
     if step is not None:
         module.global_step = tf.Variable(np.int64(step), name="global_step")
     tf.saved_model.save(module, str(path))

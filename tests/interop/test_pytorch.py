@@ -177,6 +177,9 @@ def test_torchvision_loads_it_as_the_docs_say_and_gives_the_same(tmp_path, monke
     monkeypatch.chdir(tmp_path)
     docs: dict = {}
     exec(python_blocks_of_the_docs(), docs)
+    weights = docs["load_file"]("resnet.safetensors")
+    np.savez("resnet.npz", **{name: weight.numpy() for name, weight in weights.items()})
+    docs["network"].load_state_dict(docs["load_npz"]("resnet.npz"))
     network, heads, received = docs["network"], docs["heads"]["projection_head"], {}
     for name in ("layer1", "layer2", "layer3", "layer4"):
         getattr(network, name).register_forward_hook(

@@ -1,49 +1,17 @@
 """The authors' files become runs of this program that compute what the authors' networks compute."""
 
-import functools
-import json
-import shutil
-
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from tests.interop.authors_files import AuthorsNetwork, with_training_state, write_tf1, write_tf2
+from tests.interop.importing import FINETUNED, import_from, network, settings_of
 from tests.runs import run_program, write_images
 from tf_simclr.checkpoint import load_network
-from tf_simclr.config import ImportConfig, ModelConfig, UserError
-from tf_simclr.interop.released import import_weights
+from tf_simclr.config import ModelConfig, UserError
 from tf_simclr.interop.released_files import ReleasedFile, _head_layer_of_logits
 from tf_simclr.interop.released_network import infer_network, released_names
 from tf_simclr.models import build_simclr_model
-
-FINETUNED = {"classes": 5, "selector": 1}
-
-
-@functools.cache
-def network(**settings):
-    return AuthorsNetwork(**settings)
-
-
-def import_from(path, directory, *, ema=False, overwrite=False, **stated):
-    config = ImportConfig(
-        checkpoint=str(path),
-        model_dir=str(directory),
-        ema=ema,
-        overwrite=overwrite,
-        model=ModelConfig(**stated),
-        stated=tuple(stated),
-    )
-    return import_weights(config)
-
-
-def refusal(path, directory, **settings):
-    with pytest.raises(UserError) as error:
-        import_from(path, directory, **settings)
-    message = str(error.value)
-    assert "\n" not in message
-    assert not directory.exists()
-    return message
 
 
 def assert_computes_what(directory, theirs):
@@ -51,10 +19,6 @@ def assert_computes_what(directory, theirs):
     for name, expected in theirs.outputs.items():
         scale = np.abs(expected).max()
         np.testing.assert_allclose(ours[name], expected, rtol=0, atol=1e-4 * scale, err_msg=name)
-
-
-def settings_of(directory):
-    return json.loads((directory / "flags.json").read_text())
 
 
 # ---- What is computed
@@ -97,6 +61,20 @@ def test_tf1_checkpoint_computes_what_the_authors_network_does(tmp_path, setting
     common = {"width_multiplier": 0.125, "train_steps": step}
     assert settings_of(tmp_path / "run").items() >= (common | expected).items()
     assert (tmp_path / "run" / f"ckpt-{step}.index").exists()
+
+
+LARGE = {"depth": 101, "width": 0.25, "sk": 0.0625, "head": (64, 64, 16)} | FINETUNED
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("write", [write_tf1, write_tf2])
+def test_wide_network_of_the_authors_depth_computes_what_theirs_does(tmp_path, write):
+    """R101 2x SK, the 2x of an eighth."""
+    theirs = network(**LARGE)
+    import_from(write(tmp_path / "r" / "x", theirs.variables), tmp_path / "run", ft_proj_selector=1)
+    assert_computes_what(tmp_path / "run", theirs)
+    expected = {"resnet_depth": 101, "width_multiplier": 0.25, "sk_ratio": 0.0625, "proj_out_dim": 16}
+    assert settings_of(tmp_path / "run").items() >= expected.items()
 
 
 @pytest.mark.parametrize(
@@ -219,6 +197,24 @@ def test_layer_of_the_supervised_head_that_is_open_is_asked_for():
         told_from(theirs, 751, ModelConfig(ft_proj_selector=2), ("ft_proj_selector",))
 
 
+@pytest.mark.parametrize(("stated", "layer"), [(-1, 2), (2, 2), (1, 1)])
+def test_layer_of_the_supervised_head_is_counted_in_the_head_of_the_file(stated, layer):
+    theirs = ShapesOnly(18, head=(8, 4), classes=5, selector=1)
+    theirs.variables["head_contrastive/nl_1/dense/kernel"] = (64, 64)  # As wide as the others.
+    asked = ModelConfig(ft_proj_selector=stated)
+    assert told_from(theirs, 999, asked, ("ft_proj_selector",)).config.ft_proj_selector == layer
+
+
+def test_layer_of_the_supervised_head_that_the_file_does_not_have_is_refused():
+    theirs = ShapesOnly(18, head=(8, 4), classes=5)
+    with pytest.raises(UserError) as error:
+        told_from(theirs, 999, ModelConfig(ft_proj_selector=3), ("ft_proj_selector",))
+    assert str(error.value) == (
+        "--ft_proj_selector=3: file has 2 layer(s) of projection head; use 0 (the encoder's output) to 2, or -1 for "
+        "the last."
+    )
+
+
 def test_graph_of_a_saved_model_tells_the_layer_of_the_supervised_head(tmp_path):
     """It is read, and never run."""
 
@@ -235,137 +231,6 @@ def test_graph_of_a_saved_model_tells_the_layer_of_the_supervised_head(tmp_path)
 
     tf.saved_model.save(Module(), str(tmp_path))
     assert _head_layer_of_logits(str(tmp_path)) == 1
-
-
-# ---- Bad input
-
-
-@pytest.mark.parametrize(
-    ("stated", "message"),
-    [
-        ({"resnet_depth": 50}, "holds a network with resnet_depth=18; leave it out."),
-        ({"width_multiplier": 1.0}, "holds a network with width_multiplier=0.125; leave it out."),
-        ({"sk_ratio": 0.0625}, "holds a network with sk_ratio=0.0; leave it out."),
-        ({"num_proj_layers": 2}, "holds a network with num_proj_layers=3; leave it out."),
-        ({"image_size": 32}, "has the stem for images above 32 px; use more than 32."),
-    ],
-)
-def test_flag_that_contradicts_the_file_is_refused(tmp_path, stated, message):
-    path = write_tf1(tmp_path / "r" / "model.ckpt-1", network().variables)
-    ((name, value),) = stated.items()
-    assert refusal(path, tmp_path / "run", **stated) == f"--{name}={value}: {path} {message}"
-
-
-def test_flag_that_agrees_with_the_file_is_taken(tmp_path):
-    path = write_tf1(tmp_path / "r" / "model.ckpt-1", network().variables)
-    import_from(path, tmp_path / "run", resnet_depth=18, image_size=96, width_multiplier=0.125)
-    assert settings_of(tmp_path / "run")["image_size"] == 96
-
-
-def changed(kind):
-    variables = dict(network(**FINETUNED).variables)
-    name = "base_model/conv2d_4/kernel"
-    if kind == "extra":
-        variables["base_model/conv2d_21/kernel"] = variables[name]
-    elif kind == "missing":
-        del variables["base_model/batch_normalization_3/gamma"]
-    elif kind == "transposed":
-        name = "base_model/conv2d_7/kernel"
-        variables[name] = variables[name].transpose(3, 2, 0, 1)
-    elif kind == "shape":
-        variables[name] = variables[name][..., :3]
-    return variables | {"global_step": np.int64(751)}
-
-
-@pytest.mark.parametrize(
-    ("kind", "expected"),
-    [
-        ("extra", "1 extra (base_model/conv2d_21/kernel)"),
-        ("missing", "1 missing (base_model/batch_normalization_3/gamma)"),
-        ("shape", "1 of other shape (base_model/conv2d_4/kernel [3, 3, 8, 3] instead of [3, 3, 8, 8])"),
-        (
-            "transposed",
-            "1 of other shape (base_model/conv2d_7/kernel [16, 8, 3, 3] instead of [3, 3, 8, 16] transposed)",
-        ),
-    ],
-)
-def test_variables_that_do_not_match_are_listed(tmp_path, kind, expected):
-    path = write_tf1(tmp_path / "r" / "model.ckpt-751", changed(kind))
-    message = refusal(path, tmp_path / "run")
-    assert message.startswith(
-        f"--checkpoint={path}: does not match the network that it resembles; variables: "
-    )
-    assert expected in message
-
-
-def test_average_that_is_not_there_is_refused(tmp_path):
-    path = write_tf1(tmp_path / "r" / "model.ckpt-1", network().variables)
-    assert refusal(path, tmp_path / "run", ema=True).startswith(
-        f"--ema=True: {path} has no variables in ema_model/"
-    )
-
-
-@pytest.mark.parametrize(
-    "kind", ["nothing", "empty", "two", "project", "ours", "truncated", "nan", "no protobuf"]
-)
-def test_file_that_is_none_of_the_authors_is_refused(tmp_path, kind):
-    path = tmp_path / "r"
-    path.mkdir()
-    expected = "name "
-    if kind == "nothing":
-        path, expected = path / "model.ckpt-5", "no such checkpoint"
-    elif kind == "two":
-        for number in (1, 2):
-            write_tf1(path / f"model.ckpt-{number}", {"a": np.zeros(3, np.float32)})
-        expected = "2 checkpoints (model.ckpt-1, model.ckpt-2) in this directory; name one of them"
-    elif kind == "project":
-        write_tf1(path / "model.ckpt-1", {"dense/kernel": np.zeros(3, np.float32)})
-        expected = (
-            "not one of the authors' files, as none of its 1 variables is named like base_model/conv2d/kernel"
-        )
-    elif kind == "ours":
-        tf.train.Checkpoint(
-            model=build_simclr_model(ModelConfig(width_multiplier=0.125)).variable_tree()
-        ).write(str(path / "ckpt-1"))
-        expected = "Runs of this program need no import"
-    elif kind == "truncated":
-        write_tf1(path / "model.ckpt-1", network().variables)
-        (data,) = path.glob("*.data*")
-        data.write_bytes(data.read_bytes()[:1000])
-        expected = "is damaged or cannot be read"
-    elif kind == "nan":
-        name = "base_model/conv2d_4/kernel"
-        write_tf1(path / "model.ckpt-1", network().variables | {name: network().variables[name] * np.nan})
-        expected = f"{name} is not finite"
-    elif kind == "no protobuf":
-        shutil.rmtree(path)
-        write_tf2(path, network().variables)
-        (path / "saved_model.pb").write_bytes(b"no protobuf")
-        expected = "is damaged or cannot be read"
-    message = refusal(path, tmp_path / "run")
-    assert message.startswith(f"--checkpoint={path}")
-    assert expected in message
-
-
-def test_directory_that_holds_a_run_is_kept(tmp_path, log):
-    path = write_tf1(tmp_path / "r" / "model.ckpt-1", network().variables)
-    run = tmp_path / "run"
-    run.mkdir()
-    (run / "flags.json").write_text('{"train_mode": "pretrain"}')
-    with pytest.raises(UserError, match="holds checkpoints of another run; use another directory"):
-        import_from(path, run, overwrite=True)
-    (run / "flags.json").unlink()
-    import_from(path, run)
-    (run / "notes.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"holds an imported network; .* replace it with --overwrite=True"):
-        import_from(path, run)
-    newer = write_tf1(tmp_path / "r2" / "model.ckpt-7", network().variables | {"global_step": np.int64(7)})
-    import_from(newer, run, overwrite=True)
-    names = {file.name for file in run.iterdir()}
-    assert names == {"checkpoint", "ckpt-7.index", "ckpt-7.data-00000-of-00001", "flags.json", "notes.txt"}
-    (path.parent / "checkpoint").touch()  # Of the authors' directory.
-    with pytest.raises(UserError, match="holds checkpoints of another run"):
-        import_from(path, path.parent, overwrite=True)
 
 
 # ---- What is done with it

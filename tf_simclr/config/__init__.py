@@ -4,7 +4,7 @@ Every field is named like its command-line flag, and its default is the default 
 program where that has the flag. This package imports no TensorFlow: a wrong value fails at once.
 """
 
-from tf_simclr.config.checks import PreemptedError, UserError, check, is_handle
+from tf_simclr.config.checks import PreemptedError, UserError, check, is_handle, is_remote
 from tf_simclr.config.parts import (
     NUM_BLOCK_GROUPS,
     RESNET_DEPTHS,
@@ -71,4 +71,5 @@ __all__ = [
     "check",
     "default_model_dir",
     "is_handle",
+    "is_remote",
 ]

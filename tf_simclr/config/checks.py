@@ -38,6 +38,11 @@ def check_finite(config: Any) -> None:
             check(math.isfinite(value), field.name, value, "use a finite number.")
 
 
+def is_remote(path: str) -> bool:
+    """Returns whether `path` is on another machine: behind a handle, or in a bucket."""
+    return "://" in path and not path.startswith("file://")
+
+
 def is_handle(path: str) -> bool:
     """Returns whether `path` is a TF-Hub handle, whose module is fetched by whoever loads it."""
     return path.startswith(("https://", "http://"))

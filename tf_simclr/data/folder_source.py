@@ -52,15 +52,21 @@ def load(data: DataConfig, split: str, flag: str) -> EncodedImages:
     images, read = (
         (_read_files(chosen_paths), tf.identity) if data.cache_dataset else (encoded_paths, tf.io.read_file)
     )
-    return EncodedImages(
+    source = EncodedImages(
         f"{data.dataset} ({split})",
         images,
         read=read,
-        # A name on disk is any bytes: those that are no UTF-8 are shown as `\xff`.
-        example_names=[path.decode(errors="backslashreplace") for path in encoded_paths],
+        example_names=[shown_path(path) for path in chosen_paths],
         labels=None if labels is None else labels[chosen],
         class_names=class_names,
     )
+    source.files = chosen_paths
+    return source
+
+
+def shown_path(path: str) -> str:
+    r"""Returns a path as text: a name on disk is any bytes, those that are no UTF-8 are shown as `\xff`."""
+    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def _error(data: DataConfig, what: str) -> UserError:

@@ -26,12 +26,16 @@ class Source(abc.ABC):
         num_examples: Number of examples, at least 1.
         num_classes: Number of classes, or None without labels.
         class_names: Name of each class, or None.
+        files: Path of each example, where each is a file.
+        prepared_in: The directory, named by its version, that the examples were prepared in, or None.
     """
 
     def __init__(self, name: str, num_examples: int, class_names: Sequence[str] | None):
         self.name = name
         self.num_examples = num_examples
         self.class_names = None if class_names is None else tuple(class_names)
+        self.files: Sequence[str] = ()
+        self.prepared_in: str | None = None
         self._bad_names: dict[str, None] = {}
         self._bad_lock = threading.Lock()
 

@@ -51,16 +51,23 @@ def load(data: DataConfig, split: str, flag: str) -> Source:
         UserError: No such data set or split; no images in it; it cannot be prepared.
     """
     builder = _open(data)
-    info = _split_info(builder, split, flag, data.dataset)
+    _check_split(builder, split, flag, data.dataset)
     opened = _Split(builder, split, f"{data.dataset} ({split})", *_feature_keys(builder, data))
     if opened.label_key and opened.first_label() < 0:
         # Labels that are held back are written as -1.
         opened = dataclasses.replace(opened, label_key=None)
+    source = _read(data, opened)
+    source.prepared_in = str(builder.data_dir)
+    return source
+
+
+def _read(data: DataConfig, opened: "_Split") -> Source:
+    builder, num_examples = opened.builder, opened.info.num_examples
     shape = builder.info.features[opened.image_key].shape
-    if None not in shape and info.num_examples * math.prod(shape) <= MAX_BYTES_IN_MEMORY:
+    if None not in shape and num_examples * math.prod(shape) <= MAX_BYTES_IN_MEMORY:
         source, num_bad = opened.load_arrays()
         fraction = data.max_bad_image_fraction
-        check_bad_images(source, num_bad=num_bad, num_seen=info.num_examples, max_fraction=fraction)
+        check_bad_images(source, num_bad=num_bad, num_seen=num_examples, max_fraction=fraction)
         return source
     if data.cache_dataset:
         return opened.load_encoded()
@@ -218,7 +225,7 @@ def _reason(error: Exception) -> str:
     return text if len(text) <= _MAX_REASON_LENGTH else f"{text[:_MAX_REASON_LENGTH]}..."
 
 
-def _split_info(builder: Any, split: str, flag: str, dataset: str) -> Any:
+def _check_split(builder: Any, split: str, flag: str, dataset: str) -> None:
     splits = builder.info.splits
     if split.partition("[")[0] not in (*splits, "all"):
         raise missing_split(split, tuple(splits), flag, dataset)
@@ -228,7 +235,6 @@ def _split_info(builder: Any, split: str, flag: str, dataset: str) -> Any:
         raise bad_part(split, flag) from error
     if not info.num_examples:
         raise UserError(f"--{flag}={split}: no example of {dataset} is in it; take a larger part.")
-    return info
 
 
 def _feature_keys(builder: Any, data: DataConfig) -> tuple[str, str | None]:

@@ -34,38 +34,55 @@ def import_weights(config: ImportConfig) -> ExportConfig:
         UserError: there is no such file, its variables do not match, or the directory is taken.
     """
     directory = os.path.expanduser(str(config.model_dir))
-    _check_free(directory, overwrite=config.overwrite)
+    _check_no_other_run(directory)
     file = open_released(str(config.checkpoint), ema=config.ema)
     network = infer_network(file, config.model, config.stated)
     _LOG.info("%s: %s.", file.where.removeprefix("--checkpoint="), network.describe())
-    model = build_simclr_model(network.config, network.num_classes)
-    expected = released_names(model)
-    _check_same_variables(file, {name: tuple(variable.shape) for name, variable in expected.items()})
-    for name, variable in expected.items():
-        variable.assign(file.read(name))
+    _check_same_variables(file, _shapes(network))
     # A file without a number of steps counts as one of one step: 0 would be a network that was not trained.
     step = file.step or 1
-    _write(directory, model, _settings(file, network, step), step)
-    _LOG.info("Imported %d variables, step %d; files in %s", len(expected), step, directory)
+    settings = _settings(file, network, step, ema=config.ema)
+    if config.overwrite or not _is_imported(directory, settings):
+        model = build_simclr_model(network.config, network.num_classes)
+        variables = released_names(model)
+        for name, variable in variables.items():
+            variable.assign(file.read(name))
+        _write(directory, model, settings, step)
+        _LOG.info("Imported %d variables, step %d; files in %s", len(variables), step, directory)
     return ExportConfig(
         checkpoint=directory, keep_hub_module_max=config.keep_hub_module_max, overwrite=config.overwrite
     )
 
 
-def _check_free(directory: str, *, overwrite: bool) -> None:
+def _check_no_other_run(directory: str) -> None:
     settings = read_settings(directory)
     has_checkpoints = latest_checkpoint(directory) or tf.io.gfile.exists(
         os.path.join(directory, "checkpoint")
     )
-    if not settings and not has_checkpoints:
-        return
-    if _MARK not in settings:
+    if (settings or has_checkpoints) and _MARK not in settings:
         raise UserError(f"--model_dir={directory}: holds checkpoints of another run; use another directory.")
-    if not overwrite:
+
+
+def _is_imported(directory: str, settings: Mapping[str, object]) -> bool:
+    """Returns whether the directory holds this network, of an import whose export may be missing.
+
+    Raises:
+        UserError: it holds another one.
+    """
+    there = read_settings(directory)
+    if there and there != settings:
         raise UserError(
-            f"--model_dir={directory}: holds an imported network; use another directory, or replace it with "
+            f"--model_dir={directory}: holds another imported network; use another directory, or replace it with "
             "--overwrite=True."
         )
+    return latest_checkpoint(directory) is not None
+
+
+def _shapes(network: ReleasedNetwork) -> dict[str, tuple]:
+    """Returns the shapes of the variables of a network by the authors' names."""
+    with tf.Graph().as_default():  # Without weights: what a file says of itself may be beyond all memory.
+        names = released_names(build_simclr_model(network.config, network.num_classes))
+        return {name: tuple(variable.shape) for name, variable in names.items()}
 
 
 def _check_same_variables(file: ReleasedFile, expected: Mapping[str, tuple]) -> None:
@@ -89,12 +106,14 @@ def _check_same_variables(file: ReleasedFile, expected: Mapping[str, tuple]) -> 
         )
 
 
-def _settings(file: ReleasedFile, network: ReleasedNetwork, step: int) -> dict[str, object]:
+def _settings(file: ReleasedFile, network: ReleasedNetwork, step: int, *, ema: bool) -> dict[str, object]:
     return {
         **dataclasses.asdict(network.config),
         "train_mode": network.train_mode,
         "train_steps": step,
         _MARK: os.path.basename(os.path.normpath(file.where)),
+        "imported_fingerprint": file.fingerprint,
+        "imported_ema": ema,
     }
 
 

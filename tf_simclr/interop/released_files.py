@@ -5,14 +5,15 @@ the numbers counts. Nothing in a file is executed, and no name in it becomes a p
 """
 
 import dataclasses
+import hashlib
+import math
 import os
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
-from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import saved_model_pb2, trackable_object_graph_pb2
 
 from tf_simclr.checkpoint import READ_ERRORS, DamagedCheckpointError, find_checkpoint, is_saved_model
@@ -21,7 +22,8 @@ from tf_simclr.mismatch import listed
 from tf_simclr.run_directory import first_line
 
 _GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
-_STEPS = ("global_step", "global_step/.ATTRIBUTES/VARIABLE_VALUE")
+_VARIABLE = "VARIABLE_VALUE"
+_STEPS = ("global_step", f"global_step/.ATTRIBUTES/{_VARIABLE}")
 _EMA = "ema_model/"
 _SUPERVISED_HEAD = "head_supervised/"
 _WHAT_FITS = "name a TF1 checkpoint or a TF2 SavedModel of the authors"
@@ -48,6 +50,7 @@ class ReleasedFile:
         step: that training had reached; None if the file does not tell.
         head_layer: output of the projection head that the logits are computed from, 0 for its input; None
             if the file holds no graph that tells.
+        fingerprint: of all that is in it: its index has a checksum of each tensor.
     """
 
     where: str
@@ -56,16 +59,21 @@ class ReleasedFile:
     head_layer: int | None
     _reader: Any
     _keys: dict[str, str]
+    fingerprint: str = ""
 
     def read(self, name: str) -> np.ndarray:
         """Returns a variable.
 
         Raises:
             DamagedCheckpointError: it cannot be read.
-            UserError: it is not finite.
+            UserError: it is not of numbers with a fraction, or not finite.
         """
+        key = self._keys[name]
+        dtype = self._reader.get_variable_to_dtype_map()[key]
+        if not dtype.is_floating:
+            raise UserError(f"{self.where}: {name} is of the type {dtype.name}; {_WHAT_FITS}.")
         try:
-            value = self._reader.get_tensor(self._keys[name])
+            value = self._reader.get_tensor(key)
         except READ_ERRORS as error:
             raise _damaged(self.where, error) from error
         if not np.isfinite(value).all():
@@ -87,14 +95,18 @@ def open_released(path: str, *, ema: bool = False) -> ReleasedFile:
     path = os.path.expanduser(path)
     where = f"--checkpoint={path}"
     try:
-        reader = tf.train.load_checkpoint(_find(path))
+        prefix = _find(path)
+        reader = tf.train.load_checkpoint(prefix)
         shapes = {key: tuple(shape) for key, shape in reader.get_variable_to_shape_map().items()}
+        _check_size(prefix, reader.get_variable_to_dtype_map(), shapes)
         named = list(_named_like_tf1(reader)) if _GRAPH in shapes else [(key, key) for key in shapes]
         step = _read_step(reader, shapes)
         head_layer = _head_layer_of_logits(path) if is_saved_model(path) else None
+        with tf.io.gfile.GFile(f"{prefix}.index", "rb") as index:
+            fingerprint = hashlib.sha256(index.read()).hexdigest()
     except UserError:
         raise
-    except (*READ_ERRORS, DecodeError) as error:
+    except READ_ERRORS as error:
         raise _damaged(where, error) from error
     keys: dict[str, str] = {}
     for name, key in _choose_average(where, named) if ema else _leave_average(named):
@@ -105,7 +117,8 @@ def open_released(path: str, *, ema: bool = False) -> ReleasedFile:
             f"{where}: not one of the authors' files, as none of its {len(shapes)} variables is named like "
             f"base_model/conv2d/kernel or resnet/.../conv2d/kernel; {_WHAT_FITS}. Runs of this program need no import."
         )
-    return ReleasedFile(where, {n: shapes[k] for n, k in keys.items()}, step, head_layer, reader, keys)
+    shapes = {name: shapes[key] for name, key in keys.items()}
+    return ReleasedFile(where, shapes, step, head_layer, reader, keys, fingerprint)
 
 
 def _damaged(where: str, error: BaseException) -> DamagedCheckpointError:
@@ -124,6 +137,18 @@ def _find(path: str) -> str:
         mend = "name one of them" if names else _WHAT_FITS
         raise UserError(f"--checkpoint={path}: {found} in this directory; {mend}.")
     return os.path.join(path, names[0])
+
+
+def _check_size(prefix: str, dtypes: Mapping[str, tf.DType], shapes: Mapping[str, tuple]) -> None:
+    """Raises ValueError where the variables are larger than the files: memory is set apart for them."""
+    declared = sum(
+        dtypes[key].size * math.prod(shape) for key, shape in shapes.items() if dtypes[key] != tf.string
+    )
+    directory, base = os.path.split(prefix)
+    names = [name for name in tf.io.gfile.listdir(directory or ".") if name.startswith(f"{base}.data-")]
+    there = sum(tf.io.gfile.stat(os.path.join(directory, name)).length for name in names)
+    if declared > there:
+        raise ValueError(f"variables of {declared} bytes in files of {there}")
 
 
 def _read_step(reader: Any, shapes: dict[str, tuple]) -> int | None:
@@ -158,6 +183,7 @@ def _named_like_tf1(reader: Any) -> Iterator[tuple[str, str]]:
         ((a.full_name or a.checkpoint_key).removesuffix(":0"), a.checkpoint_key)
         for node in graph.nodes
         for a in node.attributes
+        if a.name == _VARIABLE
     ]
     first: dict[str, int] = {}
     for name, _ in found:

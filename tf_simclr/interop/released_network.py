@@ -6,13 +6,15 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tf_simclr.config import ModelConfig, UserError
+from tf_simclr.config import ModelConfig, UserError, check
 from tf_simclr.interop.released_files import ReleasedFile, numbered
 from tf_simclr.models import SimCLRModel
 from tf_simclr.models.resnet import encoder_width, nearest_depth
 
 _PAPERS_RATIO = 0.0625
 _LEAST_SK_WIDTH = 32
+# Fewer than in any network; more than in any of the authors' heads.
+_MIN_CONVOLUTIONS, _MAX_HEAD_LAYERS = 6, 10
 _SUPERVISED_HEAD = "head_supervised/linear_layer/dense"
 _HEAD_LAYER = re.compile(r"head_contrastive/(n?l)_(\d+)/dense/kernel")
 # The order in which the authors' programs make, and so number, the layers of a block.
@@ -96,7 +98,7 @@ def infer_network(file: ReleasedFile, asked: ModelConfig, stated: Sequence[str] 
         found["image_size"] = 32 if small else 224
     config = dataclasses.replace(asked, **(found | {"ft_proj_selector": 0}))
     kernel = file.shapes.get(f"{_SUPERVISED_HEAD}/kernel")
-    if kernel is None or len(kernel) != 2:
+    if kernel is None or not _has_rank(kernel, 2):
         return ReleasedNetwork(config, None, "pretrain", "it has no supervised head")
     release = _RELEASES.get(file.step or 0)
     layer, reason = _head_layer(file, config, release, given.get("ft_proj_selector"))
@@ -129,10 +131,10 @@ def released_names(model: SimCLRModel) -> dict[str, Any]:
 
 def _encoder_settings(file: ReleasedFile) -> dict[str, Any]:
     kernels = _kernels(file.shapes)
+    if len(kernels) < _MIN_CONVOLUTIONS:
+        raise UserError(f"{file.where}: too few convolutions ({len(kernels)}); fetch the file again.")
     small, deep_stem = _stem(kernels)
     body = kernels[3 if deep_stem else 1 :]
-    if len(body) < 3:
-        raise UserError(f"{file.where}: too few convolutions ({len(kernels)}); fetch the file again.")
     bottleneck = body[1][0] == 1
     first = body[1][-1]  # Filters of the first block, after its shortcut.
     branches = bottleneck and body[2][-1] == 2 * first
@@ -151,7 +153,7 @@ def _encoder_settings(file: ReleasedFile) -> dict[str, Any]:
         pairs = [(b[-1] // 2, a[-1]) for b, a in itertools.pairwise(body) if _makes_branches(b)]
         settings["sk_ratio"] = _ratio(pairs if branches else [], _LEAST_SK_WIDTH)
     if squeezing:
-        biased = [shape for name, shape in _numbered_shapes(file.shapes, "conv2d", "bias")]
+        biased = [shape for name, shape in _numbered_shapes(file.shapes, "conv2d", "bias", 1)]
         expansion = 4 if bottleneck else 1
         pairs = [(b[-1] // expansion, a[-1]) for a, b in zip(biased[::2], biased[1::2], strict=False)]
         settings["se_ratio"] = _ratio(pairs, 1)
@@ -160,13 +162,20 @@ def _encoder_settings(file: ReleasedFile) -> dict[str, Any]:
 
 def _kernels(shapes: Mapping[str, tuple]) -> list[tuple]:
     """Returns the shapes of the encoder's kernels in the order of their numbers, transposed ones as they are."""
-    return [shape for _, shape in _numbered_shapes(shapes, "conv2d", "kernel") if len(shape) == 4]
+    return [shape for _, shape in _numbered_shapes(shapes, "conv2d", "kernel", 4)]
 
 
-def _numbered_shapes(shapes: Mapping[str, tuple], kind: str, variable: str) -> list[tuple[int, tuple]]:
+def _numbered_shapes(
+    shapes: Mapping[str, tuple], kind: str, variable: str, rank: int
+) -> list[tuple[int, tuple]]:
     pattern = re.compile(rf"base_model/{kind}(?:_(\d+))?/{variable}")
     found = [(int(match[1] or 0), shapes[name]) for name in shapes if (match := pattern.fullmatch(name))]
-    return sorted(found)
+    return sorted((number, shape) for number, shape in found if _has_rank(shape, rank))
+
+
+def _has_rank(shape: tuple, rank: int) -> bool:
+    """Returns whether a variable can be what its name says: of any other it is only told that it does not fit."""
+    return len(shape) == rank and 0 not in shape
 
 
 def _stem(kernels: Sequence[tuple]) -> tuple[bool, bool]:
@@ -191,7 +200,7 @@ def _head_settings(file: ReleasedFile) -> dict[str, Any]:
     layers = {
         int(match[2]): (match[1], shape)
         for name, shape in file.shapes.items()
-        if (match := _HEAD_LAYER.fullmatch(name))
+        if (match := _HEAD_LAYER.fullmatch(name)) and _has_rank(shape, 2) and int(match[2]) < _MAX_HEAD_LAYERS
     }
     if not layers:
         return {"proj_head_mode": "none"}
@@ -223,9 +232,17 @@ def _head_layer(
     file: ReleasedFile, config: ModelConfig, release: _Release | None, stated: int | None
 ) -> tuple[int, str]:
     """Returns on which layer of the projection head the supervised head sits, 0 for its input; and why."""
-    widths = [encoder_width(config)] * max(config.num_head_layers, 1) + [config.proj_out_dim]
+    layers = config.num_head_layers
+    check(
+        stated is None or -1 <= stated <= layers,
+        "ft_proj_selector",
+        stated,
+        f"{_path(file)} has {layers} layer(s) of projection head; use 0 (the encoder's output) to {layers}, or -1 for "
+        "the last.",
+    )
+    widths = [encoder_width(config)] * max(layers, 1) + [config.proj_out_dim]
     inputs = file.shapes[f"{_SUPERVISED_HEAD}/kernel"][0]
-    possible = [n for n in range(config.num_head_layers + 1) if widths[n] == inputs]
+    possible = [n for n in range(layers + 1) if widths[n] == inputs]
     evidence: list[tuple[int, str]] = []
     if len(possible) == 1:
         evidence.append((possible[0], "no other layer is as wide"))
@@ -233,7 +250,7 @@ def _head_layer(
         evidence.append((file.head_layer, "the graph of the SavedModel says so"))
     if release is not None:
         evidence.append((release.head_layer, f"{file.step} steps are those of the weights {release.what}"))
-    asked = None if stated is None else stated % (config.num_head_layers + 1)
+    asked = layers if stated == -1 else stated
     if not evidence and asked is None:
         raise UserError(
             f"--ft_proj_selector: not given, but {_path(file)} leaves open which layer the supervised head sits on; "
