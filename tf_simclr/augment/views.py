@@ -126,6 +126,7 @@ class TrainView:
       random_rotation: Largest angle in degrees, 0 (off) to 180.
       color_jitter_strength: Strength of the jitter; 0 switches off jitter and grey-scale.
       use_blur: Whether half of the views are blurred.
+      on_device: Whether the views are made in the training step, where that runs, instead of by the input.
     """
 
     image_size: int
@@ -134,6 +135,7 @@ class TrainView:
     random_rotation: float = 0.0
     color_jitter_strength: float = 0.0
     use_blur: bool = False
+    on_device: bool = False
 
     def __call__(self, images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
         """Makes one random view of each image of a batch.
@@ -168,7 +170,10 @@ class TrainView:
         _, height, width, _ = images.shape
         boxes = spatial.sample_crop_boxes(draws[:, _COLUMNS["crop"]], height, width, self.crop_min_area)
         floats = _scale(images, images.dtype)
-        return _to_images(spatial.crop_and_resize(floats, boxes, self.image_size, self._flip(draws)))
+        planes = spatial.crop_and_resize(
+            floats, boxes, self.image_size, flip=self._flip(draws), precise=self.on_device
+        )
+        return _to_images(planes)
 
     def crop_image(self, image: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
         """Crops, resizes and flips one image of any size, for images that are decoded one by one.
