@@ -1,8 +1,10 @@
 """Gaussian blur of whole batches, with one width an image."""
 
+import functools
+
 import tensorflow as tf
 
-from tf_simclr.augment.choice import apply_to_some, per_image
+from tf_simclr.augment.steps import Step, per_image, step_for_some, take_steps
 
 BLUR_PROBABILITY = 0.5
 SIGMA_RANGE = (0.1, 2.0)
@@ -28,17 +30,17 @@ def gaussian_blur(planes: tf.Tensor, sigma: tf.Tensor, apply: tf.Tensor) -> tf.T
     Returns:
       float32 [batch, channels, size, size].
     """
+    return take_steps(planes, [step_for_some(apply, functools.partial(_blur, sigma))])
+
+
+def _blur(sigma: tf.Tensor, planes: tf.Tensor) -> tf.Tensor:
     radius = blur_radius(planes.shape[2])
     if radius == 0:
         return planes
     distance = tf.range(radius + 1, dtype=tf.float32)
     taps = tf.exp(-0.5 * tf.square(distance[:, tf.newaxis] / sigma))
     taps /= 2 * tf.reduce_sum(taps, axis=0) - taps[0]  # All but the one in the middle come twice.
-
-    def blur(planes: tf.Tensor) -> tf.Tensor:
-        return _filter(_filter(planes, taps, 2), taps, 3)
-
-    return apply_to_some(apply, blur, planes)
+    return _filter(_filter(planes, taps, 2), taps, 3)
 
 
 def _filter(planes: tf.Tensor, taps: tf.Tensor, axis: int) -> tf.Tensor:
@@ -57,6 +59,13 @@ def _filter(planes: tf.Tensor, taps: tf.Tensor, axis: int) -> tf.Tensor:
     return result
 
 
+def blur_step(draws: tf.Tensor) -> Step:
+    """Returns the step of `random_blur`."""
+    low, high = SIGMA_RANGE
+    sigma = low + (high - low) * draws[:, 1]
+    return step_for_some(draws[:, 0] < BLUR_PROBABILITY, functools.partial(_blur, sigma))
+
+
 def random_blur(planes: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
     """Blurs half of the images, with sigma uniform between 0.1 and 2 pixels.
 
@@ -67,5 +76,4 @@ def random_blur(planes: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
     Returns:
       float32 [batch, channels, size, size].
     """
-    low, high = SIGMA_RANGE
-    return gaussian_blur(planes, low + (high - low) * draws[:, 1], draws[:, 0] < BLUR_PROBABILITY)
+    return take_steps(planes, [blur_step(draws)])

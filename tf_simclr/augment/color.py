@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import tensorflow as tf
 
-from tf_simclr.augment.choice import apply_to_some, choose, per_image
+from tf_simclr.augment.steps import Step, per_image, step_for_some, take_steps
 
 JITTER_PROBABILITY = 0.8
 GREY_PROBABILITY = 0.2
@@ -114,6 +114,18 @@ def jitter_factors(draws: tf.Tensor, strength: float) -> list[tf.Tensor]:
     return [*factors, 0.2 * strength * (2 * hue - 1)]
 
 
+def jitter_steps(draws: tf.Tensor, strength: float) -> list[Step]:
+    """Returns the steps of `jitter`."""
+    factors = jitter_factors(draws[:, 2:NUM_JITTER_DRAWS], strength)
+    adjustments = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
+    pairs = zip(adjustments, factors, strict=True)
+    operations = [functools.partial(_adjust_and_clip, adjust, factor) for adjust, factor in pairs]
+    order = tf.minimum(tf.cast(draws[:, 1] * len(_ORDERS), tf.int32), len(_ORDERS) - 1)
+    orders = tf.gather(tf.constant(_ORDERS), order)
+    orders = tf.where(draws[:, :1] < JITTER_PROBABILITY, orders, -1)
+    return [Step(which, operations) for which in tf.unstack(orders, axis=1)]
+
+
 def jitter(planes: tf.Tensor, draws: tf.Tensor, strength: float) -> tf.Tensor:
     """Jitters brightness, contrast, saturation and hue of four images in five, each in an order of its own.
 
@@ -128,27 +140,18 @@ def jitter(planes: tf.Tensor, draws: tf.Tensor, strength: float) -> tf.Tensor:
     Returns:
       float32 [batch, 3, height, width].
     """
-    factors = jitter_factors(draws[:, 2:NUM_JITTER_DRAWS], strength)
-    order = tf.minimum(tf.cast(draws[:, 1] * len(_ORDERS), tf.int32), len(_ORDERS) - 1)
-
-    def adjust(planes: tf.Tensor) -> tf.Tensor:
-        for operation in tf.unstack(tf.gather(tf.constant(_ORDERS), order), axis=1):
-            planes = choose(operation, _adjustments(planes, factors))
-        return planes
-
-    return apply_to_some(draws[:, 0] < JITTER_PROBABILITY, adjust, planes)
-
-
-def _adjustments(planes: tf.Tensor, factors: list[tf.Tensor]) -> list[Callable[[], tf.Tensor]]:
-    operations = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
-    pairs = zip(operations, factors, strict=True)
-    return [functools.partial(_adjust_and_clip, *pair, planes) for pair in pairs]
+    return take_steps(planes, jitter_steps(draws, strength))
 
 
 def _adjust_and_clip(
     adjust: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], factor: tf.Tensor, planes: tf.Tensor
 ) -> tf.Tensor:
     return tf.clip_by_value(adjust(planes, factor), 0.0, 1.0)
+
+
+def grey_step(draws: tf.Tensor) -> Step:
+    """Returns the step of `random_grey`."""
+    return step_for_some(draws < GREY_PROBABILITY, _to_grey)
 
 
 def random_grey(planes: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
@@ -161,7 +164,7 @@ def random_grey(planes: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
     Returns:
       float32 [batch, 3, height, width].
     """
-    return apply_to_some(draws < GREY_PROBABILITY, _to_grey, planes)
+    return take_steps(planes, [grey_step(draws)])
 
 
 def _to_grey(planes: tf.Tensor) -> tf.Tensor:

@@ -9,6 +9,7 @@ import dataclasses
 import tensorflow as tf
 
 from tf_simclr.augment import blur, color, spatial
+from tf_simclr.augment.steps import take_steps
 
 _DRAWS_PER_COUNTER = 4
 _PHILOX = 1
@@ -213,11 +214,13 @@ class TrainView:
         if self.random_rotation > 0:
             turn = 2 * draws[:, _COLUMNS["rotation"]][:, 0] - 1
             planes = spatial.rotate(planes, self.random_rotation * turn)
+        steps = []
         if self.color_jitter_strength > 0:
-            planes = color.jitter(planes, draws[:, _COLUMNS["jitter"]], self.color_jitter_strength)
-            planes = color.random_grey(planes, draws[:, _COLUMNS["grey"]][:, 0])
-        if self.use_blur:
-            planes = blur.random_blur(planes, draws[:, _COLUMNS["blur"]])
+            steps += color.jitter_steps(draws[:, _COLUMNS["jitter"]], self.color_jitter_strength)
+            steps.append(color.grey_step(draws[:, _COLUMNS["grey"]][:, 0]))
+        if self.use_blur and blur.blur_radius(self.image_size):
+            steps.append(blur.blur_step(draws[:, _COLUMNS["blur"]]))
+        planes = take_steps(planes, steps)
         return _to_images(tf.clip_by_value(planes, 0.0, 1.0))
 
     def _flip(self, draws: tf.Tensor) -> tf.Tensor | None:
