@@ -18,28 +18,38 @@ VIEW_PARTS = frozenset(["views", "images", "draws"])
 Views = tuple[tf.Tensor, ...]
 
 
-def row_views(view: TrainView) -> Callable[[Views, Views], Views]:
-    """Returns the function from the crops of one image and their draws to its views, [S, S, 3] each."""
+def row_parts(view: TrainView) -> Callable[[Views, Views], dict]:
+    """Returns the function from the crops of one image, [S, S, 3], and their draws to its part of a batch."""
+    if view.on_device:
+        return _for_the_step
 
-    def make(crops: Views, draws: Views) -> Views:
-        return tuple(
-            view.distort(crop[tf.newaxis], one[tf.newaxis])[0] for crop, one in zip(crops, draws, strict=True)
-        )
+    @tf.function(jit_compile=True, autograph=False)
+    def make(crops: Views, draws: Views) -> dict:
+        pairs = zip(crops, draws, strict=True)
+        return {"views": tuple(view.distort(crop[tf.newaxis], one[tf.newaxis])[0] for crop, one in pairs)}
 
-    return tf.function(make, jit_compile=True, autograph=False)
+    return make
 
 
-def array_views(view: TrainView) -> Callable[[tf.Tensor, Views], Views]:
-    """Returns the function from images of one size and the draws of each view to the views."""
+def array_parts(view: TrainView) -> Callable[[tf.Tensor, Views], dict]:
+    """Returns the function from images of one size and the draws of each view to their part of a batch."""
+    if view.on_device:
+        return _for_the_step
 
     def one_image(row: tuple) -> Views:
         image, draws = row
         return tuple(view(image[tf.newaxis], one[tf.newaxis])[0] for one in draws)
 
-    def make(images: tf.Tensor, draws: Views) -> Views:
-        return tf.map_fn(one_image, (images, draws), fn_output_signature=(tf.float32,) * len(draws))
+    @tf.function(jit_compile=True, autograph=False)
+    def make(images: tf.Tensor, draws: Views) -> dict:
+        views = tf.map_fn(one_image, (images, draws), fn_output_signature=(tf.float32,) * len(draws))
+        return {"views": views}
 
-    return tf.function(make, jit_compile=True, autograph=False)
+    return make
+
+
+def _for_the_step(images: tf.Tensor | Views, draws: Views) -> dict:
+    return {"images": images, "draws": draws}
 
 
 def step_views(source: Source, view: TrainView) -> Callable[[dict], dict]:

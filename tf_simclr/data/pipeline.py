@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_simclr.augment.views import EvalView, TrainView, draw_uniforms
-from tf_simclr.data.making import VIEW_PARTS, array_views, row_views
+from tf_simclr.data.making import VIEW_PARTS, array_parts, row_parts
 from tf_simclr.data.plan import BatchPlan
 from tf_simclr.data.random_access import ArraySource
 from tf_simclr.data.rows import batch_rows
@@ -63,19 +63,16 @@ def train_dataset(
     def draws(first_position: tf.Tensor, num_rows: int) -> tuple[tf.Tensor, ...]:
         return tuple(draw_uniforms(seed, number, first_position, num_rows) for number in range(num_views))
 
-    of_row, of_array = row_views(view), array_views(view)
+    of_row, of_array = row_parts(view), array_parts(view)
 
-    def crop(image: tf.Tensor, position: tf.Tensor) -> Any:
+    def crop(image: tf.Tensor, position: tf.Tensor) -> dict:
         row_draws = tuple(one[0] for one in draws(position, 1))
-        crops = tuple(view.crop_image(image, one) for one in row_draws)
-        return (crops, row_draws) if view.on_device else of_row(crops, row_draws)
+        return of_row(tuple(view.crop_image(image, one) for one in row_draws), row_draws)
 
     def finish(batch: dict) -> dict:
-        made = batch["images"]
+        parts = batch["images"]
         if isinstance(source, ArraySource):
-            batch_draws = draws(batch["position"][0], batch_size)
-            made = (made, batch_draws) if view.on_device else of_array(made, batch_draws)
-        parts = dict(zip(("images", "draws"), made, strict=True)) if view.on_device else {"views": made}
+            parts = of_array(parts, draws(batch["position"][0], batch_size))
         return _element(source, batch, **parts, bad_images=_count(batch["bad"]))
 
     rows = batch_rows(
