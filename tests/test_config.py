@@ -59,6 +59,7 @@ CHOICES = [
     "train_mode",
     "strategy",
     "jit_compile",
+    "augment_on",
     "cluster",
     "on_non_finite",
     "mode",

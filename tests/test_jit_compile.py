@@ -113,7 +113,9 @@ def test_run_on_several_cpu_devices_is_refused_before_anything_is_written(tmp_pa
 def test_run_hands_the_choice_to_the_loop(tmp_path, monkeypatch):
     choices = []
     monkeypatch.setattr(
-        experiment, "make_train_function", lambda task, strategy, *, jit_compile: choices.append(jit_compile)
+        experiment,
+        "make_train_function",
+        lambda task, strategy, *, jit_compile, prepare: choices.append(jit_compile),
     )
     monkeypatch.setattr(experiment, "train", lambda *arguments, **options: None)
     for choice in ("True", "auto"):

@@ -3,7 +3,7 @@
 import contextlib
 import functools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -20,15 +20,16 @@ from tf_simclr.data import (
     check_service,
     eval_dataset,
     load_eval_source,
+    step_views,
 )
 from tf_simclr.distribute import gather_from_workers, is_chief, wait_for_all
 from tf_simclr.evaluate import evaluate, make_eval_function
-from tf_simclr.ingredients import make_ingredients, training_batches
+from tf_simclr.ingredients import make_ingredients, training_batches, training_view
 from tf_simclr.planning import chance_loss, make_plan, make_schedule
 from tf_simclr.preemption import PreemptionWatch
 from tf_simclr.results import ResultFiles
 from tf_simclr.run_directory import check_directory, claim_directory, latest_checkpoint
-from tf_simclr.strategies import is_step_compiled, make_strategy
+from tf_simclr.strategies import is_augmented_on_device, is_step_compiled, make_strategy
 from tf_simclr.tasks.base import Task
 from tf_simclr.teacher import teacher_class_names
 from tf_simclr.train import Action, make_train_function, train
@@ -87,6 +88,7 @@ class Experiment:
         self._is_chief = is_chief(self.strategy)
         self._num_replicas = self.strategy.num_replicas_in_sync
         self._jit_compile = is_step_compiled(config.train.jit_compile, self.strategy)
+        self._on_device = is_augmented_on_device(config.augment.augment_on, self.strategy)
         self._ingredients = make_ingredients(config, self._num_replicas)
         self.train_source = self._ingredients.source
         self.eval_source = self._load_eval_source()
@@ -159,7 +161,7 @@ class Experiment:
             train(
                 self.task,
                 self._train_batches,
-                run=make_train_function(self.task, self.strategy, jit_compile=self._jit_compile),
+                run=self._make_train_function(),
                 checkpoints=checkpoints,
                 plan=self.plan,
                 watch=stack.enter_context(PreemptionWatch(self.strategy, config.train.preemption_grace)),
@@ -176,6 +178,15 @@ class Experiment:
             self._write(result)
         wait_for_all(self.strategy)  # None reads what the chief has not yet written.
         return result
+
+    def _make_train_function(self) -> Callable:
+        view = training_view(self.config, on_device=self._on_device)
+        return make_train_function(
+            self.task,
+            self.strategy,
+            jit_compile=self._jit_compile,
+            prepare=step_views(self.train_source, view),
+        )
 
     def _agree(self, value: bool) -> bool:
         """Returns whether `value` holds at all workers."""
@@ -257,20 +268,19 @@ class Experiment:
     def _train_batches(self, first_step: int) -> Iterator:
         def make(context: tf.distribute.InputContext) -> tf.data.Dataset:
             plan = self._share(self.plan.global_batch_size, context)
-            return self._train_dataset(first_step, plan, use_service=True)
+            return self._train_dataset(first_step, plan, for_step=True)
 
         return iter(self.strategy.distribute_datasets_from_function(make))
 
-    def _train_dataset(
-        self, first_step: int, plan: BatchPlan, *, use_service: bool = False
-    ) -> tf.data.Dataset:
+    def _train_dataset(self, first_step: int, plan: BatchPlan, *, for_step: bool = False) -> tf.data.Dataset:
         return training_batches(
             self.config,
             self._ingredients,
             plan,
             num_views=self.task.num_views,
             first_step=first_step,
-            use_service=use_service,
+            use_service=for_step,
+            on_device=for_step and self._on_device,
         )
 
     def _share(self, batch_size: int, context: tf.distribute.InputContext | None = None) -> BatchPlan:

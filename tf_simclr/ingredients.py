@@ -69,6 +69,26 @@ def make_ingredients(config: ExperimentConfig, num_replicas: int) -> Ingredients
     return make[config.train.train_mode](config, source, num_replicas)
 
 
+def training_view(config: ExperimentConfig, *, on_device: bool = False) -> TrainView:
+    """Returns how a run looks at its training images.
+
+    Args:
+        config: of the run.
+        on_device: whether the training step makes the views.
+    """
+    augment, pretraining = config.augment, config.train.train_mode == "pretrain"
+    return TrainView(
+        image_size=config.model.image_size,
+        crop_min_area=augment.crop_min_area,
+        use_flip=augment.use_flip,
+        random_rotation=augment.random_rotation,
+        # Labels and teachers speak of what the image shows: its colours and sharpness stay.
+        color_jitter_strength=augment.color_jitter_strength if pretraining else 0.0,
+        use_blur=augment.use_blur and pretraining,
+        on_device=on_device,
+    )
+
+
 def training_batches(
     config: ExperimentConfig,
     ingredients: Ingredients,
@@ -77,6 +97,7 @@ def training_batches(
     num_views: int,
     first_step: int,
     use_service: bool = False,
+    on_device: bool = False,
 ) -> tf.data.Dataset:
     """Returns the endless batches of a run from step `first_step` on; see `data.train_dataset`.
 
@@ -87,19 +108,9 @@ def training_batches(
         num_views: of each image.
         first_step: number of the first batch.
         use_service: whether the batches come from `--data_service`, where that is given.
+        on_device: whether the training step makes the views.
     """
-    augment, settings = config.augment, config.train
-    pretraining = settings.train_mode == "pretrain"
-    view = TrainView(
-        image_size=config.model.image_size,
-        crop_min_area=augment.crop_min_area,
-        use_flip=augment.use_flip,
-        random_rotation=augment.random_rotation,
-        # Labels and teachers speak of what the image shows: its colours and sharpness stay.
-        color_jitter_strength=augment.color_jitter_strength if pretraining else 0.0,
-        use_blur=augment.use_blur and pretraining,
-    )
-
+    view = training_view(config, on_device=on_device)
     address = config.data.data_service if use_service else None
 
     def batches(source: Source, batch_size: int, seed: int) -> tf.data.Dataset:
@@ -117,10 +128,10 @@ def training_batches(
             service=DataService(address, job_name) if address else None,
         )
 
-    num_labelled, seed = ingredients.num_labelled, settings.seed
+    num_labelled, seed = ingredients.num_labelled, config.train.seed
     if ingredients.labelled is None:
-        return batches(ingredients.source, settings.train_batch_size, seed)
-    unlabelled = batches(ingredients.source, settings.train_batch_size - num_labelled, seed)
+        return batches(ingredients.source, config.train.train_batch_size, seed)
+    unlabelled = batches(ingredients.source, config.train.train_batch_size - num_labelled, seed)
     labelled = batches(ingredients.labelled, num_labelled, (seed + _LABELLED_SEED) % 2**31)
     return mix_labelled(unlabelled, labelled)
 

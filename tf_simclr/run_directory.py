@@ -38,6 +38,7 @@ _FREE_SETTINGS = frozenset(
         "keep_hub_module_max",
         "steps_per_loop",
         "jit_compile",
+        "augment_on",
         "strategy",
         "use_tpu",
         "tpu_name",

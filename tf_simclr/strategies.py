@@ -134,7 +134,7 @@ def is_step_compiled(jit_compile: str, strategy: tf.distribute.Strategy) -> bool
     Raises:
         UserError: several CPU devices are to be compiled for, which have no collectives under XLA.
     """
-    kinds = {tf.DeviceSpec.from_string(name).device_type for name in strategy.extended.worker_devices}
+    kinds = _device_kinds(strategy)
     check(
         jit_compile != "True" or kinds != {"CPU"} or strategy.num_replicas_in_sync == 1,
         "jit_compile",
@@ -142,3 +142,17 @@ def is_step_compiled(jit_compile: str, strategy: tf.distribute.Strategy) -> bool
         "TensorFlow has no collectives between CPU devices under XLA; use auto, or --strategy=one_device.",
     )
     return kinds == {"GPU"} if jit_compile == "auto" else jit_compile == "True" and "TPU" not in kinds
+
+
+def is_augmented_on_device(augment_on: str, strategy: tf.distribute.Strategy) -> bool:
+    """Returns whether the training step makes the views of its images.
+
+    Args:
+        augment_on: `host`, `device`, or `auto`: where the step runs on accelerators.
+        strategy: that will run the step.
+    """
+    return augment_on == "device" or (augment_on == "auto" and "CPU" not in _device_kinds(strategy))
+
+
+def _device_kinds(strategy: tf.distribute.Strategy) -> set[str]:
+    return {tf.DeviceSpec.from_string(name).device_type for name in strategy.extended.worker_devices}

@@ -78,7 +78,13 @@ class LoopEvent:
 Action = Callable[[LoopEvent], None]
 
 
-def make_train_function(task, strategy: tf.distribute.Strategy, *, jit_compile: bool = False):
+def make_train_function(
+    task,
+    strategy: tf.distribute.Strategy,
+    *,
+    jit_compile: bool = False,
+    prepare: Callable[[dict], dict] | None = None,
+):
     """Returns a function (iterator, steps), one graph, that trains.
 
     It returns the means of the task's metrics and of `bad_images`, the unreadable images of a global
@@ -88,12 +94,13 @@ def make_train_function(task, strategy: tf.distribute.Strategy, *, jit_compile: 
         task: has `train_step` and `metric_names`.
         strategy: that the task's variables were made under.
         jit_compile: whether XLA compiles the step of each replica.
+        prepare: what is done with a batch of a replica before the task gets it, in its step; None for nothing.
     """
 
     @tf.autograph.experimental.do_not_convert
     def step(batch):
         bad_images = distribute.cross_replica_sum(tf.cast(batch["bad_images"], tf.float32))
-        return task.train_step(batch) | {"bad_images": bad_images}
+        return task.train_step(prepare(batch) if prepare else batch) | {"bad_images": bad_images}
 
     names = (*task.metric_names, "bad_images")
     replica_step = tf.function(step, jit_compile=True, autograph=False) if jit_compile else step

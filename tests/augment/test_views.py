@@ -1,5 +1,7 @@
 """Views as a whole: random draws, shapes, determinism, and equality of the ways to run them."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 import tensorflow as tf
@@ -169,6 +171,24 @@ def test_eval_view_crops_the_center_above_32_pixels():
 def test_eval_view_keeps_the_aspect_at_32_pixels():
     images = _images(1, 40, 32, 3)
     np.testing.assert_array_equal(EvalView(image_size=32)(images), images[:, 4:36].astype(np.float32) / 255)
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_train_view_of_one_image_equals_its_row_of_a_batch(compiled):
+    images, draws = _smooth_images(12, 30, 36), draw_uniforms(5, 0, 0, 12)
+    view = dataclasses.replace(FULL, image_size=40)
+    batch = tf.function(view, jit_compile=compiled)(images, draws)
+    alone = tf.function(view, jit_compile=compiled)
+    for row in range(12):
+        np.testing.assert_allclose(
+            alone(images[row : row + 1], draws[row : row + 1])[0], batch[row], atol=1e-5
+        )
+
+
+def test_train_view_on_device_crops_alike():
+    images, draws = _images(6, 30, 36, 3), draw_uniforms(0, 0, 0, 6)
+    on_device = dataclasses.replace(PLAIN, on_device=True)
+    np.testing.assert_allclose(on_device(images, draws), PLAIN(images, draws), atol=1e-6)
 
 
 def test_train_view_flips_half_of_the_images():

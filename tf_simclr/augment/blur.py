@@ -1,6 +1,10 @@
 """Gaussian blur of whole batches, with one width an image."""
 
+import functools
+
 import tensorflow as tf
+
+from tf_simclr.augment.steps import Step, per_image, step_for_some, take_steps
 
 BLUR_PROBABILITY = 0.5
 SIGMA_RANGE = (0.1, 2.0)
@@ -12,7 +16,7 @@ def blur_radius(size: int) -> int:
 
 
 def gaussian_blur(planes: tf.Tensor, sigma: tf.Tensor, apply: tf.Tensor) -> tf.Tensor:
-    """Blurs the chosen images with a separable Gaussian as two banded matrix products.
+    """Blurs the chosen images with a separable Gaussian, as two weighted sums of shifted images.
 
     SimCLR (arXiv 2002.05709, appendix A). The kernel is normalised over its taps; pixels outside the image
     are zero and are not compensated for, as in the authors' code. They draw one sigma a batch, here each
@@ -26,23 +30,40 @@ def gaussian_blur(planes: tf.Tensor, sigma: tf.Tensor, apply: tf.Tensor) -> tf.T
     Returns:
       float32 [batch, channels, size, size].
     """
-    channels, size = planes.shape[1], planes.shape[2]
-    radius = blur_radius(size)
+    return take_steps(planes, [step_for_some(apply, functools.partial(_blur, sigma))])
+
+
+def _blur(sigma: tf.Tensor, planes: tf.Tensor) -> tf.Tensor:
+    radius = blur_radius(planes.shape[2])
     if radius == 0:
         return planes
-    sigma, apply = sigma[:, tf.newaxis, tf.newaxis], apply[:, tf.newaxis, tf.newaxis]
-    pixel = tf.range(size, dtype=tf.float32)
-    distance = tf.abs(pixel[:, tf.newaxis] - pixel[tf.newaxis, :])
-    taps = tf.range(-radius, radius + 1, dtype=tf.float32)
-    total = tf.reduce_sum(tf.exp(-0.5 * tf.square(taps / sigma)), axis=-1, keepdims=True)
-    kernel = tf.where(distance <= radius, tf.exp(-0.5 * tf.square(distance / sigma)) / total, 0.0)
-    # Identity matrices instead of a choice between images: the products are needed anyway.
-    kernel = tf.where(apply, kernel, tf.eye(size))
+    distance = tf.range(radius + 1, dtype=tf.float32)
+    taps = tf.exp(-0.5 * tf.square(distance[:, tf.newaxis] / sigma))
+    taps /= 2 * tf.reduce_sum(taps, axis=0) - taps[0]  # All but the one in the middle come twice.
+    return _filter(_filter(planes, taps, 2), taps, 3)
 
-    across = tf.matmul(tf.reshape(planes, [-1, channels * size, size]), kernel)
-    rows_first = tf.transpose(tf.reshape(across, [-1, channels, size, size]), [0, 2, 1, 3])
-    down = tf.matmul(kernel, tf.reshape(rows_first, [-1, size, channels * size]))
-    return tf.transpose(tf.reshape(down, [-1, size, channels, size]), [0, 2, 1, 3])
+
+def _filter(planes: tf.Tensor, taps: tf.Tensor, axis: int) -> tf.Tensor:
+    """Filters along one axis; `taps` [radius + 1, batch] are those from the middle outwards."""
+    radius = taps.shape[0] - 1
+    padded = tf.pad(planes, [[radius, radius] if number == axis else [0, 0] for number in range(4)])
+
+    def shifted(by: int) -> tf.Tensor:
+        start, size = [0] * 4, [-1] * 4
+        start[axis], size[axis] = radius + by, planes.shape[axis]
+        return tf.slice(padded, start, size)
+
+    result = per_image(taps[0]) * planes
+    for distance in range(1, radius + 1):
+        result += per_image(taps[distance]) * (shifted(distance) + shifted(-distance))
+    return result
+
+
+def blur_step(draws: tf.Tensor) -> Step:
+    """Returns the step of `random_blur`."""
+    low, high = SIGMA_RANGE
+    sigma = low + (high - low) * draws[:, 1]
+    return step_for_some(draws[:, 0] < BLUR_PROBABILITY, functools.partial(_blur, sigma))
 
 
 def random_blur(planes: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
@@ -55,5 +76,4 @@ def random_blur(planes: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
     Returns:
       float32 [batch, channels, size, size].
     """
-    low, high = SIGMA_RANGE
-    return gaussian_blur(planes, low + (high - low) * draws[:, 1], draws[:, 0] < BLUR_PROBABILITY)
+    return take_steps(planes, [blur_step(draws)])

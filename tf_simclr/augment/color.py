@@ -1,8 +1,12 @@
 """Colour jitter and grey-scale of whole batches, with one order and strength an image."""
 
+import functools
 import itertools
+from collections.abc import Callable
 
 import tensorflow as tf
+
+from tf_simclr.augment.steps import Step, per_image, step_for_some, take_steps
 
 JITTER_PROBABILITY = 0.8
 GREY_PROBABILITY = 0.2
@@ -11,10 +15,6 @@ LUMA = (0.2989, 0.5870, 0.1140)
 
 _TINY = 1e-12
 _ORDERS = tuple(itertools.permutations(range(4)))
-
-
-def _per_image(values: tf.Tensor) -> tf.Tensor:
-    return tf.reshape(values, [-1, 1, 1, 1])
 
 
 def adjust_brightness(planes: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
@@ -27,7 +27,7 @@ def adjust_brightness(planes: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
     Returns:
       float32 [batch, 3, height, width], not clipped.
     """
-    return planes * _per_image(factor)
+    return planes * per_image(factor)
 
 
 def adjust_contrast(planes: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
@@ -40,7 +40,7 @@ def adjust_contrast(planes: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
     Returns:
       float32 [batch, 3, height, width], not clipped.
     """
-    factor = _per_image(factor)
+    factor = per_image(factor)
     mean = tf.reduce_mean(planes, axis=[2, 3], keepdims=True)
     return planes * factor + mean * (1 - factor)
 
@@ -66,7 +66,7 @@ def adjust_saturation(planes: tf.Tensor, factor: tf.Tensor) -> tf.Tensor:
     """
     value, spread = _value_and_range(planes)
     # Resizing can overshoot below 0; such a pixel has no saturation, in TensorFlow too.
-    scale = tf.minimum(_per_image(factor), tf.maximum(value, 0.0) / tf.maximum(spread, _TINY))
+    scale = tf.minimum(per_image(factor), tf.maximum(value, 0.0) / tf.maximum(spread, _TINY))
     return planes * scale + value * (1 - scale)
 
 
@@ -87,7 +87,7 @@ def adjust_hue(planes: tf.Tensor, delta: tf.Tensor) -> tf.Tensor:
     is_red, is_green = (red >= green) & (red >= blue), green >= blue
     difference = tf.where(is_red, green - blue, tf.where(is_green, blue - red, red - green))
     sector = tf.where(is_red, 0.0, tf.where(is_green, 2.0, 4.0))
-    hue = sector + difference / tf.maximum(spread, _TINY) + 6 * _per_image(delta)
+    hue = sector + difference / tf.maximum(spread, _TINY) + 6 * per_image(delta)
     # A channel falls from v to v - d and rises again over the six sectors; red, green and blue do so
     # two sectors apart.
     phase = hue + tf.reshape(tf.constant([5.0, 3.0, 1.0]), [1, 3, 1, 1])
@@ -114,6 +114,18 @@ def jitter_factors(draws: tf.Tensor, strength: float) -> list[tf.Tensor]:
     return [*factors, 0.2 * strength * (2 * hue - 1)]
 
 
+def jitter_steps(draws: tf.Tensor, strength: float) -> list[Step]:
+    """Returns the steps of `jitter`."""
+    factors = jitter_factors(draws[:, 2:NUM_JITTER_DRAWS], strength)
+    adjustments = (adjust_brightness, adjust_contrast, adjust_saturation, adjust_hue)
+    pairs = zip(adjustments, factors, strict=True)
+    operations = [functools.partial(_adjust_and_clip, adjust, factor) for adjust, factor in pairs]
+    order = tf.minimum(tf.cast(draws[:, 1] * len(_ORDERS), tf.int32), len(_ORDERS) - 1)
+    orders = tf.gather(tf.constant(_ORDERS), order)
+    orders = tf.where(draws[:, :1] < JITTER_PROBABILITY, orders, -1)
+    return [Step(which, operations) for which in tf.unstack(orders, axis=1)]
+
+
 def jitter(planes: tf.Tensor, draws: tf.Tensor, strength: float) -> tf.Tensor:
     """Jitters brightness, contrast, saturation and hue of four images in five, each in an order of its own.
 
@@ -128,20 +140,18 @@ def jitter(planes: tf.Tensor, draws: tf.Tensor, strength: float) -> tf.Tensor:
     Returns:
       float32 [batch, 3, height, width].
     """
-    factors = jitter_factors(draws[:, 2:NUM_JITTER_DRAWS], strength)
-    choice = tf.minimum(tf.cast(draws[:, 1] * len(_ORDERS), tf.int32), len(_ORDERS) - 1)
-    applied = _per_image(draws[:, 0] < JITTER_PROBABILITY)
-    for operations in tf.unstack(tf.gather(tf.constant(_ORDERS), choice), axis=1):
-        operation = _per_image(operations)
-        adjusted = tf.where(
-            operation < 2,
-            tf.where(
-                operation == 0, adjust_brightness(planes, factors[0]), adjust_contrast(planes, factors[1])
-            ),
-            tf.where(operation == 2, adjust_saturation(planes, factors[2]), adjust_hue(planes, factors[3])),
-        )
-        planes = tf.where(applied, tf.clip_by_value(adjusted, 0.0, 1.0), planes)
-    return planes
+    return take_steps(planes, jitter_steps(draws, strength))
+
+
+def _adjust_and_clip(
+    adjust: Callable[[tf.Tensor, tf.Tensor], tf.Tensor], factor: tf.Tensor, planes: tf.Tensor
+) -> tf.Tensor:
+    return tf.clip_by_value(adjust(planes, factor), 0.0, 1.0)
+
+
+def grey_step(draws: tf.Tensor) -> Step:
+    """Returns the step of `random_grey`."""
+    return step_for_some(draws < GREY_PROBABILITY, _to_grey)
 
 
 def random_grey(planes: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
@@ -154,6 +164,10 @@ def random_grey(planes: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
     Returns:
       float32 [batch, 3, height, width].
     """
+    return take_steps(planes, [grey_step(draws)])
+
+
+def _to_grey(planes: tf.Tensor) -> tf.Tensor:
     red, green, blue = tf.split(planes, 3, axis=1)
     grey = LUMA[0] * red + LUMA[1] * green + LUMA[2] * blue
-    return tf.where(_per_image(draws < GREY_PROBABILITY), grey, planes)
+    return tf.concat([grey, grey, grey], axis=1)

@@ -9,6 +9,7 @@ import dataclasses
 import tensorflow as tf
 
 from tf_simclr.augment import blur, color, spatial
+from tf_simclr.augment.steps import take_steps
 
 _DRAWS_PER_COUNTER = 4
 _PHILOX = 1
@@ -126,6 +127,7 @@ class TrainView:
       random_rotation: Largest angle in degrees, 0 (off) to 180.
       color_jitter_strength: Strength of the jitter; 0 switches off jitter and grey-scale.
       use_blur: Whether half of the views are blurred.
+      on_device: Whether the views are made in the training step, where that runs, instead of by the input.
     """
 
     image_size: int
@@ -134,6 +136,7 @@ class TrainView:
     random_rotation: float = 0.0
     color_jitter_strength: float = 0.0
     use_blur: bool = False
+    on_device: bool = False
 
     def __call__(self, images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
         """Makes one random view of each image of a batch.
@@ -168,7 +171,10 @@ class TrainView:
         _, height, width, _ = images.shape
         boxes = spatial.sample_crop_boxes(draws[:, _COLUMNS["crop"]], height, width, self.crop_min_area)
         floats = _scale(images, images.dtype)
-        return _to_images(spatial.crop_and_resize(floats, boxes, self.image_size, self._flip(draws)))
+        planes = spatial.crop_and_resize(
+            floats, boxes, self.image_size, flip=self._flip(draws), precise=self.on_device
+        )
+        return _to_images(planes)
 
     def crop_image(self, image: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
         """Crops, resizes and flips one image of any size, for images that are decoded one by one.
@@ -208,11 +214,13 @@ class TrainView:
         if self.random_rotation > 0:
             turn = 2 * draws[:, _COLUMNS["rotation"]][:, 0] - 1
             planes = spatial.rotate(planes, self.random_rotation * turn)
+        steps = []
         if self.color_jitter_strength > 0:
-            planes = color.jitter(planes, draws[:, _COLUMNS["jitter"]], self.color_jitter_strength)
-            planes = color.random_grey(planes, draws[:, _COLUMNS["grey"]][:, 0])
-        if self.use_blur:
-            planes = blur.random_blur(planes, draws[:, _COLUMNS["blur"]])
+            steps += color.jitter_steps(draws[:, _COLUMNS["jitter"]], self.color_jitter_strength)
+            steps.append(color.grey_step(draws[:, _COLUMNS["grey"]][:, 0]))
+        if self.use_blur and blur.blur_radius(self.image_size):
+            steps.append(blur.blur_step(draws[:, _COLUMNS["blur"]]))
+        planes = take_steps(planes, steps)
         return _to_images(tf.clip_by_value(planes, 0.0, 1.0))
 
     def _flip(self, draws: tf.Tensor) -> tf.Tensor | None:

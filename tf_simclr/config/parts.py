@@ -109,9 +109,11 @@ class AugmentConfig:
     use_flip: bool = True
     crop_min_area: float = 0.08
     random_rotation: float = 0.0
+    augment_on: str = "auto"
 
     def __post_init__(self):
         check_finite(self)
+        check_choice("augment_on", self.augment_on, ("auto", "host", "device"))
         check(
             0 <= self.color_jitter_strength <= 2,
             "color_jitter_strength",

@@ -1,9 +1,11 @@
 """Where the examples come from and how they become batches.
 
 A `Source` holds the examples of one split; `load_source` makes it from a `DataConfig`.
-`train_dataset` and `eval_dataset` turn a source and a view into batches.
+`train_dataset` and `eval_dataset` turn a source and a view into batches; `step_views` is what a training step
+does with a batch first.
 """
 
+from tf_simclr.data.making import step_views
 from tf_simclr.data.pipeline import eval_dataset, mix_labelled, train_dataset
 from tf_simclr.data.plan import BatchPlan
 from tf_simclr.data.random_access import ArraySource
@@ -26,5 +28,6 @@ __all__ = [
     "load_eval_source",
     "load_source",
     "mix_labelled",
+    "step_views",
     "train_dataset",
 ]

@@ -4,12 +4,12 @@ Row p of a run (p = step * global batch size + row) shows the same example under
 numbers on whatever number of replicas, and however often the run was interrupted.
 """
 
-from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
 
 from tf_simclr.augment.views import EvalView, TrainView, draw_uniforms
+from tf_simclr.data.making import VIEW_PARTS, array_parts, row_parts
 from tf_simclr.data.plan import BatchPlan
 from tf_simclr.data.random_access import ArraySource
 from tf_simclr.data.rows import batch_rows
@@ -35,7 +35,7 @@ def train_dataset(
 
     Args:
         source: The examples.
-        view: Makes one random view of an image.
+        view: Makes one random view of an image, here or in the training step.
         plan: Batch sizes and the rows that are made here.
         seed: Seed of order and augmentation, 0 to 2**31 - 1.
         num_views: Views of each image.
@@ -46,6 +46,10 @@ def train_dataset(
         Dataset of dicts with `views`, a tuple of `num_views` tensors float32 [b, S, S, 3] in [0, 1];
         `labels` int32 [b], where the source has them; and `bad_images` int32 [], the number of rows
         whose image is unreadable, so that the next readable one of the order stands in.
+
+        With `view.on_device`, instead of `views` what `step_views` makes them of: `draws`, a tuple of
+        `num_views` tensors float32 [b, NUM_DRAWS]; and `images`, which for an `ArraySource` are whole, uint8
+        [b, H, W, C], and otherwise a tuple of `num_views` tensors of crops, float32 [b, S, S, 3].
 
     Raises:
         UserError: The batch cannot be shared out evenly; there are too few records; the service fails.
@@ -59,18 +63,17 @@ def train_dataset(
     def draws(first_position: tf.Tensor, num_rows: int) -> tuple[tf.Tensor, ...]:
         return tuple(draw_uniforms(seed, number, first_position, num_rows) for number in range(num_views))
 
-    def crop(image: tf.Tensor, position: tf.Tensor) -> tuple[tuple[tf.Tensor, ...], tuple[tf.Tensor, ...]]:
-        row_draws = tuple(one[0] for one in draws(position, 1))
-        return tuple(view.crop_image(image, one) for one in row_draws), row_draws
+    of_row, of_array = row_parts(view), array_parts(view)
 
-    make_views = _compiled_views(source, view)
+    def crop(image: tf.Tensor, position: tf.Tensor) -> dict:
+        row_draws = tuple(one[0] for one in draws(position, 1))
+        return of_row(tuple(view.crop_image(image, one) for one in row_draws), row_draws)
 
     def finish(batch: dict) -> dict:
+        parts = batch["images"]
         if isinstance(source, ArraySource):
-            views = make_views(batch["images"], draws(batch["position"][0], batch_size))
-        else:
-            views = make_views(*batch["images"])
-        return _element(source, batch, views=views, bad_images=_count(batch["bad"]))
+            parts = of_array(parts, draws(batch["position"][0], batch_size))
+        return _element(source, batch, **parts, bad_images=_count(batch["bad"]))
 
     rows = batch_rows(
         source,
@@ -97,10 +100,12 @@ def mix_labelled(unlabelled: tf.data.Dataset, labelled: tf.data.Dataset) -> tf.d
     """
 
     def mix(first: dict, second: dict) -> dict:
-        views = tuple(tf.concat(pair, axis=0) for pair in zip(first["views"], second["views"], strict=True))
-        unknown = tf.fill([first["views"][0].shape[0]], tf.constant(-1, second["labels"].dtype))
+        parts = [{name: part[name] for name in VIEW_PARTS & part.keys()} for part in (first, second)]
+        rows = tf.nest.map_structure(lambda *pair: tf.concat(pair, axis=0), *parts)
+        num_unlabelled = tf.nest.flatten(parts[0])[0].shape[0]
+        unknown = tf.fill([num_unlabelled], tf.constant(-1, second["labels"].dtype))
         labels = tf.concat([unknown, second["labels"]], axis=0)
-        return {"views": views, "labels": labels, "bad_images": first["bad_images"] + second["bad_images"]}
+        return rows | {"labels": labels, "bad_images": first["bad_images"] + second["bad_images"]}
 
     mixed = tf.data.Dataset.zip((unlabelled, labelled)).map(mix)
     return _endless(_with_options(mixed.prefetch(tf.data.AUTOTUNE)))
@@ -142,14 +147,6 @@ def eval_dataset(source: Source, view: EvalView, *, plan: BatchPlan) -> tf.data.
     batches = _with_options(rows.map(finish, num_parallel_calls=tf.data.AUTOTUNE).prefetch(tf.data.AUTOTUNE))
     num_batches = plan.num_eval_batches(source.num_examples)
     return batches.apply(tf.data.experimental.assert_cardinality(num_batches))
-
-
-def _compiled_views(source: Source, view: TrainView) -> Callable:
-    """Returns the function of what `batch_rows` gives, and the draws of each view, to the views."""
-    if isinstance(source, ArraySource):
-        return tf.function(lambda images, draws: tuple(view(images, one) for one in draws), jit_compile=True)
-    # Images of several sizes were cropped one by one.
-    return tf.function(lambda crops, draws: tuple(map(view.distort, crops, draws)), jit_compile=True)
 
 
 def _element(source: Source, batch: dict, **parts: Any) -> dict:

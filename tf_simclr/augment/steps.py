@@ -1,0 +1,72 @@
+"""Random operations as steps, of which each image takes its own choice."""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+
+import tensorflow as tf
+
+Operation = Callable[[tf.Tensor], tf.Tensor]
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """One of several operations for each image of a batch, or none.
+
+    Attributes:
+      which: int32 [batch], numbers of operations; -1 leaves an image exactly as it is.
+      operations: Functions of planes, float32 [batch, channels, height, width], to planes of the same shape.
+    """
+
+    which: tf.Tensor
+    operations: Sequence[Operation]
+
+
+def step_for_some(applied: tf.Tensor, operation: Operation) -> Step:
+    """Returns the step in which the images where `applied`, bool [batch], is true take an operation."""
+    return Step(tf.cast(applied, tf.int32) - 1, (operation,))
+
+
+def per_image(values: tf.Tensor) -> tf.Tensor:
+    """Returns values [batch] as [batch, 1, 1, 1], beside planes."""
+    return tf.reshape(values, [-1, 1, 1, 1])
+
+
+def take_steps(planes: tf.Tensor, steps: Sequence[Step]) -> tf.Tensor:
+    """Takes one step after the other.
+
+    A single image is given to the operations of its choice alone. In a larger batch every operation is
+    computed for all images, as accelerators want it; a processor is faster with one image at a time.
+
+    Args:
+      planes: float32 [batch, channels, height, width].
+      steps: What to do, in this order.
+
+    Returns:
+      float32 [batch, channels, height, width].
+    """
+    if planes.shape[0] == 1 and steps:
+        return _take_alone(planes, steps)
+    for step in steps:
+        taken = planes
+        for number, operation in enumerate(step.operations):
+            taken = tf.where(per_image(step.which == number), operation(planes), taken)
+        planes = taken
+    return planes
+
+
+def _take_alone(planes: tf.Tensor, steps: Sequence[Step]) -> tf.Tensor:
+    # One choice in a loop: a chain of them takes XLA half a minute to compile at 224 pixels, as it looks for
+    # constants in whatever a choice is given.
+    operations = list(dict.fromkeys(operation for step in steps for operation in step.operations))
+    numbers = []
+    for step in steps:
+        branches = [0, *(1 + operations.index(operation) for operation in step.operations)]
+        numbers.append(tf.gather(tf.constant(branches), 1 + step.which[0]))
+    order = tf.stack(numbers)
+
+    def take(number: tf.Tensor, planes: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        branches = [functools.partial(operation, planes) for operation in (tf.identity, *operations)]
+        return number + 1, tf.switch_case(order[number], branches)
+
+    return tf.while_loop(lambda number, _: number < len(steps), take, (tf.constant(0), planes))[1]
