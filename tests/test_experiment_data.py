@@ -144,7 +144,7 @@ def test_unreadable_images_in_evaluation_are_counted_and_over_the_share_an_error
     result = train_and_evaluate(config)
     assert (result["eval/num_examples"], result["eval/num_bad_images"]) == (39, 1)
     assert any(message.startswith("1 unreadable images of ") for message in log.messages)
-    message = refusal(tiny_config(tmp_path / "run", mode="eval", **flags))
+    message = refusal(tiny_config(tmp_path / "run", mode="eval", max_bad_image_fraction=0.01, **flags))
     assert message.startswith("--max_bad_image_fraction=0.01: 1 of 40 images of ")
 
 

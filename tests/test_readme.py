@@ -39,7 +39,8 @@ def on_digits(arguments):
         return False
     config, _ = parse_command_line(arguments)
     if isinstance(config, Tool):
-        return any("=runs/digits/" in argument for argument in arguments)
+        uses_run = any("=runs/digits/" in argument for argument in arguments)
+        return uses_run and not any("PATH" in argument for argument in arguments)
     steps = config.steps.values() if isinstance(config, SemiSupervisedConfig) else [config]
     return all(step.data.dataset == "digits" for step in steps)
 
