@@ -25,6 +25,7 @@ test-fast: $(VENV)/develop
 
 test-optional: $(VENV)/develop
 	grep -v '^torch' requirements-optional.txt | $(BIN)/pip install --quiet --requirement /dev/stdin
+	$(BIN)/python -c "import tf_simclr, onnx, onnxruntime, safetensors.numpy, tf2onnx"
 	$(BIN)/python -m pytest $(TESTS) -m "not slow" tests/exports/test_onnx.py tests/interop/test_pytorch.py
 
 lint: $(VENV)/develop

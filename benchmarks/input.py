@@ -78,12 +78,15 @@ def _measure(training: ExperimentConfig, ingredients, repeats: int, name: str) -
     batch_size = training.train.train_batch_size
     num_views = 2 if training.train.train_mode == "pretrain" else 1
     plan = BatchPlan(global_batch_size=batch_size)
-    batches = iter(training_batches(training, ingredients, plan, num_views=num_views, first_step=0))
+    on_device = training.augment.augment_on == "device"
+    options = {"num_views": num_views, "first_step": 0, "on_device": on_device}
+    batches = iter(training_batches(training, ingredients, plan, **options))
     # The first repetition compiles, and fills what is fetched ahead.
     rates = [batch_size * _batches_per_second(batches) for _ in range(1 + repeats)]
     decode = _decode_rate(training.data.dataset)
     return Figure(
-        work=f"input of {num_views} view{'s' * (num_views > 1)} from {name}",
+        work=f"input of {num_views} view{'s' * (num_views > 1)} from {name}"
+        + on_device * ", the host's part",
         unit="images/s",
         samples=tuple(rates[1:]),
         bound=decode,

@@ -64,7 +64,7 @@ def _without_local_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
         value = settings.get(flag)
         if isinstance(value, str) and not is_handle(value):
             kind, colon, path = value.partition(":") if flag == "dataset" else ("", "", value)
-            if path:  # Else it is a data set of TFDS.
+            if path and kind in ("", "folder", "tfrecord"):  # Else it is a data set of TFDS.
                 public[flag] = kind + colon + os.path.basename(os.path.normpath(path))
     return public
 

@@ -26,7 +26,7 @@ from tf_simclr.config import (
 RECIPES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "recipes")
 # What an evaluation does not share with the training: what it does, where it is, on which devices.
 _OWN_OF_EVAL = frozenset(field.name for field in dataclasses.fields(StrategyConfig)).union(
-    ("mode", "model_dir", "data_service", "eval_name", "jit_compile")
+    ("mode", "model_dir", "data_service", "eval_name", "jit_compile", "profile_steps")
 )
 _DIGITS_RECIPE = os.path.join(RECIPES, "digits.flags")
 

@@ -18,9 +18,10 @@ FLAGS = {"mode": "train", "train_steps": 4, "steps_per_loop": 1, "color_jitter_s
 def test_auto_augments_on_accelerators(devices, auto):
     names = tuple(f"/job:worker/replica:0/task:0/device:{device}" for device in devices)
     strategy = types.SimpleNamespace(extended=types.SimpleNamespace(worker_devices=names))
-    assert is_augmented_on_device("auto", strategy) is auto
-    assert is_augmented_on_device("device", strategy) is True
-    assert is_augmented_on_device("host", strategy) is False
+    assert is_augmented_on_device("auto", "auto", strategy) is auto
+    assert is_augmented_on_device("auto", "False", strategy) is (devices == ["TPU:0"])
+    assert is_augmented_on_device("device", "False", strategy) is True
+    assert is_augmented_on_device("host", "True", strategy) is False
 
 
 def run(directory, **flags):

@@ -123,6 +123,7 @@ def test_choice_unknown_names_the_choices(name):
         (StrategyConfig, {"cluster_port": 2**16}, "cluster_port", "1 to 65535"),
         (StrategyConfig, {"kubernetes_selector": ""}, "kubernetes_selector", "job-name=simclr"),
         (EvaluationConfig, {"eval_name": "a/b"}, "eval_name", "file names"),
+        (EvaluationConfig, {"eval_name": "knn_eval"}, "eval_name", "result files of that mode"),
         (ExperimentConfig, {"model_dir": ""}, "model_dir", "name a directory"),
     ],
     ids=lambda value: "-".join(value) if isinstance(value, dict) else "",

@@ -201,6 +201,10 @@ def test_flag_of_the_other_evaluation_is_refused():
             "--endpoint=map: is no vector but [8, 8, 3] for one image; use one of default.",
         ),
         ({"eval_split": "validation"}, "--eval_split=validation: digits has the split(s) train, test"),
+        (
+            {"train_split": "test"},
+            "--eval_split: not given, and digits has neither test nor validation images that",
+        ),
         ({"train_split": "trian"}, "--train_split=trian: digits has the split(s) train, test"),
         (
             {"labels_per_class": 1},
@@ -242,6 +246,19 @@ def test_saved_model_needs_the_name_of_a_file(tmp_path):
     assert refusal(checkpoint=saved_model).startswith("--output: not given, and a SavedModel is no directory")
     result = probe(config("knn_eval", checkpoint=saved_model, labels_per_class=2, output=tmp_path / "a.json"))
     assert result["knn_eval/num_examples"] == 450
+
+
+def test_features_that_are_not_finite_are_refused(counted, monkeypatch, tmp_path):
+    read = probe_inputs.FeaturePass.read
+
+    def with_nan(self, *part):
+        features = read(self, *part)
+        features.features[0, 0] = np.nan
+        return features
+
+    monkeypatch.setattr(probe_inputs.FeaturePass, "read", with_nan)
+    message = refusal(train_split="train[:60]", output=tmp_path / "a.json")
+    assert message.startswith("--endpoint=default: is not finite for some images of digits")
 
 
 def test_features_that_would_not_fit_in_memory_are_refused(counted, monkeypatch, tmp_path):

@@ -88,7 +88,9 @@ class Experiment:
         self._is_chief = is_chief(self.strategy)
         self._num_replicas = self.strategy.num_replicas_in_sync
         self._jit_compile = is_step_compiled(config.train.jit_compile, self.strategy)
-        self._on_device = is_augmented_on_device(config.augment.augment_on, self.strategy)
+        self._on_device = is_augmented_on_device(
+            config.augment.augment_on, config.train.jit_compile, self.strategy
+        )
         self._ingredients = make_ingredients(config, self._num_replicas)
         self.train_source = self._ingredients.source
         self.eval_source = self._load_eval_source()
@@ -136,7 +138,7 @@ class Experiment:
         if config.mode == "train_then_eval" and self._agree(result is not None) and result is not None:
             _LOG.info("Already finished: %s", self._results.describe(result))
             return result
-        held = standard_actions.HeldActions(actions if self._is_chief else ())
+        held = standard_actions.HeldActions(actions)
         held.check(self.plan.total_steps)
         if config.data.data_service:
             _LOG.info(
@@ -165,7 +167,7 @@ class Experiment:
                 checkpoints=checkpoints,
                 plan=self.plan,
                 watch=stack.enter_context(PreemptionWatch(self.strategy, config.train.preemption_grace)),
-                actions=(*self._actions(stack), held),
+                actions=(*self._actions(stack), *([held] if self._is_chief else [])),
             )
         result = {"global_step": int(self.task.optimizer.iterations.numpy())}
         if config.mode != "train":

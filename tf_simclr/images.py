@@ -156,7 +156,7 @@ def check_size(encoded: tf.Tensor, name: str | tf.Tensor = "the image") -> tf.Op
     return tf.debugging.Assert(fits, [tf.strings.join([name, reason])])
 
 
-def _check_size_quickly(encoded: tf.Tensor) -> tf.Operation:
+def _check_size_quickly(encoded: tf.Tensor) -> tf.Tensor:
     """Does the same as `check_size`, but where TensorFlow finds a JPEG damaged, with a message of its own."""
     is_jpeg = tf.strings.substr(encoded, 0, len(_JPEG)) == _JPEG
     fits = tf.cond(
@@ -164,7 +164,7 @@ def _check_size_quickly(encoded: tf.Tensor) -> tf.Operation:
         lambda: tf.reduce_prod(tf.image.extract_jpeg_shape(encoded, tf.int64)[:2]) <= MAX_PIXELS,
         lambda: False,
     )
-    return tf.cond(fits, lambda: True, lambda: _check_size_in_one(encoded)).op
+    return tf.cond(fits, lambda: tf.constant(True), lambda: _check_size_in_one(encoded))
 
 
 # Inlined, each of its operations would take time also where the branch is not taken.

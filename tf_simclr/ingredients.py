@@ -117,7 +117,9 @@ def training_batches(
         # The workers of a run, and no other runs, share its jobs.
         directory = str(config.model_dir)
         place = directory if "://" in directory else os.path.abspath(directory)
-        job_name = f"{place}, {source.name}, seed {seed}, step {first_step}"
+        job_name = (
+            f"{place}, {source.name}, seed {seed}, step {first_step}" + on_device * ", made on the device"
+        )
         return train_dataset(
             source,
             view,

@@ -21,19 +21,20 @@ def lars_update(
     learning_rate: float | tf.Tensor,
     weight_decay: float,
     trust_coefficient: float,
-) -> tuple[tf.Tensor, tf.Tensor]:
-    """What layer-wise adaptive rate scaling gives to momentum: the decayed gradient and its own rate.
+) -> tf.Tensor:
+    """What layer-wise adaptive rate scaling gives to momentum: a step that fits the size of the variable.
 
     LARS (arXiv 1708.03888), algorithm 1. It differs from it as the authors' code does: the denominator is
     the norm of the decayed gradient, not the sum of two norms. No Nesterov step.
 
         g <- g + weight_decay * w
-        rate <- learning_rate * trust_coefficient * |w| / |g|, or learning_rate where either norm is 0
+        trust = trust_coefficient * |w| / |g|, or 1 where either norm is 0
+        step = learning_rate * trust * g
 
-    What is left is plain momentum, and all there is for an excluded variable:
+    What is left is plain momentum; an excluded variable takes `learning_rate * g` there:
 
-        v <- momentum * v - rate * g
-        w <- w + v
+        v <- momentum * v + step
+        w <- w - v
 
     Args:
         variable: w, float32 or float64, of any shape.
@@ -43,18 +44,18 @@ def lars_update(
         trust_coefficient: > 0; the paper uses 0.001.
 
     Returns:
-        The new g, and the rate, `[]`.
+        The step, of the variable's dtype and shape.
     """
     gradient = gradient + weight_decay * variable
     # |v|^2 / 2 is one kernel; the halves cancel.
     ratio = tf.math.divide_no_nan(tf.sqrt(tf.nn.l2_loss(variable)), tf.sqrt(tf.nn.l2_loss(gradient)))
     trust = tf.where(ratio > 0, trust_coefficient * ratio, tf.ones_like(ratio))
-    return gradient, learning_rate * trust
+    return learning_rate * trust * gradient
 
 
 @tf.keras.utils.register_keras_serializable(package="tf_simclr")
 class LARS(tf.keras.optimizers.Optimizer):
-    """Layer-wise adaptive rate scaling: momentum on what `lars_update` makes of each gradient.
+    """Layer-wise adaptive rate scaling: momentum on the steps of `lars_update`.
 
     LARS (arXiv 1708.03888). It differs from the usual implementations in how variables are excluded: by
     object, not by patterns of names, so that renaming a layer changes nothing.
@@ -110,8 +111,8 @@ class LARS(tf.keras.optimizers.Optimizer):
         super().build(var_list)
         if getattr(self, "_built", False):
             return
-        self._momenta = [
-            self.add_variable_from_reference(model_variable=variable, variable_name="momentum")
+        self._velocities = [
+            self.add_variable_from_reference(model_variable=variable, variable_name="velocity")
             for variable in var_list
         ]
         self._built = True
@@ -124,21 +125,23 @@ class LARS(tf.keras.optimizers.Optimizer):
             variable: one of those that the optimizer was built for.
         """
         key = self._var_key(variable)
-        rate = tf.cast(self.learning_rate, variable.dtype)
-        if key not in self._excluded:
-            gradient, rate = lars_update(
+        learning_rate = tf.cast(self.learning_rate, variable.dtype)
+        if key in self._excluded:
+            step = learning_rate * gradient
+        else:
+            step = lars_update(
                 tf.convert_to_tensor(variable),
                 gradient,
-                learning_rate=rate,
+                learning_rate=learning_rate,
                 weight_decay=self._gradient_decay,
                 trust_coefficient=self._trust_coefficient,
             )
         # One kernel, in place: several would hold a copy of every variable each.
-        tf.raw_ops.ResourceApplyKerasMomentum(
+        tf.raw_ops.ResourceApplyMomentum(
             var=variable.handle,
-            accum=self._momenta[self._index_dict[key]].handle,
-            lr=rate,
-            grad=gradient,
+            accum=self._velocities[self._index_dict[key]].handle,
+            lr=tf.ones([], variable.dtype),
+            grad=step,
             momentum=tf.constant(self._momentum, variable.dtype),
         )
 

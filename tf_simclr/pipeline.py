@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from tf_simclr.actions import HeldActions
 from tf_simclr.checkpoint import find_checkpoint
 from tf_simclr.config import ExperimentConfig, SemiSupervisedConfig, UserError, is_handle
 from tf_simclr.distribute import is_chief
@@ -45,6 +46,8 @@ def semi_supervised(
     settings = {f"{n}.{flag}": v for n, step in config.steps.items() for flag, v in step.to_dict().items()}
     strategy = make_strategy(config.pretrain.strategy, settings)
     runs = {name: Experiment(step, strategy) for name, step in config.steps.items()}
+    for run in runs.values():
+        HeldActions(tuple(make_actions(run.config))).check(run.plan.total_steps)
     if is_chief(strategy):
         claim_directory(config)
     results = {}

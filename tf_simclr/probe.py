@@ -74,16 +74,17 @@ def _result_path(config: ProbeConfig, network: Network) -> str:
     else:
         path = os.path.join(os.path.dirname(network.path), f"result_{config.mode}.json")
         flag = f"--checkpoint={config.checkpoint}"
-    if tf.io.gfile.exists(path) and not config.overwrite:
-        raise UserError(
-            f"{flag}: {path} exists already; replace it with --overwrite=True, or name another file with --output."
-        )
     try:
+        is_there = tf.io.gfile.exists(path)
         tf.io.gfile.makedirs(os.path.dirname(path) or ".")
     except (tf.errors.OpError, OSError) as error:
         raise UserError(
             f"{flag}: cannot be written ({first_line(error)}); name a file with --output."
         ) from error
+    if is_there and not config.overwrite:
+        raise UserError(
+            f"{flag}: {path} exists already; replace it with --overwrite=True, or name another file with --output."
+        )
     return path
 
 

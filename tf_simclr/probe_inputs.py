@@ -6,6 +6,8 @@ import os
 import re
 from typing import NamedTuple
 
+import numpy as np
+
 from tf_simclr.classifiers import Examples
 from tf_simclr.config import DataConfig, LinearEvalConfig, ProbeConfig, UserError, check
 from tf_simclr.data import Source, available_splits, few_labels, load_source
@@ -15,8 +17,8 @@ from tf_simclr.mismatch import listed
 
 _LOG = logging.getLogger("tf_simclr")
 _VALIDATION_SPLITS = ("validation", "val")
-# Of a feature: as float32, and in the form and the copy that scikit-learn works on.
-_BYTES_PER_NUMBER = 12
+# Of a feature: as float32, twice where validation images are put beside, and the copy that is fitted.
+_BYTES_PER_NUMBER = 16
 
 
 class Sources(NamedTuple):
@@ -59,11 +61,13 @@ def _validation_source(data: DataConfig, train: Source, test_split: str) -> Sour
 
 
 def _default_test_split(data: DataConfig) -> str:
-    there = available_splits(data)
+    used = _names_in(data.train_split)
+    there = set() if "all" in used else set(available_splits(data)) - used
     names = [name for name in ("test", *_VALIDATION_SPLITS) if name in there]
     if not names:
         raise UserError(
-            f"--eval_split: not given, and {data.dataset} has neither test nor validation images; name a part, "
+            f"--eval_split: not given, and {data.dataset} has neither test nor validation images that "
+            f"--train_split={data.train_split} leaves; name a part, "
             "such as --train_split=train[:80%] --eval_split=train[80%:]."
         )
     return names[0]
@@ -115,6 +119,12 @@ def compute_examples(config: ProbeConfig, network: Network, source: Source) -> E
         part = features.read(0, source.num_examples)
     if part.unreadable:
         _LOG.info("%d unreadable images were left out: %s.", len(part.unreadable), listed(part.unreadable))
+    check(
+        bool(np.isfinite(part.features).all()),
+        "endpoint",
+        config.endpoint,
+        f"is not finite for some images of {source.name}; use another output or another checkpoint.",
+    )
     has_label = part.labels >= 0
     if not has_label.any():
         raise UserError(

@@ -26,6 +26,7 @@ _FREE_SETTINGS = frozenset(
         "model_dir",
         "data_dir",
         "cache_dataset",
+        "recompute",
         "data_service",
         "max_bad_image_fraction",
         "eval_split",

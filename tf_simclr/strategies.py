@@ -144,14 +144,17 @@ def is_step_compiled(jit_compile: str, strategy: tf.distribute.Strategy) -> bool
     return kinds == {"GPU"} if jit_compile == "auto" else jit_compile == "True" and "TPU" not in kinds
 
 
-def is_augmented_on_device(augment_on: str, strategy: tf.distribute.Strategy) -> bool:
+def is_augmented_on_device(augment_on: str, jit_compile: str, strategy: tf.distribute.Strategy) -> bool:
     """Returns whether the training step makes the views of its images.
 
     Args:
-        augment_on: `host`, `device`, or `auto`: where the step runs on accelerators.
+        augment_on: `host`, `device`, or `auto`: where the step runs on accelerators that may use XLA.
+        jit_compile: `False` keeps XLA, which compiles these views, away from GPUs.
         strategy: that will run the step.
     """
-    return augment_on == "device" or (augment_on == "auto" and "CPU" not in _device_kinds(strategy))
+    kinds = _device_kinds(strategy)
+    compiles = "TPU" in kinds or jit_compile != "False"
+    return augment_on == "device" or (augment_on == "auto" and "CPU" not in kinds and compiles)
 
 
 def _device_kinds(strategy: tf.distribute.Strategy) -> set[str]:

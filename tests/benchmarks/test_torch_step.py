@@ -1,6 +1,7 @@
 """The step in PyTorch is the step that it is compared with; only where PyTorch is installed."""
 
 import dataclasses
+import importlib
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from tf_simclr.losses import nt_xent_loss
 from tf_simclr.optimizers import lars_update
 
 torch = pytest.importorskip("torch")
-torch_step = pytest.importorskip("benchmarks.torch_step")
+torch_step = importlib.import_module("benchmarks.torch_step")
 
 NUM_CLASSES = 5
 
@@ -98,21 +99,21 @@ def test_update_is_that_of_lars():
         for shapes in (((3, 4), (2, 2)), ((5,),))
     )
     decayed.append(torch.zeros(2, 3, requires_grad=True))  # Whose trust ratio is 1.
-    settings = {"momentum": 0.9, "weight_decay": 0.01}
-    lars = torch_step.Lars(decayed, excluded, **settings)
+    lars = torch_step.Lars(decayed, excluded, momentum=0.9, weight_decay=0.01)
     expected = [(v.detach().numpy().copy(), np.zeros(v.shape)) for v in (*decayed, *excluded)]
     for _ in range(3):
         for number, variable in enumerate((*decayed, *excluded)):
             variable.grad = torch.tensor(rng.normal(size=variable.shape))
-            expected[number] = lars_update(
-                expected[number][0],
+            value, velocity = expected[number]
+            gradient, options = (
                 variable.grad.numpy().copy(),
-                expected[number][1],
-                learning_rate=0.5,
-                trust_coefficient=0.001,
-                excluded=number == len(decayed),
-                **settings,
+                {"weight_decay": 0.01, "trust_coefficient": 0.001},
             )
+            step = 0.5 * gradient
+            if number < len(decayed):
+                step = lars_update(value, gradient, learning_rate=0.5, **options).numpy()
+            velocity = 0.9 * velocity + step
+            expected[number] = (value - velocity, velocity)
         lars.step(0.5)
     for variable, (value, _) in zip((*decayed, *excluded), expected, strict=True):
         np.testing.assert_allclose(variable.detach().numpy(), value, rtol=1e-12)

@@ -56,8 +56,7 @@ def take_steps(planes: tf.Tensor, steps: Sequence[Step]) -> tf.Tensor:
 
 
 def _take_alone(planes: tf.Tensor, steps: Sequence[Step]) -> tf.Tensor:
-    # One choice in a loop: a chain of them takes XLA half a minute to compile at 224 pixels, as it looks for
-    # constants in whatever a choice is given.
+    # One choice in a loop: a chain of them takes XLA half a minute to compile at 224 pixels.
     operations = list(dict.fromkeys(operation for step in steps for operation in step.operations))
     numbers = []
     for step in steps:

@@ -380,6 +380,12 @@ class EvaluationConfig:
             self.eval_name,
             "becomes a part of file names; use letters, digits, -, _ and dots.",
         )
+        check(
+            self.eval_name not in ("linear_eval", "knn_eval"),
+            "eval_name",
+            self.eval_name,
+            "names the result files of that mode; use another name.",
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

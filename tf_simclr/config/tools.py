@@ -210,6 +210,7 @@ class BenchmarkConfig:
         "steps_per_loop",
         "preemption_grace",
         "on_non_finite",
+        "profile_steps",
         "eval_split",
         "data_service",
         "teacher",
