@@ -99,9 +99,9 @@ def _define_augmentation(flag_values):
         use_flip="Random horizontal flip.",
         crop_min_area="Smallest share of the image that a random crop covers, above 0, up to 1.",
         random_rotation="Largest angle of a random rotation, in degrees; 0 is off.",
-        augment_on="Where views are made: host (by the input, on the CPU), device (in the training step, by XLA; images "
-        "that are decoded one by one are still cropped by the input), or auto: device on TPUs, and on GPUs unless "
-        "--jit_compile=False, else host. Both make the same views, to rounding.",
+        augment_on="Where views are made: host (by the input, on the CPU), device (in the training step, by XLA; "
+        "images that are decoded one by one are still cropped by the input), or auto: device on TPUs, and on GPUs "
+        "unless --jit_compile=False, else host. Both make the same views, to rounding.",
     )
 
 
