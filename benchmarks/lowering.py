@@ -34,7 +34,9 @@ def lower_step(config: ExperimentConfig, num_classes: int) -> LoweredStep:
 
     hlo = step.experimental_get_compiler_ir(*tensors)(stage="hlo_serialized")
     concrete = step.get_concrete_function(*tensors)
-    variables = {id(variable.handle): variable for variable in concrete.variables}
+    # Velocities are known by their handles alone.
+    read = (*concrete.variables, *task.optimizer.variables())
+    variables = {id(variable.handle): variable for variable in read}
     captured = [variables.get(id(tensor), tensor) for tensor in concrete.captured_inputs]
     return LoweredStep(hlo, [_describe(value.numpy()) for value in (*tensors, *captured)])
 

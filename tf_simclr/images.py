@@ -164,14 +164,14 @@ def _check_size_quickly(encoded: tf.Tensor) -> tf.Tensor:
         lambda: tf.reduce_prod(tf.image.extract_jpeg_shape(encoded, tf.int64)[:2]) <= MAX_PIXELS,
         lambda: False,
     )
-    return tf.cond(fits, lambda: tf.constant(True), lambda: _check_size_in_one(encoded))
 
+    # Inlined, each of its operations would take time also where the branch is not taken.
+    @tf.function(autograph=False, experimental_attributes={"_noinline": True})
+    def check(encoded):
+        with tf.control_dependencies([check_size(encoded)]):
+            return tf.constant(True)
 
-# Inlined, each of its operations would take time also where the branch is not taken.
-@tf.function(autograph=False, experimental_attributes={"_noinline": True})
-def _check_size_in_one(encoded: tf.Tensor) -> tf.Tensor:
-    with tf.control_dependencies([check_size(encoded)]):
-        return tf.constant(True)
+    return tf.cond(fits, lambda: tf.constant(True), lambda: check(encoded))
 
 
 def decode_image(encoded: tf.Tensor, channels: int = 3, name: str | tf.Tensor | None = None) -> tf.Tensor:
