@@ -28,7 +28,8 @@ STEPS, INTERVAL = 24, 4
 
 
 def start(directory: pathlib.Path, worker: int | None = None, addresses=()) -> int:
-    """Starts the run, or a worker of it, in a process of its own; returns its number."""
+    """Starts the run, or a worker of it, in a process of its own, which writes a log; returns its number."""
+    log_of(directory, worker).touch()  # Whoever reads it need not wait for the process to open it.
     if process := os.fork():
         return process
     status = 1
@@ -75,8 +76,7 @@ def report(event) -> None:
 def run_killed(directory: pathlib.Path, is_time) -> tuple[bool, str]:
     """Starts the run and kills it when `is_time`; returns whether it ended before, and what it said."""
     log = log_of(directory)
-    log.touch()
-    begin, started = log.stat().st_size, time.monotonic()
+    begin, started = log.stat().st_size if log.exists() else 0, time.monotonic()
     process = start(directory)
     while True:
         ended, status = os.waitpid(process, os.WNOHANG)
