@@ -4,7 +4,7 @@
 # make test-optional  the tests that run optional packages, but for PyTorch, which is big
 # make lint       linter, formatter check, type checker
 # make format     format the code
-# make bench      measure speed and memory of this machine, about 20 minutes, as a table
+# make bench      measure speed and memory of this machine, about 12 minutes, as a table
 # Another interpreter: make test-fast PYTHON=python3.13 VENV=.venv-3.13
 
 PYTHON ?= python3

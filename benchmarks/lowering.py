@@ -19,18 +19,30 @@ class LoweredStep(NamedTuple):
 
 
 def lower_step(config: ExperimentConfig, num_classes: int) -> LoweredStep:
-    """Returns the complete step of `config`, without collectives; needs TensorFlow, but no jax."""
+    """Returns the complete step of `config`, without collectives; needs TensorFlow, but no jax.
+
+    With `augment_on` = `device` it begins with what follows the crop, as for images that are decoded one by one.
+    """
     import tensorflow as tf
 
     from benchmarks.synthetic import make_batch, make_task
+    from tf_simclr.augment.views import NUM_DRAWS
+    from tf_simclr.ingredients import training_view
 
     task = make_task(config, num_classes)
     batch = make_batch(task, config, num_classes)
+    view = None
+    if config.augment.augment_on == "device":
+        view = training_view(config, on_device=True)
+        batch["draws"] = tuple(tf.random.uniform([images.shape[0], NUM_DRAWS]) for images in batch["views"])
     tensors = tf.nest.flatten(batch)
 
     @tf.function(jit_compile=True, autograph=False)
     def step(*tensors):
-        return task.train_step(tf.nest.pack_sequence_as(batch, tensors))
+        given = tf.nest.pack_sequence_as(batch, tensors)
+        if view is not None:
+            given["views"] = tuple(map(view.distort, given["views"], given.pop("draws")))
+        return task.train_step(given)
 
     hlo = step.experimental_get_compiler_ir(*tensors)(stage="hlo_serialized")
     concrete = step.get_concrete_function(*tensors)

@@ -3,7 +3,7 @@
 python -m benchmarks.table
 
 Each row is a command line of `python run.py --mode=benchmark` in a process of its own. Two quiet cores take about
-20 minutes; whatever runs beside it goes into the figures, as the load in the first line tells.
+12 minutes; whatever runs beside it goes into the figures, as the load in the first line tells.
 """
 
 import datetime

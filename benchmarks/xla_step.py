@@ -5,7 +5,7 @@ python -m benchmarks.xla_step time step.npz
 
 `export` takes the flags of run.py, runs nothing, and writes the very program that TensorFlow hands to XLA with
 --jit_compile=True, a file of less than 1 MB: forward and backward pass, probe, weight decay, LARS and moving statistics
-of one replica, without collectives, augmentation and input. `time` compiles and runs it with jax's own client, on
+of one replica, without collectives and input; with --augment_on=device also the augmentation of the crops. `time` compiles and runs it with jax's own client, on
 the first device; of the project it needs the folders benchmarks and tf_simclr/config alone. Prints milliseconds a
 step and pairs a second (the median and the range over `--steps`, 20 if not given), what XLA says of memory, and
 which fraction of the device's own rate of matmuls and of its bandwidth, measured in the same run, is reached.
@@ -76,8 +76,9 @@ def export_step(path: str, flags: Sequence[str]) -> Program:
     config: Any = parse_command_line(["--dataset=imagenet2012", "--mode=eval", *flags])[0]
     lowered = lower_step(config, _NUM_CLASSES)
     model = config.model
+    augmented = " and augmentation" * (config.augment.augment_on == "device")
     about = {
-        "step": f"{config.train.train_mode} {network_name(model)}, {model.image_size} px, {model.precision}",
+        "step": f"{config.train.train_mode}{augmented} {network_name(model)}, {model.image_size} px, {model.precision}",
         "batch_size": config.train.train_batch_size,
         "dtype": model.compute_dtype,
     }

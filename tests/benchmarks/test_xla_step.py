@@ -14,6 +14,7 @@ from benchmarks.lowering import lower_step
 from benchmarks.xla_step import Program, Timing, describe, export_step, main, read_program
 from flags.convert import parse_command_line
 from tests.runs import REPOSITORY
+from tf_simclr.augment.views import NUM_DRAWS
 from tf_simclr.config import UserError
 
 PAGE = (REPOSITORY / "docs" / "performance_gpu.md").read_text()
@@ -42,6 +43,18 @@ def test_exported_step_has_its_program_and_all_that_it_reads(exported):
     assert all(abs(one["mean"] - 0.5) < 0.02 and 0 <= one["min"] < one["max"] <= 1 for one in images)
     assert sum(one["dtype"] == "int64" for one in program.arguments) == 1  # The step.
     assert [path.name for path in exported.parent.iterdir()] == [exported.name]
+
+
+@pytest.mark.slow
+def test_augmentation_on_the_device_is_a_part_of_the_step(exported, tmp_path):
+    path = tmp_path / "augmented.npz"
+    export_step(str(path), [*TINY, "--augment_on=device"])
+    plain, augmented = read_program(str(exported)), read_program(str(path))
+    assert augmented.about["step"] == "pretrain and augmentation R18 0.125x, 32 px, float32"
+    draws = [one for one in augmented.arguments if one["shape"] == [8, NUM_DRAWS]]
+    assert len(draws) == 2
+    assert len(augmented.arguments) == len(plain.arguments) + 2
+    assert len(augmented.hlo) > len(plain.hlo)
 
 
 @pytest.mark.slow
@@ -116,9 +129,9 @@ def test_commands_of_the_page_are_understood(monkeypatch):
     for command in re.findall(r"python -m benchmarks\.xla_step (export .*)$", PAGE, re.MULTILINE):
         sizes = command.replace("$flags", "--image_size=224 --train_batch_size=$batch --precision=$precision")
         main(shlex.split(sizes.replace("$batch", "64").replace("$precision", "float32")))
-    assert len(taken) == 3
+    assert len(taken) == 4
     configs = [parse_command_line(["--dataset=imagenet2012", "--mode=eval", *flags])[0] for flags in taken]
-    assert [config.model.sk_ratio for config in configs] == [0, 0, 0.0625]
+    assert [config.model.sk_ratio for config in configs] == [0, 0, 0, 0.0625]
 
 
 @pytest.mark.slow
