@@ -5,10 +5,11 @@ python -m benchmarks.xla_step time step.npz
 
 `export` takes the flags of run.py, runs nothing, and writes the very program that TensorFlow hands to XLA with
 --jit_compile=True, a file of less than 1 MB: forward and backward pass, probe, weight decay, LARS and moving statistics
-of one replica, without collectives and input; with --augment_on=device also the augmentation of the crops. `time` compiles and runs it with jax's own client, on
-the first device; of the project it needs the folders benchmarks and tf_simclr/config alone. Prints milliseconds a
-step and pairs a second (the median and the range over `--steps`, 20 if not given), what XLA says of memory, and
-which fraction of the device's own rate of matmuls and of its bandwidth, measured in the same run, is reached.
+of one replica, without collectives and input; with --augment_on=device also the augmentation of the crops. `time`
+compiles and runs it with jax's own client, on the first device; of the project it needs the folders benchmarks and
+tf_simclr/config alone. Prints milliseconds a step and pairs a second (the median and the range over `--steps`, 20 if
+not given), what XLA says of memory, and which fraction of the device's own rate of matmuls and of its bandwidth,
+measured in the same run, is reached.
 It rests on private modules of jax, and was run with jax 0.11.2 on CPUs.
 """
 
