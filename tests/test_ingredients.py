@@ -118,6 +118,20 @@ def test_finetuning_and_its_baseline_see_the_labels_of_the_seed():
         np.testing.assert_array_equal(source.images, digits.images[expected])
 
 
+@pytest.mark.parametrize("mode", ["finetune", "supervised"])
+def test_batch_of_labelled_images_may_be_larger_than_their_number(mode, caplog):
+    flags = {"checkpoint": "y"} if mode == "finetune" else {}
+    with caplog.at_level("INFO", "tf_simclr"):
+        config, parts = make(mode=mode, train_split="train[:20]", train_batch_size=48, **flags)
+    assert "--train_batch_size=48 is more than the 20 examples of digits (train[:20])" in caplog.text
+    (batch,) = ingredients.training_batches(
+        config, parts, BatchPlan(global_batch_size=48), num_views=1, first_step=0
+    ).take(1)
+    expected = 2 * np.bincount(parts.source.labels, minlength=10)  # Two epochs, and 8 of the third.
+    seen = np.bincount(batch["labels"].numpy(), minlength=10)
+    assert (seen >= expected).all() and seen.sum() == 48
+
+
 @pytest.mark.parametrize("mode", TRAIN_MODES)
 def test_only_pretraining_sees_jitter_and_blur(mode, monkeypatch):
     views = []

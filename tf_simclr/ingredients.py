@@ -179,16 +179,15 @@ def _pretrain(config: ExperimentConfig, source: Source, num_replicas: int) -> In
 
 def _finetune(config: ExperimentConfig, source: Source, num_replicas: int) -> Ingredients:
     source = few_labels(source, config.data)
-    batch_size, plan = config.train.train_batch_size, _plan(config.train.train_batch_size, num_replicas)
-    if config.data.few_labels and batch_size > source.num_examples:
-        plan.check("train_batch_size")
-        _LOG.info(
-            "--train_batch_size=%d is more than %s: a batch shows each several times.",
-            batch_size,
-            source.name,
-        )
-    else:
-        _check_fits(config, plan, source)
+    if config.mode != "eval":
+        _plan(config.train.train_batch_size, num_replicas).check("train_batch_size")
+        if config.train.train_batch_size > source.num_examples:
+            _LOG.info(
+                "--train_batch_size=%d is more than the %d examples of %s: a batch shows each several times.",
+                config.train.train_batch_size,
+                source.num_examples,
+                source.name,
+            )
     model_config = config.model
     if config.train.train_mode == "finetune":
         # A new classifier on learnt features starts undecided, as in the paper.
