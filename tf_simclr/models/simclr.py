@@ -8,6 +8,7 @@ from tf_simclr.config import ModelConfig
 from tf_simclr.models.heads import build_projection_head, build_supervised_head
 from tf_simclr.models.layers import Stage, StageBuilder
 from tf_simclr.models.normalization import update_moving_statistics
+from tf_simclr.models.recompute import recomputed
 from tf_simclr.models.resnet import build_stages
 
 # (mean, variance), each `[channels]`, for each of a model's `norms`.
@@ -132,12 +133,11 @@ class SimCLRModel(tf.keras.Model):
 
         names = ("features", "statistics", "endpoints")  # The gradient of the first starts recomputing.
 
-        @tf.recompute_grad
         def run(x):
             outputs = stage(x, training=True)
             return [outputs[name] for name in names]
 
-        return dict(zip(names, run(inputs), strict=True))
+        return dict(zip(names, recomputed(run)(inputs), strict=True))
 
     def _widen(self, tensor):
         return tf.cast(tensor, self.config.variable_dtype)
