@@ -72,7 +72,7 @@ def render_report(steps: Steps, results: Mapping[str, Sequence[Result]]) -> str:
     events = {name: read_events(str(step.model_dir)) for name, step in steps.items()}
     make: dict[str, Callable[[], str]] = {
         "Results": lambda: sections.results_table(steps, results),
-        "Confusions": lambda: evaluations.confusions(steps),
+        "Confusion matrix": lambda: evaluations.confusions(steps),
         "Training": lambda: "".join(sections.curves(name, steps[name], events[name]) for name in steps),
         "Example views": lambda: sections.views(events[first]),
         "Representation": lambda: sections.embedding(mapped, steps[mapped]),
