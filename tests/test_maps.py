@@ -1,5 +1,6 @@
 """What features look like: a picture, TensorBoard's projector, and bad input."""
 
+import functools
 import json
 import warnings
 
@@ -15,6 +16,18 @@ from tf_simclr import maps
 from tf_simclr.augment import EvalView
 from tf_simclr.config import DataConfig, EmbedConfig, UserError
 from tf_simclr.embed import embed
+from tf_simclr.features import load_inference_network
+
+
+@pytest.fixture(autouse=True)
+def _one_network(monkeypatch):
+    """Loads and compiles the network once for all tests."""
+    monkeypatch.setattr(maps, "load_inference_network", load_once)
+
+
+@functools.cache
+def load_once(path):
+    return load_inference_network(path)
 
 
 @pytest.fixture
