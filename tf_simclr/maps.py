@@ -61,7 +61,10 @@ def show_features(config: EmbedConfig) -> None:
             _write_map(output, rows, source)
         else:
             own_names = [names[position] for position in rows.positions]
-            _write_projector(config, output, rows, source, own_names, network.image_size)
+            tile = min(network.image_size, _MAX_TILE, _MAX_SPRITE // _num_columns(len(own_names)))
+            images = _small_images(source, tile, config.eval_batch_size)[rows.positions]
+            _write_projector(output, rows, source, endpoint=config.endpoint, names=own_names, images=images)
+            _LOG.info("%d images of %s: tensorboard --logdir=%s", len(images), source.name, output)
     except OSError as error:
         raise _unwritable(config, error) from error
 
@@ -115,12 +118,13 @@ def _write_map(path: str, rows: Features, source: Source) -> None:
 
 
 def _write_projector(
-    config: EmbedConfig,
     directory: str,
     rows: Features,
     source: Source,
+    *,
+    endpoint: str,
     names: Sequence[str],
-    image_size: int,
+    images: np.ndarray,
 ) -> None:
     from tensorboard.plugins import projector
 
@@ -130,23 +134,20 @@ def _write_projector(
         np.savetxt(os.path.join(temporary, _TENSOR), rows.features, fmt="%.6g", delimiter="\t")
         with open(os.path.join(temporary, _METADATA), "w", encoding="utf-8") as file:
             file.writelines(_metadata(rows.labels, names, source.class_names))
-        tile = min(image_size, _MAX_TILE, _MAX_SPRITE // _num_columns(len(names)))
-        sprite = tile_images(_small_images(source, tile, config.eval_batch_size)[rows.positions])
         with open(os.path.join(temporary, _SPRITE), "wb") as file:
-            file.write(tf.io.encode_png(sprite).numpy())
+            file.write(tf.io.encode_png(tile_images(images)).numpy())
         description = projector.ProjectorConfig()
         embedding = description.embeddings.add(
-            tensor_name=config.endpoint, tensor_path=_TENSOR, metadata_path=_METADATA
+            tensor_name=endpoint, tensor_path=_TENSOR, metadata_path=_METADATA
         )
         embedding.sprite.image_path = _SPRITE
-        embedding.sprite.single_image_dim.extend([tile, tile])
+        embedding.sprite.single_image_dim.extend(images.shape[1:3])
         projector.visualize_embeddings(temporary, description)
         if os.path.isdir(directory):
             shutil.rmtree(directory)  # Which has our files alone.
         os.rename(temporary, directory)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    _LOG.info("%d images of %s: tensorboard --logdir=%s", len(names), source.name, directory)
 
 
 def _metadata(labels: np.ndarray, names: Sequence[str], class_names: Sequence[str] | None) -> list[str]:
