@@ -237,7 +237,8 @@ def _define_tools(flag_values):
         flag_values,
         config.EmbedConfig,
         split="Split of --dataset that embed reads.",
-        output="File for the features: .npz, .parquet or .tfrecord; more than --shard_size images become several. Of "
+        output="File for the features: .npz, .parquet or .tfrecord; more than --shard_size images become several; or "
+        ".png, a picture of a map of them, or .projector, a directory for TensorBoard's projector. Of "
         "linear_eval and knn_eval: file for the result, .json; not given, it goes to the directory of the run.",
         endpoint="Output of the network that embed writes, and that linear_eval and knn_eval classify by.",
         shard_size="Images in one file of embed.",

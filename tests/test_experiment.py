@@ -11,6 +11,7 @@ import tensorflow as tf
 
 import tf_simclr
 from exports.export import SavedModelExport
+from tests.networks import two_replicas
 from tests.runs import (
     REPOSITORY,
     TOTAL_STEPS,
@@ -21,6 +22,7 @@ from tests.runs import (
     tiny_config,
 )
 from tf_simclr.config import UserError
+from tf_simclr.confusion import read_confusion
 from tf_simclr.experiment import Experiment, train_and_evaluate
 
 
@@ -52,6 +54,26 @@ def test_run_result_has_the_authors_keys():
     result = finished_run().result
     assert 0 <= result["eval/label_top_1_accuracy"] <= result["eval/label_top_5_accuracy"] <= 1
     assert (result["eval/num_examples"], result["eval/num_bad_images"]) == (450, 0)
+
+
+def test_run_writes_a_confusion_matrix_that_agrees_with_its_scores():
+    run = finished_run()
+    counts, names = read_confusion(str(run.directory / "result_confusion.csv"))
+    assert names == tuple("0123456789")
+    assert counts.sum() == 450
+    assert run.result["eval/label_top_1_accuracy"] == pytest.approx(np.trace(counts) / 450)
+    per_class = np.diag(counts) / counts.sum(axis=1)
+    assert run.result["eval/mean_per_class_accuracy"] == pytest.approx(per_class.mean())
+    assert 0 < run.result["eval/expected_calibration_error"] < 1
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_evaluation_on_two_replicas_is_that_on_one(copy):
+    result = Experiment(tiny_config(copy, mode="eval"), two_replicas()).evaluate_each_checkpoint()
+    assert result == pytest.approx(finished_run().result, rel=1e-4)
+    name = "result_confusion.csv"
+    assert (copy / name).read_bytes() == (finished_run().directory / name).read_bytes()
 
 
 def test_run_events_have_finite_metrics():

@@ -14,6 +14,7 @@ from tf_simclr import classifiers, probe_inputs
 from tf_simclr import probe as module
 from tf_simclr.checkpoint import load_network
 from tf_simclr.config import UserError
+from tf_simclr.confusion import read_confusion
 from tf_simclr.features import Network, load_inference_network
 from tf_simclr.probe import probe
 from tf_simclr.scores import classification_scores
@@ -73,7 +74,14 @@ def test_each_image_goes_through_the_network_once(counted, tmp_path, mode, proto
     written = json.loads(path.read_text())
     assert result.items() <= written.items()
     assert (written["train"], written["test"]) == ("digits (train[:100])", "digits (test[:50])")
-    assert os.listdir(path.parent) == ["result.json"]
+    assert sorted(os.listdir(path.parent)) == ["result.html", "result.json", "result_confusion.csv"]
+    matrix = read_confusion(str(path.parent / "result_confusion.csv"))
+    assert matrix.class_names == tuple("0123456789")
+    assert matrix.counts.sum() == 50
+    assert np.trace(matrix.counts) / 50 == pytest.approx(written[f"{mode}/label_top_1_accuracy"])
+    page = (path.parent / "result.html").read_text()
+    assert f"{written[f'{mode}/label_top_1_accuracy']:.2%}" in page
+    assert 'alt="confusion matrix of digits (test[:50])"' in page
 
 
 @pytest.mark.slow
@@ -164,6 +172,8 @@ def test_result_that_exists_is_replaced_where_asked(counted, tmp_path):
     )
     assert path.read_text() == "mine"
     assert not counted
+    path.rename(tmp_path / "a.html")
+    assert f"{tmp_path / 'a.html'} exists already; replace it with" in refusal("knn_eval", **settings)
     probe(config("knn_eval", overwrite=True, **settings))
     assert "knn_eval/label_top_1_accuracy" in path.read_text()
 

@@ -2,6 +2,7 @@
 
 import dataclasses
 import html.parser
+import json
 import os
 import re
 import shutil
@@ -15,7 +16,17 @@ import run
 import tf_simclr
 from tests.runs import TOTAL_STEPS, finished_run, tiny_config, write_images
 from tf_simclr.config import SEMI_SUPERVISED, TRAIN_MODES, SemiSupervisedConfig, UserError
-from tf_simclr.report import page, pictures, read_events, render_report, report_is_due, sections, write_report
+from tf_simclr.confusion import Confusion, largest_mistakes, read_confusion, to_csv
+from tf_simclr.report import (
+    evaluations,
+    page,
+    pictures,
+    read_events,
+    render_report,
+    report_is_due,
+    sections,
+    write_report,
+)
 
 TOP_1 = "eval/label_top_1_accuracy"
 PNG = b"\x89PNG"
@@ -85,8 +96,15 @@ def read(path):
     return content, Page(content)
 
 
-def result(top_1):
-    return {"global_step": 6, "num_weights": 177_698, TOP_1: top_1, "eval/label_top_5_accuracy": 1.0}
+def result(top_1, calibration_error=0.05):
+    return {
+        "global_step": 6,
+        "num_weights": 177_698,
+        TOP_1: top_1,
+        "eval/label_top_5_accuracy": 1.0,
+        "eval/mean_per_class_accuracy": top_1 - 0.02,
+        "eval/expected_calibration_error": calibration_error,
+    }
 
 
 def rows_of(table):
@@ -103,6 +121,7 @@ def test_page_of_a_finished_run_has_every_section(written):
     assert "450 images of digits (test)" in page.text
     assert f"TensorFlow {tf.__version__}" in page.text
     assert page.images == [
+        "confusion matrix of pretrain",
         "loss of pretrain over the steps",
         "accuracy of pretrain over the steps",
         "random views of training images",
@@ -264,18 +283,19 @@ def test_table_has_a_dash_for_what_is_missing(method):
     table = sections.results_table(method.steps, {"pretrain": [{"global_step": 6, "num_weights": 194_328}]})
     network = "ResNet-18 0.125x 8 px"
     assert rows_of(table) == [
-        ["pretrain", network, "none", "0.19 M", "6", "–", "–"],  # noqa: RUF001
-        ["finetune", network, "5 per class", "–", "–", "–", "–"],  # noqa: RUF001
-        ["distill", network, "none", "–", "–", "–", "–"],  # noqa: RUF001
-        ["supervised", network, "5 per class", "–", "–", "–", "–"],  # noqa: RUF001
+        ["pretrain", network, "none", "0.19 M", "6", *["–"] * 4],  # noqa: RUF001
+        ["finetune", network, "5 per class", *["–"] * 6],  # noqa: RUF001
+        ["distill", network, "none", *["–"] * 6],  # noqa: RUF001
+        ["supervised", network, "5 per class", *["–"] * 6],  # noqa: RUF001
     ]
 
 
 def test_several_results_are_mean_and_spread(method):
-    results = {"finetune": [result(0.90), result(0.92), result(0.97)], "distill": [result(0.95)]}
+    results = {"finetune": [result(0.90, 0), result(0.92, 0.02), result(0.97)], "distill": [result(0.95)]}
     rows = rows_of(sections.results_table(method.steps, results))
     # The deviation of 90, 92, 97: sqrt((9 + 1 + 16) / 2).
-    assert rows[1][3:] == ["0.18 M", "6", "93.00 ± 3.61% (n = 3)", "100.00 ± 0.00% (n = 3)"]
+    assert rows[1][3:7] == ["0.18 M", "6", "93.00 ± 3.61% (n = 3)", "100.00 ± 0.00% (n = 3)"]
+    assert rows[1][7:] == ["91.00 ± 3.61% (n = 3)", "0.0233 ± 0.0252 (n = 3)"]
     assert rows[2][5] == "95.00%"
 
 
@@ -313,6 +333,76 @@ def test_whatever_is_shown_is_escaped(tmp_path):
     assert "<script" not in page.table([evil], [[evil]], "results")
     assert "<script" not in page.legend([("o", "#000000", evil)])
     assert "<script" not in page.picture(PNG, evil)
+
+
+# ---- Confusions and frozen features
+
+MATRIX = Confusion(np.array([[8, 2, 0], [0, 5, 0], [0, 0, 0]]), ("cat", "<b>dog</b>", "$owl_$"))
+
+
+def write_probe(directory, mode, **content):
+    directory.mkdir(exist_ok=True)
+    scores = {f"{mode}/{name}": 0.5 for name in ("label_top_1_accuracy", "mean_per_class_accuracy")}
+    about = {"train": "digits (train)", "test": "digits (test)", "linear_eval_protocol": "sgd"} | content
+    (directory / f"result_{mode}.json").write_text(json.dumps(scores | about))
+    (directory / f"result_{mode}_confusion.csv").write_text(to_csv(MATRIX))
+
+
+def test_page_shows_the_counts_of_the_run(written):
+    directory, (_, page) = written
+    matrix = read_confusion(str(directory / "result_confusion.csv"))
+    assert matrix.counts.sum() == 450
+    (first, *_) = largest_mistakes(matrix, 1)
+    assert f" {first.class_name} {first.taken_for} {first.num_images} {first.share:.1%} " in page.text
+
+
+def test_confusions_of_all_steps_are_shown_and_their_names_escaped(method, tmp_path):
+    assert "There is no confusion matrix" in evaluations.confusions(method.steps)
+    for name in ("finetune", "distill"):
+        directory = tmp_path / SEMI_SUPERVISED / name
+        directory.mkdir(parents=True)
+        (directory / "result_confusion.csv").write_text(to_csv(MATRIX))
+    content = evaluations.confusions(method.steps)
+    assert Page(content).images == ["confusion matrix of finetune", "confusion matrix of distill"]
+    assert rows_of(content) == [["cat", "&lt;b&gt;dog&lt;/b&gt;", "2", "20.0%"]] * 2
+
+
+def test_frozen_features_of_a_run_are_in_its_report(tmp_path):
+    steps = {"pretrain": tiny_config(tmp_path / "run")}
+    assert "Not evaluated" in evaluations.frozen_features(steps)
+    write_probe(tmp_path / "run", "linear_eval")
+    write_probe(tmp_path / "run", "knn_eval", linear_eval_protocol=None)
+    assert report_is_due(steps["pretrain"])
+    content = evaluations.frozen_features(steps)
+    split = ["digits (train)", "digits (test)"]
+    scores = ["50.00%", "–", "50.00%", "–"]  # noqa: RUF001
+    assert rows_of(content)[:2] == [
+        ["pretrain", "linear_eval (sgd)", *split, *scores],
+        ["pretrain", "knn_eval", *split, *scores],
+    ]
+    assert Page(content).images == [
+        f"confusion matrix of pretrain, {mode}" for mode in ("linear_eval", "knn_eval")
+    ]
+    (tmp_path / "run" / "result_knn_eval.json").write_text("damaged")
+    assert "knn_eval" not in evaluations.frozen_features(steps)
+
+
+@pytest.mark.parametrize(
+    "names", [("a", "b"), ("_hidden", "$x_{$"), ("猫", "狗"), ("a long name " * 5, "two\nlines")]
+)
+def test_classes_of_any_name_are_drawn(names):
+    assert pictures.plot_confusion(np.array([[3, 1], [0, 0]]), names).startswith(PNG)
+    points = np.random.default_rng(0).normal(size=(2, 2))
+    assert pictures.plot_points(points, np.arange(2), 2, legend=names).startswith(PNG)
+
+
+def test_classes_are_numbers_where_the_font_lacks_a_letter_and_short():
+    assert pictures.drawn_names(["猫", "dog"]) == ["0", "1"]
+    assert pictures.drawn_names(["über\tall", "x" * 30]) == ["über all", "x" * 23 + "…"]
+
+
+def test_many_classes_are_drawn_without_names():
+    assert pictures.plot_confusion(np.eye(1000, dtype=int), ["猫"] * 1000).startswith(PNG)
 
 
 # ---- Curves and pictures

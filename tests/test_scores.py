@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from tf_simclr.scores import classification_scores, expected_calibration_error, mean_per_class_accuracy
+from tf_simclr.scores import (
+    calibration_error,
+    classification_scores,
+    expected_calibration_error,
+    mean_per_class_accuracy,
+)
 
 
 def random_case(count=200, num_classes=7, seed=0):
@@ -79,3 +84,10 @@ def test_calibration_error_lets_gaps_cancel_inside_a_bin_alone():
 
     assert error(0.79, 0.8) == pytest.approx(abs(0.21 - 0.8) / 2)
     assert error(0.6, 0.8) == pytest.approx((0.4 + 0.8) / 2)
+
+
+def test_calibration_error_knows_no_examples_roundings_and_what_is_no_number():
+    assert calibration_error(np.zeros(0), np.zeros(0, bool)) == 0
+    # Both stand in the last bin, as a softmax of float32 may be a little above 1.
+    assert calibration_error(np.array([1 + 1e-7, 0.98]), np.array([False, True])) == pytest.approx(0.49)
+    assert np.isnan(calibration_error(np.array([0.5, np.nan]), np.array([True, False])))

@@ -6,12 +6,11 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 
-from tf_simclr.config import DataConfig, EmbedConfig, check
+from tf_simclr.config import EmbedConfig, check
 from tf_simclr.data import Source, load_source
-from tf_simclr.data.folder_source import shown_path
 from tf_simclr.data.sources import FOLDER_PREFIX
 from tf_simclr.feature_files import FeatureFiles, Rows
-from tf_simclr.features import FeaturePass, Network, digest, load_inference_network
+from tf_simclr.features import FeaturePass, Network, digest, image_names, load_inference_network
 from tf_simclr.mismatch import listed
 
 _LOG = logging.getLogger("tf_simclr")
@@ -22,18 +21,25 @@ _MAX_BYTES = 2**32
 def embed(config: EmbedConfig) -> None:
     """Writes features, labels and names of all readable images of a split; goes on where it was stopped.
 
+    Or what they look like, where the output is a `.png` or a `.projector`: see `maps.show_features`.
+
     Args:
         config: network, data set and output.
 
     Raises:
         UserError: anything the user can mend.
     """
+    if config.is_shown:
+        from tf_simclr.maps import show_features  # Without Matplotlib for the other formats.
+
+        show_features(config)
+        return
     files = FeatureFiles(str(config.output), overwrite=config.overwrite)
     network = load_inference_network(str(config.checkpoint))
     network.check_endpoint(config.endpoint)
     source = load_source(config.data, config.split, flag="split")
     _check_memory(config, network, source.num_examples)
-    names = _names(config.data, source)
+    names = image_names(config.data, source)
     shape = list(network.shapes[config.endpoint])
     contents = {
         "dataset": _absolute(config.data.dataset),
@@ -102,15 +108,6 @@ def _absolute(dataset: str) -> str:
     """Returns the name of a data set, that of a folder from wherever it is named."""
     prefix, found, folder = dataset.partition(FOLDER_PREFIX)
     return FOLDER_PREFIX + os.path.abspath(os.path.expanduser(folder)) if found and not prefix else dataset
-
-
-def _names(data: DataConfig, source: Source) -> list[str]:
-    """Returns the name of each image: in a folder, the path from there on."""
-    names = map(source.example_name, range(source.num_examples))
-    if not data.dataset.startswith(FOLDER_PREFIX):
-        return list(names)
-    folder = shown_path(os.path.join(os.path.expanduser(data.dataset.removeprefix(FOLDER_PREFIX)), ""))
-    return [name.removeprefix(folder) for name in names]
 
 
 def _image_states(names: Iterable[str], files: Iterable[str]) -> Iterator[bytes]:

@@ -1,5 +1,6 @@
-"""Evaluation: top-1 and top-5 accuracy, features."""
+"""Evaluation: scores of a classifier, features."""
 
+import collections
 import itertools
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
@@ -8,10 +9,25 @@ import numpy as np
 import tensorflow as tf
 
 from tf_simclr import distribute
+from tf_simclr.scores import calibration_error, mean_per_class_accuracy
+
+
+class Evaluation(NamedTuple):
+    """What an evaluation says.
+
+    Attributes:
+        scores: by their names in `result.json`.
+        predictions: int64 `[N]`, the likeliest class of each readable example, -1 where logits are not finite.
+        labels: int64 `[N]`.
+    """
+
+    scores: dict[str, Any]
+    predictions: np.ndarray
+    labels: np.ndarray
 
 
 def make_eval_function(task, strategy: tf.distribute.Strategy):
-    """Returns a compiled function from a distributed batch to `task.eval_step`'s sums and `bad_images`."""
+    """Returns a compiled function from a distributed batch to `task.eval_step`'s rows and `bad_images`."""
 
     @tf.autograph.experimental.do_not_convert
     def step(batch):
@@ -20,14 +36,14 @@ def make_eval_function(task, strategy: tf.distribute.Strategy):
 
     @tf.function(autograph=False)
     def run(batch):
-        sums = strategy.run(step, args=(batch,))
-        return {name: strategy.experimental_local_results(value)[0] for name, value in sums.items()}
+        rows = strategy.run(step, args=(batch,))
+        return {name: strategy.experimental_local_results(value)[0] for name, value in rows.items()}
 
     return run
 
 
-def evaluate(function, dataset, *, num_steps: int = 0) -> dict[str, Any]:
-    """Runs `function` over `dataset` and turns its sums into means.
+def evaluate(function, dataset, *, num_steps: int = 0) -> Evaluation:
+    """Runs `function` over `dataset` and scores what it says.
 
     Args:
         function: from `make_eval_function`.
@@ -35,22 +51,32 @@ def evaluate(function, dataset, *, num_steps: int = 0) -> dict[str, Any]:
         num_steps: batches to use; 0 for all.
 
     Returns:
-        `eval/label_top_1_accuracy`, `eval/label_top_5_accuracy`, `eval/supervised_loss`,
-        `eval/num_examples` and `eval/num_bad_images`, which were unreadable and not counted as examples.
+        An evaluation with the scores `eval/label_top_1_accuracy`, `eval/label_top_5_accuracy`,
+        `eval/mean_per_class_accuracy` (of the classes that occur), `eval/expected_calibration_error`,
+        `eval/supervised_loss`, `eval/num_examples` and `eval/num_bad_images`, which were unreadable and
+        not counted as examples.
     """
-    totals: dict[str, float] = {}
+    parts: dict[str, list[np.ndarray]] = collections.defaultdict(list)
     for batch in itertools.islice(dataset, num_steps or None):
         for name, value in function(batch).items():
-            totals[name] = totals.get(name, 0.0) + float(value)
-    num_examples = int(totals["count"])
+            parts[name].append(np.atleast_1d(value.numpy()).astype(np.float64))
+    columns = {name: np.concatenate(values) for name, values in parts.items()}
+    num_bad = int(columns.pop("bad_images").sum())
+    rows = {name: column[columns["mask"] > 0] for name, column in columns.items()}
+    predictions, labels = (rows[name].astype(np.int64) for name in ("prediction", "label"))
+    is_correct = predictions == labels
+    num_examples = len(labels)
     count = max(num_examples, 1)
-    return {
-        "eval/label_top_1_accuracy": totals["label_top_1"] / count,
-        "eval/label_top_5_accuracy": totals["label_top_5"] / count,
-        "eval/supervised_loss": totals["supervised_loss"] / count,
+    scores = {
+        "eval/label_top_1_accuracy": float(is_correct.sum() / count),
+        "eval/label_top_5_accuracy": float(rows["is_in_top_5"].sum() / count),
+        "eval/mean_per_class_accuracy": mean_per_class_accuracy(predictions, labels) if num_examples else 0.0,
+        "eval/expected_calibration_error": calibration_error(rows["confidence"], is_correct),
+        "eval/supervised_loss": float(rows["loss"].sum() / count),
         "eval/num_examples": num_examples,
-        "eval/num_bad_images": int(totals["bad_images"]),
+        "eval/num_bad_images": num_bad,
     }
+    return Evaluation(scores, predictions, labels)
 
 
 def make_feature_function(

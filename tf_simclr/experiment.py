@@ -13,6 +13,7 @@ from tf_simclr import actions as standard_actions
 from tf_simclr.augment import EvalView
 from tf_simclr.checkpoint import Checkpoints
 from tf_simclr.config import ExperimentConfig, PreemptedError, UserError, check
+from tf_simclr.confusion import count_confusions
 from tf_simclr.data import (
     BatchPlan,
     Source,
@@ -371,7 +372,8 @@ class Experiment:
         dataset = self.strategy.distribute_datasets_from_function(
             lambda context: eval_dataset(source, view, plan=self._share(batch_size, context))
         )
-        result = evaluate(self._evaluate_batch, dataset, num_steps=self.config.evaluation.eval_steps)
+        evaluation = evaluate(self._evaluate_batch, dataset, num_steps=self.config.evaluation.eval_steps)
+        result = evaluation.scores
         num_bad = result["eval/num_bad_images"]
         if num_bad:
             _LOG.info("%d unreadable images of %s were skipped.", num_bad, source.name)
@@ -381,6 +383,9 @@ class Experiment:
             num_seen=num_bad + result["eval/num_examples"],
             max_fraction=self.config.data.max_bad_image_fraction,
         )
+        confusion = count_confusions(evaluation.predictions, evaluation.labels, source.class_names or ())
+        if self._is_chief and confusion is not None:
+            self._results.write_confusion(confusion)
         return result
 
 

@@ -16,6 +16,8 @@ from tf_simclr.augment import EvalView
 from tf_simclr.checkpoint import find_checkpoint, is_saved_model, load_network
 from tf_simclr.config import DataConfig, UserError, check
 from tf_simclr.data import BatchPlan, Source, check_bad_images, eval_dataset
+from tf_simclr.data.folder_source import shown_path
+from tf_simclr.data.sources import FOLDER_PREFIX
 from tf_simclr.evaluate import FeatureBatch, feature_batches, make_feature_function
 from tf_simclr.modules import load_module, read_image_size
 from tf_simclr.run_directory import first_line
@@ -202,6 +204,23 @@ class FeaturePass:
         """Leaves the progress bar, so that what is printed next starts on a line of its own."""
         if self._progress is not None:
             self._progress.close()
+
+
+def image_names(data: DataConfig, source: Source) -> list[str]:
+    """Returns the name of each image: in a folder, the path from there on."""
+    names = map(source.example_name, range(source.num_examples))
+    if not data.dataset.startswith(FOLDER_PREFIX):
+        return list(names)
+    folder = shown_path(os.path.join(os.path.expanduser(data.dataset.removeprefix(FOLDER_PREFIX)), ""))
+    return [name.removeprefix(folder) for name in names]
+
+
+def sample_source(source: Source, most: int) -> Source:
+    """Returns a source of at most so many examples: a random choice, always the same."""
+    if source.num_examples <= most:
+        return source
+    chosen = np.random.default_rng(0).choice(source.num_examples, most, replace=False)
+    return source.subset(np.sort(chosen), source.name)
 
 
 class _Table:

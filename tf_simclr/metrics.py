@@ -23,3 +23,19 @@ def count_correct(logits: tf.Tensor, labels: tf.Tensor, top: int) -> tf.Tensor:
     ahead = (logits > own) | ((logits == own) & lower_class)
     rank = tf.reduce_sum(tf.cast(ahead, tf.int32), axis=1)
     return tf.cast((rank < top) & tf.reduce_all(tf.math.is_finite(logits), axis=1), logits.dtype)
+
+
+def most_likely(logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns the class that each row of logits is for, and how probable it says that class is.
+
+    Of equal logits the lower class wins, as in `count_correct`.
+
+    Args:
+        logits: `[B, classes]`.
+
+    Returns:
+        The class, int32 `[B]`, -1 where a logit is not finite; its softmax `[B]`, of the type of `logits`.
+    """
+    is_finite = tf.reduce_all(tf.math.is_finite(logits), axis=1)
+    classes = tf.argmax(logits, axis=1, output_type=tf.int32)
+    return tf.where(is_finite, classes, -1), tf.reduce_max(tf.nn.softmax(logits, axis=1), axis=1)

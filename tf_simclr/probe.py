@@ -15,9 +15,11 @@ from tf_simclr import classifiers
 from tf_simclr.checkpoint import is_saved_model
 from tf_simclr.classifiers import Examples
 from tf_simclr.config import KnnEvalConfig, LinearEvalConfig, ProbeConfig, UserError, check
+from tf_simclr.confusion import confusion_path, count_confusions, to_csv
 from tf_simclr.features import Network, load_inference_network
 from tf_simclr.probe_inputs import Sources, check_memory, compute_examples, open_sources
-from tf_simclr.run_directory import first_line, write_json
+from tf_simclr.report import render_probe_report
+from tf_simclr.run_directory import first_line, to_json, write_text
 from tf_simclr.scores import classification_scores
 
 _LOG = logging.getLogger("tf_simclr")
@@ -26,7 +28,9 @@ _MOST_NEIGHBORS = 200
 
 
 def probe(config: LinearEvalConfig | KnnEvalConfig) -> dict[str, Any]:
-    """Evaluates the frozen features of a network; writes the result, whole or not at all.
+    """Evaluates the frozen features of a network; writes the result, a confusion matrix and a page.
+
+    Each file is written whole or not at all, and that of the result last.
 
     Args:
         config: network, data set and classifier.
@@ -58,7 +62,12 @@ def probe(config: LinearEvalConfig | KnnEvalConfig) -> dict[str, Any]:
     counts = {"num_examples": len(test.labels), "num_train_examples": len(train.labels)}
     result = {f"{config.mode}/{name}": value for name, value in (scores | counts | details).items()}
     _LOG.info("%s; in %s", _describe(config, scores, details, sources), path)  # Also where writing fails.
-    _write(path, result | _what_was_evaluated(config, network, sources))
+    content = result | _what_was_evaluated(config, network, sources)
+    confusion = count_confusions(logits.argmax(axis=1), test.labels, sources.train.class_names or ())
+    if confusion is not None:
+        _write(confusion_path(path), to_csv(confusion))
+    _write(_page_path(path), render_probe_report(config.mode, content, confusion))
+    _write(path, to_json(content))
     return result
 
 
@@ -75,22 +84,26 @@ def _result_path(config: ProbeConfig, network: Network) -> str:
         path = os.path.join(os.path.dirname(network.path), f"result_{config.mode}.json")
         flag = f"--checkpoint={config.checkpoint}"
     try:
-        is_there = tf.io.gfile.exists(path)
+        found = [name for name in (path, confusion_path(path), _page_path(path)) if tf.io.gfile.exists(name)]
         tf.io.gfile.makedirs(os.path.dirname(path) or ".")
     except (tf.errors.OpError, OSError) as error:
         raise UserError(
             f"{flag}: cannot be written ({first_line(error)}); name a file with --output."
         ) from error
-    if is_there and not config.overwrite:
+    if found and not config.overwrite:
         raise UserError(
-            f"{flag}: {path} exists already; replace it with --overwrite=True, or name another file with --output."
+            f"{flag}: {found[0]} exists already; replace it with --overwrite=True, or name another file with --output."
         )
     return path
 
 
-def _write(path: str, content: Mapping[str, Any]) -> None:
+def _page_path(path: str) -> str:
+    return f"{os.path.splitext(path)[0]}.html"
+
+
+def _write(path: str, text: str) -> None:
     try:
-        write_json(path, content)
+        write_text(path, text)
     except (tf.errors.OpError, OSError) as error:
         raise UserError(
             f"{path}: cannot be written ({first_line(error)}); free some space, or name another file with --output."

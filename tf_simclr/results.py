@@ -1,4 +1,4 @@
-"""The result files of a run: `result.json` and `result_<step>.json`."""
+"""The result files of a run: `result.json`, `result_<step>.json` and `result_confusion.csv`."""
 
 import json
 import os
@@ -8,6 +8,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_simclr.config import ExperimentConfig
+from tf_simclr.confusion import Confusion, confusion_path, to_csv
 from tf_simclr.run_directory import to_json, write_outcome
 
 # A result counts as that of the same evaluation where these are the same.
@@ -44,6 +45,14 @@ class ResultFiles:
             UserError: the file cannot be written.
         """
         self._write(f"{self._stem}_{result['global_step']}.json", result)
+
+    def write_confusion(self, confusion: Confusion) -> None:
+        """Writes the confusion matrix of the newest evaluation.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        write_outcome(self._directory, confusion_path(f"{self._stem}.json"), to_csv(confusion))
 
     def _write(self, path: str, result: Mapping[str, Any]) -> None:
         content = dict(result) | {name: self._settings[name] for name in _EVALUATION_SETTINGS}

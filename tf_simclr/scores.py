@@ -55,8 +55,24 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, nu
         labels: integers `[N]`.
         num_bins: between 0 and 1.
     """
-    confidence = probabilities.max(axis=1)
-    is_correct = probabilities.argmax(axis=1) == labels
-    bins = np.maximum(np.ceil(confidence * num_bins).astype(np.int64) - 1, 0)
+    return calibration_error(
+        probabilities.max(axis=1), probabilities.argmax(axis=1) == labels, num_bins=num_bins
+    )
+
+
+def calibration_error(confidence: np.ndarray, is_correct: np.ndarray, *, num_bins: int = 15) -> float:
+    """Returns the expected calibration error of predictions; see `expected_calibration_error`.
+
+    Args:
+        confidence: `[N]` in [0, 1], the probability of the predicted class.
+        is_correct: bool `[N]`, whether that class is the right one.
+        num_bins: between 0 and 1.
+
+    Returns:
+        0 where there are no examples; not a number where the confidence of one is none.
+    """
+    if np.isnan(confidence).any():
+        return float("nan")
+    bins = np.clip(np.ceil(confidence * num_bins).astype(np.int64) - 1, 0, num_bins - 1)
     gaps = np.bincount(bins, is_correct - confidence, minlength=num_bins)
-    return float(np.abs(gaps).sum() / len(labels))
+    return float(np.abs(gaps).sum() / max(len(confidence), 1))

@@ -21,7 +21,9 @@ EXPORT_FORMATS = ("saved_model", "folded", "tflite", "onnx", "pytorch")
 # With the repetitions of each where none are asked for.
 _REPEATS = {"step": 7, "input": 7, "inference": 15, "memory": 5, "startup": 5, "flops": 1}
 BENCHMARKS = tuple(_REPEATS)
-OUTPUT_EXTENSIONS = (".npz", ".parquet", ".tfrecord")
+FEATURE_EXTENSIONS = (".npz", ".parquet", ".tfrecord")
+PICTURE_EXTENSIONS = (".png", ".projector")
+OUTPUT_EXTENSIONS = FEATURE_EXTENSIONS + PICTURE_EXTENSIONS
 LINEAR_EVAL_PROTOCOLS = ("lbfgs", "sgd")
 _WHICH_NETWORK = "name the network: the directory of a run, a checkpoint in it, or a SavedModel."
 
@@ -116,14 +118,29 @@ class EmbedConfig:
         check_given("checkpoint", self.checkpoint, _WHICH_NETWORK)
         check_given("output", self.output, "name the file for the features, such as features.npz.")
         check(
-            os.path.splitext(str(self.output))[1] in OUTPUT_EXTENSIONS,
+            self._extension in OUTPUT_EXTENSIONS,
             "output",
             self.output,
             f"the extension names the format; use one of {', '.join(OUTPUT_EXTENSIONS)}.",
         )
+        check(
+            not self.is_shown or self.shard_size == type(self).shard_size,
+            "shard_size",
+            self.shard_size,
+            f"has no meaning with --output={self.output}, which is no file of features; leave it out.",
+        )
         check(bool(self.split), "split", self.split, "name a split, such as train.")
         check(bool(self.endpoint), "endpoint", self.endpoint, "name an output, such as default.")
         _check_at_least_one(self, "eval_batch_size", "shard_size")
+
+    @property
+    def _extension(self) -> str:
+        return os.path.splitext(str(self.output))[1]
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether the output is a picture or for TensorBoard's projector, and no file of features."""
+        return self._extension in PICTURE_EXTENSIONS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

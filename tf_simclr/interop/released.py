@@ -17,7 +17,9 @@ from tf_simclr.run_directory import first_line, latest_checkpoint, read_settings
 
 _LOG = logging.getLogger("tf_simclr")
 # Files of an import, and of what was done with it since.
-_OWN_FILES = re.compile(r"checkpoint|ckpt-\d+\..*|(flags|result(_.*)?)\.json|report\.html")
+_OWN_FILES = re.compile(
+    r"checkpoint|ckpt-\d+\..*|(flags|result(_.*)?)\.json|result(_.*)?_confusion\.csv|(report|result_.*)\.html"
+)
 _MARK = "imported_from"
 
 

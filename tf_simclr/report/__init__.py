@@ -9,7 +9,8 @@ from typing import Any
 import tensorflow as tf
 
 from tf_simclr.config import ExperimentConfig, SemiSupervisedConfig
-from tf_simclr.report import page, sections
+from tf_simclr.confusion import Confusion
+from tf_simclr.report import evaluations, page, sections
 from tf_simclr.report.events import read_events
 from tf_simclr.report.sections import Result, Steps
 from tf_simclr.run_directory import first_line, latest_checkpoint, write_outcome
@@ -71,9 +72,11 @@ def render_report(steps: Steps, results: Mapping[str, Sequence[Result]]) -> str:
     events = {name: read_events(str(step.model_dir)) for name, step in steps.items()}
     make: dict[str, Callable[[], str]] = {
         "Results": lambda: sections.results_table(steps, results),
+        "Confusion matrix": lambda: evaluations.confusions(steps),
         "Training": lambda: "".join(sections.curves(name, steps[name], events[name]) for name in steps),
         "Example views": lambda: sections.views(events[first]),
         "Representation": lambda: sections.embedding(mapped, steps[mapped]),
+        "Frozen features": lambda: evaluations.frozen_features(steps),
         "Use the network": lambda: sections.usage(steps, served),
         "Settings": lambda: sections.settings(steps),
     }
@@ -81,8 +84,28 @@ def render_report(steps: Steps, results: Mapping[str, Sequence[Result]]) -> str:
         f"SimCLRv2 on {steps[first].data.dataset}",
         sections.describe_run(steps),
         {heading: _guarded(section) for heading, section in make.items()},
-        f"Python {platform.python_version()}, TensorFlow {tf.__version__}",
+        _versions(),
     )
+
+
+def render_probe_report(mode: str, result: Mapping[str, Any], confusion: Confusion | None) -> str:
+    """Returns the page of one evaluation of frozen features.
+
+    Args:
+        mode: `linear_eval` or `knn_eval`.
+        result: the content of its file.
+        confusion: None where there are too many classes.
+    """
+    return page.render(
+        f"Frozen features on {result['dataset']}",
+        f"The {result['endpoint']} of {result['checkpoint']}.",
+        evaluations.probe_sections(mode, result, confusion),
+        _versions(),
+    )
+
+
+def _versions() -> str:
+    return f"Python {platform.python_version()}, TensorFlow {tf.__version__}"
 
 
 def _guarded(section: Callable[[], str]) -> str:

@@ -21,6 +21,7 @@ th, td { padding: .35rem 1.1rem .35rem 0; border-bottom: 1px solid var(--line); 
 th { color: var(--soft); font-weight: 600 } td:first-child { font-weight: 600 }
 .results { width: 100% } .results :is(th, td):first-child { position: sticky; left: 0; background: var(--back) }
 .results :is(th, td):nth-child(n+4) { text-align: right; padding: .35rem 0 .35rem 1.1rem }
+.mistakes :is(th, td):nth-child(n+3) { text-align: right }
 .settings td { font: .8rem ui-monospace, monospace }
 .grid { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); gap: .75rem }
 img { display: block; width: 100%; background: #fff; border: 1px solid var(--line); border-radius: 6px }

@@ -2,12 +2,14 @@
 
 import io
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
+from matplotlib.colors import PowerNorm, to_hex
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 Points = Sequence[tuple[int, float]]
@@ -27,8 +29,11 @@ ACCURACIES = {
 MAX_NAMED_CLASSES = 20
 _FEW_POINTS = 12
 # In inches.
-_CURVES_SIZE, _MAP_SIZE = (4.6, 3.1), (6.4, 5.2)
+_CURVES_SIZE, _MAP_SIZE, _MATRIX_SIZE = (4.6, 3.1), (6.4, 5.2), (6.4, 5.6)
 _MAX_COMPONENTS = 50
+_MAX_NAME = 24
+_MIN_POINTS, _MIN_RANGE = 10, 1e-6
+_WRITTEN_SHARE = 0.005
 # Ten colours with two markers are easier to tell apart than twenty colours.
 _MARKERS = {"o": "\N{BLACK CIRCLE}", "^": "\N{BLACK UP-POINTING TRIANGLE}"}
 
@@ -61,6 +66,14 @@ def plot_accuracies(scalars: Mapping[str, Points]) -> bytes | None:
     return _finish_curves(figure, axes, "accuracy")
 
 
+def why_not_projected(features: np.ndarray) -> str | None:
+    """Returns why a map of features `[N, D]` would show nothing; None where it shows something."""
+    if len(features) < _MIN_POINTS:
+        return "too few readable images"
+    is_same = np.ptp(features, axis=0).max() < _MIN_RANGE
+    return "all images have the same representation, the network has collapsed" if is_same else None
+
+
 def project(features: np.ndarray) -> np.ndarray:
     """Returns features `[N, D]` in two dimensions, `[N, 2]`: by PCA to at most 50, then by t-SNE."""
     from sklearn.decomposition import PCA
@@ -80,13 +93,16 @@ def class_looks(class_names: Sequence[str]) -> list[tuple[str, str, str]]:
     return [(signs[k // 10], _colour(k), name) for k, name in enumerate(class_names)]
 
 
-def plot_points(points: np.ndarray, labels: np.ndarray, num_classes: int) -> bytes:
+def plot_points(
+    points: np.ndarray, labels: np.ndarray, num_classes: int, *, legend: Sequence[str] = ()
+) -> bytes:
     """Draws points coloured by class.
 
     Args:
         points: `[N, 2]`.
         labels: int `[N]`; negative for none, which is drawn in grey.
         num_classes: with more than 20 the colours are those of a rainbow.
+        legend: names of at most 20 classes to be written beside the points.
 
     Returns:
         A PNG.
@@ -99,10 +115,70 @@ def plot_points(points: np.ndarray, labels: np.ndarray, num_classes: int) -> byt
         chosen = labels >= 0
         axes.scatter(x[chosen], y[chosen], c=labels[chosen], cmap="turbo", s=16, linewidths=0)
         return _render(figure)
+    shown = []
     for number in range(num_classes):
         chosen, marker = labels == number, tuple(_MARKERS)[number // 10]
-        axes.scatter(x[chosen], y[chosen], color=_colour(number), marker=marker, s=16, linewidths=0)
+        colour = _colour(number)
+        shown.append(axes.scatter(x[chosen], y[chosen], color=colour, marker=marker, s=16, linewidths=0))
+    if legend:
+        _write_legend(axes, shown, legend)
     return _render(figure)
+
+
+def _write_legend(axes: Axes, shown: Sequence[Any], names: Sequence[str]) -> None:
+    # Matplotlib leaves out names that begin with "_", and takes $...$ for a formula.
+    legend = axes.legend(
+        shown, ["?"] * len(shown), loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize="small"
+    )
+    for entry, name in zip(legend.get_texts(), drawn_names(names), strict=True):
+        entry.set(text=name, parse_math=False)
+
+
+def plot_confusion(counts: np.ndarray, class_names: Sequence[str]) -> bytes:
+    """Draws a confusion matrix, each row as shares of its class.
+
+    Args:
+        counts: `[K, K]`, of the true class and the predicted one.
+        class_names: K of them; written at the axes where there are at most 20.
+
+    Returns:
+        A PNG.
+    """
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
+    figure, axes = _axes(*_MATRIX_SIZE)
+    is_small = len(counts) <= MAX_NAMED_CLASSES
+    # Of many classes few are taken for each other often: the root shows shares of some per cent.
+    norm = PowerNorm(1 if is_small else 0.5, 0, 1)
+    image = axes.imshow(shares, cmap="Blues", norm=norm)
+    axes.set(xlabel="taken for", ylabel="class")
+    figure.colorbar(image, ax=axes, shrink=0.8, format=PercentFormatter(1))
+    if is_small:
+        _name_classes(axes, class_names)
+        for (row, column), share in np.ndenumerate(shares):
+            if share >= _WRITTEN_SHARE:
+                colour = "white" if share > 0.5 else "black"
+                text = f"{100 * share:.0f}"
+                axes.text(column, row, text, ha="center", va="center", color=colour, fontsize="x-small")
+    return _render(figure)
+
+
+def _name_classes(axes: Axes, class_names: Sequence[str]) -> None:
+    names = drawn_names(class_names)
+    turned = 0 if max(map(len, names)) <= 2 else 90
+    axes.set_xticks(range(len(names)), names, rotation=turned, parse_math=False, fontsize="small")
+    axes.set_yticks(range(len(names)), names, parse_math=False, fontsize="small")
+
+
+def drawn_names(class_names: Sequence[str]) -> list[str]:
+    """Returns the names of classes as pictures show them: short, and as numbers where the font lacks a letter."""
+    names = [" ".join(name.split()) for name in class_names]
+    names = [
+        name if len(name) <= _MAX_NAME else f"{name[: _MAX_NAME - 1]}\N{HORIZONTAL ELLIPSIS}"
+        for name in names
+    ]
+    letters = get_font(findfont(FontProperties())).get_charmap()
+    is_drawn = all(ord(letter) in letters for name in names for letter in name)
+    return names if is_drawn else [str(number) for number in range(len(names))]
 
 
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:

@@ -3,11 +3,9 @@
 import json
 import math
 import os
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from tf_simclr.augment import EvalView
@@ -15,17 +13,17 @@ from tf_simclr.checkpoint import load_network
 from tf_simclr.config import ExperimentConfig
 from tf_simclr.data import BatchPlan, eval_dataset, load_eval_source
 from tf_simclr.evaluate import extract_features
+from tf_simclr.features import sample_source
 from tf_simclr.pipeline import describe_network
 from tf_simclr.planning import chance_loss
-from tf_simclr.report import page, pictures
+from tf_simclr.report import evaluations, page, pictures
+from tf_simclr.report.evaluations import DASH
 from tf_simclr.report.events import Events
 
 Steps = Mapping[str, ExperimentConfig]
 Result = Mapping[str, Any]
 
-_DASH = "\N{EN DASH}"
-_MAX_IMAGES, _MIN_IMAGES = 1000, 10
-_MIN_RANGE = 1e-6
+_MAX_IMAGES = 1000
 _SMALL_PICTURE = 700
 
 
@@ -64,12 +62,14 @@ def results_table(steps: Steps, results: Mapping[str, Sequence[Result]]) -> str:
                 _labels_used(step),
                 _each(given, "num_weights", lambda value: f"{value / 1e6:.2f} M"),
                 _each(given, "global_step", str),
-                _mean_and_spread(given, "eval/label_top_1_accuracy"),
-                _mean_and_spread(given, "eval/label_top_5_accuracy"),
+                *evaluations.score_cells(given, "eval"),
             ]
         )
-    header = ["step", "network", "labels used", "weights", "steps", "top-1", "top-5"]
-    note = "Accuracy on held-out images; after pretraining, if given, that of the linear probe."
+    header = ["step", "network", "labels used", "weights", "steps", *evaluations.SCORE_HEADINGS]
+    note = (
+        "Accuracy on held-out images, over all of them and as the mean of the classes; how far confidence and "
+        "accuracy are apart. After pretraining, if given, that of the linear probe."
+    )
     return page.table(header, rows, "results") + page.text(note, "soft")
 
 
@@ -105,17 +105,14 @@ def embedding(name: str, step: ExperimentConfig) -> str:
     source = load_eval_source(step.data)
     if source is None:
         return page.text(f"{step.data.dataset} has no validation or test split to show.")
-    if source.num_examples > _MAX_IMAGES:
-        chosen = np.random.default_rng(0).choice(source.num_examples, _MAX_IMAGES, replace=False)
-        source = source.subset(np.sort(chosen), source.name)
+    source = sample_source(source, _MAX_IMAGES)
     network = load_network(str(step.model_dir), "model_dir")
     plan = BatchPlan(global_batch_size=step.evaluation.eval_batch_size)
     batches = eval_dataset(source, EvalView(image_size=network.config.image_size), plan=plan)
     features, labels = extract_features(network, batches)
-    if len(features) < _MIN_IMAGES:
-        return page.text(f"{source.name} has too few readable images for a map.")
-    if np.ptp(features, axis=0).max() < _MIN_RANGE:
-        return page.text("All images have the same representation: the network has collapsed.")
+    reason = pictures.why_not_projected(features)
+    if reason is not None:
+        return page.text(f"There is no map of {source.name}: {reason}.")
     class_names = (source.class_names or ()) if (labels >= 0).any() else ()
     png = pictures.plot_points(pictures.project(features), labels, len(class_names))
     about = (
@@ -165,15 +162,7 @@ def _labels_used(step: ExperimentConfig) -> str:
 
 
 def _each(results: Sequence[Result], key: str, form: Callable[[Any], str]) -> str:
-    return ", ".join(dict.fromkeys(form(one[key]) for one in results if key in one)) or _DASH
-
-
-def _mean_and_spread(results: Sequence[Result], key: str) -> str:
-    values = [100 * one[key] for one in results if key in one]
-    if len(values) < 2:
-        return f"{values[0]:.2f}%" if values else _DASH
-    mean, spread = statistics.fmean(values), statistics.stdev(values)
-    return f"{mean:.2f} \N{PLUS-MINUS SIGN} {spread:.2f}% (n = {len(values)})"
+    return ", ".join(dict.fromkeys(form(one[key]) for one in results if key in one)) or DASH
 
 
 def _legend(class_names: Sequence[str]) -> str:
@@ -196,4 +185,4 @@ def _export_path(step: ExperimentConfig) -> str | None:
 
 
 def _value(setting: Any) -> str:
-    return _DASH if setting is None else str(setting)
+    return DASH if setting is None else str(setting)

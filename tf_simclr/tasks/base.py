@@ -7,7 +7,7 @@ import tensorflow as tf
 from tf_simclr import distribute, losses, optimizers
 from tf_simclr.config import OptimizerConfig
 from tf_simclr.loss_scale import LossScale
-from tf_simclr.metrics import count_correct
+from tf_simclr.metrics import count_correct, most_likely
 from tf_simclr.models import SimCLRModel, update_moving_statistics
 from tf_simclr.models.simclr import ForwardPass, Statistics
 from tf_simclr.schedules import WarmupCosine
@@ -122,24 +122,30 @@ class Task(abc.ABC):
         return self.loss_scale.unscale(gradients) if self.loss_scale else gradients
 
     def eval_step(self, batch: dict) -> dict[str, tf.Tensor]:
-        """Counts what the classifier gets right, in replica context.
+        """Returns what the classifier says of each example, in replica context.
 
         Args:
             batch: `images` `[b, S, S, 3]` in [0, 1], `labels` int32 `[b]`, `mask` `[b]`: 1 for a real example.
 
         Returns:
-            Sums over all replicas: `label_top_1`, `label_top_5`, `supervised_loss`, `count`.
+            Float32 `[B]` of the rows of all replicas: `label`; `prediction`, the likeliest class, -1 where
+            logits are not finite; `confidence`, its probability; `is_in_top_5`, 0 or 1; `loss`, the cross
+            entropy; `mask`.
         """
         logits = self.model.forward(batch["images"], training=False).endpoints["logits_sup"]
-        mask = tf.cast(batch["mask"], logits.dtype)
-        per_example = tf.nn.sparse_softmax_cross_entropy_with_logits(batch["labels"], logits)
-        sums = {
-            "label_top_1": tf.reduce_sum(mask * count_correct(logits, batch["labels"], 1)),
-            "label_top_5": tf.reduce_sum(mask * count_correct(logits, batch["labels"], 5)),
-            "supervised_loss": tf.reduce_sum(mask * per_example),
-            "count": tf.reduce_sum(mask),
+        labels = batch["labels"]
+        prediction, confidence = most_likely(logits)
+        columns = {
+            "label": labels,
+            "prediction": prediction,
+            "confidence": confidence,
+            "is_in_top_5": count_correct(logits, labels, 5),
+            "loss": tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits),
+            "mask": batch["mask"],
         }
-        return distribute.cross_replica_sum({k: tf.cast(v, tf.float32) for k, v in sums.items()})
+        # Numbers of classes are exact in float32 up to 2**24.
+        rows = tf.stack([tf.cast(column, tf.float32) for column in columns.values()], axis=1)
+        return dict(zip(columns, tf.unstack(distribute.all_gather_batch(rows), axis=1), strict=True))
 
 
 def _unique(variables: list) -> list:
