@@ -29,6 +29,7 @@ LAYERS = [
     },
     {
         "tasks",
+        "memory",
         "checkpoint",
         "run_directory",
         "mismatch",
