@@ -101,7 +101,8 @@ def step_flops(training: ExperimentConfig, num_classes: int) -> int:
         one = _trained_flops((*network.encoder, *network.projection_head))
         # The probe's forward pass and the gradient by its kernel.
         one += 2 * head if training.train.lineareval_while_pretraining else 0
-        return 2 * batch * one + 3 * similarity_flops(batch, network.head_widths[-1])
+        total = 2 * batch * one + 3 * similarity_flops(batch, network.head_widths[-1])
+        return total + _memory_flops(training, network)
     last = model.ft_proj_selector % len(network.head_widths)
     used_head = network.projection_head[:last]
     frozen = sum(stage.group <= model.fine_tune_after_block for stage in network.encoder)
@@ -122,6 +123,13 @@ def similarity_flops(batch_size: int, width: int) -> int:
         width: d, of a projection.
     """
     return 2 * (2 * batch_size) ** 2 * width
+
+
+def _memory_flops(training: ExperimentConfig, network: NetworkCost) -> int:
+    """Counts what a memory of negatives adds: the average's forward pass, and similarities with their gradient."""
+    num_rows, size = 2 * training.train.train_batch_size, training.contrast.memory_size
+    similarities = 2 * num_rows * size * network.head_widths[-1]
+    return num_rows * network.flops + 2 * similarities if size else 0
 
 
 def _supervised_flops(network: NetworkCost, config: ModelConfig, num_classes: int) -> int:

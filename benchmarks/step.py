@@ -115,7 +115,7 @@ def _why_not_pytorch(training: ExperimentConfig) -> str | None:
         return "it is not installed"
     if model.sk_ratio or model.se_ratio:
         return "plain ResNets alone were written in it"
-    names = ("contrastive_loss", "contrast_chunks", "hidden_norm")
+    names = ("contrastive_loss", "contrast_chunks", "memory_size", "hidden_norm")
     usual = all(getattr(training.contrast, name) == getattr(plain.contrast, name) for name in names)
     usual = usual and training.optimizer.optimizer == "lars" and model.precision == "float32"
     usual = usual and training.train.lineareval_while_pretraining and model.proj_head_mode != "none"

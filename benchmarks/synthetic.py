@@ -40,7 +40,7 @@ def make_task(config: ExperimentConfig, num_classes: int) -> Any:
     from tf_simclr.schedules import WarmupCosine
     from tf_simclr.tasks.distill import DistillTask
     from tf_simclr.tasks.finetune import FinetuneTask
-    from tf_simclr.tasks.pretrain import PretrainTask
+    from tf_simclr.tasks.pretrain import MemoryPretrainTask, PretrainTask
 
     pretrains = config.train.train_mode == "pretrain"
     has_head = not pretrains or config.train.lineareval_while_pretraining
@@ -48,7 +48,8 @@ def make_task(config: ExperimentConfig, num_classes: int) -> Any:
     model.recompute = config.train.recompute
     schedule = WarmupCosine(0.1, 10, 1000, dtype=config.model.variable_dtype)
     if pretrains:
-        return PretrainTask(model, config.optimizer, schedule, config.contrast)
+        task = MemoryPretrainTask if config.contrast.memory_size else PretrainTask
+        return task(model, config.optimizer, schedule, config.contrast)
     model.freeze_for_finetuning(config.model.fine_tune_after_block)
     if config.train.train_mode != "distill":
         return FinetuneTask(model, config.optimizer, schedule)

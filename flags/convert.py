@@ -29,6 +29,8 @@ _OWN_OF_EVAL = frozenset(field.name for field in dataclasses.fields(StrategyConf
     ("mode", "model_dir", "data_service", "eval_name", "jit_compile", "profile_steps")
 )
 _DIGITS_RECIPE = os.path.join(RECIPES, "digits.flags")
+# What the other steps of the whole method would refuse.
+_OF_PRETRAINING = ("contrast_chunks", "memory_size", "memory_momentum")
 
 
 def parse_command_line(
@@ -199,7 +201,7 @@ def _semi_supervised(lines: _Lines, values: absl_flags.FlagValues) -> SemiSuperv
         )
     mode = "train_then_eval" if values.mode == SEMI_SUPERVISED else values.mode
     steps = {
-        step: _config_of_step(lines, step, f"--mode={mode}", *_chunks_of_step(lines, step, values))
+        step: _config_of_step(lines, step, f"--mode={mode}", *_without_contrast(lines, step, values))
         for step in TRAIN_MODES
     }
     directory = values.model_dir
@@ -208,10 +210,13 @@ def _semi_supervised(lines: _Lines, values: absl_flags.FlagValues) -> SemiSuperv
     return SemiSupervisedConfig(**steps, model_dir=directory)
 
 
-def _chunks_of_step(lines: _Lines, step: str, values: absl_flags.FlagValues) -> list[str]:
-    """Leaves `--contrast_chunks` of all steps to pretraining; what names another step is refused later."""
-    own = _parse(lines.of_step(step)).contrast_chunks != values.contrast_chunks
-    return [] if own or step == "pretrain" else ["--contrast_chunks=1"]
+def _without_contrast(lines: _Lines, step: str, values: absl_flags.FlagValues) -> list[str]:
+    """Leaves such flags of all steps to pretraining; what names another step is refused later."""
+    if step == "pretrain":
+        return []
+    own = _parse(lines.of_step(step))
+    shared = [name for name in _OF_PRETRAINING if own[name].value == values[name].value]
+    return [f"--{name}={values[name].default}" for name in shared]
 
 
 def _config_of_step(lines: _Lines, step: str, *more: str) -> ExperimentConfig:

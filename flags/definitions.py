@@ -164,6 +164,9 @@ def _define_training(flag_values):
         hidden_norm="L2-normalise the projections.",
         contrast_chunks="Parts that each device works its images off in while pretraining, in the memory of "
         "one: the loss is still that of the whole batch. Needs --global_bn=False.",
+        memory_size="Negatives of earlier batches that pretraining keeps, beside those of the batch: what a moving "
+        "average of the network (MoCo) made of them; 0 is off, the paper has 65536. A third more work.",
+        memory_momentum="Share of the averaged weights that a step of pretraining with --memory_size keeps.",
     )
     _define(
         flag_values,

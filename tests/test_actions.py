@@ -1,5 +1,6 @@
 """Progress on a terminal and elsewhere, TensorBoard files, the watch on unreadable images."""
 
+import dataclasses
 import io
 import logging
 import re
@@ -12,7 +13,7 @@ import tensorflow as tf
 from tests.runs import TOTAL_STEPS, finished_run
 from tf_simclr import losses
 from tf_simclr.actions import BadImageWatch, HeldActions, ProgressReporter, TensorBoardWriter, tile_views
-from tf_simclr.config import UserError
+from tf_simclr.config import ContrastConfig, UserError
 from tf_simclr.data import ArraySource
 from tf_simclr.planning import chance_loss
 from tf_simclr.train import LoopEvent, LoopPlan
@@ -66,6 +67,11 @@ def test_progress_shows_what_the_task_measures(log):
     assert log.messages == ["step 20/100 | 10 images/s | loss 1.000 | lr 0.02 | ? left"]
 
 
+def test_progress_shows_the_chance_level_of_the_memory_so_far(log):
+    ProgressReporter(schedule, chance_loss=22.2)(make_event(20, contrast_chance=9.75))
+    assert "contrast loss 3.250 (chance 9.75), acc" in log.messages[0]
+
+
 def test_progress_on_a_terminal_is_a_bar(log, monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
@@ -101,6 +107,9 @@ def test_progress_is_silent_where_no_step_was_taken(log):
 def test_chance_loss_is_that_of_the_configuration():
     config = finished_run().config
     assert chance_loss(config) == pytest.approx(2 * np.log(2 * 32 - 1)) == losses.chance_loss(32)
+    contrast = ContrastConfig(contrastive_loss="decoupled_nt_xent", memory_size=100)
+    config = dataclasses.replace(config, contrast=contrast)
+    assert chance_loss(config) == pytest.approx(2 * np.log(2 * 32 - 2 + 100))
 
 
 def read_events(directory):

@@ -172,7 +172,7 @@ class TinyTask:
         self.model = types.SimpleNamespace(
             variables=[weight], variable_tree=lambda: {"encoder": {"weight": weight}}
         )
-        self.loss_scale = None
+        self.state = {}
         self.optimizer = tf.Module()
         self.optimizer.iterations = tf.Variable(0, dtype=tf.int64)
         self.optimizer.slot = tf.Variable(0.5)
@@ -400,11 +400,12 @@ def test_directory_with_the_same_settings_goes_on(finished):
 
 def test_directory_of_a_run_with_other_settings_is_refused(finished):
     before = (finished / "flags.json").read_bytes()
-    config = tiny_config(finished, temperature=0.7, seed=3, precision="mixed_float16")
+    config = tiny_config(finished, temperature=0.7, seed=3, precision="mixed_float16", memory_size=64)
     message = refusal(check_directory, config)
     assert message.startswith(f"--model_dir={finished}: holds a run with other settings (")
     assert "--temperature=0.2 there, 0.7 now" in message
     assert "--seed=0 there, 3 now" in message
+    assert "--memory_size=0 there, 64 now" in message
     assert "--precision=float32 there, mixed_float16 now" in message
     assert message.endswith("or another --model_dir.")
     assert (finished / "flags.json").read_bytes() == before

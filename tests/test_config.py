@@ -108,6 +108,7 @@ def test_choice_unknown_names_the_choices(name):
         (ModelConfig, {"ft_proj_selector": -5}, "ft_proj_selector", "0 (encoder output) to 3, or -1"),
         (ModelConfig, {"fine_tune_after_block": 5}, "fine_tune_after_block", "4"),
         (config.ContrastConfig, {"temperature": 0.0}, "temperature", "greater than 0"),
+        (config.ContrastConfig, {"memory_momentum": 1.0}, "memory_momentum", "up to, but not, 1"),
         (config.AugmentConfig, {"crop_min_area": 1.1}, "crop_min_area", "0.08"),
         (DataConfig, {"max_bad_image_fraction": 1.1}, "max_bad_image_fraction", "0 to 1"),
         (DataConfig, {"data_service": "localhost:5000"}, "data_service", "grpc://HOST:PORT"),
@@ -159,6 +160,31 @@ def test_contrast_chunks_are_refused_with_batch_norm_over_the_whole_batch():
     make = lambda: ExperimentConfig(contrast=config.ContrastConfig(contrast_chunks=4))  # noqa: E731
     assert_refused(make, "contrast_chunks", 4, "contradicts --global_bn=True")
     assert_refused(make, "contrast_chunks", 4, "use --global_bn=False, or --contrast_chunks=1.")
+
+
+@pytest.mark.parametrize(
+    ("contrast", "train", "flag", "mend"),
+    [
+        (
+            {"memory_size": 64},
+            {"train_mode": "finetune"},
+            "memory_size",
+            "has no contrastive loss; leave it out",
+        ),
+        ({"memory_size": 64, "contrast_chunks": 4}, {}, "memory_size", "contradicts --contrast_chunks=4"),
+        ({"memory_size": 63}, {}, "memory_size", "than the 64 projections of a batch of 32; use 64 or more"),
+        ({"memory_momentum": 0.9}, {}, "memory_momentum", "has no effect without a memory; leave it out"),
+    ],
+)
+def test_memory_is_refused_where_it_makes_no_sense(contrast, train, flag, mend):
+    def make():
+        return ExperimentConfig(
+            model=ModelConfig(global_bn=False),
+            contrast=config.ContrastConfig(**contrast),
+            train=TrainConfig(**({"train_batch_size": 32} | train)),
+        )
+
+    assert_refused(make, flag, contrast[flag], mend)
 
 
 @pytest.mark.parametrize(("use_tpu", "strategy"), [(True, "mirrored"), (True, "one_device"), (False, "tpu")])

@@ -30,6 +30,7 @@ LAYERS = [
     },
     {
         "tasks",
+        "memory",
         "checkpoint",
         "run_directory",
         "mismatch",

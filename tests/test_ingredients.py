@@ -25,6 +25,13 @@ def make(directory="x", num_replicas=1, **flags):
     return config, ingredients.make_ingredients(config, num_replicas)
 
 
+def test_memory_says_when_it_is_full_and_where_it_is_large_for_the_images(log):
+    make(memory_size=2693)
+    assert log.messages == ["The memory of 2693 negatives is full after 43 steps."]
+    make(memory_size=2694)
+    assert log.messages[2].startswith("--memory_size=2694: the training images have 2694 views an epoch, so")
+
+
 DISTILL = {"mode": "distill", "teacher": "y", "distill_alpha": 0.5}
 
 

@@ -37,25 +37,25 @@ def row_loss(anchor, positive, negatives, temperature, kind):
     return math.log(math.fsum(terms)) - similarity(anchor, positive, temperature)
 
 
-def oracle(view_a, view_b, temperature, kind):
-    """The mean over the rows of a plus the mean over the rows of b."""
+def oracle(view_a, view_b, temperature, kind, stored=()):
+    """The mean over the rows of a plus the mean over the rows of b; all have the stored negatives too."""
     total = 0.0
     for own, other in ((view_a, view_b), (view_b, view_a)):
         for i in range(len(own)):
-            negatives = [view[j] for view in (own, other) for j in range(len(own)) if j != i]
+            negatives = [view[j] for view in (own, other) for j in range(len(own)) if j != i] + [*stored]
             total += row_loss(own[i], other[i], negatives, temperature, kind) / len(own)
     return total
 
 
-def oracle_gradient(views, temperature, kind, step=1e-5):
+def oracle_gradient(views, temperature, kind, stored=(), step=1e-5):
     """Central differences, one number at a time."""
     gradient = np.zeros_like(views)
     for index in np.ndindex(*views.shape):
         moved = views.copy()
         moved[index] += step
-        above = oracle(*moved, temperature, kind)
+        above = oracle(*moved, temperature, kind, stored)
         moved[index] -= 2 * step
-        gradient[index] = (above - oracle(*moved, temperature, kind)) / (2 * step)
+        gradient[index] = (above - oracle(*moved, temperature, kind, stored)) / (2 * step)
     return gradient
 
 
@@ -96,7 +96,7 @@ def test_nt_xent_is_twice_the_mean_over_all_rows_of_the_paper():
     np.testing.assert_allclose(loss, 2 * total / (2 * BATCH), rtol=1e-13)
 
 
-def replica_outputs(kind, a, b, num_replicas):
+def replica_outputs(kind, a, b, num_replicas, **options):
     size = len(a) // num_replicas
     return [
         CONTRASTIVE[kind](
@@ -106,6 +106,7 @@ def replica_outputs(kind, a, b, num_replicas):
             all_a=a,
             all_b=b,
             first_row=first,
+            **options,
         )
         for first in range(0, len(a), size)
     ]
@@ -262,6 +263,91 @@ def test_chance_loss_is_two_log_of_all_other_rows():
     assert isinstance(losses.chance_loss(2), float)
     with pytest.raises(ValueError, match="received 0"):
         losses.chance_loss(0)
+
+
+def make_memory(num_valid=7, size=10):
+    """Ten entries; those that do not count are nearer to every row than any that do."""
+    rows = make_views(batch=size, seed=5)[0]
+    rows[num_valid:] = 50.0
+    return losses.StoredNegatives(rows, num_valid)
+
+
+def test_contrastive_loss_with_a_memory_equals_loops(kind):
+    (a, b), memory = make_views(), make_memory()
+    output = CONTRASTIVE[kind](a, b, temperature=TEMPERATURE, memory=memory)
+    expected = oracle(a, b, TEMPERATURE, kind, memory.rows[:7])
+    assert expected > oracle(a, b, TEMPERATURE, kind) + 0.1
+    np.testing.assert_allclose(output.loss, expected, rtol=1e-13)
+    alone = CONTRASTIVE[kind](a, b, temperature=TEMPERATURE)
+    assert (output.accuracy, output.entropy) == (alone.accuracy, alone.entropy)
+
+
+def test_contrastive_gradient_with_a_memory_equals_finite_differences_and_leaves_the_memory_out(kind):
+    views, memory = make_views(), make_memory()
+    a, b, rows = tf.constant(views[0]), tf.constant(views[1]), tf.constant(memory.rows)
+    with tf.GradientTape() as tape:
+        tape.watch([a, b, rows])
+        stored = losses.StoredNegatives(rows, memory.num_valid)
+        loss = CONTRASTIVE[kind](a, b, temperature=TEMPERATURE, memory=stored).loss
+    *gradient, of_memory = tape.gradient(loss, [a, b, rows])
+    expected = oracle_gradient(views, TEMPERATURE, kind, memory.rows[:7])
+    np.testing.assert_allclose(np.stack(gradient), expected, atol=1e-8)
+    assert of_memory is None
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_empty_memory_changes_nothing(kind, dtype):
+    a, b = (tf.constant(view, dtype) for view in make_views())
+    results = []
+    for memory in (None, make_memory(num_valid=0)):
+        with tf.GradientTape() as tape:
+            tape.watch([a, b])
+            loss = CONTRASTIVE[kind](a, b, temperature=0.01, memory=memory).loss
+        results.append([loss, *tape.gradient(loss, [a, b])])
+    (loss, *gradient), (expected_loss, *expected) = results
+    assert loss == expected_loss
+    np.testing.assert_allclose(np.stack(gradient), np.stack(expected), rtol=1e-5, atol=4e-6)
+
+
+def test_contrastive_loss_with_a_memory_averages_over_replicas_to_the_whole(kind):
+    (a, b), memory = make_views(), make_memory()
+    whole = CONTRASTIVE[kind](a, b, temperature=TEMPERATURE, memory=memory).loss
+    parts = [part.loss for part in replica_outputs(kind, a, b, 3, memory=memory)]
+    np.testing.assert_allclose(np.mean(parts), whole, rtol=1e-12)
+
+
+def test_contrastive_loss_with_a_filling_memory_is_equal_eager_graph_and_xla(kind):
+    a, b = map(tf.constant, make_views())
+    rows = tf.constant(make_memory().rows)
+
+    def compute(num_valid):
+        with tf.GradientTape() as tape:
+            tape.watch([a, b])
+            memory = losses.StoredNegatives(rows, num_valid)
+            loss = CONTRASTIVE[kind](a, b, temperature=TEMPERATURE, memory=memory).loss
+        return (loss, *tape.gradient(loss, [a, b]))
+
+    compiled = tf.function(compute), tf.function(compute, jit_compile=True)
+    for num_valid in (0, 3, 7):
+        for function in compiled:
+            received = function(tf.constant(num_valid))
+            for ours, expected in zip(received, compute(num_valid), strict=True):
+                np.testing.assert_allclose(ours, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_loss_of_equal_projections_with_a_memory_is_chance():
+    same = np.tile(make_views(batch=1)[0], (4, 1))
+    memory = losses.StoredNegatives(np.tile(same, (3, 1)), 9)
+    loss = losses.nt_xent_loss(same, same, temperature=0.1, memory=memory).loss
+    np.testing.assert_allclose(loss, losses.chance_loss(4, 9), rtol=1e-12)
+    loss = losses.decoupled_nt_xent_loss(same, same, temperature=0.1, memory=memory).loss
+    np.testing.assert_allclose(loss, 2 * math.log(6 + 9), rtol=1e-12)
+
+
+def test_memory_of_other_width_is_refused(kind):
+    memory = losses.StoredNegatives(ROWS[:, :2], 1)
+    with pytest.raises(ValueError, match=r"as wide as the projections; received \(4, 2\) beside \(8, 3\)"):
+        CONTRASTIVE[kind](ROWS, ROWS, temperature=0.1, memory=memory)
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])

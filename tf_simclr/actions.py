@@ -81,7 +81,8 @@ class ProgressReporter:
         metrics = event.metrics
         parts = [f"{event.images_per_second:.0f} images/s"] if event.images_per_second else ["compiled"]
         if "contrast_loss" in metrics:
-            chance = f" (chance {self._chance:.2f})" if self._chance else ""
+            level = metrics.get("contrast_chance", self._chance)  # It rises while a memory fills.
+            chance = f" (chance {level:.2f})" if level else ""
             parts.append(
                 f"contrast loss {metrics['contrast_loss']:.3f}{chance}, acc {metrics['contrast_acc']:.1%}"
             )

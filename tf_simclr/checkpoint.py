@@ -19,6 +19,7 @@ _LOG = logging.getLogger("tf_simclr")
 # What the variables are filed under: in a checkpoint, in a SavedModel of this project.
 _ROOTS = ("model", "weights")
 _HEAD = "supervised_head/"
+_MEMORY = "memory/"
 # What TensorFlow raises where a checkpoint is truncated, overwritten or out of reach.
 READ_ERRORS = (tf.errors.OpError, DecodeError, ValueError, OSError, RuntimeError, IndexError)
 DIVERGED_MEND = (
@@ -40,7 +41,7 @@ class Checkpoints:
 
     Args:
         directory: `model_dir`.
-        task: with `model`, `optimizer` and `loss_scale`, which may be None; `optimizer.iterations` is the step.
+        task: with `model`, `optimizer` and `state`; `optimizer.iterations` is the step.
         keep: how many of the newest stay. Older ones are deleted after a newer one is complete.
         writes: whether this process is the one of the run that writes files.
     """
@@ -50,13 +51,12 @@ class Checkpoints:
         self._writes = writes
         self._latest: str | None = None
         self._skipped_steps = tf.Variable(0, dtype=tf.int64, trainable=False)
-        scaling = {} if task.loss_scale is None else {"loss_scale": task.loss_scale}
         self._checkpoint = tf.train.Checkpoint(
             model=task.model.variable_tree(),
             optimizer=task.optimizer,
             global_step=task.optimizer.iterations,
             skipped_steps=self._skipped_steps,
-            **scaling,
+            **task.state,
         )
         self._network = tf.train.Checkpoint(
             model=task.model.variable_tree(), global_step=task.optimizer.iterations
@@ -94,7 +94,8 @@ class Checkpoints:
             UserError: the file cannot be written.
         """
         step = int(self._task.optimizer.iterations.numpy())
-        bad = [v.name for v in self._task.model.variables if not bool(tf.reduce_all(tf.math.is_finite(v)))]
+        checked = [*self._task.model.variables, *_flatten(self._task.state).values()]
+        bad = [v.name for v in checked if not _is_finite(v)]
         if bad:
             raise DivergedError(
                 f"training diverged by step {step}: {listed(bad)} not finite; the last good checkpoint is "
@@ -181,7 +182,7 @@ class Checkpoints:
         except AssertionError as error:
             raise UserError(
                 f"{where} does not fit this run ({first_line(error)}); "
-                "use the --optimizer it was written with, or another --model_dir."
+                "use the --optimizer and --memory_size it was written with, or another --model_dir."
             ) from error
         except READ_ERRORS as error:
             raise _damaged(where, error, mend) from error
@@ -193,7 +194,7 @@ def initialize_from(path: str, model: SimCLRModel, *, keep_head: bool = True) ->
     """Starts `model` from the weights in `path`, and returns one line of what matched.
 
     The supervised head is taken over where it has the same shape, and stays new where the number of
-    classes differs; everything else must match.
+    classes differs; everything else of the network must match. A memory of negatives is left out.
 
     Args:
         path: a checkpoint, a directory whose latest one is taken, or a SavedModel of this project.
@@ -216,8 +217,10 @@ def initialize_from(path: str, model: SimCLRModel, *, keep_head: bool = True) ->
         tf.train.Checkpoint(**{root: tree}).read(path).assert_existing_objects_matched().expect_partial()
     except READ_ERRORS as error:
         raise _damaged(where, error, mend) from error
-    fresh = "; the supervised head starts fresh" if len(restored) < len(expected) else ""
-    return f"Starting from {path}: {len(restored)} of {len(expected)} variables matched{fresh}."
+    notes = "; the supervised head starts fresh" if len(restored) < len(expected) else ""
+    if any(name.startswith(_MEMORY) for name, _ in tf.train.list_variables(path)):
+        notes += "; its memory of negatives is left out"
+    return f"Starting from {path}: {len(restored)} of {len(expected)} variables matched{notes}."
 
 
 def load_network(path: str, flag: str) -> SimCLRModel:
@@ -361,6 +364,10 @@ def _flatten(tree: Mapping, prefix: str = "") -> dict[str, tf.Variable]:
     for name, value in tree.items():
         flat |= _flatten(value, f"{prefix}{name}/") if isinstance(value, Mapping) else {prefix + name: value}
     return flat
+
+
+def _is_finite(variable: tf.Variable) -> bool:
+    return not variable.dtype.is_floating or bool(tf.reduce_all(tf.math.is_finite(variable)))
 
 
 def _shape(variable: tf.Variable) -> tuple:

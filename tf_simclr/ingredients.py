@@ -25,7 +25,7 @@ from tf_simclr.schedules import WarmupCosine
 from tf_simclr.tasks.base import Task
 from tf_simclr.tasks.distill import DistillTask
 from tf_simclr.tasks.finetune import FinetuneTask
-from tf_simclr.tasks.pretrain import PretrainTask
+from tf_simclr.tasks.pretrain import MemoryPretrainTask, PretrainTask
 from tf_simclr.teacher import Teacher, load_teacher
 
 _LOG = logging.getLogger("tf_simclr")
@@ -170,11 +170,27 @@ def _pretrain(config: ExperimentConfig, source: Source, num_replicas: int) -> In
         _LOG.info("Few labels are asked for: pretraining without the online linear probe, which needs all.")
         num_classes = None
 
+    if config.contrast.memory_size and config.mode != "eval":
+        _announce_memory(config.contrast.memory_size, plan, source)
+
     def make_task(schedule: WarmupCosine) -> Task:
         model = _fresh_network(config, config.model, num_classes)
-        return PretrainTask(model, config.optimizer, schedule, config.contrast)
+        task = MemoryPretrainTask if config.contrast.memory_size else PretrainTask
+        return task(model, config.optimizer, schedule, config.contrast)
 
     return Ingredients(source, num_classes, make_task, lambda model: _start(config, model))
+
+
+def _announce_memory(size: int, plan: BatchPlan, source: Source) -> None:
+    num_steps = -(-size // (2 * plan.global_batch_size))
+    _LOG.info("The memory of %d negatives is full after %d steps.", size, num_steps)
+    if size >= 2 * source.num_examples:
+        _LOG.info(
+            "--memory_size=%d: the training images have %d views an epoch, so each image meets earlier views of "
+            "itself as negatives; a part of that leaves most of them out.",
+            size,
+            2 * source.num_examples,
+        )
 
 
 def _finetune(config: ExperimentConfig, source: Source, num_replicas: int) -> Ingredients:

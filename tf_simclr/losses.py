@@ -37,13 +37,27 @@ class ContrastiveOutput(NamedTuple):
     Attributes:
         loss: `[]`, mean cross entropy of the rows of view a plus that of the rows of view b, in nats.
         accuracy: `[]` in [0, 1], share of the rows of view a whose most similar row of view b is their
-            own (negatives of the same view do not count; of equals the first wins).
-        entropy: `[]` in [0, ln B], mean entropy in nats of the softmax over those similarities.
+            own (negatives of the same view and stored ones do not count; of equals the first wins).
+        entropy: `[]` in [0, ln B], mean entropy in nats of the softmax over those similarities, with rows
+            of view b alone.
     """
 
     loss: tf.Tensor
     accuracy: tf.Tensor
     entropy: tf.Tensor
+
+
+class StoredNegatives(NamedTuple):
+    """Projections of earlier batches, negatives of every row; no gradient reaches them.
+
+    Attributes:
+        rows: floating `[M, d]`; computed in the dtype of the views.
+        num_valid: integer or integer tensor `[]` (may be dynamic) in [0, M]: so many of the rows count, the
+            first ones.
+    """
+
+    rows: Any
+    num_valid: int | tf.Tensor
 
 
 def nt_xent_loss(
@@ -54,6 +68,7 @@ def nt_xent_loss(
     all_a: tf.Tensor | None = None,
     all_b: tf.Tensor | None = None,
     first_row: int | tf.Tensor = 0,
+    memory: StoredNegatives | None = None,
 ) -> ContrastiveOutput:
     """Contrastive cross entropy between two views of the same images (NT-Xent).
 
@@ -72,6 +87,8 @@ def nt_xent_loss(
         all_b: `[B, d]`, second views of all replicas in the same order; default: `view_b`.
         first_row: integer or integer tensor `[]` (may be dynamic) in [0, B - b]: the row of `all_a` and
             `all_b` at which this replica's rows start.
+        memory: more negatives in the denominators of both directions, equal on all replicas (SimCLRv2,
+            arXiv 2006.10029, section 2.1); None for those of the batch alone.
 
     Returns:
         A `ContrastiveOutput` of scalars.
@@ -79,7 +96,7 @@ def nt_xent_loss(
     Raises:
         ValueError: if dtypes, ranks, shapes, temperature or first row do not fit together.
     """
-    margins = _margins(_make_views(view_a, view_b, all_a, all_b), temperature, first_row)
+    margins = _margins(_make_views(view_a, view_b, all_a, all_b), temperature, first_row, memory)
     # log(exp(positive) + sum of exp(negatives)) - positive, without cancellation when it is near 0.
     return _contrastive_output(tf.math.softplus(margins.values), margins.between_views, margins.rows)
 
@@ -92,12 +109,13 @@ def decoupled_nt_xent_loss(
     all_a: tf.Tensor | None = None,
     all_b: tf.Tensor | None = None,
     first_row: int | tf.Tensor = 0,
+    memory: StoredNegatives | None = None,
 ) -> ContrastiveOutput:
     """NT-Xent without the positive pair in the denominator.
 
     Decoupled contrastive learning (arXiv 2110.06848), the loss L_DC, without the weights of L_DCW. It
     differs in scale: the sum of two means, as in `nt_xent_loss`, whose arguments it shares. The loss
-    has no lower bound; where nothing is learnt it is 2 ln(2B - 2).
+    has no lower bound; where nothing is learnt it is 2 ln(2B - 2), with M stored negatives 2 ln(2B - 2 + M).
 
     Args:
         view_a: floating `[b, d]`, projections of the first views of this replica's images.
@@ -107,6 +125,7 @@ def decoupled_nt_xent_loss(
         all_b: `[B, d]`, second views of all replicas in the same order; default: `view_b`.
         first_row: integer or integer tensor `[]` (may be dynamic) in [0, B - b]: the row of `all_a` and
             `all_b` at which this replica's rows start.
+        memory: more negatives, as in `nt_xent_loss`.
 
     Returns:
         A `ContrastiveOutput` of scalars.
@@ -118,17 +137,18 @@ def decoupled_nt_xent_loss(
     views = _make_views(view_a, view_b, all_a, all_b)
     if views.all_a.shape[0] == 1:
         raise ValueError("decoupled_nt_xent_loss needs at least 2 images over all replicas; received 1.")
-    margins = _margins(views, temperature, first_row)
+    margins = _margins(views, temperature, first_row, memory)
     return _contrastive_output(margins.values, margins.between_views, margins.rows)
 
 
-def chance_loss(global_batch_size: int) -> float:
-    """NT-Xent of a network that tells no image from another: 2 ln(2B - 1).
+def chance_loss(global_batch_size: int, num_stored: int = 0) -> float:
+    """NT-Xent of a network that tells no image from another: 2 ln(2B - 1 + M).
 
     SimCLR (arXiv 2002.05709), equation 1 with equal similarities, in the scale of `nt_xent_loss`.
 
     Args:
         global_batch_size: B, images over all replicas, >= 1.
+        num_stored: M, negatives in a memory that count, >= 0.
 
     Returns:
         The loss in nats.
@@ -138,7 +158,7 @@ def chance_loss(global_batch_size: int) -> float:
     """
     if global_batch_size < 1:
         raise ValueError(f"global_batch_size must be at least 1; received {global_batch_size}.")
-    return 2.0 * math.log(2 * global_batch_size - 1)
+    return 2.0 * math.log(2 * global_batch_size - 1 + num_stored)
 
 
 def supervised_loss(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
@@ -265,16 +285,17 @@ def _make_views(view_a: Any, view_b: Any, all_a: Any, all_b: Any) -> _Views:
     return views
 
 
-def _margins(views: _Views, temperature: float, first_row: int | tf.Tensor) -> _Margins:
-    """Compares the own rows of both views with all rows of both views in one matrix product."""
+def _margins(
+    views: _Views, temperature: float, first_row: int | tf.Tensor, memory: StoredNegatives | None
+) -> _Margins:
+    """Compares the own rows of both views with all rows of both views, and with the memory."""
     if not tf.is_tensor(temperature) and not temperature > 0:
         raise ValueError(f"temperature must be greater than 0; received {temperature}.")
     _check_rows(views.view_a.shape[0], views.all_a.shape[0], first_row)
     view_a, view_b = views.view_a / temperature, views.view_b / temperature
     num_rows, num_all_rows = tf.shape(view_a)[0], tf.shape(views.all_a)[0]
-    logits = tf.matmul(
-        tf.concat([view_a, view_b], axis=0), tf.concat([views.all_a, views.all_b], axis=0), transpose_b=True
-    )
+    own = tf.concat([view_a, view_b], axis=0)
+    logits = tf.matmul(own, tf.concat([views.all_a, views.all_b], axis=0), transpose_b=True)
     logits = tf.reshape(logits, [2, num_rows, 2, num_all_rows])
     positives = tf.reduce_sum(view_a * views.view_b, axis=1)
 
@@ -282,7 +303,24 @@ def _margins(views: _Views, temperature: float, first_row: int | tf.Tensor) -> _
     # One mask hides both the row itself and its positive, which has the same number in the other view.
     same_image = rows[:, tf.newaxis] == tf.range(num_all_rows)[tf.newaxis, :]
     masked = tf.where(same_image[tf.newaxis, :, tf.newaxis, :], tf.cast(_MASKED_LOGIT, logits.dtype), logits)
-    return _Margins(tf.reduce_logsumexp(masked, axis=[2, 3]) - positives, logits[0, :, 1, :], rows)
+    negatives = tf.reduce_logsumexp(masked, axis=[2, 3])
+    if memory is not None:
+        stored = tf.reshape(_stored_logsumexp(own, memory), [2, num_rows])
+        negatives = tf.reduce_logsumexp(tf.stack([negatives, stored]), axis=0)
+    return _Margins(negatives - positives, logits[0, :, 1, :], rows)
+
+
+def _stored_logsumexp(own: tf.Tensor, memory: StoredNegatives) -> tf.Tensor:
+    """Returns `[2b]`, log of the summed exponentials of the stored negatives of the rows `own`, `[2b, d]`."""
+    stored = tf.stop_gradient(tf.cast(_at_least_float32(memory.rows, "memory.rows"), own.dtype))
+    if stored.shape.rank != 2 or not stored.shape[1:].is_compatible_with(own.shape[1:]):
+        raise ValueError(
+            f"memory.rows must be [rows, dimensions], as wide as the projections; received {stored.shape} "
+            f"beside {own.shape}."
+        )
+    counts = tf.range(tf.shape(stored)[0]) < tf.cast(memory.num_valid, tf.int32)
+    logits = tf.matmul(own, stored, transpose_b=True)
+    return tf.reduce_logsumexp(tf.where(counts, logits, tf.cast(_MASKED_LOGIT, logits.dtype)), axis=1)
 
 
 def _contrastive_output(

@@ -52,10 +52,10 @@ def make_schedule(config: ExperimentConfig, num_examples: int, total_steps: int)
 
 
 def chance_loss(config: ExperimentConfig) -> float | None:
-    """Returns the contrastive loss of a network that knows nothing; None where there is no such loss."""
+    """Returns the contrastive loss of a network that knows nothing, its memory full; None without such a loss."""
     if config.train.train_mode != "pretrain":
         return None
-    batch = config.train.train_batch_size
+    batch, num_stored = config.train.train_batch_size, config.contrast.memory_size
     # Without the positive in its denominator the decoupled loss is lower.
     decoupled = config.contrast.contrastive_loss == "decoupled_nt_xent"
-    return 2 * math.log(2 * batch - 2) if decoupled else losses.chance_loss(batch)
+    return 2 * math.log(2 * batch - 2 + num_stored) if decoupled else losses.chance_loss(batch, num_stored)

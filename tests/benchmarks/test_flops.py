@@ -58,6 +58,7 @@ STEPS = {
         "contrastive_loss": "decoupled_nt_xent",
     },
     "no probe": {"lineareval_while_pretraining": False},
+    "memory": {"memory_size": 24},
     "R18 SE": {"se_ratio": 0.25},
     "R50 SK, odd size": {"resnet_depth": 50, "sk_ratio": 0.0625, "image_size": 45},
     "finetuning": {"train_mode": "finetune", "ft_proj_selector": 1},

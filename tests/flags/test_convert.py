@@ -385,6 +385,14 @@ def test_steps_may_start_from_elsewhere(monkeypatch):
     assert parse("--model_dir=~/x").finetune.train.checkpoint == "/home/me/x/pretrain"
 
 
+@pytest.mark.parametrize("step", ["", "pretrain."])
+def test_memory_of_the_whole_method_is_that_of_pretraining(step):
+    config = parse(*WHOLE, f"--{step}memory_size=65536", f"--{step}memory_momentum=0.99")
+    contrasts = [step.contrast for step in config.steps.values()]
+    assert [contrast.memory_size for contrast in contrasts] == [65536, 0, 0, 0]
+    assert [contrast.memory_momentum for contrast in contrasts] == [0.99, 0.999, 0.999, 0.999]
+
+
 @pytest.mark.parametrize("argument", ["--contrast_chunks=4", "--pretrain.contrast_chunks=4"])
 def test_contrast_chunks_of_the_whole_method_are_those_of_pretraining(argument):
     config = parse(*WHOLE, argument, "--pretrain.global_bn=False")
@@ -498,6 +506,7 @@ def test_mistake_in_the_flag_of_a_step_shows_whichever_step_runs(arguments, argu
             "--contrast_chunks=2: --train_mode=finetune has no contrastive loss",
         ),
         ("--contrast_chunks=2", "--contrast_chunks=2: contradicts --global_bn=True, "),
+        ("--distill.memory_size=4096", "--memory_size=4096: --train_mode=distill has no contrastive loss"),
         ("--finetune.checkpoint=", "--checkpoint=: name a checkpoint"),
         ("--finetune.label_fraction=2", "--label_fraction=2.0: the share of the labels that is used"),
         ("--distill.distill_alpha=-1", "--distill_alpha=-1.0: the weight of the teacher beside the labels"),

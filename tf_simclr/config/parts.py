@@ -209,6 +209,8 @@ class ContrastConfig:
     temperature: float = 0.1
     hidden_norm: bool = True
     contrast_chunks: int = 1
+    memory_size: int = 0
+    memory_momentum: float = 0.999
 
     def __post_init__(self):
         check_finite(self)
@@ -217,6 +219,18 @@ class ContrastConfig:
             "contrast_chunks",
             self.contrast_chunks,
             "the number of parts that a batch is worked off in; use 1 (all at once) or more.",
+        )
+        check(
+            self.memory_size >= 0,
+            "memory_size",
+            self.memory_size,
+            "the number of negatives that are kept of earlier batches; use 0 (none) or more: the paper has 65536.",
+        )
+        check(
+            0 <= self.memory_momentum < 1,
+            "memory_momentum",
+            self.memory_momentum,
+            "the share of the averaged weights that a step keeps; use 0 up to, but not, 1: the paper has 0.999.",
         )
         check_choice("contrastive_loss", self.contrastive_loss, ("nt_xent", "decoupled_nt_xent"))
         check(

@@ -87,6 +87,7 @@ class ExperimentConfig:
             "the supervised baseline starts from scratch; leave it out, or use --train_mode=finetune.",
         )
         self._check_chunks()
+        self._check_memory()
         check(self.model_dir != "", "model_dir", "", "name a directory, or leave it out.")
         if self.model_dir is None:
             object.__setattr__(self, "model_dir", default_model_dir(self.data.dataset, self.train.train_mode))
@@ -107,6 +108,37 @@ class ExperimentConfig:
             chunks,
             "contradicts --global_bn=True, as a chunk cannot be normalised with the whole batch; use "
             "--global_bn=False, or --contrast_chunks=1.",
+        )
+
+    def _check_memory(self) -> None:
+        size, momentum = self.contrast.memory_size, self.contrast.memory_momentum
+        check(
+            size > 0 or momentum == ContrastConfig().memory_momentum,
+            "memory_momentum",
+            momentum,
+            "has no effect without a memory; leave it out, or use --memory_size too (the paper has 65536).",
+        )
+        if size == 0:
+            return
+        check(
+            self.train.train_mode == "pretrain",
+            "memory_size",
+            size,
+            f"--train_mode={self.train.train_mode} has no contrastive loss; leave it out.",
+        )
+        chunks, rows = self.contrast.contrast_chunks, 2 * self.train.train_batch_size
+        check(
+            chunks == 1,
+            "memory_size",
+            size,
+            f"contradicts --contrast_chunks={chunks}, which a memory cannot be filled in; use one of the two.",
+        )
+        check(
+            size >= rows,
+            "memory_size",
+            size,
+            f"is less than the {rows} projections of a batch of {self.train.train_batch_size}; use {rows} or more, "
+            "or a smaller batch.",
         )
 
     def check_inputs(self) -> None:

@@ -76,7 +76,7 @@ def results_table(steps: Steps, results: Mapping[str, Sequence[Result]]) -> str:
 def curves(name: str, step: ExperimentConfig, events: Events) -> str:
     """Returns the loss and accuracy of one step over its training."""
     loss = chance_loss(step)
-    # ln(2B-1), or ln(2B-2) for the decoupled loss.
+    # ln(2B-1), or ln(2B-2) for the decoupled loss; and a memory that is full.
     chance = None if loss is None else (f"chance, 2 ln({math.exp(loss / 2):.0f}) = {loss:.2f}", loss)
     drawn = {
         "loss": pictures.plot_losses(events.scalars, chance),

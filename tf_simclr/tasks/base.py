@@ -1,6 +1,7 @@
 """What every task has in common: one optimizer step for its losses, and evaluation by its classifier."""
 
 import abc
+from typing import Any
 
 import tensorflow as tf
 
@@ -58,6 +59,12 @@ class Task(abc.ABC):
         """What `train_step` returns."""
         return (*self._loss_names, "weight_decay", *(["loss_scale"] if self.loss_scale else []))
 
+    @property
+    def state(self) -> dict[str, Any]:
+        """Variables beside network and optimizer that a checkpoint holds, as nested dictionaries."""
+        scale = self.loss_scale
+        return {} if scale is None else {"loss_scale": {"scale": scale.scale, "good_steps": scale.good_steps}}
+
     @abc.abstractmethod
     def compute_losses(self, batch: dict) -> tuple[ForwardPass, dict[str, tf.Tensor]]:
         """Computes what is minimised, in replica context.
@@ -90,6 +97,7 @@ class Task(abc.ABC):
             taken, metrics["loss_scale"] = self.loss_scale.update(gradients)
         optimizers.apply_gradients(self.optimizer, gradients, self.model.trainable_variables, where=taken)
         update_moving_statistics(self.model.norms, statistics, where=taken)
+        self._finish_step(batch, taken)
         return distribute.cross_replica_mean({k: tf.cast(v, tf.float32) for k, v in metrics.items()})
 
     def compute_gradients(self, batch: dict) -> tuple[list[tf.Tensor], Statistics, dict[str, tf.Tensor]]:
@@ -107,6 +115,14 @@ class Task(abc.ABC):
             objective, metrics = self._objective(metrics)
         gradients = tape.gradient(objective, self.model.trainable_variables)
         return self._reduce(gradients), outputs.statistics, metrics
+
+    def _finish_step(self, batch: dict, taken: tf.Tensor | None) -> None:  # noqa: B027  (most have nothing to do)
+        """What else a step does once the weights are new, in replica context; here nothing.
+
+        Args:
+            batch: as for `train_step`.
+            taken: bool `[]`, false where the step is left out; None for true.
+        """
 
     def _objective(self, metrics: dict) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
         """Returns this replica's summand of what is minimised, scaled, and the metrics with weight decay."""

@@ -1,12 +1,13 @@
 """Contrastive pretraining with an online linear probe."""
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from tf_simclr import distribute, losses
 from tf_simclr.config import ContrastConfig, OptimizerConfig
+from tf_simclr.memory import MomentumMemory
 from tf_simclr.metrics import count_correct
 from tf_simclr.models import SimCLRModel
 from tf_simclr.models.simclr import ForwardPass, Statistics
@@ -113,7 +114,12 @@ class PretrainTask(Task):
             all_a=distribute.all_gather_batch(view_a),
             all_b=distribute.all_gather_batch(view_b),
             first_row=distribute.replica_id() * view_a.shape[0],
+            memory=self._stored_negatives(),
         )
+
+    def _stored_negatives(self) -> losses.StoredNegatives | None:
+        """Returns negatives beside those of the batch; here none."""
+        return None
 
     def _chunks(self, batch: dict) -> Callable[[tf.Tensor], dict]:
         """Returns the function from the number of a chunk, `[]`, to its rows of all views."""
@@ -161,6 +167,50 @@ class PretrainTask(Task):
 
         numbers = tf.range(self._contrast.contrast_chunks)
         return tf.foldl(add, numbers, initializer=gradients, parallel_iterations=1)
+
+
+class MemoryPretrainTask(PretrainTask):
+    """SimCLRv2 pretraining with a `MomentumMemory` of `memory_size` negatives.
+
+    Chance is 2 ln(2B - 1 + M) with the M negatives that are stored so far (`losses.chance_loss`): while the
+    memory fills, loss and chance rise. The metric `contrast_chance` has it. Accuracy and entropy are those of the
+    batch.
+
+    Args:
+        model: the network.
+        config: of the optimizer.
+        schedule: learning rate of every step.
+        contrast: the contrastive loss; without chunks, and with at least one batch's projections in the memory.
+    """
+
+    def __init__(
+        self,
+        model: SimCLRModel,
+        config: OptimizerConfig,
+        schedule: WarmupCosine,
+        contrast: ContrastConfig,
+    ):
+        super().__init__(model, config, schedule, contrast)
+        self.memory = MomentumMemory(model, contrast)
+        self._loss_names = (*self._loss_names, "contrast_chance")
+
+    @property
+    def state(self) -> dict[str, Any]:
+        """See `Task.state`."""
+        return super().state | {"memory": self.memory.variable_tree()}
+
+    def _losses(self, outputs) -> dict[str, tf.Tensor]:
+        num_rows = self.num_views * outputs.projections.shape[1] * distribute.num_replicas()
+        # What a row is compared with: all but itself; in the decoupled loss without its positive.
+        num_others = num_rows - (2 if self._contrast.contrastive_loss == "decoupled_nt_xent" else 1)
+        compared = tf.cast(num_others + self.memory.num_valid, outputs.projections.dtype)
+        return super()._losses(outputs) | {"contrast_chance": 2 * tf.math.log(compared)}
+
+    def _stored_negatives(self) -> losses.StoredNegatives:
+        return self.memory.negatives
+
+    def _finish_step(self, batch: dict, taken: tf.Tensor | None) -> None:
+        self.memory.update(self.model, batch["views"], where=taken)
 
 
 def _join(outputs: _Outputs) -> _Outputs:
