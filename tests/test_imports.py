@@ -25,6 +25,7 @@ LAYERS = [
         "data",
         "augment",
         "images",
+        "image_files",
         "distribute",
     },
     {
@@ -53,6 +54,9 @@ LAYERS = [
         "probe",
         "probe_inputs",
         "feature_files",
+        "prepare",
+        "prepared_files",
+        "preview",
     },
 ]
 BASE = "tf_simclr.tasks.base"
