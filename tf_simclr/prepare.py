@@ -37,12 +37,15 @@ Convert = Callable[[Iterable[str]], Iterator[Converted]]
 
 
 class _Split(NamedTuple):
-    """The images of a split, and the order, int64 [N], in which they are written."""
+    """The images of a split, found at `root`, and the order, int64 [N], in which they are written."""
 
     source: Source
-    names: Sequence[str]
+    root: str
     labels: np.ndarray
     order: np.ndarray
+
+    def name(self, key: int) -> str:
+        return self.source.example_name(key).removeprefix(self.root)
 
     def path(self, place: int) -> str:
         return self.source.files[self.order[place]]
@@ -102,7 +105,7 @@ def _load_splits(config: PrepareConfig, output: str) -> dict[str, _Split]:
         check(len(source.files) == count, "dataset", config.data.dataset, "is no single folder; name one.")
         splits[name] = _Split(
             source,
-            names=[source.example_name(key).removeprefix(root) for key in range(count)],
+            root=root,
             labels=np.full(count, -1) if source.num_classes is None else source.read_labels(),
             order=np.random.RandomState(config.seed).permutation(count),
         )
@@ -134,13 +137,14 @@ def _image_states(splits: Mapping[str, _Split]) -> Iterator[bytes]:
     for name, split in splits.items():
         yield name.encode()
         yield "\n".join(split.source.class_names or ()).encode()
-        for image, path, label in zip(split.names, split.source.files, split.labels, strict=True):
+        for key, label in enumerate(split.labels):
+            image = f"{split.name(key)} {label}"
             try:
-                state = os.stat(path)
+                state = os.stat(split.source.files[key])
             except OSError:
-                yield f"{image} {label}".encode()
+                yield image.encode()
             else:
-                yield f"{image} {label} {state.st_size} {state.st_mtime_ns}".encode()
+                yield f"{image} {state.st_size} {state.st_mtime_ns}".encode()
 
 
 def _sizes(config: PrepareConfig, split: _Split, convert: Convert) -> tuple[int, int]:
@@ -220,10 +224,10 @@ def _write_missing(
         def rows(shard: Shard) -> Iterator[Row]:
             split, watch = splits[shard.split], watches[shard.split]
             for key in split.order[shard.start : shard.stop]:
-                image, problem = next(images)
-                watch.see(split.names[key], is_readable=not problem)
+                name, (image, problem) = split.name(key), next(images)
+                watch.see(name, is_readable=not problem)
                 progress.update(next(done))
-                yield Row(split.names[key], int(split.labels[key]), image, problem)
+                yield Row(name, int(split.labels[key]), image, problem)
 
         for shard in missing:
             files.write(shard, rows(shard))

@@ -27,7 +27,6 @@ class PrepareConfig:
     """
 
     unused: ClassVar[tuple[str, ...]] = (
-        "data_dir",
         "train_split",
         "eval_split",
         "cache_dataset",
