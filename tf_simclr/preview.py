@@ -130,7 +130,7 @@ def _run(config: PreviewConfig) -> ExperimentConfig:
 
 def _describe(run: ExperimentConfig, source: Source) -> str:
     view = training_view(run)
-    parts = [f"crop of at least {view.crop_min_area:g}"]
+    parts = [f"crop of {view.crop_min_area:g} of the area or more"]
     parts += ["flip"] * view.use_flip
     parts += [f"rotation up to {view.random_rotation:g} degrees"] * (view.random_rotation > 0)
     parts += [f"colour jitter {view.color_jitter_strength:g}, grey"] * (view.color_jitter_strength > 0)
