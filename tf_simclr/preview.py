@@ -77,7 +77,8 @@ def first_images(
     """
     source = ingredients.source
     num_images = min(num_images, source.num_examples)
-    batch_size = max(2, num_images)  # The least that pretraining takes.
+    # Two is the least that pretraining takes. In a batch of several sources, whose a row is follows from its size.
+    batch_size = max(2, num_images) if isinstance(source, Source) else run.train.train_batch_size
     plan = BatchPlan(global_batch_size=batch_size)
     shown = dataclasses.replace(run, train=dataclasses.replace(run.train, train_batch_size=batch_size))
     on_device = run.augment.augment_on == "device"
@@ -90,14 +91,13 @@ def first_images(
         on_device=on_device,
     )
     batch = step_views(source, training_view(run, on_device=on_device))(next(iter(batches)))
-    originals, names = _originals(source, plan, run.train.seed)
+    originals, names = _originals(source, plan, run.train.seed, min(num_images, batch_size))
     views = np.stack([view.numpy() for view in batch["views"]], axis=1)
-    return FirstImages(originals[:num_images], names[:num_images], views[:num_images])
+    return FirstImages(originals, names, views[: len(names)])
 
 
-def _originals(source: Source, plan: BatchPlan, seed: int) -> tuple[list[np.ndarray], list[str]]:
-    """Returns the images of the first batch before anything is done to them, and their names."""
-    count = plan.global_batch_size
+def _originals(source: Source, plan: BatchPlan, seed: int, count: int) -> tuple[list[np.ndarray], list[str]]:
+    """Returns the first images before anything is done to them, and their names."""
     rows = batch_rows(
         source,
         source.train_examples(seed, plan, 0),

@@ -49,7 +49,7 @@ class PrepareConfig:
     def __post_init__(self):
         check_given("output", self.output, "name a directory for the record files.")
         for name in ("prepare_short_side", "prepare_shards", "prepare_workers"):
-            check(getattr(self, name) >= 0, name, getattr(self, name), "use 0 (automatic) or more.")
+            check(getattr(self, name) >= 0, name, getattr(self, name), "use 0 or more.")
         check(
             self.prepare_shard_megabytes >= 1,
             "prepare_shard_megabytes",
