@@ -56,6 +56,7 @@ LAYERS = [
         "feature_files",
         "prepare",
         "prepared_files",
+        "prepared_manifest",
         "preview",
     },
 ]

@@ -23,7 +23,8 @@ from tf_simclr.features import Progress, digest
 from tf_simclr.image_files import Conversion, Converted, convert_files, start_worker
 from tf_simclr.images import MAX_PIXELS
 from tf_simclr.mismatch import listed
-from tf_simclr.prepared_files import UNREADABLE, PreparedFiles, Row, Shard
+from tf_simclr.prepared_files import UNREADABLE, PreparedFiles, Row
+from tf_simclr.prepared_manifest import Shard
 
 _LOG = logging.getLogger("tf_simclr")
 _SETTINGS = ("prepare_short_side", "prepare_quality", "prepare_shard_megabytes", "prepare_shards", "seed")

@@ -11,23 +11,18 @@ import tensorflow as tf
 
 from tf_simclr.config import UserError, check
 from tf_simclr.mismatch import listed
-from tf_simclr.run_directory import first_line, read_json, write_json
+from tf_simclr.prepared_manifest import Shard, differences, is_manifest, new_manifest, shards_of
+from tf_simclr.run_directory import first_line, read_json, write_json, write_text
 
 MANIFEST = "manifest.json"
 UNREADABLE = "unreadable.txt"
 # The manifest while files are missing.
 _UNFINISHED = "unfinished.json"
-_FORMAT = "tf_simclr-prepared-1"
 _OUR_NAMES = re.compile(r"\w+-\d{5,}-of-\d{5,}\.tfrecord")
 _LEFT_BY_KILLED = re.compile(
     rf"({_OUR_NAMES.pattern}|{re.escape(MANIFEST)}|{re.escape(_UNFINISHED)}|{re.escape(UNREADABLE)})\.\d+\.tmp"
 )
 _MEND = "use another directory, or begin anew with --overwrite=True"
-# Settings that only say where the images were.
-_FREE_SETTINGS = frozenset(["dataset"])
-# What the manifest has of each split, and of each finished file.
-_SPLIT: dict[str, type] = {"num_images": int, "num_shards": int, "files": list}
-_ENTRY: dict[str, type] = {"name": str, "num_examples": int, "bytes": int, "sha256": str, "unreadable": dict}
 
 
 class Row(NamedTuple):
@@ -44,15 +39,6 @@ class Row(NamedTuple):
     label: int
     image: bytes
     problem: str
-
-
-class Shard(NamedTuple):
-    """One file, and the places in the order of its split that it is for: `start` to `stop` - 1."""
-
-    split: str
-    name: str
-    start: int
-    stop: int
 
 
 class PreparedFiles:
@@ -103,7 +89,7 @@ class PreparedFiles:
     @property
     def shards(self) -> list[Shard]:
         """All files."""
-        return [shard for name, split in self.splits.items() for shard in _shards(name, split)]
+        return [shard for name, split in self.splits.items() for shard in shards_of(name, split)]
 
     def unreadable(self, split: str) -> dict[str, str]:
         """Returns what is wrong with each unreadable image of the finished files, by its name."""
@@ -124,7 +110,7 @@ class PreparedFiles:
         """
         if not self._manifest:
             return False
-        changed = _differences(self._manifest["settings"], settings)
+        changed = differences(self._manifest["settings"], settings)
         if self._overwrite:
             return not changed and not self.is_finished
         if changed:
@@ -151,22 +137,7 @@ class PreparedFiles:
             os.makedirs(self.directory, exist_ok=True)
             self._take_up()
             self._delete_files()
-            splits = {
-                name: {
-                    "num_examples": 0,
-                    "num_unreadable": 0,
-                    "num_images": images,
-                    "num_shards": files,
-                    "files": [],
-                }
-                for name, (images, files) in sizes.items()
-            }
-            self._manifest = {
-                "format": _FORMAT,
-                "class_names": None if class_names is None else list(class_names),
-                "splits": splits,
-                "settings": dict(settings),
-            }
+            self._manifest = new_manifest(settings, class_names, sizes)
             self._write_manifest()
 
     def go_on(self) -> None:
@@ -233,7 +204,7 @@ class PreparedFiles:
         try:
             self._write_unreadable()
             os.replace(self._path(_UNFINISHED), self._path(MANIFEST))
-        except OSError as error:
+        except (OSError, tf.errors.OpError) as error:
             raise UserError(
                 f"--output={self._output}: cannot write {MANIFEST} ({first_line(error)}); free some space and start "
                 "the same command again: all images are there."
@@ -284,10 +255,7 @@ class PreparedFiles:
             with contextlib.suppress(FileNotFoundError):
                 os.remove(path)
             return
-        temporary = f"{path}.{os.getpid()}.tmp"
-        with open(temporary, "w", encoding="utf-8") as file:
-            file.writelines(lines)
-        os.replace(temporary, path)
+        write_text(path, "".join(lines))
 
     def _path(self, name: str) -> str:
         return os.path.join(self.directory, name)
@@ -311,20 +279,12 @@ class PreparedFiles:
         """Returns the manifest, finished or not; {} where there is none, or one of another program."""
         for name in (MANIFEST, _UNFINISHED):
             manifest = read_json(self._path(name))
-            if _is_manifest(manifest):
+            if is_manifest(manifest):
                 return manifest
         return {}
 
     def _write_manifest(self) -> None:
         write_json(self._path(_UNFINISHED), self._manifest)
-
-
-def _shards(name: str, split: Mapping[str, Any]) -> list[Shard]:
-    images, count = split["num_images"], split["num_shards"]
-    return [
-        Shard(name, f"{name}-{n:05d}-of-{count:05d}.tfrecord", n * images // count, (n + 1) * images // count)
-        for n in range(count)
-    ]
 
 
 def _record(row: Row) -> bytes:
@@ -344,29 +304,3 @@ def _sha256(path: str) -> str:
         while block := file.read(2**20):
             hashed.update(block)
     return hashed.hexdigest()
-
-
-def _is_manifest(value: Any) -> bool:
-    """Returns whether `value`, of any JSON, has the form of a manifest."""
-    return (
-        _has(value, {"format": str, "splits": dict, "settings": dict})
-        and value["format"] == _FORMAT
-        and all(_has(split, _SPLIT) for split in value["splits"].values())
-        and all(_has(entry, _ENTRY) for split in value["splits"].values() for entry in split["files"])
-    )
-
-
-def _has(value: Any, kinds: Mapping[str, type]) -> bool:
-    return isinstance(value, dict) and all(isinstance(value.get(key), kind) for key, kind in kinds.items())
-
-
-def _differences(begun: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
-    changed = []
-    for name, new in settings.items():
-        old = begun.get(name)
-        if old == new or name in _FREE_SETTINGS:
-            continue
-        changed.append(
-            f"other images, of {begun.get('dataset')}" if name == "images" else f"--{name}={old}, not {new}"
-        )
-    return changed
