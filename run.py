@@ -17,6 +17,8 @@ from tf_simclr.config import (
     ExportConfig,
     ImportConfig,
     PreemptedError,
+    PrepareConfig,
+    PreviewConfig,
     ProbeConfig,
     SemiSupervisedConfig,
     Tool,
@@ -74,7 +76,7 @@ def run(config: ExperimentConfig | SemiSupervisedConfig) -> dict:
 
 
 def run_tool(config: Tool) -> None:
-    """Does with a trained network what the configuration says."""
+    """Does with data or a trained network what the configuration says."""
     match config:
         case ExportConfig():
             from exports.export import export_checkpoint
@@ -97,6 +99,14 @@ def run_tool(config: Tool) -> None:
             from benchmarks.command import run_benchmark
 
             run_benchmark(config)
+        case PrepareConfig():
+            from tf_simclr.prepare import prepare
+
+            prepare(config)
+        case PreviewConfig():
+            from tf_simclr.preview import preview
+
+            preview(config)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from absl import flags as absl_flags
 
 from flags.definitions import ACCEPTED_WITHOUT_EFFECT, define_flags
 from tf_simclr.config import (
+    PREVIEW,
     SEMI_SUPERVISED,
     TOOLS,
     TRAIN_MODES,
@@ -40,7 +41,7 @@ def parse_command_line(
 
     First wins: a flag on the command line, wherever it stands; a `--flagfile`; for `--mode=eval` the settings
     of the run in `--model_dir`, or else the digits recipe, if neither a data set nor a flagfile is named, or
-    the data set is digits; the default. In each of these places
+    the data set is digits; the default. A preview takes the flags of the run that it shows. In each of these places
     `--STEP.NAME=VALUE` (such as `--finetune.learning_rate=0.1`) sets a flag for one step, and wins
     over `--NAME=VALUE`; `--STEP.flagfile=PATH` reads a flagfile for one step.
 
@@ -56,8 +57,8 @@ def parse_command_line(
     """
     lines = _Lines(*_split_flagfiles(arguments, base=os.curdir))
     values = _parse(lines.of_step(None))
-    if values.mode in TOOLS:
-        return _tool(lines, values), []
+    is_tool = values.mode in TOOLS
+    is_of_run = not is_tool or values.mode == PREVIEW
     notes = []
     uses_flagfile = any(argument.lstrip("-").partition("=")[0] == "flagfile" for argument in arguments)
     unnamed = not values["dataset"].present
@@ -66,7 +67,7 @@ def parse_command_line(
         notes.append(f"Settings not given are those of the run in {values.model_dir}.")
         lines = _Lines([*settings, *lines.from_files], lines.explicit)
         values = _parse(lines.of_step(None))
-    elif not uses_flagfile and (unnamed or values.dataset == "digits"):
+    elif is_of_run and not uses_flagfile and (unnamed or values.dataset == "digits"):
         why = "no --dataset is named" if unnamed else "--dataset=digits"
         notes.append(
             f"Recipe: digits, as {why}: handwritten digits, a run of minutes (flags/recipes/digits.flags)."
@@ -74,6 +75,9 @@ def parse_command_line(
         recipe, _ = _split_flagfiles([f"--flagfile={_DIGITS_RECIPE}"], base=os.curdir)
         lines = _Lines([*recipe, *lines.from_files], lines.explicit)
         values = _parse(lines.of_step(None))
+    if is_tool:
+        step = values.train_mode if is_of_run else None
+        return _tool(lines, _parse(lines.of_step(step))), notes
     train_mode = _train_mode(values, bare=unnamed and not uses_flagfile)
     config: ExperimentConfig | SemiSupervisedConfig
     if train_mode == SEMI_SUPERVISED:

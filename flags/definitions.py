@@ -24,6 +24,7 @@ def define_flags(flag_values: absl_flags.FlagValues) -> None:
     _define_evaluation(flag_values)
     _define_devices(flag_values)
     _define_tools(flag_values)
+    _define_data_tools(flag_values)
 
 
 def _define(flag_values: absl_flags.FlagValues, owner: type, **helps: str) -> None:
@@ -57,7 +58,7 @@ def _define_run(flag_values):
         mode="What to do: train, eval (each new checkpoint until training is over) or train_then_eval; "
         "pretrain, finetune, distill, supervised and semi_supervised are short for "
         "--mode=train_then_eval --train_mode= the same. Of trained networks: export, import, embed, linear_eval, "
-        "knn_eval, benchmark.",
+        "knn_eval, benchmark. Of data: prepare (a folder becomes record files), preview (a picture of the views).",
         model_dir="Directory for checkpoints, results and exports; runs/<dataset>-<train_mode> if not given. "
         "semi_supervised keeps a subfolder for each step.",
         keep_hub_module_max="SavedModels that are kept: a run exports one, at its end; 0 switches the export off.",
@@ -154,7 +155,7 @@ def _define_training(flag_values):
         recompute="Compute the inside of each residual block again for its gradient instead of keeping it: less "
         "memory, a third more work.",
         seed="Seed of the order, the augmentation and the initial weights; for linear_eval of the order and of the "
-        "choice of validation images.",
+        "choice of validation images; for prepare of the order of the records.",
     )
     _define(
         flag_values,
@@ -229,7 +230,8 @@ def _define_tools(flag_values):
         config.ExportConfig,
         export_formats="What export writes, with commas between: saved_model (a TF-Hub module too), folded (batch norm "
         "folded into the convolutions), tflite, onnx (needs tf2onnx), pytorch (torchvision's names).",
-        overwrite="Replace what export, import, embed, linear_eval or knn_eval find in the place of their output.",
+        overwrite="Replace what export, import, embed, linear_eval, knn_eval, prepare or preview find in the place of "
+        "their output.",
     )
     _define(
         flag_values,
@@ -242,7 +244,8 @@ def _define_tools(flag_values):
         split="Split of --dataset that embed reads.",
         output="File for the features: .npz, .parquet or .tfrecord; more than --shard_size images become several; or "
         ".png, a picture of a map of them, or .projector, a directory for TensorBoard's projector. Of "
-        "linear_eval and knn_eval: file for the result, .json; not given, it goes to the directory of the run.",
+        "linear_eval and knn_eval: file for the result, .json; not given, it goes to the directory of the run. Of "
+        "prepare: directory for the record files. Of preview: file for the picture, .png.",
         endpoint="Output of the network that embed writes, and that linear_eval and knn_eval classify by.",
         shard_size="Images in one file of embed.",
     )
@@ -266,4 +269,24 @@ def _define_tools(flag_values):
         benchmark_batch_size="Images in a batch of the benchmark; each gives two views while pretraining.",
         benchmark_repeats="Repetitions of the benchmark; 5 to 15, by the benchmark, if not given.",
         benchmark_trace_only="startup: trace the first step without running it, for networks that are too big.",
+    )
+
+
+def _define_data_tools(flag_values):
+    _define(
+        flag_values,
+        config.PrepareConfig,
+        prepare_short_side="Most pixels of the shorter side of an image in the record files of prepare; 0 leaves "
+        "images as they are. None is enlarged.",
+        prepare_quality="Quality, 1 to 100, of a JPEG that prepare has to encode anew.",
+        prepare_shard_megabytes="About how large a record file of prepare is.",
+        prepare_shards="Record files of each split; 0 is as many as --prepare_shard_megabytes asks for.",
+        prepare_workers="Processes that prepare works with; 0 is one for each core.",
+    )
+    _define(
+        flag_values,
+        config.PreviewConfig,
+        preview_images="Images in the picture of preview: the first ones that the run trains on.",
+        preview_views="Views of each image in the picture of preview; 0 is as many as training takes: 2 while "
+        "pretraining, else 1.",
     )

@@ -239,6 +239,8 @@ TOOL_SETTINGS = {
     "linear_eval": {"checkpoint": "run"},
     "knn_eval": {"checkpoint": "run"},
     "benchmark": {},
+    "prepare": {"output": "records"},
+    "preview": {"output": "views.png"},
 }
 TOOL_NUMBERS = [
     (tool, field)
@@ -287,6 +289,11 @@ def test_tool_says_what_is_not_given(tool, name, value):
         ("knn_eval", "knn_temperature", 0.0),
         ("knn_eval", "knn_temperature", float("nan")),
         ("benchmark", "benchmark", "training"),
+        ("prepare", "prepare_quality", 101),
+        ("prepare", "seed", 2**31),
+        ("preview", "output", "views.jpg"),
+        ("preview", "preview_images", 65),
+        ("preview", "preview_views", 17),
     ],
 )
 def test_tool_refuses_what_it_does_not_know(tool, name, value):

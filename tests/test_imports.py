@@ -26,6 +26,7 @@ LAYERS = [
         "data",
         "augment",
         "images",
+        "image_files",
         "distribute",
     },
     {
@@ -56,6 +57,10 @@ LAYERS = [
         "probe",
         "probe_inputs",
         "feature_files",
+        "prepare",
+        "prepared_files",
+        "prepared_manifest",
+        "preview",
     },
 ]
 BASE = "tf_simclr.tasks.base"

@@ -160,7 +160,7 @@ class FeaturePass:
         self._plan = BatchPlan(global_batch_size=min(batch_size, source.num_examples))
         self._name = source.example_name if names is None else names.__getitem__
         self._num_seen = self._num_bad = 0
-        self._progress: _Progress | None = None
+        self._progress: Progress | None = None
 
     def skip(self, num_images: int, unreadable: Sequence[str]) -> None:
         """Counts images that an earlier pass has seen, and those of them that it could not read."""
@@ -173,7 +173,7 @@ class FeaturePass:
         Raises:
             UserError: they cannot be read, or too many of them.
         """
-        self._progress = self._progress or _Progress(self._num_seen, self._source.num_examples)
+        self._progress = self._progress or Progress(self._num_seen, self._source.num_examples)
         table = _Table(stop - start, self._shape)
         part = self._source.part(start, stop)
         try:
@@ -254,7 +254,7 @@ class _Table:
         return Features(self._features[kept], self._labels[kept], first + kept, self.unreadable)
 
 
-class _Progress:
+class Progress:
     """Shows a bar on a terminal, and a plain line now and then elsewhere."""
 
     def __init__(self, done: int, total: int):

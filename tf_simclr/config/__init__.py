@@ -5,6 +5,7 @@ program where that has the flag. This package imports no TensorFlow: a wrong val
 """
 
 from tf_simclr.config.checks import PreemptedError, UserError, check, is_handle, is_remote
+from tf_simclr.config.data_tools import PREVIEW, PrepareConfig, PreviewConfig
 from tf_simclr.config.parts import (
     NUM_BLOCK_GROUPS,
     RESNET_DEPTHS,
@@ -43,6 +44,7 @@ __all__ = [
     "BENCHMARKS",
     "EXPORT_FORMATS",
     "NUM_BLOCK_GROUPS",
+    "PREVIEW",
     "RESNET_DEPTHS",
     "SEMI_SUPERVISED",
     "TOOLS",
@@ -62,6 +64,8 @@ __all__ = [
     "ModelConfig",
     "OptimizerConfig",
     "PreemptedError",
+    "PrepareConfig",
+    "PreviewConfig",
     "ProbeConfig",
     "SemiSupervisedConfig",
     "StrategyConfig",

@@ -6,6 +6,7 @@ import os
 from typing import ClassVar
 
 from tf_simclr.config.checks import check, check_choice, check_given
+from tf_simclr.config.data_tools import PREVIEW, PrepareConfig, PreviewConfig
 from tf_simclr.config.parts import (
     AugmentConfig,
     ContrastConfig,
@@ -297,5 +298,16 @@ TOOLS: dict[str, type] = {
     "linear_eval": LinearEvalConfig,
     "knn_eval": KnnEvalConfig,
     "benchmark": BenchmarkConfig,
+    "prepare": PrepareConfig,
+    PREVIEW: PreviewConfig,
 }
-Tool = ExportConfig | ImportConfig | EmbedConfig | LinearEvalConfig | KnnEvalConfig | BenchmarkConfig
+Tool = (
+    ExportConfig
+    | ImportConfig
+    | EmbedConfig
+    | LinearEvalConfig
+    | KnnEvalConfig
+    | BenchmarkConfig
+    | PrepareConfig
+    | PreviewConfig
+)

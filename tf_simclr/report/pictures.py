@@ -1,6 +1,7 @@
 """Pictures of a run as PNG: curves, and points in two dimensions."""
 
 import io
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,7 @@ MAX_NAMED_CLASSES = 20
 _FEW_POINTS = 12
 # In inches.
 _CURVES_SIZE, _MAP_SIZE, _MATRIX_SIZE = (4.6, 3.1), (6.4, 5.2), (6.4, 5.6)
+DPI = 160
 _MAX_COMPONENTS = 50
 _MAX_NAME = 24
 _MIN_POINTS, _MIN_RANGE = 10, 1e-6
@@ -114,7 +116,7 @@ def plot_points(
     if num_classes > MAX_NAMED_CLASSES:
         chosen = labels >= 0
         axes.scatter(x[chosen], y[chosen], c=labels[chosen], cmap="turbo", s=16, linewidths=0)
-        return _render(figure)
+        return render(figure)
     shown = []
     for number in range(num_classes):
         chosen, marker = labels == number, tuple(_MARKERS)[number // 10]
@@ -122,7 +124,7 @@ def plot_points(
         shown.append(axes.scatter(x[chosen], y[chosen], color=colour, marker=marker, s=16, linewidths=0))
     if legend:
         _write_legend(axes, shown, legend)
-    return _render(figure)
+    return render(figure)
 
 
 def _write_legend(axes: Axes, shown: Sequence[Any], names: Sequence[str]) -> None:
@@ -159,7 +161,7 @@ def plot_confusion(counts: np.ndarray, class_names: Sequence[str]) -> bytes:
                 colour = "white" if share > 0.5 else "black"
                 text = f"{100 * share:.0f}"
                 axes.text(column, row, text, ha="center", va="center", color=colour, fontsize="x-small")
-    return _render(figure)
+    return render(figure)
 
 
 def _name_classes(axes: Axes, class_names: Sequence[str]) -> None:
@@ -203,14 +205,17 @@ def _finish_curves(figure: Figure, axes: Axes, what: str) -> bytes:
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize="small")
-    return _render(figure)
+    return render(figure)
 
 
 def _colour(number: int) -> str:
     return to_hex(colormaps["tab10"](number % 10))
 
 
-def _render(figure: Figure) -> bytes:
+def render(figure: Figure) -> bytes:
+    """Returns a figure as PNG."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=160)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # Of a script that the font does not have.
+        figure.savefig(buffer, format="png", dpi=DPI)
     return buffer.getvalue()

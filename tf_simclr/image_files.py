@@ -1,0 +1,164 @@
+"""Image files made small and plain: JPEG or PNG, upright, 8-bit RGB or grey.
+
+Loads no TensorFlow: the processes that work here are many, and start in a moment.
+"""
+
+import io
+import multiprocessing
+import os
+import signal
+import threading
+import warnings
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
+_JPEG = ("JPEG", "MPO")  # The latter has a second picture behind the first, as some cameras write it.
+_PLACE_OF_BIT_DEPTH = 24  # In a PNG: Pillow shows 16-bit RGB as RGB.
+
+
+class Conversion(NamedTuple):
+    """What is made of an image.
+
+    Attributes:
+        short_side: the most pixels of the shorter side; 0 leaves the size as it is.
+        quality: of a JPEG that is encoded anew, 1 to 100.
+        max_pixels: images that declare more are not decoded.
+    """
+
+    short_side: int
+    quality: int
+    max_pixels: int
+
+
+class Converted(NamedTuple):
+    """An encoded image; or else what is wrong with its file, and no bytes."""
+
+    image: bytes
+    problem: str = ""
+
+
+def convert_files(paths: Sequence[str], conversion: Conversion) -> list[Converted]:
+    """Converts the images of some files; see `convert_image`."""
+    return [_convert_file(path, conversion) for path in paths]
+
+
+def start_worker() -> None:
+    """Makes a process of a pool leave Ctrl-C to its parent, and end with it, however that ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
+
+
+def _convert_file(path: str, conversion: Conversion) -> Converted:
+    try:
+        with open(path, "rb") as file:
+            return Converted(convert_image(file.read(), conversion))
+    except UnidentifiedImageError:
+        return Converted(b"", "is no JPEG, PNG, BMP, GIF, WebP or TIFF image")
+    except OSError as error:
+        return Converted(b"", error.strerror or _text(error))
+    except Exception as error:  # Pillow raises whatever a damaged file leads it to.
+        return Converted(b"", _text(error))
+
+
+def _text(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def convert_image(encoded: bytes, conversion: Conversion) -> bytes:
+    """Returns an image as JPEG or PNG, upright by its EXIF, 8-bit RGB or grey, and as small as asked for.
+
+    What is all of that already is returned as it is. Otherwise images of lossy formats become JPEG, others PNG.
+    Of several pictures in a file the first is taken; transparency is dropped, of 16 bits the higher 8 are kept, as
+    TensorFlow does.
+
+    Args:
+        encoded: JPEG, PNG, BMP, GIF, WebP or TIFF.
+        conversion: what to make of it.
+
+    Raises:
+        Exception: it is none of these, damaged, too large, or of pixels without a known range.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore"
+        )  # Pillow's limit is another one, and damage has to be an error or nothing.
+        with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
+            width, height = image.size
+            if width * height > conversion.max_pixels:
+                raise ValueError(
+                    f"declares {width}x{height} pixels, over the limit of {conversion.max_pixels}"
+                )
+            if _load(image, encoded, conversion.short_side):
+                return encoded
+            return _encode(image, _is_lossy(image, encoded), conversion)
+
+
+def _load(image: Image.Image, encoded: bytes, short_side: int) -> bool:
+    """Decodes an image, which fails where it is damaged; returns whether its file can stay as it is."""
+    is_jpeg, is_small = image.format in _JPEG, not 0 < short_side < min(image.size)
+    if not is_jpeg:
+        image.load()  # EXIF may stand behind the pixels.
+    has_8_bits = is_jpeg or (image.format == "PNG" and encoded[_PLACE_OF_BIT_DEPTH] == 8)
+    is_opaque = image.mode in ("L", "RGB") and "transparency" not in image.info
+    is_upright = image.getexif().get(ExifTags.Base.Orientation, 1) not in range(2, 9)
+    stays = is_small and has_8_bits and is_opaque and is_upright
+    if is_jpeg:
+        # libjpeg decodes to an eighth of the size, or what is at least twice as large as asked for, in less time.
+        side = 1 if stays else 2 * short_side or max(image.size)
+        image.draft(None, (side, side))
+        image.load()
+    return stays
+
+
+def _encode(image: Image.Image, is_lossy: bool, conversion: Conversion) -> bytes:
+    plain = _shrink(_to_8_bits(ImageOps.exif_transpose(image)), conversion.short_side)
+    plain.info.clear()  # What is noted beside the pixels may be wrong now.
+    file = io.BytesIO()
+    if is_lossy:
+        plain.save(file, "JPEG", quality=conversion.quality)
+    else:
+        plain.save(file, "PNG")
+    return file.getvalue()
+
+
+def _to_8_bits(image: Image.Image) -> Image.Image:
+    """Returns the image as 8-bit grey where it is grey, and otherwise as RGB."""
+    if image.mode[0] == "I":
+        pixels = np.asarray(image)
+        if pixels.min() < 0 or pixels.max() >= 2**16:
+            raise ValueError("has pixels of more than 16 bits")
+        return Image.fromarray((pixels // 2**8).astype(np.uint8))
+    if image.mode == "F":
+        raise ValueError("has floating-point pixels, whose range is unknown")
+    return image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")
+
+
+def _shrink(image: Image.Image, short_side: int) -> Image.Image:
+    short = min(image.size)
+    if not 0 < short_side < short:
+        return image
+    width, height = (round(side * short_side / short) for side in image.size)
+    return image.resize((width, height), Image.Resampling.LANCZOS)
+
+
+def _is_lossy(image: Image.Image, encoded: bytes) -> bool:
+    if image.format != "WEBP":
+        return image.format in _JPEG
+    place = 12
+    while place + 8 <= len(encoded):  # From chunk to chunk.
+        kind, length = encoded[place : place + 4], int.from_bytes(encoded[place + 4 : place + 8], "little")
+        if kind in (b"VP8 ", b"VP8L"):
+            return kind == b"VP8 "
+        place += 8 + length + length % 2
+    return False
