@@ -42,6 +42,7 @@ LAYERS = [
     {"train", "evaluate", "preemption"},
     {
         "pipeline",
+        "label_efficiency",
         "report",
         "experiment",
         "ingredients",

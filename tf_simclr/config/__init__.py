@@ -5,6 +5,7 @@ program where that has the flag. This package imports no TensorFlow: a wrong val
 """
 
 from tf_simclr.config.checks import PreemptedError, UserError, check, is_handle, is_remote
+from tf_simclr.config.label_efficiency import LabelEfficiencyConfig, Run
 from tf_simclr.config.parts import (
     NUM_BLOCK_GROUPS,
     RESNET_DEPTHS,
@@ -20,6 +21,7 @@ from tf_simclr.config.parts import (
     TrainConfig,
 )
 from tf_simclr.config.runs import (
+    LABEL_EFFICIENCY,
     SEMI_SUPERVISED,
     ExperimentConfig,
     SemiSupervisedConfig,
@@ -42,6 +44,7 @@ from tf_simclr.config.tools import (
 __all__ = [
     "BENCHMARKS",
     "EXPORT_FORMATS",
+    "LABEL_EFFICIENCY",
     "NUM_BLOCK_GROUPS",
     "RESNET_DEPTHS",
     "SEMI_SUPERVISED",
@@ -58,11 +61,13 @@ __all__ = [
     "ExportConfig",
     "ImportConfig",
     "KnnEvalConfig",
+    "LabelEfficiencyConfig",
     "LinearEvalConfig",
     "ModelConfig",
     "OptimizerConfig",
     "PreemptedError",
     "ProbeConfig",
+    "Run",
     "SemiSupervisedConfig",
     "StrategyConfig",
     "Tool",
