@@ -359,18 +359,21 @@ def test_directory_of_another_kind_of_run_is_refused(trained, tmp_path):
 # ---- Real runs
 
 
+def real_config(directory, **flags):
+    return curve_config(directory, **({"labels_per_class": 3, "eval_steps": 1} | flags))
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     directory = tmp_path_factory.mktemp("efficiency") / "curve"
-    config = curve_config(directory)
     with eagerly():
-        return directory, measure_label_efficiency(config)
+        return directory, measure_label_efficiency(real_config(directory))
 
 
 @pytest.mark.slow
 def test_curve_is_that_of_runs_by_hand(finished, tmp_path):
     directory, outcome = finished
-    settings = WHOLE | {"train_steps": 1, "labels_per_class": 3, "label_seed": 1, "seed": 1}
+    settings = WHOLE | {"train_steps": 1, "labels_per_class": 3, "label_seed": 1, "seed": 1, "eval_steps": 1}
     starts = {"finetune": {"checkpoint": directory / "pretrain"}, "supervised": {}}
     for method, start in starts.items():
         with eagerly():
@@ -378,7 +381,7 @@ def test_curve_is_that_of_runs_by_hand(finished, tmp_path):
             result = tf_simclr.train_and_evaluate(config)
         ours = directory / "labels_3" / "seed_1" / method
         assert differing_tensors(ours / "ckpt-1", tmp_path / method / "ckpt-1") == []
-        top_1 = outcome["points"][1][method]["label_top_1_accuracy"]["by_seed"]
+        top_1 = outcome["points"][0][method]["label_top_1_accuracy"]["by_seed"]
         assert top_1[1] == result["eval/label_top_1_accuracy"]
         assert not (ours / "saved_model").exists()
 
@@ -388,9 +391,9 @@ def test_finished_curve_trains_nothing_again(finished, log):
     directory, outcome = finished
     before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
     events = []
-    assert measure_label_efficiency(curve_config(directory), lambda step: [events.append]) == outcome
+    assert measure_label_efficiency(real_config(directory), lambda step: [events.append]) == outcome
     assert events == []
-    assert sum(message.startswith("Already finished: ") for message in log.messages) == 9
+    assert sum(message.startswith("Already finished: ") for message in log.messages) == 5
     assert {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()} == before
 
 
@@ -402,15 +405,15 @@ def test_interrupted_curve_goes_on_to_the_same_figures(finished, tmp_path):
         raise KeyboardInterrupt
 
     settings = {"checkpoint": directory / "pretrain", "num_seeds": 1}
-    broken = "labels_1/seed_0/supervised"
+    broken = "labels_3/seed_0/supervised"
     with pytest.raises(KeyboardInterrupt), eagerly():
         measure_label_efficiency(
-            curve_config(tmp_path, **settings),
+            real_config(tmp_path, **settings),
             lambda step: [interrupt] if step.model_dir.endswith(broken) else [],
         )
     assert not (tmp_path / "label_efficiency.json").exists()
     with eagerly():
-        outcome = measure_label_efficiency(curve_config(tmp_path, **settings))
+        outcome = measure_label_efficiency(real_config(tmp_path, **settings))
     for ours, whole in zip(outcome["points"], finished[1]["points"], strict=True):
         for method in ("finetune", "supervised"):
             score = whole[method]["label_top_1_accuracy"]["by_seed"][0]
@@ -425,7 +428,7 @@ def test_curve_whose_start_was_deleted_is_refused(finished, tmp_path):
         with pytest.raises(
             UserError, match="finetune has begun, but pretrain, which it starts from, is gone"
         ):
-            measure_label_efficiency(curve_config(directory))
+            measure_label_efficiency(real_config(directory))
     finally:
         (tmp_path / "away").rename(directory / "pretrain")
 
