@@ -1,6 +1,7 @@
 """The curve of accuracy against the number of labels: its runs, its figures, going on, and bad input."""
 
 import json
+import logging
 import re
 
 import numpy as np
@@ -241,6 +242,22 @@ def test_more_labels_and_seeds_are_added_to_those_there(trained, tmp_path):
     for settings in ({"num_seeds": 1}, {"num_seeds": 2}, {"labels_per_class": "1,2,3,4"}):
         outcome = measure_label_efficiency(curve_config(tmp_path, **settings))
     assert [point["labels_per_class"] for point in outcome["points"]] == [1, 2, 3, 4]
+
+
+def test_warning_of_repeated_tracing_is_left_out_and_no_other(monkeypatch, tmp_path):
+    messages, logger, handler = [], tf.get_logger(), logging.Handler()
+    handler.emit = lambda record: messages.append(record.getMessage())
+
+    def pretend(self, actions):
+        logger.warning("%d out of the last 11 calls to %s triggered tf.function retracing.", 6, "run")
+        logger.warning("another")
+        return {"eval/label_top_1_accuracy": 0.5, "eval/num_examples": 450}
+
+    monkeypatch.setattr(label_efficiency.Experiment, "train", pretend)
+    monkeypatch.setattr(logger, "handlers", [handler])
+    measure_label_efficiency(curve_config(tmp_path, efficiency_methods="supervised", num_seeds=1))
+    assert messages == ["another"] * 2
+    assert logger.filters == []
 
 
 # ---- Bad input: one line each, before anything is trained

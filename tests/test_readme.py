@@ -12,7 +12,7 @@ from tests.runs import REPOSITORY, run_program, write_images
 from tf_simclr.config import LabelEfficiencyConfig, SemiSupervisedConfig, Tool
 
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
-SHORT_CURVE = ["--labels_per_class=2", "--num_seeds=1"]
+SHORT_CURVE = ["--labels_per_class=2", "--num_seeds=1", "--keep_hub_module_max=0"]
 SHORT = ["--train_steps=2", "--checkpoint_steps=0", "--eval_steps=1", "--mode=train_then_eval"]
 
 
@@ -86,7 +86,7 @@ def test_command_on_digits_runs(command, runs):
             arguments.append(f"--model_dir={runs}/{len(list(runs.iterdir()))}")
     elif "overwrite" not in command:
         arguments.append("--overwrite=True")  # Several pages write the same.
-    done = run_program(*arguments)
+    done = run_program(*arguments, timeout=300)
     if "onnx" in command and not importlib.util.find_spec("tf2onnx"):
         assert done.returncode == 2
         assert done.stderr.startswith("error: --export_formats=onnx: needs the package tf2onnx")

@@ -4,6 +4,8 @@ Every point of the curve is the mean of ordinary runs of single steps, each in i
 those of the same flags by hand, and what was interrupted goes on.
 """
 
+import contextlib
+import gc
 import logging
 import os
 import statistics
@@ -60,15 +62,32 @@ def measure_label_efficiency(
     if is_chief(strategy):
         claim_directory(config)
     results = {}
-    for number, (name, run) in enumerate(config.runs.items(), start=1):
-        _LOG.info("[%d/%d] %s", number, len(config.runs), name)
-        results[name] = Experiment(run, strategy).train(tuple(make_actions(run)))
+    with _without_tracing_warnings():
+        for number, (name, run) in enumerate(config.runs.items(), start=1):
+            _LOG.info("[%d/%d] %s", number, len(config.runs), name)
+            results[name] = Experiment(run, strategy).train(tuple(make_actions(run)))
+            gc.collect()  # Else the weights of a run stay in the memory of the device for a while.
     outcome = {"evaluated_on": evaluated_on} | summarize(config, results)
     if is_chief(strategy):
         _write(config, outcome)
     for line in report.table_lines(outcome, _SCORES[0]):
         _LOG.info(line)
     return outcome
+
+
+@contextlib.contextmanager
+def _without_tracing_warnings():
+    """Leaves out that functions are traced again and again: each run has its own, as it should."""
+
+    def is_another(record: logging.LogRecord) -> bool:
+        return "triggered tf.function retracing" not in record.getMessage()
+
+    logger = tf.get_logger()
+    logger.addFilter(is_another)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_another)
 
 
 def _check_starts(config: LabelEfficiencyConfig) -> None:
