@@ -16,10 +16,12 @@ from tf_simclr.config import (
     ExperimentConfig,
     ExportConfig,
     ImportConfig,
+    LabelEfficiencyConfig,
     PreemptedError,
     PrepareConfig,
     PreviewConfig,
     ProbeConfig,
+    Run,
     SemiSupervisedConfig,
     Tool,
     UserError,
@@ -53,7 +55,7 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def run(config: ExperimentConfig | SemiSupervisedConfig) -> dict:
+def run(config: Run) -> dict:
     """Runs a configuration, with an export of each step and a report; returns its result."""
     # TensorFlow starts only here: a wrong flag has failed before.
     from exports.export import SavedModelExport
@@ -65,11 +67,17 @@ def run(config: ExperimentConfig | SemiSupervisedConfig) -> dict:
         keep = step.keep_hub_module_max
         return [SavedModelExport(step.model_dir, keep)] if keep else []
 
-    if isinstance(config, SemiSupervisedConfig):
-        result = semi_supervised(config, make_actions)
-    else:
-        result = train_and_evaluate(config, make_actions(config))
-    if is_chief_process() and report_is_due(config):
+    match config:
+        case LabelEfficiencyConfig():
+            from tf_simclr.label_efficiency import measure_label_efficiency
+
+            result = measure_label_efficiency(config, make_actions)
+        case SemiSupervisedConfig():
+            result = semi_supervised(config, make_actions)
+        case ExperimentConfig():
+            result = train_and_evaluate(config, make_actions(config))
+    # A curve writes a page of its own.
+    if not isinstance(config, LabelEfficiencyConfig) and is_chief_process() and report_is_due(config):
         write_report(config, result)
     wait_for_workers()
     return result

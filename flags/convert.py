@@ -11,11 +11,14 @@ from absl import flags as absl_flags
 
 from flags.definitions import ACCEPTED_WITHOUT_EFFECT, define_flags
 from tf_simclr.config import (
+    LABEL_EFFICIENCY,
     PREVIEW,
     SEMI_SUPERVISED,
     TOOLS,
     TRAIN_MODES,
     ExperimentConfig,
+    LabelEfficiencyConfig,
+    Run,
     SemiSupervisedConfig,
     StrategyConfig,
     Tool,
@@ -34,9 +37,15 @@ _DIGITS_RECIPE = os.path.join(RECIPES, "digits.flags")
 _OF_PRETRAINING = ("contrast_chunks", "memory_size", "memory_momentum")
 
 
-def parse_command_line(
-    arguments: Sequence[str],
-) -> tuple[ExperimentConfig | SemiSupervisedConfig | Tool, list[str]]:
+# The many runs of a curve keep their results, and of the weights what going on needs.
+_DEFAULTS_OF_CURVE = tuple(
+    f"--{step}.{flag}"
+    for step in TRAIN_MODES[1:]
+    for flag in ("keep_hub_module_max=0", "keep_checkpoint_max=1")
+)
+
+
+def parse_command_line(arguments: Sequence[str]) -> tuple[Run | Tool, list[str]]:
     """Turns a command line into a configuration.
 
     First wins: a flag on the command line, wherever it stands; a `--flagfile`; for `--mode=eval` the settings
@@ -49,8 +58,8 @@ def parse_command_line(
         arguments: without the program's name.
 
     Returns:
-        The configuration of one step, of the whole method or of a tool, and lines that tell the user what
-        was chosen for him.
+        The configuration of one step, of the whole method, of a curve or of a tool, and lines that tell the
+        user what was chosen for him.
 
     Raises:
         UserError: a flag or a value is wrong.
@@ -79,9 +88,11 @@ def parse_command_line(
         step = values.train_mode if is_of_run else None
         return _tool(lines, _parse(lines.of_step(step))), notes
     train_mode = _train_mode(values, bare=unnamed and not uses_flagfile)
-    config: ExperimentConfig | SemiSupervisedConfig
+    config: Run
     if train_mode == SEMI_SUPERVISED:
         config = _semi_supervised(lines, values)
+    elif train_mode == LABEL_EFFICIENCY:
+        config = _label_efficiency(lines, values)
     else:
         config = _config_of_step(lines, train_mode)
         config.check_inputs()
@@ -178,9 +189,9 @@ def _flags_of(owner: Any) -> set[str]:
 
 
 def _train_mode(values: absl_flags.FlagValues, *, bare: bool) -> str:
-    """Returns the step that the flags name, or `semi_supervised`."""
+    """Returns the step that the flags name, `semi_supervised` or `label_efficiency`."""
     modes = (*TRAIN_MODES, SEMI_SUPERVISED)
-    if values.mode in modes:
+    if values.mode in (*modes, LABEL_EFFICIENCY):
         check(
             not values["train_mode"].present or values.train_mode == values.mode,
             "train_mode",
@@ -204,14 +215,85 @@ def _semi_supervised(lines: _Lines, values: absl_flags.FlagValues) -> SemiSuperv
             f"--{'distill' if name == 'teacher' else 'finetune'}.{name}=.",
         )
     mode = "train_then_eval" if values.mode == SEMI_SUPERVISED else values.mode
+    return _whole_method(lines, values, SEMI_SUPERVISED, f"--mode={mode}")
+
+
+def _label_efficiency(lines: _Lines, values: absl_flags.FlagValues) -> LabelEfficiencyConfig:
+    check(
+        not values["teacher"].present,
+        "teacher",
+        values["teacher"].value,
+        "a student's teacher is the network finetuned on the same labels; leave it out, or use --distill.teacher=.",
+    )
+    _check_labels_vary(lines)
+    lines = _Lines([*_DEFAULTS_OF_CURVE, *lines.from_files], lines.explicit)
+    # The labels of each run are chosen later.
+    method = _whole_method(
+        lines,
+        values,
+        LABEL_EFFICIENCY,
+        "--mode=train_then_eval",
+        "--labels_per_class=1",
+        "--label_fraction=1",
+    )
+    labels = LabelEfficiencyConfig.labels_per_class
+    if values["labels_per_class"].present:
+        labels = str(values.labels_per_class)
+    config = _fill(LabelEfficiencyConfig, values, method=method, labels_per_class=labels)
+    _check_all_steps_run(lines, config)
+    return config
+
+
+def _check_labels_vary(lines: _Lines) -> None:
+    """Raises UserError where the command line says which labels a step sees, in a way that has no meaning here."""
+    general = _parse(_of_step(lines.explicit, None))
+    for step in TRAIN_MODES:
+        own = _parse(_of_step(lines.explicit, step))
+        check(
+            own.label_fraction == 1,
+            "label_fraction",
+            own.label_fraction,
+            f"has no meaning with --mode={LABEL_EFFICIENCY}; use --labels_per_class=, with commas between the numbers.",
+        )
+        check(
+            own.labels_per_class == general.labels_per_class,
+            f"{step}.labels_per_class",
+            own.labels_per_class,
+            "cannot differ between the steps; use --labels_per_class=, with commas between the numbers.",
+        )
+
+
+def _check_all_steps_run(lines: _Lines, config: LabelEfficiencyConfig) -> None:
+    """Raises UserError where the command line has a flag of a step that is none of the curve."""
+    unused = set(TRAIN_MODES) - {name.rpartition("/")[2] for name in config.runs}
+    for argument in lines.explicit:
+        if argument.lstrip("-").startswith(tuple(f"{step}." for step in unused)):
+            raise UserError(f"{argument}: this step is not run; leave it out, or see --efficiency_methods.")
+
+
+def _whole_method(
+    lines: _Lines, values: absl_flags.FlagValues, name: str, *more: str
+) -> SemiSupervisedConfig:
     steps = {
-        step: _config_of_step(lines, step, f"--mode={mode}", *_without_contrast(lines, step, values))
+        step: _config_of_step(
+            lines,
+            step,
+            *more,
+            *_without_contrast(lines, step, values),
+            without=_not_of_step(lines, step, values),
+        )
         for step in TRAIN_MODES
     }
     directory = values.model_dir
     if directory is None:
-        directory = default_model_dir(steps["pretrain"].data.dataset, SEMI_SUPERVISED)
+        directory = default_model_dir(steps["pretrain"].data.dataset, name)
     return SemiSupervisedConfig(**steps, model_dir=directory)
+
+
+def _not_of_step(lines: _Lines, step: str, values: absl_flags.FlagValues) -> tuple[str, ...]:
+    """Leaves `--checkpoint` of all steps to finetuning; what names another step is refused later."""
+    own = _parse(lines.of_step(step)).checkpoint != values.checkpoint
+    return () if own or step == "finetune" else ("checkpoint",)
 
 
 def _without_contrast(lines: _Lines, step: str, values: absl_flags.FlagValues) -> list[str]:
@@ -223,8 +305,11 @@ def _without_contrast(lines: _Lines, step: str, values: absl_flags.FlagValues) -
     return [f"--{name}={values[name].default}" for name in shared]
 
 
-def _config_of_step(lines: _Lines, step: str, *more: str) -> ExperimentConfig:
-    return config_from_flags(_parse([*lines.of_step(step), *more, f"--train_mode={step}"]))
+def _config_of_step(lines: _Lines, step: str, *more: str, without: Sequence[str] = ()) -> ExperimentConfig:
+    flag_values = _parse([*lines.of_step(step), *more, f"--train_mode={step}"])
+    for name in without:
+        flag_values[name].unparse()
+    return config_from_flags(flag_values)
 
 
 def config_from_flags(flag_values: absl_flags.FlagValues) -> ExperimentConfig:

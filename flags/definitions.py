@@ -27,6 +27,21 @@ def define_flags(flag_values: absl_flags.FlagValues) -> None:
     _define_data_tools(flag_values)
 
 
+class _LabelsParser(absl_flags.ArgumentParser):
+    """Parses a whole number, and leaves several with commas between them to whoever can take them."""
+
+    syntactic_help = "a whole number; with --mode=label_efficiency several, with commas between them"
+
+    def parse(self, argument: int | str) -> int | str:
+        """Returns the number, or the text where there is a comma."""
+        text = str(argument)
+        return text if "," in text else int(text)
+
+    def flag_type(self) -> str:
+        """Returns the kind of value that a message asks for."""
+        return "int"
+
+
 def _define(flag_values: absl_flags.FlagValues, owner: type, **helps: str) -> None:
     """Defines a flag for each named field of the dataclass `owner`."""
     fields = {field.name: field for field in dataclasses.fields(owner)}
@@ -57,8 +72,9 @@ def _define_run(flag_values):
         config.ExperimentConfig,
         mode="What to do: train, eval (each new checkpoint until training is over) or train_then_eval; "
         "pretrain, finetune, distill, supervised and semi_supervised are short for "
-        "--mode=train_then_eval --train_mode= the same. Of trained networks: export, import, embed, linear_eval, "
-        "knn_eval, benchmark. Of data: prepare (a folder becomes record files), preview (a picture of the views).",
+        "--mode=train_then_eval --train_mode= the same. label_efficiency: accuracy against the number of labels. Of "
+        "trained networks: export, import, embed, linear_eval, knn_eval, benchmark. Of data: prepare (a folder becomes "
+        "record files), preview (a picture of the views).",
         model_dir="Directory for checkpoints, results and exports; runs/<dataset>-<train_mode> if not given. "
         "semi_supervised keeps a subfolder for each step.",
         keep_hub_module_max="SavedModels that are kept: a run exports one, at its end; 0 switches the export off.",
@@ -82,12 +98,18 @@ def _define_data(flag_values):
         max_bad_image_fraction="Share of unreadable images, 0 to 1, over which the run stops.",
         label_fraction="Share of the labels that finetune, supervised, distill, linear_eval and knn_eval see, the same "
         "share of each class; a smaller one lies inside a larger one.",
-        labels_per_class="Labels of each class that finetune, supervised, distill, linear_eval and knn_eval see; "
-        "0 is all.",
         label_seed="Seed of the choice of those labels.",
         data_service="Address of a tf.data service, grpc://HOST:PORT, whose data workers make the training "
         "batches. Each image once an epoch while no data worker fails, but in no fixed order: such a run cannot be "
         "repeated exactly.",
+    )
+    absl_flags.DEFINE(
+        _LabelsParser(),
+        "labels_per_class",
+        config.DataConfig.labels_per_class,
+        "Labels of each class that finetune, supervised, distill, linear_eval and knn_eval see; 0 is all. For "
+        "label_efficiency the numbers to compare, 1,2,5,10,50 if not given.",
+        flag_values=flag_values,
     )
 
 
@@ -201,6 +223,13 @@ def _define_evaluation(flag_values):
         eval_batch_size="Images a step of evaluation, over all replicas.",
         eval_steps="Batches to evaluate; 0 means the whole split.",
         eval_name="Name of this evaluation; it becomes a part of the names of its result files.",
+    )
+    _define(
+        flag_values,
+        config.LabelEfficiencyConfig,
+        num_seeds="Runs of label_efficiency for each number of labels: run k takes --label_seed and --seed, both plus "
+        "k.",
+        efficiency_methods="What label_efficiency compares, with commas between: finetune, supervised, distill.",
     )
 
 

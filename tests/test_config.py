@@ -22,6 +22,7 @@ GROUPS = [
     for value in vars(config).values()
     if dataclasses.is_dataclass(value) and isinstance(value, type) and value.__name__.endswith("Config")
     if not any(issubclass(tool, value) for tool in config.TOOLS.values())
+    if value is not config.LabelEfficiencyConfig  # It needs the configuration of the whole method.
 ]
 FIELDS = [
     (group, field)

@@ -45,6 +45,7 @@ LAYERS = [
     {"train", "evaluate", "preemption"},
     {
         "pipeline",
+        "label_efficiency",
         "report",
         "experiment",
         "ingredients",

@@ -9,9 +9,10 @@ import pytest
 from flags.convert import parse_command_line
 from tests.data.conftest import grey_image, prepare_tfds
 from tests.runs import REPOSITORY, run_program, write_images
-from tf_simclr.config import SemiSupervisedConfig, Tool
+from tf_simclr.config import LabelEfficiencyConfig, SemiSupervisedConfig, Tool
 
 PAGES = [REPOSITORY / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+SHORT_CURVE = ["--labels_per_class=2", "--num_seeds=1", "--keep_hub_module_max=0"]
 SHORT = ["--train_steps=2", "--checkpoint_steps=0", "--eval_steps=1", "--mode=train_then_eval"]
 
 
@@ -41,6 +42,8 @@ def on_digits(arguments):
     if isinstance(config, Tool):
         uses_run = any("=runs/digits/" in argument for argument in arguments)
         return uses_run and not any("PATH" in argument for argument in arguments)
+    if isinstance(config, LabelEfficiencyConfig):
+        config = config.method
     steps = config.steps.values() if isinstance(config, SemiSupervisedConfig) else [config]
     return all(step.data.dataset == "digits" for step in steps)
 
@@ -73,14 +76,17 @@ def runs(tmp_path_factory):
 @pytest.mark.parametrize("command", [name for name, arguments in COMMANDS.items() if on_digits(arguments)])
 def test_command_on_digits_runs(command, runs):
     arguments = [argument.replace("=runs/", f"={runs}/") for argument in COMMANDS[command]]
-    is_tool = isinstance(parse_command_line(arguments)[0], Tool)
+    config, _ = parse_command_line(arguments)
+    is_tool = isinstance(config, Tool)
+    if isinstance(config, LabelEfficiencyConfig):
+        arguments += SHORT_CURVE
     if not is_tool:
         arguments += [flag for flag in SHORT if flag.split("=")[0] not in command]
         if "--model_dir" not in command:
             arguments.append(f"--model_dir={runs}/{len(list(runs.iterdir()))}")
     elif "overwrite" not in command:
         arguments.append("--overwrite=True")  # Several pages write the same.
-    done = run_program(*arguments)
+    done = run_program(*arguments, timeout=300)
     if "onnx" in command and not importlib.util.find_spec("tf2onnx"):
         assert done.returncode == 2
         assert done.stderr.startswith("error: --export_formats=onnx: needs the package tf2onnx")

@@ -15,6 +15,7 @@ _SUBMODULES = (
     "checkpoint",
     "config",
     "data",
+    "label_efficiency",
     "losses",
     "models",
     "optimizers",

@@ -71,23 +71,27 @@ def _check_starts(config: SemiSupervisedConfig) -> None:
     for name, step in config.steps.items():
         if step.train.checkpoint is not None and step.train.checkpoint not in own:
             find_checkpoint(step.train.checkpoint, f"{name}.checkpoint")
-    teacher = str(config.distill.distill.teacher)
-    if teacher not in own and not is_handle(teacher):
-        find_checkpoint(teacher, "distill.teacher")
-        allowed = config.distill.distill.allow_remote_teacher
-        check_module_is_local(teacher, "distill.teacher", allow_remote=allowed)
+    if config.distill.distill.teacher not in own:
+        check_teacher(config.distill)
     for earlier, later in (("pretrain", "finetune"), ("finetune", "distill")):
         if earlier in config.steps:
-            _check_not_stale(config, earlier, later)
+            check_not_stale(config.model_dir, config.steps[earlier], config.steps[later])
 
 
-def _check_not_stale(config: SemiSupervisedConfig, earlier: str, later: str) -> None:
+def check_teacher(distill: ExperimentConfig) -> None:
+    """Raises UserError where the teacher of a distillation, which is none of its own runs, is not there."""
+    teacher, allowed = str(distill.distill.teacher), distill.distill.allow_remote_teacher
+    if not is_handle(teacher):
+        find_checkpoint(teacher, "distill.teacher")
+        check_module_is_local(teacher, "distill.teacher", allow_remote=allowed)
+
+
+def check_not_stale(model_dir: str, earlier: ExperimentConfig, later: ExperimentConfig) -> None:
     """Raises UserError where a step has begun whose start was deleted: it would not follow the new one."""
-    directory = str(config.steps[later].model_dir)
-    if latest_checkpoint(directory) and not read_settings(str(config.steps[earlier].model_dir)):
+    if latest_checkpoint(str(later.model_dir)) and not read_settings(str(earlier.model_dir)):
         raise UserError(
-            f"--model_dir={config.model_dir}: {later} has begun, but {earlier}, which it starts from, is gone; "
-            f"delete {directory} too, or use another --model_dir."
+            f"--model_dir={model_dir}: {later.train.train_mode} has begun, but {earlier.train.train_mode}, which it "
+            f"starts from, is gone; delete {later.model_dir} too, or use another --model_dir."
         )
 
 

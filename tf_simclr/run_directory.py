@@ -8,13 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_simclr.config import (
-    SEMI_SUPERVISED,
-    TRAIN_MODES,
-    ExperimentConfig,
-    SemiSupervisedConfig,
-    UserError,
-)
+from tf_simclr.config import LABEL_EFFICIENCY, SEMI_SUPERVISED, TRAIN_MODES, Run, UserError
 from tf_simclr.mismatch import listed
 
 _SETTINGS_FILE = "flags.json"
@@ -59,6 +53,8 @@ _FREE_SETTINGS = frozenset(
 )
 # Which labels are used makes no difference to pretraining without a probe.
 _LABEL_SETTINGS = frozenset(["label_fraction", "labels_per_class", "label_seed"])
+# Where the runs are that others consist of.
+_DIRECTORIES_BELOW = {SEMI_SUPERVISED: TRAIN_MODES, LABEL_EFFICIENCY: ("pretrain", "labels_*/seed_*/*")}
 # What a run starts from.
 _INPUTS = frozenset(["checkpoint", "teacher"])
 
@@ -87,7 +83,7 @@ def checkpoints_newest_first(directory: str) -> list[str]:
     return known + sorted(there.keys() - set(known), key=there.__getitem__, reverse=True)
 
 
-def check_directory(config: ExperimentConfig | SemiSupervisedConfig) -> dict:
+def check_directory(config: Run) -> dict:
     """Returns the settings of the run that `model_dir` holds, {} if there is none; changes nothing.
 
     Settings without a checkpoint or a result are left over from a start that came to nothing.
@@ -109,16 +105,14 @@ def check_directory(config: ExperimentConfig | SemiSupervisedConfig) -> dict:
     except (tf.errors.OpError, OSError):
         return {}  # Such a directory cannot be written either, which claiming it reports.
     begun = latest_checkpoint(directory) or tf.io.gfile.glob(os.path.join(directory, "result*.json"))
-    if old.get("train_mode") == SEMI_SUPERVISED:
-        begun = begun or any(latest_checkpoint(os.path.join(directory, step)) for step in TRAIN_MODES)
+    for runs in _DIRECTORIES_BELOW.get(old.get("train_mode"), ()):
+        begun = begun or tf.io.gfile.glob(os.path.join(directory, runs, "ckpt-*.index"))
     if begun:
         _check_same_settings(directory, old, config.to_dict())
     return old if begun else {}
 
 
-def claim_directory(
-    config: ExperimentConfig | SemiSupervisedConfig, class_names: Sequence[str] | None = None
-) -> None:
+def claim_directory(config: Run, class_names: Sequence[str] | None = None) -> None:
     """Makes `model_dir` and writes its settings, and the names of the classes where they are known.
 
     Raises:
@@ -174,7 +168,7 @@ def to_json(content: Mapping | Sequence) -> str:
     return json.dumps(content, indent=2) + "\n"
 
 
-def write_outcome(directory: str, path: str, text: str) -> None:
+def write_outcome(directory: str, path: str, text: str | bytes) -> None:
     """Writes what comes of a run into its directory, whole or not at all.
 
     Raises:
@@ -189,8 +183,8 @@ def write_outcome(directory: str, path: str, text: str) -> None:
         ) from error
 
 
-def write_text(path: str, text: str) -> None:
-    """Writes `text` whole or not at all."""
+def write_text(path: str, text: str | bytes) -> None:
+    """Writes `text`, or bytes, whole or not at all."""
     temporary = f"{path}.{os.getpid()}.tmp"
     try:
         with tf.io.gfile.GFile(temporary, "w") as file:

@@ -14,6 +14,7 @@ from tf_simclr.config import (
     TRAIN_MODES,
     ExperimentConfig,
     ExportConfig,
+    LabelEfficiencyConfig,
     ModelConfig,
     SemiSupervisedConfig,
     StrategyConfig,
@@ -62,6 +63,7 @@ AUTHORS_DEFAULTS = {
     "color_jitter_strength": 1.0,
     "use_blur": True,
 }
+OTHERS = [LabelEfficiencyConfig, *TOOLS.values()]
 AUTHORS_UNSET = ["data_dir", "model_dir", "checkpoint", "eval_split", "eval_name"]
 AUTHORS_UNSET += ["tpu_name", "tpu_zone", "gcp_project", "master"]
 
@@ -105,7 +107,7 @@ def fields_of(tool):
 def test_flags_are_the_fields_of_the_configuration():
     special = set(absl_flags.FlagValues())
     names = set(defined_flags()) - special - set(ACCEPTED_WITHOUT_EFFECT)
-    assert names == set(ExperimentConfig().to_dict()).union(*map(fields_of, TOOLS.values()))
+    assert names == set(ExperimentConfig().to_dict()).union(*map(fields_of, OTHERS))
 
 
 @pytest.mark.parametrize(("name", "default"), AUTHORS_DEFAULTS.items())
@@ -122,7 +124,7 @@ def test_flag_of_the_authors_is_unset(name):
 
 def test_every_flag_is_described():
     text = help_text()
-    for name in set(ExperimentConfig().to_dict()).union(*map(fields_of, TOOLS.values())):
+    for name in set(ExperimentConfig().to_dict()).union(*map(fields_of, OTHERS)):
         assert f"{name}:" in text
         assert len(defined_flags()[name].help) > 15
 

@@ -6,6 +6,7 @@ program where that has the flag. This package imports no TensorFlow: a wrong val
 
 from tf_simclr.config.checks import PreemptedError, UserError, check, is_handle, is_remote
 from tf_simclr.config.data_tools import PREVIEW, PrepareConfig, PreviewConfig
+from tf_simclr.config.label_efficiency import LabelEfficiencyConfig, Run
 from tf_simclr.config.parts import (
     NUM_BLOCK_GROUPS,
     RESNET_DEPTHS,
@@ -21,6 +22,7 @@ from tf_simclr.config.parts import (
     TrainConfig,
 )
 from tf_simclr.config.runs import (
+    LABEL_EFFICIENCY,
     SEMI_SUPERVISED,
     ExperimentConfig,
     SemiSupervisedConfig,
@@ -43,6 +45,7 @@ from tf_simclr.config.tools import (
 __all__ = [
     "BENCHMARKS",
     "EXPORT_FORMATS",
+    "LABEL_EFFICIENCY",
     "NUM_BLOCK_GROUPS",
     "PREVIEW",
     "RESNET_DEPTHS",
@@ -60,6 +63,7 @@ __all__ = [
     "ExportConfig",
     "ImportConfig",
     "KnnEvalConfig",
+    "LabelEfficiencyConfig",
     "LinearEvalConfig",
     "ModelConfig",
     "OptimizerConfig",
@@ -67,6 +71,7 @@ __all__ = [
     "PrepareConfig",
     "PreviewConfig",
     "ProbeConfig",
+    "Run",
     "SemiSupervisedConfig",
     "StrategyConfig",
     "Tool",

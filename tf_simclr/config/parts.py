@@ -157,6 +157,12 @@ class DataConfig:
             self.label_fraction,
             "the share of the labels that is used; use a number above 0, up to 1 (all).",
         )
+        check(
+            not isinstance(self.labels_per_class, str),
+            "labels_per_class",
+            self.labels_per_class,
+            "use one whole number; several, with commas between them, are for --mode=label_efficiency.",
+        )
         check(self.labels_per_class >= 0, "labels_per_class", self.labels_per_class, "use 0 (all) or more.")
         check(
             self.label_fraction == 1 or not self.labels_per_class,

@@ -20,6 +20,7 @@ from tf_simclr.config.parts import (
 from tf_simclr.config.tools import TOOLS
 
 SEMI_SUPERVISED = "semi_supervised"
+LABEL_EFFICIENCY = "label_efficiency"
 _NETWORK_SETTINGS = (
     "resnet_depth",
     "width_multiplier",
@@ -59,7 +60,7 @@ class ExperimentConfig:
 
     def __post_init__(self):
         modes = ("train", "eval", "train_then_eval")
-        choices = ", ".join((*modes, *TRAIN_MODES, SEMI_SUPERVISED, *TOOLS))
+        choices = ", ".join((*modes, *TRAIN_MODES, SEMI_SUPERVISED, LABEL_EFFICIENCY, *TOOLS))
         check(self.mode in modes, "mode", self.mode, f"use one of {choices}.")
         check(
             self.keep_hub_module_max >= 0,

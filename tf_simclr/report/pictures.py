@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm, to_hex
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
-from matplotlib.ticker import MaxNLocator, PercentFormatter
+from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
 
 Points = Sequence[tuple[int, float]]
 
@@ -27,10 +27,11 @@ ACCURACIES = {
     "train/supervised_acc": ("labels, training", "tab:orange"),
     "eval/label_top_1_accuracy": ("labels, held out", "tab:green"),
 }
+METHODS = {"finetune": "tab:blue", "supervised": "tab:orange", "distill": "tab:purple"}
 MAX_NAMED_CLASSES = 20
 _FEW_POINTS = 12
 # In inches.
-_CURVES_SIZE, _MAP_SIZE, _MATRIX_SIZE = (4.6, 3.1), (6.4, 5.2), (6.4, 5.6)
+_CURVES_SIZE, _MAP_SIZE, _MATRIX_SIZE, _EFFICIENCY_SIZE = (4.6, 3.1), (6.4, 5.2), (6.4, 5.6), (6.4, 4.4)
 DPI = 160
 _MAX_COMPONENTS = 50
 _MAX_NAME = 24
@@ -74,6 +75,32 @@ def why_not_projected(features: np.ndarray) -> str | None:
         return "too few readable images"
     is_same = np.ptp(features, axis=0).max() < _MIN_RANGE
     return "all images have the same representation, the network has collapsed" if is_same else None
+
+
+def plot_label_efficiency(curves: Mapping[str, Sequence[tuple[int, Sequence[float]]]], what: str) -> bytes:
+    """Draws accuracy against the number of labels, which is logarithmic.
+
+    Args:
+        curves: by method (number of labels a class, accuracies in [0, 1] by seed) pairs, in ascending order. The
+            line goes through their means, the band from the lowest to the highest.
+        what: the label of the accuracies.
+
+    Returns:
+        A PNG.
+    """
+    figure, axes = _axes(*_EFFICIENCY_SIZE)
+    for method, points in curves.items():
+        labels, values = [point[0] for point in points], [point[1] for point in points]
+        colour = METHODS[method]
+        axes.plot(labels, [np.mean(v) for v in values], label=method, color=colour, marker="o", markersize=4)
+        low, high = [min(v) for v in values], [max(v) for v in values]
+        axes.fill_between(labels, low, high, color=colour, alpha=0.18, linewidth=0)
+    axes.set_xscale("log")
+    axes.set_xticks(labels, [str(number) for number in labels])
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_major_formatter(PercentFormatter(1))
+    _dress(axes, "labels of each class", what)
+    return render(figure)
 
 
 def project(features: np.ndarray) -> np.ndarray:
@@ -200,12 +227,16 @@ def _plot_lines(axes: Axes, scalars: Mapping[str, Points], looks: Mapping[str, t
 
 
 def _finish_curves(figure: Figure, axes: Axes, what: str) -> bytes:
-    axes.set(xlabel="step", ylabel=what)
     axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    _dress(axes, "step", what)
+    return render(figure)
+
+
+def _dress(axes: Axes, xlabel: str, ylabel: str) -> None:
+    axes.set(xlabel=xlabel, ylabel=ylabel)
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=2, frameon=False, fontsize="small")
-    return render(figure)
 
 
 def _colour(number: int) -> str:

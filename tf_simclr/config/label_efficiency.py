@@ -1,0 +1,123 @@
+"""The configuration of a curve of accuracy against the number of labels."""
+
+import dataclasses
+import functools
+import os
+
+from tf_simclr.config.checks import check
+from tf_simclr.config.parts import TRAIN_MODES
+from tf_simclr.config.runs import LABEL_EFFICIENCY, ExperimentConfig, SemiSupervisedConfig
+
+METHODS = TRAIN_MODES[1:]
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LabelEfficiencyConfig:
+    """`--mode=label_efficiency`: steps of the whole method on more and more labels, several times each.
+
+    `method` has the settings of all steps but for their labels, seeds and directories: draw k takes its
+    `label_seed` and its `seed` plus k. All draws start from the one network that is pretrained, or named.
+    """
+
+    method: SemiSupervisedConfig
+    labels_per_class: str = "1,2,5,10,50"
+    num_seeds: int = 3
+    efficiency_methods: str = "finetune,supervised"
+
+    def __post_init__(self):
+        numbers = [part.strip() for part in self.labels_per_class.split(",")]
+        check(
+            all(part.isdecimal() and int(part) > 0 for part in numbers),
+            "labels_per_class",
+            self.labels_per_class,
+            "use whole numbers of at least 1, with commas between them, such as 1,2,5,10,50.",
+        )
+        check(self.num_seeds >= 1, "num_seeds", self.num_seeds, "use at least 1.")
+        named = {name.strip() for name in self.efficiency_methods.split(",")}
+        check(
+            named <= set(METHODS),
+            "efficiency_methods",
+            self.efficiency_methods,
+            f"use one or more of {', '.join(METHODS)}, with commas between them.",
+        )
+        for name in METHODS:
+            own, finetune = getattr(self.method, name), self.method.finetune
+            check(
+                name not in named or own.data.eval_split == finetune.data.eval_split,
+                f"{name}.eval_split",
+                own.data.eval_split,
+                f"finetuning has {finetune.data.eval_split}; use the same images for all methods.",
+            )
+        check(
+            "distill" not in named or "finetune" in named or not self._is_own_teacher,
+            "efficiency_methods",
+            self.efficiency_methods,
+            "the student's teacher is the finetuned network; add finetune, or name another one with "
+            "--distill.teacher=.",
+        )
+
+    def to_dict(self) -> dict[str, str]:
+        """Returns what tells the directory of a curve from that of another kind of run."""
+        return {"train_mode": LABEL_EFFICIENCY}
+
+    @property
+    def model_dir(self) -> str:
+        """The directory of the curve, below which each run has its own."""
+        return self.method.model_dir
+
+    @functools.cached_property
+    def labels(self) -> tuple[int, ...]:
+        """The numbers of labels of each class, in ascending order."""
+        return tuple(sorted({int(part) for part in self.labels_per_class.split(",")}))
+
+    @functools.cached_property
+    def methods(self) -> tuple[str, ...]:
+        """The steps that are compared, in the order in which they run."""
+        named = {name.strip() for name in self.efficiency_methods.split(",")}
+        return tuple(name for name in METHODS if name in named)
+
+    @property
+    def pretrain(self) -> ExperimentConfig | None:
+        """The pretraining, None where nothing starts from it."""
+        needed = "finetune" in self.methods and "pretrain" in self.method.steps
+        return self.method.pretrain if needed else None
+
+    @functools.cached_property
+    def runs(self) -> dict[str, ExperimentConfig]:
+        """All runs in their order, each under the name of its directory below `model_dir`.
+
+        A whole curve of one draw comes before the next draw.
+        """
+        runs = {} if self.pretrain is None else {"pretrain": self.pretrain}
+        for draw in range(self.num_seeds):
+            for labels in self.labels:
+                steps = self._steps_of_draw(labels, draw)
+                runs |= {self.run_name(name, labels, draw): steps[name] for name in self.methods}
+        return runs
+
+    @staticmethod
+    def run_name(method: str, labels: int, draw: int) -> str:
+        """Returns the name of a run in `runs`."""
+        return f"labels_{labels}/seed_{draw}/{method}"
+
+    def _steps_of_draw(self, labels: int, draw: int) -> dict[str, ExperimentConfig]:
+        directory = os.path.join(self.model_dir, os.path.dirname(self.run_name("", labels, draw)))
+        steps = {name: _with_labels(getattr(self.method, name), labels, draw) for name in METHODS}
+        if self._is_own_teacher:
+            distill = dataclasses.replace(steps["distill"].distill, teacher=None)  # That of the same draw.
+            steps["distill"] = dataclasses.replace(steps["distill"], distill=distill)
+        return dataclasses.replace(self.method, model_dir=directory, **steps).steps
+
+    @property
+    def _is_own_teacher(self) -> bool:
+        return self.method.distill.distill.teacher == self.method.finetune.model_dir
+
+
+def _with_labels(step: ExperimentConfig, labels: int, draw: int) -> ExperimentConfig:
+    label_seed = step.data.label_seed + draw
+    data = dataclasses.replace(step.data, labels_per_class=labels, label_fraction=1.0, label_seed=label_seed)
+    train = dataclasses.replace(step.train, seed=step.train.seed + draw)
+    return dataclasses.replace(step, data=data, train=train)
+
+
+Run = ExperimentConfig | SemiSupervisedConfig | LabelEfficiencyConfig

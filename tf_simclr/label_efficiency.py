@@ -1,0 +1,216 @@
+"""Accuracy against the number of labels: `--mode=label_efficiency`.
+
+Every point of the curve is the mean of ordinary runs of single steps, each in its own directory. So the figures are
+those of the same flags by hand, and what was interrupted goes on.
+"""
+
+import contextlib
+import gc
+import logging
+import os
+import statistics
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tf_simclr.actions import HeldActions
+from tf_simclr.checkpoint import find_checkpoint
+from tf_simclr.config import ExperimentConfig, LabelEfficiencyConfig, UserError
+from tf_simclr.distribute import is_chief
+from tf_simclr.experiment import Experiment
+from tf_simclr.pipeline import check_not_stale, check_teacher
+from tf_simclr.report import efficiency as report
+from tf_simclr.run_directory import (
+    check_directory,
+    claim_directory,
+    to_json,
+    write_outcome,
+)
+from tf_simclr.strategies import make_strategy
+from tf_simclr.train import Action
+
+_LOG = logging.getLogger("tf_simclr")
+_SCORES = ("label_top_1_accuracy", "mean_per_class_accuracy")
+_BASELINE = "supervised"
+_FILE_NAME = "label_efficiency"
+
+
+def measure_label_efficiency(
+    config: LabelEfficiencyConfig,
+    make_actions: Callable[[ExperimentConfig], Iterable[Action]] = lambda step: (),
+) -> dict[str, Any]:
+    """Trains and evaluates all runs of a curve, and writes it as numbers, table, picture and page.
+
+    A run that is finished is not run again, and one that was interrupted goes on: with more labels or seeds, only
+    the new ones are trained.
+
+    Args:
+        config: of the curve.
+        make_actions: takes the configuration of a run, returns its actions; see `train_and_evaluate`.
+
+    Returns:
+        What stands in `label_efficiency.json`; see `summarize`.
+
+    Raises:
+        UserError: anything the user can mend. What other runs have done stays.
+    """
+    _check_starts(config)
+    settings = {f"{name}.{flag}": v for name, run in config.runs.items() for flag, v in run.to_dict().items()}
+    strategy = make_strategy(config.method.finetune.strategy, settings)
+    evaluated_on = _check_runs(config, strategy, make_actions)
+    if is_chief(strategy):
+        claim_directory(config)
+    results = {}
+    with _without_tracing_warnings():
+        for number, (name, run) in enumerate(config.runs.items(), start=1):
+            _LOG.info("[%d/%d] %s", number, len(config.runs), name)
+            results[name] = Experiment(run, strategy).train(tuple(make_actions(run)))
+            gc.collect()  # Else the weights of a run stay in the memory of the device for a while.
+    outcome = {"evaluated_on": evaluated_on} | summarize(config, results)
+    if is_chief(strategy):
+        _write(config, outcome)
+    for line in report.table_lines(outcome, _SCORES[0]):
+        _LOG.info(line)
+    return outcome
+
+
+@contextlib.contextmanager
+def _without_tracing_warnings():
+    """Leaves out that functions are traced again and again: each run has its own, as it should."""
+
+    def is_another(record: logging.LogRecord) -> bool:
+        return "triggered tf.function retracing" not in record.getMessage()
+
+    logger = tf.get_logger()
+    logger.addFilter(is_another)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_another)
+
+
+def _check_starts(config: LabelEfficiencyConfig) -> None:
+    """Raises UserError for what would let a later run fail, before any is trained."""
+    check_directory(config)
+    if "finetune" in config.methods and config.pretrain is None:
+        find_checkpoint(str(config.method.finetune.train.checkpoint), "checkpoint")
+    for run in config.runs.values():
+        check_directory(run)
+        if config.pretrain is not None and run.train.train_mode == "finetune":
+            check_not_stale(config.model_dir, config.pretrain, run)
+        own = os.path.join(os.path.dirname(str(run.model_dir)), "finetune")
+        if run.train.train_mode == "distill" and run.distill.teacher != own:
+            check_teacher(run)
+
+
+def _check_runs(
+    config: LabelEfficiencyConfig,
+    strategy: tf.distribute.Strategy,
+    make_actions: Callable[[ExperimentConfig], Iterable[Action]],
+) -> str:
+    """Opens the data of the pretraining and of the runs with the most labels, where any mistake shows.
+
+    Returns:
+        The name of the images that are evaluated on.
+    """
+    most = [config.run_name(method, config.labels[-1], 0) for method in config.methods]
+    for run in [config.runs[name] for name in ("pretrain", *most) if name in config.runs]:
+        experiment = Experiment(run, strategy)
+        HeldActions(tuple(make_actions(run))).check(experiment.plan.total_steps)
+    source = experiment.eval_source
+    if source is None or source.num_classes is None:
+        raise UserError(
+            f"--eval_split: {run.data.dataset} has no labelled images to evaluate on; name a split, or "
+            "parts of one, such as --train_split=train[:80%] --eval_split=train[80%:]."
+        )
+    return source.name
+
+
+def summarize(config: LabelEfficiencyConfig, results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Returns the curve.
+
+    Args:
+        config: of the curve.
+        results: of each run by its name.
+
+    Returns:
+        `points`: of each number of labels `labels_per_class`, and for each method the scores: the values `by_seed`
+        with their `mean`, `standard_deviation` (None of one value), `min` and `max`; under
+        `<method>_minus_supervised` the same of the differences between runs on the same labels. Beside it what was
+        evaluated.
+    """
+    points = []
+    for labels in config.labels:
+        values = {
+            method: _values([results[config.run_name(method, labels, n)] for n in range(config.num_seeds)])
+            for method in config.methods
+        }
+        for method in config.methods if _BASELINE in values else ():
+            if method != _BASELINE:
+                values[f"{method}_minus_{_BASELINE}"] = _differences(values[method], values[_BASELINE])
+        spreads = {
+            name: {score: spread(numbers) for score, numbers in scores.items()}
+            for name, scores in values.items()
+        }
+        points.append({"labels_per_class": labels} | spreads)
+    step = config.method.finetune
+    return {
+        "dataset": step.data.dataset,
+        "train_split": step.data.train_split,
+        "num_examples": list(results.values())[-1]["eval/num_examples"],
+        "checkpoint": step.train.checkpoint,
+        "methods": list(config.methods),
+        "num_seeds": config.num_seeds,
+        "points": points,
+    }
+
+
+def _values(results: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """Returns the scores that all results have, by seed."""
+    keys = {score: f"eval/{score}" for score in _SCORES}
+    return {
+        score: [float(result[key]) for result in results]
+        for score, key in keys.items()
+        if all(key in result for result in results)
+    }
+
+
+def _differences(
+    ours: Mapping[str, Sequence[float]], theirs: Mapping[str, Sequence[float]]
+) -> dict[str, list[float]]:
+    return {
+        score: [a - b for a, b in zip(ours[score], theirs[score], strict=True)]
+        for score in ours
+        if score in theirs
+    }
+
+
+def spread(values: Sequence[float]) -> dict[str, Any]:
+    """Returns values with their mean, standard deviation (of a sample; None of one value), minimum and maximum."""
+    return {
+        "by_seed": list(values),
+        "mean": statistics.fmean(values),
+        "standard_deviation": statistics.stdev(values) if len(values) > 1 else None,
+        "min": min(values),
+        "max": max(values),
+    }
+
+
+def _write(config: LabelEfficiencyConfig, outcome: Mapping[str, Any]) -> None:
+    """Writes numbers, table, picture and page.
+
+    Raises:
+        UserError: one of them cannot be written.
+    """
+    stem = os.path.join(config.model_dir, _FILE_NAME)
+    picture = report.draw(outcome, _SCORES[0])
+    contents: dict[str, str | bytes] = {
+        f"{stem}.json": to_json(outcome),
+        f"{stem}.md": report.render_markdown(outcome, _SCORES),
+        f"{stem}.png": picture,
+        os.path.join(config.model_dir, "report.html"): report.render_page(config, outcome, _SCORES, picture),
+    }
+    for path, content in contents.items():
+        write_outcome(config.model_dir, path, content)
+    _LOG.info("Report: %s", path)

@@ -1,0 +1,125 @@
+"""A curve of accuracy against the number of labels: as a table, as a picture, as a page."""
+
+import platform
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tf_simclr.config import LabelEfficiencyConfig
+from tf_simclr.pipeline import describe_network
+from tf_simclr.report import page, pictures, sections
+
+Outcome = Mapping[str, Any]
+
+_DIFFERENCE = "_minus_"
+_TITLES = {
+    "label_top_1_accuracy": "Top-1 accuracy",
+    "mean_per_class_accuracy": "Mean of the accuracies of the classes",
+}
+
+
+def table_lines(outcome: Outcome, score: str) -> list[str]:
+    """Returns the lines of a Markdown table: a row for each number of labels, in percent.
+
+    Args:
+        outcome: of `label_efficiency.summarize`.
+        score: such as `label_top_1_accuracy`.
+    """
+    header, rows = _table(outcome, score)
+    return [f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows)]
+
+
+def render_markdown(outcome: Outcome, scores: Sequence[str]) -> str:
+    """Returns all tables with what they say, as the text of a file."""
+    parts = [f"# Accuracy against the number of labels: {outcome['evaluated_on']}", describe(outcome)]
+    for score in _those_there(outcome, scores):
+        parts += [f"## {_TITLES[score]}", "\n".join(table_lines(outcome, score))]
+    return "\n\n".join(parts) + "\n"
+
+
+def draw(outcome: Outcome, score: str) -> bytes:
+    """Returns the curves with their spread as a PNG."""
+    curves = {
+        method: [(point["labels_per_class"], point[method][score]["by_seed"]) for point in outcome["points"]]
+        for method in outcome["methods"]
+    }
+    return pictures.plot_label_efficiency(curves, f"{_TITLES[score].lower()}, {outcome['evaluated_on']}")
+
+
+def render_page(
+    config: LabelEfficiencyConfig, outcome: Outcome, scores: Sequence[str], picture: bytes
+) -> str:
+    """Returns the page, which needs no other file.
+
+    Args:
+        config: of the curve.
+        outcome: of `label_efficiency.summarize`.
+        scores: those to show.
+        picture: of the curves, a PNG.
+    """
+    curves = page.text(describe(outcome)) + page.picture(picture, "accuracy against the number of labels")
+    tables = [
+        page.subheading(_TITLES[score]) + page.table(*_table(outcome, score), "results")
+        for score in _those_there(outcome, scores)
+    ]
+    runs = [
+        [config.run_name(method, point["labels_per_class"], draw), f"{value:.2%}"]
+        for point in outcome["points"]
+        for method in outcome["methods"]
+        for draw, value in enumerate(point[method][scores[0]]["by_seed"])
+    ]
+    first = {run.train.train_mode: run for run in reversed(config.runs.values())}
+    steps = {name: first[name] for name in ("pretrain", *outcome["methods"]) if name in first}
+    networks = [[name, describe_network(step)] for name, step in steps.items()]
+    about = page.text(
+        "Those of the first draw of the fewest labels; the others differ in labels and seeds alone."
+    )
+    return page.render(
+        f"Label efficiency on {outcome['dataset']}",
+        f"Accuracy against the number of labels: {', '.join(outcome['methods'])}.",
+        {
+            "Curves": curves,
+            "Results": "".join(tables),
+            "Networks": page.table(["step", "network"], networks, "plain"),
+            "Runs": page.details(
+                f"{_TITLES[scores[0]]} of each run", page.table(["run", "accuracy"], runs, "settings")
+            ),
+            "Settings": about + sections.settings(steps),
+        },
+        f"Python {platform.python_version()}, TensorFlow {tf.__version__}",
+    )
+
+
+def describe(outcome: Outcome) -> str:
+    """Returns what the figures are."""
+    count, images = outcome["num_seeds"], f"{outcome['num_examples']} images of {outcome['evaluated_on']}"
+    if count == 1:
+        return f"In percent, on {images}; of one seed, so that there is no spread."
+    return (
+        f"In percent, on {images}: mean \N{PLUS-MINUS SIGN} standard deviation of {count} seeds, each of them another "
+        "choice of labels and another seed of training. The band in the picture goes from the lowest to the highest. "
+        "Differences are those of runs on the same labels."
+    )
+
+
+def _table(outcome: Outcome, score: str) -> tuple[list[str], list[list[str]]]:
+    names = [name for name in outcome["points"][0] if name != "labels_per_class"]
+    header = ["labels a class", *(name.replace(_DIFFERENCE, " - ") for name in names)]
+    rows = [
+        [str(point["labels_per_class"]), *(_cell(point[name][score], _DIFFERENCE in name) for name in names)]
+        for point in outcome["points"]
+    ]
+    return header, rows
+
+
+def _cell(spread: Mapping[str, Any], is_difference: bool) -> str:
+    mean, deviation = 100 * spread["mean"], spread["standard_deviation"]
+    text = f"{mean:+.2f}" if is_difference else f"{mean:.2f}"
+    return text if deviation is None else f"{text} \N{PLUS-MINUS SIGN} {100 * deviation:.2f}"
+
+
+def _those_there(outcome: Outcome, scores: Sequence[str]) -> list[str]:
+    """Returns the scores that all methods have."""
+    points = [point[method] for point in outcome["points"] for method in outcome["methods"]]
+    return [score for score in scores if all(score in point for point in points)]
