@@ -18,8 +18,10 @@ from tf_simclr.config import (
     ImportConfig,
     PreemptedError,
     ProbeConfig,
+    RobustnessConfig,
     SemiSupervisedConfig,
     Tool,
+    TransferConfig,
     UserError,
 )
 
@@ -93,6 +95,14 @@ def run_tool(config: Tool) -> None:
             from tf_simclr.probe import probe
 
             probe(config)
+        case TransferConfig():
+            from tf_simclr.transfer import transfer
+
+            transfer(config)
+        case RobustnessConfig():
+            from tf_simclr.robustness import robustness
+
+            robustness(config)
         case BenchmarkConfig():
             from benchmarks.command import run_benchmark
 

@@ -53,6 +53,12 @@ LAYERS = [
         "probe",
         "probe_inputs",
         "feature_files",
+        "transfer",
+        "transfer_datasets",
+        "transfer_finetuning",
+        "robustness",
+        "imagenet_classes",
+        "suite_results",
     },
 ]
 BASE = "tf_simclr.tasks.base"

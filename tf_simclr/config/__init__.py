@@ -25,6 +25,7 @@ from tf_simclr.config.runs import (
     SemiSupervisedConfig,
     default_model_dir,
 )
+from tf_simclr.config.suites import ROBUSTNESS_DATASETS, RobustnessConfig, TransferConfig
 from tf_simclr.config.tools import (
     BENCHMARKS,
     EXPORT_FORMATS,
@@ -44,6 +45,7 @@ __all__ = [
     "EXPORT_FORMATS",
     "NUM_BLOCK_GROUPS",
     "RESNET_DEPTHS",
+    "ROBUSTNESS_DATASETS",
     "SEMI_SUPERVISED",
     "TOOLS",
     "TRAIN_MODES",
@@ -63,10 +65,12 @@ __all__ = [
     "OptimizerConfig",
     "PreemptedError",
     "ProbeConfig",
+    "RobustnessConfig",
     "SemiSupervisedConfig",
     "StrategyConfig",
     "Tool",
     "TrainConfig",
+    "TransferConfig",
     "UserError",
     "check",
     "default_model_dir",

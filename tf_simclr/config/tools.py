@@ -5,7 +5,7 @@ import math
 import os
 from typing import ClassVar
 
-from tf_simclr.config.checks import check, check_choice, check_given
+from tf_simclr.config.checks import WHICH_NETWORK, check, check_choice, check_given
 from tf_simclr.config.parts import (
     AugmentConfig,
     ContrastConfig,
@@ -16,6 +16,7 @@ from tf_simclr.config.parts import (
     StrategyConfig,
     TrainConfig,
 )
+from tf_simclr.config.suites import RobustnessConfig, TransferConfig
 
 EXPORT_FORMATS = ("saved_model", "folded", "tflite", "onnx", "pytorch")
 # With the repetitions of each where none are asked for.
@@ -23,7 +24,6 @@ _REPEATS = {"step": 7, "input": 7, "inference": 15, "memory": 5, "startup": 5, "
 BENCHMARKS = tuple(_REPEATS)
 OUTPUT_EXTENSIONS = (".npz", ".parquet", ".tfrecord")
 LINEAR_EVAL_PROTOCOLS = ("lbfgs", "sgd")
-_WHICH_NETWORK = "name the network: the directory of a run, a checkpoint in it, or a SavedModel."
 
 
 def _check_at_least_one(tool: object, *names: str) -> None:
@@ -113,7 +113,7 @@ class EmbedConfig:
     overwrite: bool = False
 
     def __post_init__(self):
-        check_given("checkpoint", self.checkpoint, _WHICH_NETWORK)
+        check_given("checkpoint", self.checkpoint, WHICH_NETWORK)
         check_given("output", self.output, "name the file for the features, such as features.npz.")
         check(
             os.path.splitext(str(self.output))[1] in OUTPUT_EXTENSIONS,
@@ -145,7 +145,7 @@ class ProbeConfig:
     overwrite: bool = False
 
     def __post_init__(self):
-        check_given("checkpoint", self.checkpoint, _WHICH_NETWORK)
+        check_given("checkpoint", self.checkpoint, WHICH_NETWORK)
         check(
             self.output is None or self.output.endswith(".json"),
             "output",
@@ -279,6 +279,17 @@ TOOLS: dict[str, type] = {
     "embed": EmbedConfig,
     "linear_eval": LinearEvalConfig,
     "knn_eval": KnnEvalConfig,
+    "transfer": TransferConfig,
+    "robustness": RobustnessConfig,
     "benchmark": BenchmarkConfig,
 }
-Tool = ExportConfig | ImportConfig | EmbedConfig | LinearEvalConfig | KnnEvalConfig | BenchmarkConfig
+Tool = (
+    ExportConfig
+    | ImportConfig
+    | EmbedConfig
+    | LinearEvalConfig
+    | KnnEvalConfig
+    | TransferConfig
+    | RobustnessConfig
+    | BenchmarkConfig
+)
