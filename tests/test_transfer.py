@@ -228,16 +228,17 @@ def test_data_sets_are_those_of_the_paper_that_tfds_has():
 # ---- Finetuned
 
 
-def finetuning(model_dir, **settings):
-    values = {"checkpoint": finished_run().directory, "transfer_protocol": "finetuned"} | settings
+def finetuning(model_dir, checkpoint, **settings):
+    values = {"checkpoint": checkpoint, "transfer_protocol": "finetuned"} | settings
     return config(None, model_dir, "digits", **values)
 
 
 @pytest.mark.slow
 def test_finetuning_is_a_run_of_its_own_that_is_not_repeated(tmp_path, monkeypatch, log):
     settings = {"train_steps": 2, "train_batch_size": 32, "learning_rate": 0.02}
+    start = finished_run().directory
     with eagerly():
-        found = transfer(finetuning(tmp_path, **settings))
+        found = transfer(finetuning(tmp_path, start, **settings))
     assert found["digits"]["global_step"] == 2
     assert found["digits"]["num_examples"] == 450
     assert found["digits"]["run"] == f"{tmp_path}/digits"
@@ -254,11 +255,11 @@ def test_finetuning_is_a_run_of_its_own_that_is_not_repeated(tmp_path, monkeypat
     }
     assert flags.items() >= expected.items()
     monkeypatch.setattr(transfer_finetuning, "Experiment", None)
-    assert transfer(finetuning(tmp_path, **settings)) == found
+    assert transfer(finetuning(tmp_path, start, **settings)) == found
     with pytest.raises(
         UserError, match=r"finetuned/digits with other settings \(learning_rate: 0.02 there, 0.03 now"
     ):
-        transfer(finetuning(tmp_path, **(settings | {"learning_rate": 0.03})))
+        transfer(finetuning(tmp_path, start, **(settings | {"learning_rate": 0.03})))
 
 
 def test_finetuning_follows_the_paper_unless_told_otherwise(tmp_path):
@@ -268,7 +269,7 @@ def test_finetuning_follows_the_paper_unless_told_otherwise(tmp_path):
     data = DataConfig(dataset="cars/196")
 
     def step(num_examples, **settings):
-        own = finetuning(tmp_path, checkpoint=tmp_path, **settings)
+        own = finetuning(tmp_path, tmp_path, **settings)
         return make_step(own, network, data, num_examples=num_examples, directory=str(tmp_path))
 
     papers = step(256 * 400)
