@@ -194,7 +194,7 @@ class _Split:
         if not isinstance(classes, tfds.features.ClassLabel):
             raise UserError(
                 f"--dataset={self.builder.info.full_name}: its {key} is no list of classes of each image (its "
-                f"features: {', '.join(features)}); use a data set that has them."
+                f"features: {', '.join(sorted(features))}); use a data set that has them."
             )
 
         def to_set(example: dict) -> tf.Tensor:
