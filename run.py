@@ -4,6 +4,7 @@ python run.py --mode=train_then_eval
 python run.py --help
 """
 
+import importlib
 import logging
 import os
 import signal
@@ -21,9 +22,11 @@ from tf_simclr.config import (
     PrepareConfig,
     PreviewConfig,
     ProbeConfig,
+    RobustnessConfig,
     Run,
     SemiSupervisedConfig,
     Tool,
+    TransferConfig,
     UserError,
 )
 
@@ -83,38 +86,28 @@ def run(config: Run) -> dict:
     return result
 
 
+# Who does the work is imported when it is to be done.
+_WORKERS = {
+    ExportConfig: "exports.export.export_checkpoint",
+    EmbedConfig: "tf_simclr.embed.embed",
+    ProbeConfig: "tf_simclr.probe.probe",
+    TransferConfig: "tf_simclr.transfer.transfer",
+    RobustnessConfig: "tf_simclr.robustness.robustness",
+    PrepareConfig: "tf_simclr.prepare.prepare",
+    PreviewConfig: "tf_simclr.preview.preview",
+    BenchmarkConfig: "benchmarks.command.run_benchmark",
+}
+
+
 def run_tool(config: Tool) -> None:
     """Does with data or a trained network what the configuration says."""
-    match config:
-        case ExportConfig():
-            from exports.export import export_checkpoint
+    if isinstance(config, ImportConfig):
+        from tf_simclr.interop.released import import_weights
 
-            export_checkpoint(config)
-        case ImportConfig():
-            from exports.export import export_checkpoint
-            from tf_simclr.interop.released import import_weights
-
-            export_checkpoint(import_weights(config))
-        case EmbedConfig():
-            from tf_simclr.embed import embed
-
-            embed(config)
-        case ProbeConfig():
-            from tf_simclr.probe import probe
-
-            probe(config)
-        case BenchmarkConfig():
-            from benchmarks.command import run_benchmark
-
-            run_benchmark(config)
-        case PrepareConfig():
-            from tf_simclr.prepare import prepare
-
-            prepare(config)
-        case PreviewConfig():
-            from tf_simclr.preview import preview
-
-            preview(config)
+        config = import_weights(config)  # What is imported is exported.
+    worker = next(name for kind, name in _WORKERS.items() if isinstance(config, kind))
+    module, _, function = worker.rpartition(".")
+    getattr(importlib.import_module(module), function)(config)
 
 
 if __name__ == "__main__":

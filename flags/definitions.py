@@ -73,10 +73,11 @@ def _define_run(flag_values):
         mode="What to do: train, eval (each new checkpoint until training is over) or train_then_eval; "
         "pretrain, finetune, distill, supervised and semi_supervised are short for "
         "--mode=train_then_eval --train_mode= the same. label_efficiency: accuracy against the number of labels. Of "
-        "trained networks: export, import, embed, linear_eval, knn_eval, benchmark. Of data: prepare (a folder becomes "
-        "record files), preview (a picture of the views).",
+        "trained networks: export, import, embed, linear_eval, knn_eval, transfer, robustness, benchmark. Of data: "
+        "prepare (a folder becomes record files), preview (a picture of the views).",
         model_dir="Directory for checkpoints, results and exports; runs/<dataset>-<train_mode> if not given. "
-        "semi_supervised keeps a subfolder for each step.",
+        "semi_supervised keeps a subfolder for each step. Of transfer: for the results and the finetuned networks; "
+        "transfer/ in the directory of the network if not given.",
         keep_hub_module_max="SavedModels that are kept: a run exports one, at its end; 0 switches the export off.",
     )
     for name, instead in ACCEPTED_WITHOUT_EFFECT.items():
@@ -259,8 +260,8 @@ def _define_tools(flag_values):
         config.ExportConfig,
         export_formats="What export writes, with commas between: saved_model (a TF-Hub module too), folded (batch norm "
         "folded into the convolutions), tflite, onnx (needs tf2onnx), pytorch (torchvision's names).",
-        overwrite="Replace what export, import, embed, linear_eval, knn_eval, prepare or preview find in the place of "
-        "their output.",
+        overwrite="Replace what export, import, embed, linear_eval, knn_eval, transfer, robustness, prepare or preview "
+        "find in the place of their output.",
     )
     _define(
         flag_values,
@@ -273,9 +274,9 @@ def _define_tools(flag_values):
         split="Split of --dataset that embed reads.",
         output="File for the features: .npz, .parquet or .tfrecord; more than --shard_size images become several; or "
         ".png, a picture of a map of them, or .projector, a directory for TensorBoard's projector. Of "
-        "linear_eval and knn_eval: file for the result, .json; not given, it goes to the directory of the run. Of "
-        "prepare: directory for the record files. Of preview: file for the picture, .png.",
-        endpoint="Output of the network that embed writes, and that linear_eval and knn_eval classify by.",
+        "linear_eval, knn_eval and robustness: file for the result, .json; not given, it goes to the directory of the "
+        "run. Of prepare: directory for the record files. Of preview: file for the picture, .png.",
+        endpoint="Output of the network that embed writes, and that linear_eval, knn_eval and transfer classify by.",
         shard_size="Images in one file of embed.",
     )
     _define(
@@ -290,6 +291,15 @@ def _define_tools(flag_values):
         knn_neighbors="Nearest training images that vote; 0 is 200, or the mean number of labels a class where "
         "that is less.",
         knn_temperature="Divides the cosine similarity in the weight of a vote.",
+    )
+    _define(
+        flag_values,
+        config.TransferConfig,
+        datasets="Data sets of transfer and robustness, with commas between them. transfer: names as for --dataset; "
+        "those of SimCLR, B.8, have the splits and metrics of the paper. robustness: all of its own if not given.",
+        transfer_protocol="linear: logistic regression on frozen features (SimCLR, B.8). finetuned: the whole network, "
+        "by 20,000 steps of 256 images, momentum, a learning rate of 0.03 and a weight decay of 1e-4 unless the flags "
+        "of training say otherwise.",
     )
     _define(
         flag_values,

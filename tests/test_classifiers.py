@@ -7,7 +7,15 @@ import pytest
 import tensorflow as tf
 
 from tf_simclr import classifiers
-from tf_simclr.classifiers import L2_PENALTIES, Examples, fit_lbfgs, fit_sgd, neighbour_logits
+from tf_simclr.classifiers import (
+    L2_PENALTIES,
+    Examples,
+    LabelledSets,
+    fit_lbfgs,
+    fit_one_vs_rest,
+    fit_sgd,
+    neighbour_logits,
+)
 
 NUM_CLASSES = 4
 
@@ -27,13 +35,13 @@ def softmax(logits):
 # ---- Logistic regression
 
 
-def sklearn_path(examples, num_fit):
+def sklearn_path(examples, num_fit, penalties=L2_PENALTIES):
     """Accuracy and cross entropy on the validation examples of every penalty, each fitted from scratch."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
 
     features, labels = examples.features.astype(np.float64), examples.labels
-    for l2 in L2_PENALTIES:
+    for l2 in penalties:
         model = LogisticRegression(C=1 / l2, max_iter=5000, tol=1e-8)
         model.fit(features[:num_fit], labels[:num_fit])
         probabilities = model.predict_proba(features[num_fit:])
@@ -96,6 +104,67 @@ def test_lbfgs_gives_a_class_without_examples_no_chance():
 def test_lbfgs_that_is_stopped_says_so(monkeypatch):
     monkeypatch.setattr(classifiers, "_MAX_ITERATIONS", 1)
     assert not fit_lbfgs(clusters(), 80).converged
+
+
+@pytest.fixture
+def few_penalties(monkeypatch):
+    monkeypatch.setattr(classifiers, "L2_PENALTIES", np.logspace(-2, 3, 5))
+    return classifiers.L2_PENALTIES
+
+
+def test_lbfgs_takes_the_penalty_that_is_best_by_the_accuracy_that_is_asked_for(few_penalties):
+    examples = clusters()
+    fit = fit_lbfgs(examples, 80, accuracy=lambda predictions, labels: -float(np.mean(predictions == labels)))
+    path = list(sklearn_path(examples, 80, few_penalties))
+    assert fit.validation_accuracy == pytest.approx(-min(accuracy for accuracy, _, _ in path))
+    assert fit.validation_accuracy != pytest.approx(-fit_lbfgs(examples, 80).validation_accuracy)
+
+
+# ---- One class against the rest
+
+
+def labelled_sets(count=90, seed=0):
+    """Three classes, of which an example has any number; some are not known."""
+    rng = np.random.default_rng(seed)
+    features = rng.normal(size=(count, 5)).astype(np.float32)
+    noise = rng.normal(size=(count, 3))
+    positive = features @ np.random.default_rng(9).normal(size=(5, 3)) + noise > 0
+    return LabelledSets(features, positive, rng.uniform(size=(count, 3)) < 0.8)
+
+
+def mean_accuracy(logits, examples):
+    return float(np.mean(((logits > 0) == examples.is_positive)[examples.is_known]))
+
+
+def test_one_vs_rest_chooses_and_fits_as_scikit_learn_from_scratch(few_penalties):
+    from sklearn.linear_model import LogisticRegression
+
+    examples, test = labelled_sets(), labelled_sets(seed=1)
+    features = examples.features.astype(np.float64)
+
+    def scratch(l2, stop, to):
+        columns = []
+        for number in range(3):
+            rows = np.flatnonzero(examples.is_known[:stop, number])
+            model = LogisticRegression(C=1 / l2, max_iter=5000, tol=1e-9)
+            model.fit(features[rows], examples.is_positive[rows, number])
+            columns.append(model.decision_function(to))
+        return np.stack(columns, axis=1)
+
+    validation = LabelledSets(*(part[60:] for part in examples))
+    path = [(mean_accuracy(scratch(l2, 60, features[60:]), validation), l2) for l2 in few_penalties]
+    fit = fit_one_vs_rest(examples, 60, mean_accuracy)
+    assert (fit.validation_score, fit.l2_penalty) == pytest.approx(max(path))
+    assert fit.converged
+    expected = scratch(fit.l2_penalty, 90, test.features.astype(np.float64))
+    np.testing.assert_allclose(fit.logits(test.features), expected, atol=5e-3)
+
+
+def test_one_vs_rest_learns_nothing_from_what_is_not_known(few_penalties):
+    examples = labelled_sets()
+    flipped = examples._replace(is_positive=examples.is_positive ^ ~examples.is_known)
+    fits = [fit_one_vs_rest(one, 60, mean_accuracy) for one in (examples, flipped)]
+    np.testing.assert_array_equal(*(fit.logits(examples.features) for fit in fits))
 
 
 # ---- SGD

@@ -62,6 +62,12 @@ LAYERS = [
         "prepared_files",
         "prepared_manifest",
         "preview",
+        "transfer",
+        "transfer_datasets",
+        "transfer_finetuning",
+        "robustness",
+        "imagenet_classes",
+        "suite_results",
     },
 ]
 BASE = "tf_simclr.tasks.base"

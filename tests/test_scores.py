@@ -7,6 +7,7 @@ from tf_simclr.scores import (
     calibration_error,
     classification_scores,
     expected_calibration_error,
+    mean_average_precision,
     mean_per_class_accuracy,
 )
 
@@ -91,3 +92,53 @@ def test_calibration_error_knows_no_examples_roundings_and_what_is_no_number():
     # Both stand in the last bin, as a softmax of float32 may be a little above 1.
     assert calibration_error(np.array([1 + 1e-7, 0.98]), np.array([False, True])) == pytest.approx(0.49)
     assert np.isnan(calibration_error(np.array([0.5, np.nan]), np.array([True, False])))
+
+
+# ---- Several classes an image
+
+
+def loop_average_precision(scores, positive):
+    """By the definition: sorted, negatives first among equals; the best precision at each recall or above."""
+    order = sorted(range(len(scores)), key=lambda row: (-scores[row], positive[row]))
+    points = []
+    for count in range(1, len(order) + 1):
+        hits = sum(positive[row] for row in order[:count])
+        points.append((hits / sum(positive), hits / count))
+    levels = [level / 10 for level in range(11)]
+    return sum(max(p for recall, p in points if recall > level - 1e-9) for level in levels) / 11
+
+
+def test_mean_average_precision_equals_plain_loops():
+    rng = np.random.default_rng(3)
+    scores = np.round(rng.normal(size=(60, 4)), 1)  # With equal ones among them.
+    positive, known = rng.uniform(size=(60, 4)) < 0.4, rng.uniform(size=(60, 4)) < 0.9
+    expected = [
+        loop_average_precision(scores[known[:, k], k].tolist(), positive[known[:, k], k].tolist())
+        for k in range(4)
+    ]
+    assert mean_average_precision(scores, positive, known) == pytest.approx(np.mean(expected))
+
+
+def test_mean_average_precision_by_hand():
+    scores = np.array([[4.0, 1], [3, 1], [2, 1]])
+    positive = np.array([[True, False], [False, False], [True, False]])
+    # Recall 1/2 with precision 1, recall 1 with 2/3; the other class has no example and is left out.
+    assert mean_average_precision(scores, positive, np.ones([3, 2], bool)) == pytest.approx(
+        (6 + 5 * 2 / 3) / 11
+    )
+    without_negative = np.array([[True, True], [False, True], [True, True]])
+    assert mean_average_precision(scores, positive, without_negative) == 1.0
+
+
+def test_mean_average_precision_of_an_undecided_classifier_is_no_better_than_chance():
+    positive = np.arange(10)[:, np.newaxis] < 3
+    assert mean_average_precision(np.zeros([10, 1]), positive, np.ones([10, 1], bool)) == pytest.approx(0.3)
+
+
+def test_mean_average_precision_counts_a_recall_of_three_tenths_as_such():
+    scores = -np.arange(13.0)[:, np.newaxis]
+    positive = np.array([True] * 3 + [False] * 3 + [True] * 7)[:, np.newaxis]
+    # At the recalls 0 to 0.3 the precision is 1; behind the negatives it is 10/13 at the most.
+    assert mean_average_precision(scores, positive, np.ones([13, 1], bool)) == pytest.approx(
+        (4 + 7 * 10 / 13) / 11
+    )

@@ -1,6 +1,7 @@
 """Classifiers on features that stay as they are: logistic regression, and nearest neighbours."""
 
 import warnings
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,9 @@ _SGD_LEARNING_RATE = 0.1
 _SGD_WEIGHT_DECAY = 1e-6
 # The logarithm of what is no probability at all.
 _LOG_ZERO = float(np.log(np.finfo(np.float64).tiny))
+
+
+Accuracy = Callable[[np.ndarray, np.ndarray], float]
 
 
 class Examples(NamedTuple):
@@ -53,12 +57,16 @@ class LogisticRegressionFit(NamedTuple):
         return _logits(self.model, features, num_classes)
 
 
-def fit_lbfgs(examples: Examples, num_fit: int) -> LogisticRegressionFit:
+def _top_1(predictions: np.ndarray, labels: np.ndarray) -> float:
+    return float(np.mean(predictions == labels))
+
+
+def fit_lbfgs(examples: Examples, num_fit: int, *, accuracy: Accuracy = _top_1) -> LogisticRegressionFit:
     """Fits a multinomial logistic regression by L-BFGS: SimCLR (arXiv 2002.05709), appendix B.8.
 
     It minimises the sum of the cross entropies and l2 / 2 * |W|^2, where the biases are free; l2 is the one
     of 45 values, evenly spread in the logarithm from 1e-6 to 1e5, that is best on the validation examples,
-    by accuracy and then by cross entropy. The fits go from the largest value to the smallest, each from
+    by `accuracy` and then by cross entropy. The fits go from the largest value to the smallest, each from
     where the last one ended. With the chosen one the regression is fitted anew to all examples. Features
     are taken as they are, as there: a standard deviation of 1 for each of them would let those that are
     hardly ever above zero count as much as the others.
@@ -66,6 +74,7 @@ def fit_lbfgs(examples: Examples, num_fit: int) -> LogisticRegressionFit:
     Args:
         examples: the ones to fit to, and behind them those for validation.
         num_fit: number of the first ones; they are of at least two classes.
+        accuracy: takes predictions `[N]` and labels `[N]`.
     """
     features = np.asarray(examples.features, np.float64)
     fitted = Examples(features[:num_fit], examples.labels[:num_fit])
@@ -75,11 +84,12 @@ def fit_lbfgs(examples: Examples, num_fit: int) -> LogisticRegressionFit:
     for l2 in L2_PENALTIES[::-1]:
         _fit(model.set_params(C=1 / l2), fitted)
         logits = _logits(model, validation.features, num_classes)
-        path.append((*_accuracy_and_likelihood(logits, validation.labels), float(l2)))
-    accuracy, _, l2 = max(path)
+        reached = accuracy(logits.argmax(axis=1), validation.labels)
+        path.append((reached, _likelihood(logits, validation.labels), float(l2)))
+    validation_accuracy, _, l2 = max(path)
     model = _logistic_regression(C=1 / l2)
     converged = _fit(model, Examples(features, examples.labels))
-    return LogisticRegressionFit(model, l2, accuracy, converged)
+    return LogisticRegressionFit(model, l2, validation_accuracy, converged)
 
 
 def _logistic_regression(**settings: Any) -> Any:
@@ -108,9 +118,79 @@ def _logits(model: Any, features: np.ndarray, num_classes: int) -> np.ndarray:
     return _of_all_classes(special.log_softmax(scores, axis=1), model.classes_, num_classes)
 
 
-def _accuracy_and_likelihood(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
-    own = np.take_along_axis(logits, labels[:, np.newaxis], axis=1)
-    return float(np.mean(logits.argmax(axis=1) == labels)), float(np.mean(own))
+def _likelihood(logits: np.ndarray, labels: np.ndarray) -> float:
+    return float(np.mean(np.take_along_axis(logits, labels[:, np.newaxis], axis=1)))
+
+
+class LabelledSets(NamedTuple):
+    """Features and the classes of each example, of which there may be several.
+
+    Attributes:
+        features: `[N, D]`.
+        is_positive: bool `[N, K]`, which classes an example is of.
+        is_known: bool `[N, K]`, false where that is not known: such an example is left out for that class.
+    """
+
+    features: np.ndarray
+    is_positive: np.ndarray
+    is_known: np.ndarray
+
+
+class OneVsRestFit(NamedTuple):
+    """What a logistic regression for each class gives.
+
+    Attributes:
+        models: of scikit-learn, fitted; one for each class.
+        l2_penalty: that was chosen, the same for all classes.
+        validation_score: with it, before the validation examples were learnt from too.
+        converged: whether all last fits came to their ends.
+    """
+
+    models: list[Any]
+    l2_penalty: float
+    validation_score: float
+    converged: bool
+
+    def logits(self, features: np.ndarray) -> np.ndarray:
+        """Returns the logarithms of the odds of each class, float64 `[N, K]`."""
+        features = np.asarray(features, np.float64)
+        return np.stack([model.decision_function(features) for model in self.models], axis=1)
+
+
+def fit_one_vs_rest(
+    examples: LabelledSets, num_fit: int, score: Callable[[np.ndarray, LabelledSets], float]
+) -> OneVsRestFit:
+    """Fits a logistic regression for each class by L-BFGS, with one L2 penalty for all of them.
+
+    As `fit_lbfgs`, of each class against the rest; of penalties that are equally good the larger is taken.
+
+    Args:
+        examples: the ones to fit to, and behind them those for validation.
+        num_fit: number of the first ones; there are some with and some without each class among them.
+        score: takes the logits `[N, K]` of examples, and these; more is better.
+    """
+    features = np.asarray(examples.features, np.float64)
+    everything = examples._replace(features=features)
+    fitted = LabelledSets(*(part[:num_fit] for part in everything))
+    validation = LabelledSets(*(part[num_fit:] for part in everything))
+    num_classes = examples.is_positive.shape[1]
+    logits = np.zeros([len(L2_PENALTIES), *validation.is_positive.shape])
+    for number in range(num_classes):
+        model, known = _logistic_regression(warm_start=True), _of_class(fitted, number)
+        for place, l2 in enumerate(L2_PENALTIES[::-1]):
+            _fit(model.set_params(C=1 / l2), known)
+            logits[place, :, number] = model.decision_function(validation.features)
+    scores = [score(of_penalty, validation) for of_penalty in logits]
+    best = int(np.argmax(scores))  # The first of equal ones.
+    l2 = float(L2_PENALTIES[::-1][best])
+    models = [_logistic_regression(C=1 / l2) for _ in range(num_classes)]
+    converged = [_fit(model, _of_class(everything, number)) for number, model in enumerate(models)]
+    return OneVsRestFit(models, l2, scores[best], all(converged))
+
+
+def _of_class(examples: LabelledSets, number: int) -> Examples:
+    known = examples.is_known[:, number]
+    return Examples(examples.features[known], examples.is_positive[known, number])
 
 
 def fit_sgd(examples: Examples, num_classes: int, *, seed: int = 0) -> tf.keras.Model:

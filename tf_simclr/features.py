@@ -36,6 +36,7 @@ class Network(NamedTuple):
         shapes: of the outputs of one image, by name.
         image_size: S.
         fingerprint: of the weights.
+        whole_side: whether it sees all of the shorter side of an image, instead of what an evaluation crops.
     """
 
     path: str
@@ -43,6 +44,7 @@ class Network(NamedTuple):
     shapes: dict[str, tuple[int, ...]]
     image_size: int
     fingerprint: str
+    whole_side: bool = False
 
     def check_endpoint(self, endpoint: str) -> None:
         """Raises UserError unless the network has this output."""
@@ -156,7 +158,7 @@ class FeaturePass:
         self._function = make_feature_function(network.call, endpoint)
         self._shape = network.shapes[endpoint]
         self._source, self._data = source, data
-        self._view = EvalView(image_size=network.image_size)
+        self._view = EvalView(image_size=network.image_size, whole_side=network.whole_side)
         self._plan = BatchPlan(global_batch_size=min(batch_size, source.num_examples))
         self._name = source.example_name if names is None else names.__getitem__
         self._num_seen = self._num_bad = 0

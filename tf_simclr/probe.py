@@ -44,7 +44,7 @@ def probe(config: LinearEvalConfig | KnnEvalConfig) -> dict[str, Any]:
     """
     network = load_inference_network(str(config.checkpoint))
     path = _result_path(config, network)
-    _check_vector(config.endpoint, network)
+    check_vector(config.endpoint, network)
     sources = open_sources(config)
     check_memory(config, network, sources)
     train = compute_examples(config, network, sources.train)
@@ -110,7 +110,8 @@ def _write(path: str, text: str) -> None:
         ) from error
 
 
-def _check_vector(endpoint: str, network: Network) -> None:
+def check_vector(endpoint: str, network: Network) -> None:
+    """Raises UserError unless the network has this output, and it is a vector for one image."""
     network.check_endpoint(endpoint)
     vectors = [name for name, shape in network.shapes.items() if len(shape) == 1]
     check(
@@ -147,7 +148,7 @@ def _linear(
     if config.linear_eval_protocol == "sgd":
         classifier = classifiers.fit_sgd(train, num_classes, seed=config.seed)
         return classifier(features).numpy().astype(np.float64), {}
-    examples, num_fit = _with_validation(config, train, validation)
+    examples, num_fit = with_validation(config, train, validation)
     fit = classifiers.fit_lbfgs(examples, num_fit)
     if not fit.converged:
         _LOG.info("The last fit was stopped before it converged: the result is a lower bound.")
@@ -159,7 +160,7 @@ def _linear(
     return fit.logits(features, num_classes), details
 
 
-def _with_validation(
+def with_validation(
     config: LinearEvalConfig, train: Examples, validation: Examples | None
 ) -> tuple[Examples, int]:
     """Returns all examples to learn from, and how many come before those for validation."""

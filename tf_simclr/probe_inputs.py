@@ -12,7 +12,7 @@ from tf_simclr.classifiers import Examples
 from tf_simclr.config import DataConfig, LinearEvalConfig, ProbeConfig, UserError, check
 from tf_simclr.data import Source, available_splits, few_labels, load_source
 from tf_simclr.experiment import check_same_classes
-from tf_simclr.features import FeaturePass, Network
+from tf_simclr.features import FeaturePass, Features, Network
 from tf_simclr.mismatch import listed
 
 _LOG = logging.getLogger("tf_simclr")
@@ -109,12 +109,16 @@ def check_memory(config: ProbeConfig, network: Network, sources: Sources) -> Non
     )
 
 
-def compute_examples(config: ProbeConfig, network: Network, source: Source) -> Examples:
-    """Takes the images of a source through the network, each once; leaves out those without a label."""
+def compute_features(
+    network: Network, endpoint: str, source: Source, *, data: DataConfig, batch_size: int
+) -> Features:
+    """Takes the images of a source through the network, each once.
+
+    Raises:
+        UserError: they cannot be read, or their features are not finite.
+    """
     _LOG.info("Features of %s: %d images of %d px.", source.name, source.num_examples, network.image_size)
-    features = FeaturePass(
-        network, config.endpoint, source, data=config.data, batch_size=config.eval_batch_size
-    )
+    features = FeaturePass(network, endpoint, source, data=data, batch_size=batch_size)
     with contextlib.closing(features):
         part = features.read(0, source.num_examples)
     if part.unreadable:
@@ -122,8 +126,16 @@ def compute_examples(config: ProbeConfig, network: Network, source: Source) -> E
     check(
         bool(np.isfinite(part.features).all()),
         "endpoint",
-        config.endpoint,
+        endpoint,
         f"is not finite for some images of {source.name}; use another output or another checkpoint.",
+    )
+    return part
+
+
+def compute_examples(config: ProbeConfig, network: Network, source: Source) -> Examples:
+    """Takes the images of a source through the network, each once; leaves out those without a label."""
+    part = compute_features(
+        network, config.endpoint, source, data=config.data, batch_size=config.eval_batch_size
     )
     has_label = part.labels >= 0
     if not has_label.any():

@@ -76,3 +76,31 @@ def calibration_error(confidence: np.ndarray, is_correct: np.ndarray, *, num_bin
     bins = np.clip(np.ceil(confidence * num_bins).astype(np.int64) - 1, 0, num_bins - 1)
     gaps = np.bincount(bins, is_correct - confidence, minlength=num_bins)
     return float(np.abs(gaps).sum() / max(len(confidence), 1))
+
+
+def mean_average_precision(scores: np.ndarray, is_positive: np.ndarray, is_known: np.ndarray) -> float:
+    """Returns the mean of the classes' average precisions, each in 11 points, as PASCAL VOC 2007 defines it.
+
+    The average precision of a class is the mean, over the recalls 0, 0.1, ..., 1, of the best precision at that
+    recall or a higher one (Everingham et al. 2010, section 4.2). Of examples with equal scores those without the
+    class rank first. Classes that no example is known to be of are left out.
+
+    Args:
+        scores: `[N, K]`.
+        is_positive: bool `[N, K]`, which classes each example is of.
+        is_known: bool `[N, K]`, false where that is not known: the example does not count for that class.
+    """
+    columns = zip(scores.T, is_positive.T, is_known.T, strict=True)
+    precisions = [_average_precision(s[known], positive[known]) for s, positive, known in columns]
+    return float(np.nanmean(precisions))
+
+
+def _average_precision(scores: np.ndarray, is_positive: np.ndarray) -> float:
+    if not is_positive.any():
+        return float("nan")
+    hits = np.cumsum(is_positive[np.lexsort((is_positive, -scores))])
+    precision = hits / np.arange(1, len(hits) + 1)
+    best_from_here = np.maximum.accumulate(precision[::-1])[::-1]
+    # In whole numbers, as a recall of 3/10 is not quite 0.3.
+    places = np.searchsorted(10 * hits, hits[-1] * np.arange(11))
+    return float(best_from_here[places].mean())

@@ -25,6 +25,11 @@ def write_image(path, image):
     return path
 
 
+def classes_of_number(number):
+    """Several classes of three, or none."""
+    return [kind for kind in range(3) if number >> kind & 1]
+
+
 @pytest.fixture
 def class_folder(tmp_path):
     """Two classes of 6 images each, of several sizes."""
@@ -43,8 +48,8 @@ def no_network(monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 
-def prepare_tfds(data_dir, name, features, splits, num_shards=1):
-    """Writes a data set in the format of TFDS, by a builder that exists only here."""
+def prepare_tfds(data_dir, name, features, splits, num_shards=1, variant=None):
+    """Writes a data set, or a variant of one, in the format of TFDS, by a builder that exists only here."""
     import tensorflow_datasets as tfds
 
     tfds.disable_progress_bar()
@@ -58,6 +63,8 @@ def prepare_tfds(data_dir, name, features, splits, num_shards=1):
         "_split_generators": lambda self, downloads: {key: enumerate(value) for key, value in splits.items()},
         "_generate_examples": lambda self: (),
     }
+    if variant is not None:
+        body["BUILDER_CONFIGS"] = [tfds.core.BuilderConfig(name=variant, version=body["VERSION"])]
     builder = type(name, (tfds.core.GeneratorBasedBuilder,), body, skip_registration=True)(data_dir=data_dir)
     config = tfds.download.DownloadConfig(num_shards=num_shards, try_download_gcs=False)
     builder.download_and_prepare(download_config=config)
@@ -96,5 +103,10 @@ def tfds_dir(tmp_path_factory):
     prepare_tfds(root, "TinyDamaged", {"image": free, "label": label}, {"train": damaged}, num_shards=2)
     damaged = [example(1, str(broken)), *squares]
     prepare_tfds(root, "TinyDamagedFixed", {"image": fixed, "label": label}, {"train": damaged})
+    sets = [
+        {"image": one["image"], "labels": classes_of_number(number)} for number, one in enumerate(labelled)
+    ]
+    kinds = tfds.features.Sequence(tfds.features.ClassLabel(num_classes=3))
+    prepare_tfds(root, "TinySets", {"image": free, "labels": kinds}, {"train": sets}, num_shards=3)
     prepare_tfds(root, "TinyText", {"text": tfds.features.Text()}, {"train": [{"text": "no image"}]})
     return root

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.data.conftest import numbers_of
+from tests.data.conftest import classes_of_number, numbers_of
 from tf_simclr.augment.views import EvalView, TrainView
 from tf_simclr.config import DataConfig, UserError
 from tf_simclr.data import (
@@ -12,6 +12,7 @@ from tf_simclr.data import (
     available_splits,
     eval_dataset,
     load_source,
+    load_with_label_sets,
     tfds_source,
     train_dataset,
 )
@@ -177,3 +178,21 @@ def test_tfds_not_prepared_and_no_network_is_one_line(tmp_path, monkeypatch):
     ) as error:
         load_source(data, "train")
     assert "\n" not in str(error.value)
+
+
+def test_tfds_label_sets_stand_in_the_order_of_the_positions(config):
+    source, sets = load_with_label_sets(config("tiny_sets"), "train", ["labels"], flag="datasets")
+    assert isinstance(source, StreamSource) and (source.num_examples, source.num_classes) == (40, None)
+    dataset = eval_dataset(source, EvalView(image_size=8), plan=BatchPlan(global_batch_size=8))
+    for batch in dataset.as_numpy_iterator():
+        for number, position in zip(numbers_of(batch["images"]), batch["position"], strict=True):
+            assert np.flatnonzero(sets["labels"][position]).tolist() == classes_of_number(number)
+    part, sets = load_with_label_sets(config("tiny_sets"), "train[50%:]", ["labels"], flag="datasets")
+    assert (part.num_examples, sets["labels"].shape) == (20, (20, 3))
+
+
+def test_tfds_label_sets_that_are_not_there_are_refused(config):
+    for name, key in (("tiny_sets", "kinds"), ("tiny_jpegs", "label")):
+        message = rf"^--dataset={name}/1\.0\.0: its {key} is no list of classes of each image \(its features: image, "
+        with pytest.raises(UserError, match=message):
+            load_with_label_sets(config(name), "train", [key], flag="datasets")

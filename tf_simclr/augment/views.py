@@ -236,14 +236,16 @@ class EvalView:
 
     Attributes:
       image_size: Side of the view in pixels.
+      whole_side: Whether the square takes all of the shorter side, whatever the size.
     """
 
     image_size: int
+    whole_side: bool = False
 
     @property
     def crop_proportion(self) -> float:
         """Share of the shorter side that the central square takes."""
-        return 0.875 if self.image_size > 32 else 1.0
+        return 0.875 if self.image_size > 32 and not self.whole_side else 1.0
 
     def __call__(self, images: tf.Tensor) -> tf.Tensor:
         """Same as `crop_batch`."""

@@ -28,6 +28,7 @@ from tf_simclr.config.runs import (
     SemiSupervisedConfig,
     default_model_dir,
 )
+from tf_simclr.config.suites import ROBUSTNESS_DATASETS, RobustnessConfig, TransferConfig
 from tf_simclr.config.tools import (
     BENCHMARKS,
     EXPORT_FORMATS,
@@ -49,6 +50,7 @@ __all__ = [
     "NUM_BLOCK_GROUPS",
     "PREVIEW",
     "RESNET_DEPTHS",
+    "ROBUSTNESS_DATASETS",
     "SEMI_SUPERVISED",
     "TOOLS",
     "TRAIN_MODES",
@@ -71,11 +73,13 @@ __all__ = [
     "PrepareConfig",
     "PreviewConfig",
     "ProbeConfig",
+    "RobustnessConfig",
     "Run",
     "SemiSupervisedConfig",
     "StrategyConfig",
     "Tool",
     "TrainConfig",
+    "TransferConfig",
     "UserError",
     "check",
     "default_model_dir",

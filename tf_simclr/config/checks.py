@@ -4,6 +4,8 @@ import dataclasses
 import math
 from typing import Any
 
+WHICH_NETWORK = "name the network: the directory of a run, a checkpoint in it, or a SavedModel."
+
 
 class UserError(ValueError):
     """A mistake that the user can mend: one line with the flag or file, the value and the mend."""

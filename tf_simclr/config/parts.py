@@ -401,7 +401,7 @@ class EvaluationConfig:
             "becomes a part of file names; use letters, digits, -, _ and dots.",
         )
         check(
-            self.eval_name not in ("linear_eval", "knn_eval"),
+            self.eval_name not in ("linear_eval", "knn_eval", "robustness"),
             "eval_name",
             self.eval_name,
             "names the result files of that mode; use another name.",

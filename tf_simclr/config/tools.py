@@ -5,7 +5,7 @@ import math
 import os
 from typing import ClassVar
 
-from tf_simclr.config.checks import check, check_choice, check_given
+from tf_simclr.config.checks import WHICH_NETWORK, check, check_choice, check_given
 from tf_simclr.config.data_tools import PREVIEW, PrepareConfig, PreviewConfig
 from tf_simclr.config.parts import (
     AugmentConfig,
@@ -17,6 +17,7 @@ from tf_simclr.config.parts import (
     StrategyConfig,
     TrainConfig,
 )
+from tf_simclr.config.suites import RobustnessConfig, TransferConfig
 
 EXPORT_FORMATS = ("saved_model", "folded", "tflite", "onnx", "pytorch")
 # With the repetitions of each where none are asked for.
@@ -26,7 +27,6 @@ FEATURE_EXTENSIONS = (".npz", ".parquet", ".tfrecord")
 PICTURE_EXTENSIONS = (".png", ".projector")
 OUTPUT_EXTENSIONS = FEATURE_EXTENSIONS + PICTURE_EXTENSIONS
 LINEAR_EVAL_PROTOCOLS = ("lbfgs", "sgd")
-_WHICH_NETWORK = "name the network: the directory of a run, a checkpoint in it, or a SavedModel."
 
 
 def _check_at_least_one(tool: object, *names: str) -> None:
@@ -116,7 +116,7 @@ class EmbedConfig:
     overwrite: bool = False
 
     def __post_init__(self):
-        check_given("checkpoint", self.checkpoint, _WHICH_NETWORK)
+        check_given("checkpoint", self.checkpoint, WHICH_NETWORK)
         check_given("output", self.output, "name the file for the features, such as features.npz.")
         check(
             self._extension in OUTPUT_EXTENSIONS,
@@ -163,7 +163,7 @@ class ProbeConfig:
     overwrite: bool = False
 
     def __post_init__(self):
-        check_given("checkpoint", self.checkpoint, _WHICH_NETWORK)
+        check_given("checkpoint", self.checkpoint, WHICH_NETWORK)
         check(
             self.output is None or self.output.endswith(".json"),
             "output",
@@ -297,6 +297,8 @@ TOOLS: dict[str, type] = {
     "embed": EmbedConfig,
     "linear_eval": LinearEvalConfig,
     "knn_eval": KnnEvalConfig,
+    "transfer": TransferConfig,
+    "robustness": RobustnessConfig,
     "benchmark": BenchmarkConfig,
     "prepare": PrepareConfig,
     PREVIEW: PreviewConfig,
@@ -307,6 +309,8 @@ Tool = (
     | EmbedConfig
     | LinearEvalConfig
     | KnnEvalConfig
+    | TransferConfig
+    | RobustnessConfig
     | BenchmarkConfig
     | PrepareConfig
     | PreviewConfig

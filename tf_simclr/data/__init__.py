@@ -13,6 +13,7 @@ from tf_simclr.data.service import DataService, check_service
 from tf_simclr.data.source import Source, check_bad_images
 from tf_simclr.data.sources import available_splits, load_eval_source, load_source
 from tf_simclr.data.subsets import choose_labelled, few_labels
+from tf_simclr.data.tfds_source import load_with_label_sets
 
 __all__ = [
     "ArraySource",
@@ -27,6 +28,7 @@ __all__ = [
     "few_labels",
     "load_eval_source",
     "load_source",
+    "load_with_label_sets",
     "mix_labelled",
     "step_views",
     "train_dataset",

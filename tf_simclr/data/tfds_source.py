@@ -5,6 +5,7 @@ import difflib
 import logging
 import math
 import os
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,31 @@ def load(data: DataConfig, split: str, flag: str) -> Source:
     return source
 
 
+def load_with_label_sets(
+    data: DataConfig, split: str, keys: Sequence[str], *, flag: str
+) -> tuple[Source, dict[str, np.ndarray]]:
+    """Opens one split of a TFDS data set whose images have several classes each.
+
+    Args:
+        data: The data set.
+        split: A split, or a part of one.
+        keys: Features that are lists of classes, such as `labels` of VOC.
+        flag: The flag that named the split, for messages.
+
+    Returns:
+        The examples of the split, streamed; and by the key which of the K classes each has, bool [N, K], in the
+        order of the positions of the examples.
+
+    Raises:
+        UserError: As for `load`; there is no such feature.
+    """
+    builder = _open(data)
+    _check_split(builder, split, flag, data.dataset)
+    opened = _Split(builder, split, f"{data.dataset} ({split})", *_feature_keys(builder, data))
+    _check_can_stream(data, builder)
+    return opened.stream(), {key: opened.label_sets(key) for key in keys}
+
+
 def _read(data: DataConfig, opened: "_Split") -> Source:
     builder, num_examples = opened.builder, opened.info.num_examples
     shape = builder.info.features[opened.image_key].shape
@@ -71,12 +97,16 @@ def _read(data: DataConfig, opened: "_Split") -> Source:
         return source
     if data.cache_dataset:
         return opened.load_encoded()
+    _check_can_stream(data, builder)
+    return opened.stream()
+
+
+def _check_can_stream(data: DataConfig, builder: Any) -> None:
     if builder.info.file_format.value != "tfrecord":
         raise UserError(
             f"--dataset={data.dataset}: prepared as {builder.info.file_format.value} files, which are not "
             "streamed; prepare it as tfrecord files, or use --cache_dataset=True."
         )
-    return opened.stream()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -154,6 +184,27 @@ class _Split:
             labels=np.array(labels) if self.label_key else None,
             class_names=self.class_names,
         )
+
+    def label_sets(self, key: str) -> np.ndarray:
+        """Returns which classes a feature names for each image, bool [N, K], in the order of the files."""
+        import tensorflow_datasets as tfds
+
+        features = self.builder.info.features
+        classes = getattr(dict(features.items()).get(key), "feature", None)
+        if not isinstance(classes, tfds.features.ClassLabel):
+            raise UserError(
+                f"--dataset={self.builder.info.full_name}: its {key} is no list of classes of each image (its "
+                f"features: {', '.join(sorted(features))}); use a data set that has them."
+            )
+
+        def to_set(example: dict) -> tf.Tensor:
+            rows = tf.one_hot(example[key], classes.num_classes, on_value=True, off_value=False)
+            return tf.reduce_any(rows, axis=0)
+
+        config = tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1)
+        options = {"read_config": config, "decoders": tfds.decode.PartialDecoding({key: True})}
+        examples = self.builder.as_dataset(split=self.split, shuffle_files=False, **options)
+        return np.concatenate(list(examples.map(to_set).batch(4096).as_numpy_iterator()))
 
     def stream(self) -> StreamSource:
         """Leaves the records in their files."""

@@ -1,0 +1,65 @@
+"""The data sets of transfer: how each is split, and what it is measured by."""
+
+import dataclasses
+
+TOP_1 = "top-1"
+MEAN_PER_CLASS = "mean per class"
+MEAN_AVERAGE_PRECISION = "11-point mAP"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TransferDataset:
+    """One data set.
+
+    Attributes:
+        dataset: its name in TFDS, or whatever `--dataset` takes.
+        metric: one of the three above.
+        train: the split to learn from.
+        validation: the split to choose settings by, which is learnt from in the end; None: a part of `train` is
+            held out, or whatever validation images there are.
+        test: the split for the result; None for test, or else validation.
+        label_sets: the feature with all classes of an image, and the one with those that are plain to see; None
+            where an image has one class.
+    """
+
+    dataset: str
+    metric: str = TOP_1
+    train: str = "train"
+    validation: str | None = None
+    test: str | None = "test"
+    label_sets: tuple[str, str] | None = None
+
+    @property
+    def all_labelled(self) -> str:
+        """The split that holds the images of `train` and of `validation`."""
+        # TFDS takes a sum of splits everywhere, this program where they are parts.
+        return self.train if self.validation is None else f"{self.train}[:100%]+{self.validation}[:100%]"
+
+
+# SimCLR (arXiv 2002.05709), appendix B.8, but Birdsnap and FGVC Aircraft, which TFDS does not have. Where the creators
+# of a data set name several splits, the first one is taken, as there.
+TRANSFER_DATASETS: dict[str, TransferDataset] = {
+    # Of Food-101, TFDS calls the test images validation.
+    "food101": TransferDataset(dataset="food101", test="validation"),
+    "cifar10": TransferDataset(dataset="cifar10"),
+    "cifar100": TransferDataset(dataset="cifar100"),
+    "sun397": TransferDataset(dataset="sun397/standard-part1-120k"),
+    "cars196": TransferDataset(dataset="cars196"),
+    "voc/2007": TransferDataset(
+        dataset="voc/2007",
+        metric=MEAN_AVERAGE_PRECISION,
+        validation="validation",
+        label_sets=("labels", "labels_no_difficult"),
+    ),
+    "dtd": TransferDataset(dataset="dtd", validation="validation"),
+    "oxford_iiit_pet": TransferDataset(dataset="oxford_iiit_pet", metric=MEAN_PER_CLASS),
+    "caltech101": TransferDataset(dataset="caltech101", metric=MEAN_PER_CLASS),
+    "oxford_flowers102": TransferDataset(
+        dataset="oxford_flowers102", metric=MEAN_PER_CLASS, validation="validation"
+    ),
+}
+
+
+def find_dataset(name: str) -> TransferDataset:
+    """Returns how a data set is split and measured: one of the table, or any other by its top-1 accuracy."""
+    return TRANSFER_DATASETS.get(name) or TransferDataset(dataset=name, test=None)
