@@ -95,6 +95,7 @@ class EmbedConfig:
     """
 
     unused: ClassVar[tuple[str, ...]] = (
+        "mix",
         "train_split",
         "eval_split",
         "label_fraction",
@@ -134,7 +135,7 @@ class ProbeConfig:
     """
 
     mode: ClassVar[str]
-    unused: ClassVar[tuple[str, ...]] = ("data_service",)
+    unused: ClassVar[tuple[str, ...]] = ("mix", "data_service")
 
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     checkpoint: str | None = None
