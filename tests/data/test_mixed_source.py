@@ -155,13 +155,14 @@ def test_no_two_rows_are_made_of_the_same_random_numbers(mixed):
     assert len(set(positions)) == 200
 
 
-@pytest.mark.parametrize("num_replicas", [2, 5])
+@pytest.mark.parametrize("num_replicas", [2, pytest.param(5, marks=pytest.mark.slow)])
 def test_replicas_get_the_rows_of_one_replica(mixed, num_replicas):
     """Also where they cannot share the rows of each source evenly: 5, 2 and 3 of 10."""
     plan = BatchPlan(global_batch_size=10, num_replicas=num_replicas, total_replicas=num_replicas)
     np.testing.assert_array_equal(rows(mixed, 40, plan=plan), rows(mixed, 40))
 
 
+@pytest.mark.slow
 def test_workers_get_the_rows_of_one_worker(mixed):
     source = MixedSource(mixed.sources[:2], [0.8, 0.2])
     whole = rows(source, 60, plan=BatchPlan(global_batch_size=20)).reshape(3, 20, 2)
@@ -209,6 +210,7 @@ def test_views_of_the_device_are_those_of_the_host(mixed):
         np.testing.assert_allclose(ours, theirs, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_grey_arrays_become_colours(tmp_path):
     grey = ArraySource("grey", np.full([4, 4, 5, 1], 9, np.uint8))
     source = MixedSource([make_source("stream", 4, tmp_path), grey])
@@ -218,6 +220,7 @@ def test_grey_arrays_become_colours(tmp_path):
     assert label == -1
 
 
+@pytest.mark.slow
 def test_unreadable_image_is_replaced_by_one_of_its_source_and_named(tmp_path):
     source = make_mixed(tmp_path, bad=(3, 7))
     batches = train_dataset(source, GreyView(), plan=PLAN, seed=SEED, num_views=1)
