@@ -90,8 +90,16 @@ def _define_data(flag_values):
     _define(
         flag_values,
         config.DataConfig,
-        dataset="digits, a TFDS name (cifar10, imagenet2012, ...), or folder:PATH with a folder a class.",
+        dataset="digits, a TFDS name (cifar10, imagenet2012, ...), folder:PATH with a folder a class, or "
+        "tfrecord:GLOB (docs/data.md). Several, mixed without their labels, with commas between them: names first, "
+        "as in digits,folder:PATH,tfrecord:GLOB.",
+        mix="Shares of several sources in each batch, such as 0.7,0.3; by their numbers of images if not given.",
         data_dir="Directory of prepared TFDS data sets.",
+        tfrecord_image_key="Feature of tfrecord:GLOB that is the encoded image; found by the usual names if not given.",
+        tfrecord_label_key="Feature that is the label, an integer; found by the usual names if not given. Empty: read "
+        "without labels.",
+        tfrecord_num_classes="Number of classes of tfrecord:GLOB, which spares reading all labels at the start; 0: as "
+        "many as there are labels, or as a manifest says.",
         train_split="Split to train on; parts are named as in TFDS, for example train[:80%].",
         eval_split="Split to evaluate on; validation, or else test, where the data has it, if not given; "
         "for linear_eval and knn_eval test, or else validation.",

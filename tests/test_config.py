@@ -117,6 +117,19 @@ def test_choice_unknown_names_the_choices(name):
         (DataConfig, {"data_service": "grpc://:5000"}, "data_service", "grpc://HOST:PORT"),
         (DataConfig, {"data_service": "grpc://localhost:70000"}, "data_service", "grpc://HOST:PORT"),
         (DataConfig, {"dataset": ""}, "dataset", "digits"),
+        (DataConfig, {"dataset": "digits,"}, "dataset", "one comma between two"),
+        (DataConfig, {"mix": "1"}, "mix", "there is one source, imagenet2012; leave it out"),
+        (DataConfig, {"mix": "1,x", "dataset": "a,b"}, "mix", "such as 0.7,0.3"),
+        (DataConfig, {"mix": "1,0", "dataset": "a,b"}, "mix", "a number above 0 for each source"),
+        (DataConfig, {"mix": "1,-2", "dataset": "a,b"}, "mix", "a number above 0 for each source"),
+        (DataConfig, {"mix": "1,inf", "dataset": "a,b"}, "mix", "a number above 0 for each source"),
+        (
+            DataConfig,
+            {"mix": "1,2,3", "dataset": "a,folder:b,c"},
+            "mix",
+            "use 2 numbers, one for each source: a, f",
+        ),
+        (DataConfig, {"tfrecord_image_key": ""}, "tfrecord_image_key", "such as image"),
         (DataConfig, {"train_split": ""}, "train_split", "train"),
         (OptimizerConfig, {"momentum": 1.0}, "momentum", "up to, but not, 1"),
         (TrainConfig, {"train_batch_size": 1}, "train_batch_size", "at least 2"),
@@ -132,6 +145,24 @@ def test_choice_unknown_names_the_choices(name):
 )
 def test_value_out_of_range_names_the_range(group, values, flag, mend):
     assert_refused(lambda: group(**values), flag, values[flag], mend)
+
+
+def test_several_sources_are_refused_where_labels_are_needed():
+    data = DataConfig(dataset="digits,folder:x")
+    for train_mode, alpha, mend in (
+        ("finetune", 1.0, "--train_mode=finetune needs; name one of them."),
+        ("supervised", 1.0, "--train_mode=supervised needs"),
+        ("distill", 0.5, "--train_mode=distill with --distill_alpha below 1 needs"),
+    ):
+        settings = {
+            "train": TrainConfig(train_mode=train_mode),
+            "distill": config.DistillConfig(distill_alpha=alpha),
+        }
+        assert_refused(
+            lambda settings=settings: ExperimentConfig(data=data, **settings), "dataset", data.dataset, mend
+        )
+    for train_mode in ("pretrain", "distill"):
+        ExperimentConfig(data=data, train=TrainConfig(train_mode=train_mode))
 
 
 @pytest.mark.parametrize(("mode", "layers"), [("none", 0), ("linear", 1), ("nonlinear", 2)])

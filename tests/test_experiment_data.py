@@ -5,7 +5,8 @@ import socket
 import pytest
 import tensorflow as tf
 
-from tests.runs import read_tensors, refusal, tiny_config, write_images
+from tests.data.records import damage, write_greys
+from tests.runs import differing_tensors, read_tensors, refusal, tiny_config, write_images
 from tf_simclr.experiment import Experiment, train_and_evaluate
 
 # ---- Which split is evaluated
@@ -146,6 +147,46 @@ def test_unreadable_images_in_evaluation_are_counted_and_over_the_share_an_error
     assert any(message.startswith("1 unreadable images of ") for message in log.messages)
     message = refusal(tiny_config(tmp_path / "run", mode="eval", max_bad_image_fraction=0.01, **flags))
     assert message.startswith("--max_bad_image_fraction=0.01: 1 of 40 images of ")
+
+
+# ---- Several sources
+
+
+@pytest.mark.slow
+def test_run_on_a_mix_that_was_stopped_ends_in_the_same_bytes(tmp_path, log):
+    """Records with a damaged one, and a folder: stopped after step 2 and 4 of 6."""
+    write_images(tmp_path / "flat", 20)
+    damage(write_greys(tmp_path / "records", range(30)) / "train-00001-of-00003.tfrecord", 4)
+    flags = {
+        "dataset": f"folder:{tmp_path}/flat,tfrecord:{tmp_path}/records",
+        "mix": "0.4,0.6",
+        "max_bad_image_fraction": 0.1,
+        "train_batch_size": 10,
+        "eval_split": None,
+        "steps_per_loop": 1,
+    }
+
+    def stop_at(step):
+        def stop(event):
+            if event.step == step:
+                raise KeyboardInterrupt
+
+        return stop
+
+    stopped = tiny_config(tmp_path / "stopped", **flags)
+    for step in (2, 4):
+        with pytest.raises(KeyboardInterrupt):
+            train_and_evaluate(stopped, [stop_at(step)])
+    train_and_evaluate(stopped)
+    assert [m for m in log.messages if m.startswith("Going on from step ")] == [
+        "Going on from step 2 of 6.",
+        "Going on from step 4 of 6.",
+    ]
+    events = []
+    train_and_evaluate(tiny_config(tmp_path / "whole", **flags), [events.append])
+    assert differing_tensors(tmp_path / "stopped" / "ckpt-6", tmp_path / "whole" / "ckpt-6") == []
+    # 6 x 6 rows of 30 records: the damaged one was drawn once or twice.
+    assert sum(event.metrics["bad_images"] for event in events if event.metrics) in (1, 2)
 
 
 # ---- A data service

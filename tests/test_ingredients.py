@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.data.conftest import numbers_of
+from tests.data.records import write_greys
 from tests.networks import flatten
 from tests.runs import (
     TOTAL_STEPS,
@@ -152,6 +154,40 @@ def test_only_pretraining_sees_jitter_and_blur(mode, monkeypatch):
         (True, 0.7) if mode == "pretrain" else (False, 0.0)
     )
     assert (view.use_flip, view.crop_min_area, view.random_rotation) == (True, 0.4, 15)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("cache", [False, True])
+def test_distillation_sees_all_records_and_the_labels_of_a_few(tmp_path, cache):
+    data = f"tfrecord:{write_greys(tmp_path, range(30))}"
+    flags = {"dataset": data, "cache_dataset": cache, "labels_per_class": 3, "random_rotation": 0}
+    config, parts = make(train_batch_size=8, distill_labeled_share=0.25, **(DISTILL | flags))
+    assert (parts.source.num_examples, parts.labelled.num_examples, parts.num_classes) == (30, 6, 2)
+    batches = ingredients.training_batches(
+        config, parts, BatchPlan(global_batch_size=8), num_views=1, first_step=0
+    )
+    seen, few = [], []
+    for batch in batches.take(5):
+        numbers = numbers_of(batch["views"][0])
+        seen += numbers[:6].tolist()
+        few += numbers[6:].tolist()
+        assert batch["labels"].numpy().tolist() == [-1] * 6 + (numbers[6:] % 2).tolist()
+    assert sorted(seen) == list(range(30)) and len(set(few)) == 6
+
+
+@pytest.mark.parametrize("mode", ["pretrain", "distill"])
+def test_several_sources_are_images_without_labels(tmp_path, log, mode):
+    data = f"digits,tfrecord:{write_greys(tmp_path, range(30))}"
+    _, parts = make(mode=mode, dataset=data, mix="3,1", **({"teacher": "y"} if mode == "distill" else {}))
+    assert (parts.source.num_examples, parts.num_classes, parts.labelled) == (1377, None, None)
+    line = "Several sources, without their labels: 24 of digits (train), 8 of tfrecord:"
+    assert [message for message in log.messages if message.startswith(line)]
+    with pytest.raises(
+        UserError, match=r"^--train_batch_size=1378: .* has only 1377 examples; use at most 1377"
+    ):
+        make(
+            mode=mode, dataset=data, train_batch_size=1378, **({"teacher": "y"} if mode == "distill" else {})
+        )
 
 
 # ---- The head that finetuning starts with

@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow as tf
 import tqdm
 
-from tf_simclr.data import Source, check_bad_images
+from tf_simclr.data import TrainingSource, check_bad_images
 from tf_simclr.train import Action, LoopEvent
 
 _LOG = logging.getLogger("tf_simclr")
@@ -184,7 +184,7 @@ class BadImageWatch:
         max_fraction: tolerated share.
     """
 
-    def __init__(self, source: Source, max_fraction: float):
+    def __init__(self, source: TrainingSource, max_fraction: float):
         self._source = source
         self._max_fraction = max_fraction
         self._bad = 0

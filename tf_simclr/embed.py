@@ -6,8 +6,8 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 
-from tf_simclr.config import EmbedConfig, check
-from tf_simclr.data import Source, load_source
+from tf_simclr.config import EmbedConfig, check, is_remote
+from tf_simclr.data import Source, load_source, record_source
 from tf_simclr.data.sources import FOLDER_PREFIX
 from tf_simclr.feature_files import FeatureFiles, Rows
 from tf_simclr.features import FeaturePass, Network, digest, image_names, load_inference_network
@@ -105,9 +105,12 @@ def _check_memory(config: EmbedConfig, network: Network, num_images: int) -> Non
 
 
 def _absolute(dataset: str) -> str:
-    """Returns the name of a data set, that of a folder from wherever it is named."""
-    prefix, found, folder = dataset.partition(FOLDER_PREFIX)
-    return FOLDER_PREFIX + os.path.abspath(os.path.expanduser(folder)) if found and not prefix else dataset
+    """Returns the name of a data set, that of a folder or files from wherever it is named."""
+    for prefix in (FOLDER_PREFIX, record_source.PREFIX):
+        if dataset.startswith(prefix):
+            path = dataset.removeprefix(prefix)
+            return prefix + (path if is_remote(path) else os.path.abspath(os.path.expanduser(path)))
+    return dataset
 
 
 def _image_states(names: Iterable[str], files: Iterable[str]) -> Iterator[bytes]:

@@ -17,6 +17,7 @@ from tf_simclr.confusion import count_confusions
 from tf_simclr.data import (
     BatchPlan,
     Source,
+    TrainingSource,
     check_bad_images,
     check_service,
     eval_dataset,
@@ -389,7 +390,7 @@ class Experiment:
         return result
 
 
-def check_same_classes(train_source: Source, eval_source: Source) -> None:
+def check_same_classes(train_source: TrainingSource, eval_source: Source) -> None:
     """Raises UserError unless the classes of both splits, where they have names, are the same."""
     ours, theirs = train_source.class_names, eval_source.class_names
     if ours is None or theirs is None or ours == theirs:

@@ -13,9 +13,12 @@ from tf_simclr.config import ExperimentConfig, ModelConfig, UserError
 from tf_simclr.data import (
     BatchPlan,
     DataService,
+    MixedSource,
     Source,
+    TrainingSource,
     few_labels,
     load_source,
+    load_training_source,
     mix_labelled,
     train_dataset,
 )
@@ -46,7 +49,7 @@ class Ingredients:
         num_labelled: how many of a batch, over all replicas.
     """
 
-    source: Source
+    source: TrainingSource
     num_classes: int | None
     make_task: Callable[[WarmupCosine], Task]
     initialize: Callable[[SimCLRModel], str]
@@ -64,9 +67,8 @@ def make_ingredients(config: ExperimentConfig, num_replicas: int) -> Ingredients
     Raises:
         UserError: the data or the batch do not fit.
     """
-    source = load_source(config.data, config.data.train_split)
     make = {"pretrain": _pretrain, "finetune": _finetune, "supervised": _finetune, "distill": _distill}
-    return make[config.train.train_mode](config, source, num_replicas)
+    return make[config.train.train_mode](config, num_replicas)
 
 
 def training_view(config: ExperimentConfig, *, on_device: bool = False) -> TrainView:
@@ -113,7 +115,7 @@ def training_batches(
     view = training_view(config, on_device=on_device)
     address = config.data.data_service if use_service else None
 
-    def batches(source: Source, batch_size: int, seed: int) -> tf.data.Dataset:
+    def batches(source: TrainingSource, batch_size: int, seed: int) -> tf.data.Dataset:
         # The workers of a run, and no other runs, share its jobs.
         directory = str(config.model_dir)
         place = directory if "://" in directory else os.path.abspath(directory)
@@ -142,12 +144,12 @@ def _plan(batch_size: int, num_replicas: int) -> BatchPlan:
     return BatchPlan(global_batch_size=batch_size, num_replicas=num_replicas, total_replicas=num_replicas)
 
 
-def _check_fits(config: ExperimentConfig, plan: BatchPlan, source: Source) -> None:
+def _check_fits(config: ExperimentConfig, plan: BatchPlan, source: TrainingSource) -> None:
     if config.mode != "eval":  # Which needs no training batch, and may be of another data set.
         plan.check_fits(source)
 
 
-def _check_chunks(plan: BatchPlan, num_chunks: int, source: Source) -> None:
+def _check_chunks(plan: BatchPlan, num_chunks: int, source: TrainingSource) -> None:
     """Raises UserError unless the rows of each replica can be cut into chunks of the same size."""
     batch_size, unit = plan.global_batch_size, plan.total_replicas * num_chunks
     lower = batch_size // unit * unit
@@ -159,8 +161,16 @@ def _check_chunks(plan: BatchPlan, num_chunks: int, source: Source) -> None:
         )
 
 
-def _pretrain(config: ExperimentConfig, source: Source, num_replicas: int) -> Ingredients:
-    plan = _plan(config.train.train_batch_size, num_replicas)
+def _load_images(config: ExperimentConfig) -> TrainingSource:
+    """Opens what is learnt from without labels, of several sources too."""
+    source = load_training_source(config.data)
+    if isinstance(source, MixedSource):
+        _LOG.info(source.describe(config.train.train_batch_size))
+    return source
+
+
+def _pretrain(config: ExperimentConfig, num_replicas: int) -> Ingredients:
+    source, plan = _load_images(config), _plan(config.train.train_batch_size, num_replicas)
     _check_chunks(plan, config.contrast.contrast_chunks, source)
     _check_fits(config, plan, source)
     num_classes = source.num_classes if config.train.lineareval_while_pretraining else None
@@ -181,7 +191,7 @@ def _pretrain(config: ExperimentConfig, source: Source, num_replicas: int) -> In
     return Ingredients(source, num_classes, make_task, lambda model: _start(config, model))
 
 
-def _announce_memory(size: int, plan: BatchPlan, source: Source) -> None:
+def _announce_memory(size: int, plan: BatchPlan, source: TrainingSource) -> None:
     num_steps = -(-size // (2 * plan.global_batch_size))
     _LOG.info("The memory of %d negatives is full after %d steps.", size, num_steps)
     if size >= 2 * source.num_examples:
@@ -193,8 +203,8 @@ def _announce_memory(size: int, plan: BatchPlan, source: Source) -> None:
         )
 
 
-def _finetune(config: ExperimentConfig, source: Source, num_replicas: int) -> Ingredients:
-    source = few_labels(source, config.data)
+def _finetune(config: ExperimentConfig, num_replicas: int) -> Ingredients:
+    source = few_labels(load_source(config.data, config.data.train_split), config.data)
     if config.mode != "eval":
         _plan(config.train.train_batch_size, num_replicas).check("train_batch_size")
         if config.train.train_batch_size > source.num_examples:
@@ -237,10 +247,10 @@ def _may_keep_head(config: ExperimentConfig) -> bool:
     return settings.items() >= ours.items()
 
 
-def _distill(config: ExperimentConfig, source: Source, num_replicas: int) -> Ingredients:
-    plan = _plan(config.train.train_batch_size, num_replicas)
+def _distill(config: ExperimentConfig, num_replicas: int) -> Ingredients:
+    source, plan = _load_images(config), _plan(config.train.train_batch_size, num_replicas)
     _check_fits(config, plan, source)
-    labelled, num_labelled = _labelled_rows(config, source, plan)
+    labelled, num_labelled = _labelled_rows(config, source, plan) if isinstance(source, Source) else (None, 0)
 
     def make_task(schedule: WarmupCosine) -> Task:
         teacher = _load_fitting_teacher(config, source)
@@ -286,7 +296,7 @@ def _labelled_rows(config: ExperimentConfig, source: Source, plan: BatchPlan) ->
     return None if all_are else labelled, num_labelled
 
 
-def _load_fitting_teacher(config: ExperimentConfig, source: Source) -> Teacher | None:
+def _load_fitting_teacher(config: ExperimentConfig, source: TrainingSource) -> Teacher | None:
     """Loads what `--teacher` names; None where it is not given and the images have classes themselves."""
     named = config.distill.teacher
     if named is None:

@@ -10,7 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_simclr.config import ExperimentConfig, PreviewConfig, UserError
-from tf_simclr.data import BatchPlan, Source, step_views
+from tf_simclr.data import BatchPlan, Source, TrainingSource, step_views
 from tf_simclr.data.rows import batch_rows
 from tf_simclr.data.source import NUM_CANDIDATES
 from tf_simclr.ingredients import Ingredients, make_ingredients, training_batches, training_view
@@ -96,7 +96,9 @@ def first_images(
     return FirstImages(originals, names, views[: len(names)])
 
 
-def _originals(source: Source, plan: BatchPlan, seed: int, count: int) -> tuple[list[np.ndarray], list[str]]:
+def _originals(
+    source: TrainingSource, plan: BatchPlan, seed: int, count: int
+) -> tuple[list[np.ndarray], list[str]]:
     """Returns the first images before anything is done to them, and their names."""
     rows = batch_rows(
         source,
@@ -128,7 +130,7 @@ def _run(config: PreviewConfig) -> ExperimentConfig:
     return ExperimentConfig(mode="eval", **groups)
 
 
-def _describe(run: ExperimentConfig, source: Source) -> str:
+def _describe(run: ExperimentConfig, source: TrainingSource) -> str:
     view = training_view(run)
     parts = [f"crop of {view.crop_min_area:g} of the area or more"]
     parts += ["flip"] * view.use_flip

@@ -54,10 +54,11 @@ def positions_of(view):
     return [_known_draws()[row.tobytes()] for row in np.asarray(view)[..., 0, 0, :].reshape(-1, 3)]
 
 
-def make_source(kind, num_examples, directory=None, bad=()):
-    """A source whose example i has the label i and the grey value i; those in `bad` cannot be read."""
+def make_source(kind, num_examples, directory=None, bad=(), first_grey=0):
+    """A source whose example i has the label i and the grey value first_grey + i; those in `bad` cannot be read."""
     names = [str(number) for number in range(num_examples)]
-    images = np.zeros([num_examples, 4, 4, 3], np.uint8) + np.arange(num_examples)[:, None, None, None]
+    greys = first_grey + np.arange(num_examples)
+    images = np.zeros([num_examples, 4, 4, 3], np.uint8) + greys[:, None, None, None]
     images = images.astype(np.uint8)
     labels = np.arange(num_examples)
     if kind == "array":

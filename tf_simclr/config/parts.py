@@ -1,6 +1,7 @@
 """The parts of a configuration: each a group of settings that checks itself."""
 
 import dataclasses
+import math
 import re
 import urllib.parse
 
@@ -9,6 +10,7 @@ from tf_simclr.config.checks import check, check_choice, check_finite, is_handle
 RESNET_DEPTHS = (18, 34, 50, 101, 152, 200)
 NUM_BLOCK_GROUPS = 4
 PRECISIONS = ("float32", "float64", "mixed_bfloat16", "mixed_float16")
+_PATH_PREFIX = "(?:folder|tfrecord):"
 TRAIN_MODES = ("pretrain", "finetune", "distill", "supervised")
 
 
@@ -139,7 +141,11 @@ class DataConfig:
     """Where the examples come from."""
 
     dataset: str = "imagenet2012"
+    mix: str | None = None
     data_dir: str | None = None
+    tfrecord_image_key: str | None = None
+    tfrecord_label_key: str | None = None
+    tfrecord_num_classes: int = 0
     train_split: str = "train"
     eval_split: str | None = None
     cache_dataset: bool = False
@@ -177,7 +183,20 @@ class DataConfig:
             self.label_seed,
             "use a whole number from 0 to 2147483647.",
         )
-        check(bool(self.dataset), "dataset", self.dataset, "use digits, a TFDS name or folder:PATH.")
+        check(
+            bool(self.dataset),
+            "dataset",
+            self.dataset,
+            "use digits, a TFDS name, folder:PATH or tfrecord:GLOB.",
+        )
+        self._check_mix()
+        check(self.tfrecord_image_key != "", "tfrecord_image_key", "", "name a feature, such as image.")
+        check(
+            self.tfrecord_num_classes >= 0,
+            "tfrecord_num_classes",
+            self.tfrecord_num_classes,
+            "use 0 (as many as there are labels) or more.",
+        )
         check(bool(self.train_split), "train_split", self.train_split, "name a split, such as train.")
         check(
             0 <= self.max_bad_image_fraction <= 1,
@@ -191,6 +210,55 @@ class DataConfig:
             self.data_service,
             "use the address of a tf.data dispatcher, grpc://HOST:PORT.",
         )
+
+    def _check_mix(self) -> None:
+        sources = ", ".join(self.sources)
+        check(
+            all(self.sources),
+            "dataset",
+            self.dataset,
+            "a source without a name; write one comma between two.",
+        )
+        if self.mix is None:
+            return
+        check(
+            self.weights is not None and all(0 < weight < math.inf for weight in self.weights),
+            "mix",
+            self.mix,
+            "use a number above 0 for each source of --dataset, with commas between them, such as 0.7,0.3.",
+        )
+        check(
+            len(self.sources) > 1,
+            "mix",
+            self.mix,
+            f"there is one source, {sources}; leave it out, or name several, names such as digits first, as in "
+            "--dataset=digits,folder:PATH,tfrecord:GLOB.",
+        )
+        check(
+            len(self.weights or ()) == len(self.sources),
+            "mix",
+            self.mix,
+            f"use {len(self.sources)} numbers, one for each source: {sources}.",
+        )
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The data sets that `dataset` names, one or several.
+
+        A comma before `folder:` or `tfrecord:` separates two, and so does each between the names that come first;
+        any other one is a part of a path.
+        """
+        first, *others = re.split(rf",(?={_PATH_PREFIX})", self.dataset)
+        names = [first] if re.match(_PATH_PREFIX, first) else first.split(",")
+        return (*names, *others)
+
+    @property
+    def weights(self) -> tuple[float, ...] | None:
+        """The numbers in `mix`; None where it is not given, or they are no numbers."""
+        try:
+            return None if self.mix is None else tuple(float(number) for number in self.mix.split(","))
+        except ValueError:
+            return None
 
     @property
     def few_labels(self) -> bool:

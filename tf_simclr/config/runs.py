@@ -87,12 +87,26 @@ class ExperimentConfig:
             self.train.checkpoint,
             "the supervised baseline starts from scratch; leave it out, or use --train_mode=finetune.",
         )
+        self._check_sources()
         self._check_chunks()
         self._check_memory()
         check(self.model_dir != "", "model_dir", "", "name a directory, or leave it out.")
         if self.model_dir is None:
             object.__setattr__(self, "model_dir", default_model_dir(self.data.dataset, self.train.train_mode))
         object.__setattr__(self, "model_dir", os.path.expanduser(self.model_dir))
+
+    def _check_sources(self) -> None:
+        train_mode = self.train.train_mode
+        without_labels = train_mode == "pretrain" or (
+            train_mode == "distill" and self.distill.distill_alpha == 1
+        )
+        check(
+            len(self.data.sources) == 1 or without_labels,
+            "dataset",
+            self.data.dataset,
+            f"several sources are mixed without their labels, which --train_mode={train_mode} "
+            f"{'with --distill_alpha below 1 ' if train_mode == 'distill' else ''}needs; name one of them.",
+        )
 
     def _check_chunks(self) -> None:
         chunks = self.contrast.contrast_chunks

@@ -98,6 +98,7 @@ class EmbedConfig:
     """
 
     unused: ClassVar[tuple[str, ...]] = (
+        "mix",
         "train_split",
         "eval_split",
         "label_fraction",
@@ -152,7 +153,7 @@ class ProbeConfig:
     """
 
     mode: ClassVar[str]
-    unused: ClassVar[tuple[str, ...]] = ("data_service",)
+    unused: ClassVar[tuple[str, ...]] = ("mix", "data_service")
 
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
     checkpoint: str | None = None

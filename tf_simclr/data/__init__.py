@@ -6,12 +6,18 @@ does with a batch first.
 """
 
 from tf_simclr.data.making import step_views
+from tf_simclr.data.mixed_source import MixedSource
 from tf_simclr.data.pipeline import eval_dataset, mix_labelled, train_dataset
 from tf_simclr.data.plan import BatchPlan
 from tf_simclr.data.random_access import ArraySource
 from tf_simclr.data.service import DataService, check_service
-from tf_simclr.data.source import Source, check_bad_images
-from tf_simclr.data.sources import available_splits, load_eval_source, load_source
+from tf_simclr.data.source import Source, TrainingSource, check_bad_images
+from tf_simclr.data.sources import (
+    available_splits,
+    load_eval_source,
+    load_source,
+    load_training_source,
+)
 from tf_simclr.data.subsets import choose_labelled, few_labels
 from tf_simclr.data.tfds_source import load_with_label_sets
 
@@ -19,7 +25,9 @@ __all__ = [
     "ArraySource",
     "BatchPlan",
     "DataService",
+    "MixedSource",
     "Source",
+    "TrainingSource",
     "available_splits",
     "check_bad_images",
     "check_service",
@@ -28,6 +36,7 @@ __all__ = [
     "few_labels",
     "load_eval_source",
     "load_source",
+    "load_training_source",
     "load_with_label_sets",
     "mix_labelled",
     "step_views",

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tf_simclr.augment.views import TrainView
 from tf_simclr.data.random_access import ArraySource
-from tf_simclr.data.source import Source
+from tf_simclr.data.source import TrainingSource
 
 VIEW_PARTS = frozenset(["views", "images", "draws"])
 """What holds the views of a batch, or what they are made of."""
@@ -52,7 +52,7 @@ def _for_the_step(images: tf.Tensor | Views, draws: Views) -> dict:
     return {"images": images, "draws": draws}
 
 
-def step_views(source: Source, view: TrainView) -> Callable[[dict], dict]:
+def step_views(source: TrainingSource, view: TrainView) -> Callable[[dict], dict]:
     """Returns what the training step does first: it makes the views, where the batch does not have them yet.
 
     Args:

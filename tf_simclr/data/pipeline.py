@@ -15,11 +15,11 @@ from tf_simclr.data.plan import BatchPlan
 from tf_simclr.data.random_access import ArraySource
 from tf_simclr.data.rows import batch_rows
 from tf_simclr.data.service import DataService
-from tf_simclr.data.source import NUM_CANDIDATES, Source
+from tf_simclr.data.source import NUM_CANDIDATES, Source, TrainingSource
 
 
 def train_dataset(
-    source: Source,
+    source: TrainingSource,
     view: TrainView,
     *,
     plan: BatchPlan,
@@ -150,7 +150,7 @@ def eval_dataset(source: Source, view: EvalView, *, plan: BatchPlan) -> tf.data.
     return batches.apply(tf.data.experimental.assert_cardinality(num_batches))
 
 
-def _element(source: Source, batch: dict, **parts: Any) -> dict:
+def _element(source: TrainingSource, batch: dict, **parts: Any) -> dict:
     return parts if source.num_classes is None else parts | {"labels": batch["labels"]}
 
 

@@ -5,14 +5,15 @@ from typing import Any
 
 import tensorflow as tf
 
+from tf_simclr.data.mixed_source import MixedSource
 from tf_simclr.data.random_access import ArraySource
-from tf_simclr.data.source import EncodedSource, Source
+from tf_simclr.data.source import EncodedSource, TrainingSource, first_success
 
 Crop = Callable[[tf.Tensor, tf.Tensor], Any]
 
 
 def batch_rows(
-    source: Source,
+    source: TrainingSource,
     examples: tf.data.Dataset,
     *,
     batch_size: int,
@@ -40,7 +41,7 @@ def batch_rows(
     if isinstance(source, ArraySource):
         batches = examples.batch(batch_size, drop_remainder=True)
         return batches.map(_gather(source), num_parallel_calls=tf.data.AUTOTUNE)
-    if not isinstance(source, EncodedSource):
+    if not isinstance(source, EncodedSource | MixedSource):
         raise TypeError(f"A source must hold arrays or encoded images. Received: {type(source).__name__}.")
 
     def attempt(example: dict, candidate: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
@@ -96,21 +97,20 @@ def _first_readable(
 
 
 def _try_decode(
-    source: EncodedSource, example: dict, candidate: int
+    source: EncodedSource | MixedSource, example: dict, candidate: int
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Decodes one candidate; returns image, label and whether it is readable, or else a black pixel."""
 
     def decode(element: dict) -> tuple[tf.Tensor, tf.Tensor, bool]:
         return *source.decode(element, candidate), True
 
-    # TensorFlow has no `try` in graphs but this: a dataset of one element may leave out its errors.
-    black = (tf.zeros([1, 1, 3], tf.uint8), tf.constant(0), False)
-    attempts = tf.data.Dataset.from_tensors(example).map(decode).ignore_errors()
-    attempts = attempts.concatenate(tf.data.Dataset.from_tensors(black))
-    return attempts.take(1).get_single_element()
+    image, label, readable = first_success(
+        example, decode, (tf.zeros([1, 1, 3], tf.uint8), tf.constant(0), False)
+    )
+    return image, label, readable
 
 
-def _remember_name(source: EncodedSource, key: tf.Tensor) -> tf.Tensor:
+def _remember_name(source: TrainingSource, key: tf.Tensor) -> tf.Tensor:
     def remember(key: int) -> int:
         source.add_bad_image(source.example_name(int(key)))
         return key

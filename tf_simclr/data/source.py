@@ -2,7 +2,8 @@
 
 import abc
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
@@ -18,15 +19,15 @@ MIN_IMAGES_SEEN = 1000
 _ORDER_SALT = 0x0DE5
 
 
-class Source(abc.ABC):
-    """The examples of one split of a data set.
+class TrainingSource(abc.ABC):
+    """Examples to train on: those of one split of a data set, or of several.
 
     Attributes:
         name: Data set and split, for messages.
         num_examples: Number of examples, at least 1.
         num_classes: Number of classes, or None without labels.
         class_names: Name of each class, or None.
-        files: Path of each example, where each is a file.
+        files: Path of each example, where each is a file; or of all files that hold examples.
         prepared_in: The directory, named by its version, that the examples were prepared in, or None.
     """
 
@@ -93,6 +94,14 @@ class Source(abc.ABC):
         """
 
     @abc.abstractmethod
+    def example_name(self, key: int) -> str:
+        """Returns the name under which the user finds an example, also that of a part or a subset."""
+
+
+class Source(TrainingSource):
+    """The examples of one split of a data set."""
+
+    @abc.abstractmethod
     def read_labels(self) -> np.ndarray:
         """Returns the label of each example, int32 [N], in the order of `eval_examples`; -1 is none.
 
@@ -115,10 +124,6 @@ class Source(abc.ABC):
         Unlike `subset` it is cheap for any number of examples: no other one is decoded, nothing is read
         into memory.
         """
-
-    @abc.abstractmethod
-    def example_name(self, key: int) -> str:
-        """Returns the name under which the user finds an example, also that of a part or a subset."""
 
     @abc.abstractmethod
     def eval_examples(self, plan: BatchPlan) -> tf.data.Dataset:
@@ -151,12 +156,20 @@ class EncodedSource(Source):
         """
 
 
+def first_success(element: Any, function: Callable, otherwise: tuple) -> tuple[tf.Tensor, ...]:
+    """Returns what a function gives for an element, in a graph, or else `otherwise`, where it fails."""
+    # TensorFlow has no `try` in graphs but this: a dataset of one element may leave out its errors.
+    attempts = tf.data.Dataset.from_tensors(element).map(function).ignore_errors()
+    attempts = attempts.concatenate(tf.data.Dataset.from_tensors(otherwise))
+    return attempts.take(1).get_single_element()
+
+
 def order_seed(seed: int, epoch: tf.Tensor) -> tf.Tensor:
     """Returns the seed, int64 [2], of the order of an epoch."""
     return tf.random.experimental.stateless_fold_in(tf.constant([seed, _ORDER_SALT], tf.int64), epoch)
 
 
-def check_bad_images(source: Source, *, num_bad: int, num_seen: int, max_fraction: float) -> None:
+def check_bad_images(source: TrainingSource, *, num_bad: int, num_seen: int, max_fraction: float) -> None:
     """Stops the run where too many images are unreadable.
 
     Args:

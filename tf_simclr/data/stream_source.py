@@ -11,7 +11,8 @@ import tensorflow as tf
 from tf_simclr.config import UserError
 from tf_simclr.data.plan import BatchPlan
 from tf_simclr.data.random_access import EncodedImages
-from tf_simclr.data.source import NUM_CANDIDATES, EncodedSource, order_seed
+from tf_simclr.data.record_files import RecordFile, read_records
+from tf_simclr.data.source import NUM_CANDIDATES, EncodedSource, first_success, order_seed
 from tf_simclr.images import decode_image
 
 _LOG = logging.getLogger("tf_simclr")
@@ -19,17 +20,10 @@ _FILES_AT_A_TIME = 16
 _RECORDS_PER_TURN = 16
 # Into at least so many parts is an epoch divided for data workers, where there are as many files.
 _PARTS_PER_EPOCH = 16
+_SHUFFLE_BYTES = 2**29
+_MIN_SHUFFLED_RECORDS = 1000
 
 Parse = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
-
-
-@dataclasses.dataclass(frozen=True)
-class RecordFile:
-    """Which records of a TFRecord file to read: `take` after the first `skip`."""
-
-    filename: str
-    skip: int
-    take: int
 
 
 class StreamSource(EncodedSource):
@@ -37,13 +31,13 @@ class StreamSource(EncodedSource):
 
     Each epoch reads the files in an order of its own, several at a time, through a shuffle buffer. To
     go on from a position, the records before it in its epoch are read, but not decoded. Each worker
-    reads a part of the records only, the same one in each epoch.
+    reads a part of the records only, the same one in each epoch. A damaged record is an unreadable image.
 
     Args:
         name: Data set and split, for messages.
         files: What to read.
         parse: Takes a record, string [], and returns the encoded image, string [], and the label,
-            int32 [] (-1 without labels).
+            int32 [] (-1 without labels); fails where it is damaged, as an empty record is.
         shuffle_buffer_size: Number of records among which the order is mixed.
         class_names: Name of each class, or None without labels.
     """
@@ -108,8 +102,8 @@ class StreamSource(EncodedSource):
         return rows.map(lambda position, record: _to_example(position, (record,) * NUM_CANDIDATES))
 
     def read_labels(self) -> np.ndarray:
-        """See `Source.read_labels`; reads all records once."""
-        labels = self._all_records().map(lambda _, record: self._parse(record)[1], tf.data.AUTOTUNE)
+        """See `Source.read_labels`; reads all records once. Those that are damaged have none."""
+        labels = self._all_records().map(lambda _, record: self._try_parse(record)[1], tf.data.AUTOTUNE)
         return np.concatenate(list(labels.batch(4096).as_numpy_iterator())).astype(np.int32)
 
     def subset(self, indices: np.ndarray, name: str) -> EncodedImages:
@@ -118,7 +112,7 @@ class StreamSource(EncodedSource):
         wanted[indices] = True
         is_wanted = tf.data.Dataset.from_tensor_slices(wanted)
         chosen = tf.data.Dataset.zip((is_wanted, self._all_records())).filter(lambda wanted, _: wanted)
-        parsed = chosen.map(lambda _, record: (record[0], *self._parse(record[1])), tf.data.AUTOTUNE)
+        parsed = chosen.map(lambda _, record: (record[0], *self._try_parse(record[1])), tf.data.AUTOTUNE)
         keys, images, labels = zip(*parsed.as_numpy_iterator(), strict=True)
         return EncodedImages(
             name,
@@ -128,6 +122,10 @@ class StreamSource(EncodedSource):
             labels=None if self.class_names is None else np.array(labels),
             class_names=self.class_names,
         )
+
+    def in_memory(self) -> EncodedImages:
+        """Returns a source of the same examples that keeps all images in memory, encoded."""
+        return self.subset(np.arange(self.num_examples), self.name)
 
     def part(self, start: int, stop: int) -> "StreamSource":
         """See `Source.part`; of the first file, the records before it are read, but not decoded."""
@@ -147,6 +145,10 @@ class StreamSource(EncodedSource):
         """See `EncodedSource.decode`."""
         encoded, label = self._parse(example["records"][candidate])
         return decode_image(encoded), label
+
+    def _try_parse(self, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        """Returns the encoded image and the label in a record; "" and -1 where it is damaged."""
+        return first_success(record, self._parse, (tf.constant(""), tf.constant(-1)))
 
     def example_name(self, key: int) -> str:
         """See `Source.example_name`."""
@@ -175,7 +177,8 @@ class StreamSource(EncodedSource):
         for first, file in zip(self._firsts.tolist(), self._files, strict=True):
             begin, end = max(start, first), min(stop, first + file.take)
             if begin < end:
-                cuts.append((begin, RecordFile(file.filename, file.skip + begin - first, end - begin)))
+                cut = dataclasses.replace(file, skip=file.skip + begin - first, take=end - begin)
+                cuts.append((begin, cut))
         return cuts
 
     def _epoch(self, cuts: list[tuple[int, RecordFile]], seed: int, epoch: tf.Tensor) -> tf.data.Dataset:
@@ -196,10 +199,11 @@ class StreamSource(EncodedSource):
         firsts = tf.constant([first for first, _ in cuts], tf.int64)
         names = tf.constant([file.filename for _, file in cuts], tf.string)
         skips = tf.constant([file.skip for _, file in cuts], tf.int64)
-        takes = tf.constant([file.take for _, file in cuts], tf.int64)
+        ends = tf.constant([file.skip + file.take for _, file in cuts], tf.int64)
+        compressions = tf.constant([file.compression for _, file in cuts], tf.string)
 
         def read_file(file: tf.Tensor) -> tf.data.Dataset:
-            records = tf.data.TFRecordDataset(names[file]).skip(skips[file]).take(takes[file])
+            records = read_records(names[file], ends[file], compressions[file]).skip(skips[file])
             return records.enumerate(firsts[file])
 
         return tf.data.Dataset.from_tensor_slices(order).interleave(
@@ -209,6 +213,11 @@ class StreamSource(EncodedSource):
             num_parallel_calls=tf.data.AUTOTUNE,
             deterministic=True,
         )
+
+
+def shuffle_buffer_size(num_bytes: int, num_examples: int) -> int:
+    """Returns among how many records the order of an epoch is mixed, by the bytes of all `num_examples`."""
+    return max(_SHUFFLE_BYTES // max(num_bytes // num_examples, 1), _MIN_SHUFFLED_RECORDS)
 
 
 def _windows(records: tf.data.Dataset) -> tf.data.Dataset:

@@ -13,15 +13,14 @@ import tensorflow as tf
 
 from tf_simclr.config import DataConfig, UserError
 from tf_simclr.data.random_access import ArraySource, EncodedImages
+from tf_simclr.data.record_files import RecordFile
 from tf_simclr.data.source import Source, check_bad_images
 from tf_simclr.data.splits import bad_part, missing_split
-from tf_simclr.data.stream_source import RecordFile, StreamSource
+from tf_simclr.data.stream_source import StreamSource, shuffle_buffer_size
 from tf_simclr.images import decode_image
 
 _LOG = logging.getLogger("tf_simclr")
 MAX_BYTES_IN_MEMORY = 2**30
-_SHUFFLE_BYTES = 2**29
-_MIN_SHUFFLED_RECORDS = 1000
 _MAX_REASON_LENGTH = 200
 
 
@@ -210,14 +209,13 @@ class _Split:
         """Leaves the records in their files."""
         decoding = self.decoding
         features = decoding.extract_features(self.builder.info.features)
-        record_bytes = max(self.info.num_bytes // self.info.num_examples, 1)
         return StreamSource(
             self.name,
             files=[
                 RecordFile(str(file.filename), file.skip, file.take) for file in self.info.file_instructions
             ],
             parse=lambda record: self.pick(features.deserialize_example(record, decoders=decoding.decoders)),
-            shuffle_buffer_size=max(_SHUFFLE_BYTES // record_bytes, _MIN_SHUFFLED_RECORDS),
+            shuffle_buffer_size=shuffle_buffer_size(self.info.num_bytes, self.info.num_examples),
             class_names=self.class_names,
         )
 

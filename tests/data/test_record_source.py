@@ -1,0 +1,401 @@
+"""`tfrecord:GLOB`: which files, which features, which classes; what damaged records cost."""
+
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.data.conftest import GREY_STEP, numbers_of
+from tests.data.records import damage, example, png, write, write_greys
+from tf_simclr.augment.views import TrainView
+from tf_simclr.config import DataConfig, UserError
+from tf_simclr.data import BatchPlan, available_splits, few_labels, load_source, train_dataset
+from tf_simclr.data.random_access import EncodedImages
+from tf_simclr.data.source import first_success
+from tf_simclr.data.stream_source import StreamSource
+
+PLAN = BatchPlan(global_batch_size=6)
+
+
+def config(where, **settings):
+    return DataConfig(dataset=f"tfrecord:{where}", **settings)
+
+
+def open_train(where, split="train", **settings):
+    return load_source(config(where, **settings), split)
+
+
+def number_of(image):
+    return round(float(image[0, 0, 0]) / GREY_STEP)
+
+
+def order(source, count, *, plan=PLAN, first_step=0):
+    """The keys of the first rows, and the numbers of the images in their records."""
+    rows = list(source.train_examples(1, plan, first_step).take(count).as_numpy_iterator())
+    images = [tf.train.Example.FromString(row["records"][0]).features.feature["image"] for row in rows]
+    numbers = [number_of(tf.io.decode_png(image.bytes_list.value[0]).numpy()) for image in images]
+    return [int(row["keys"][0]) for row in rows], numbers
+
+
+def evaluated(source):
+    """Numbers and labels of all readable images in their order, and how many are not."""
+    black = (tf.zeros([1, 1, 3], tf.uint8), tf.constant(-1), False)
+    rows = source.eval_examples(BatchPlan(global_batch_size=source.num_examples))
+    decoded = rows.map(lambda row: first_success(row, lambda row: (*source.decode(row, 0), True), black))
+    found = [
+        (number_of(image), int(label)) for image, label, readable in decoded.as_numpy_iterator() if readable
+    ]
+    return [number for number, _ in found], [label for _, label in found], source.num_examples - len(found)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("records")
+    write_greys(root, range(24))
+    return write_greys(root, range(24, 30), num_files=1, split="test")
+
+
+def write_manifest(folder, class_names, **splits):
+    """As `--mode=prepare` writes it."""
+
+    def entry(path):
+        content = path.read_bytes()
+        count = sum(1 for _ in tf.data.TFRecordDataset(str(path)))
+        digest = hashlib.sha256(content).hexdigest()
+        return {"name": path.name, "num_examples": count, "bytes": len(content), "sha256": digest}
+
+    files = {split: [entry(path) for path in paths] for split, paths in splits.items()}
+    content = {
+        "format": "tf_simclr-prepared-1",
+        "class_names": class_names,
+        "splits": {
+            split: {"num_examples": sum(file["num_examples"] for file in named), "files": named}
+            for split, named in files.items()
+        },
+    }
+    (folder / "manifest.json").write_text(json.dumps(content))
+
+
+# ---- Which files
+
+
+def test_folder_glob_and_single_file(folder):
+    for where in (folder, f"{folder}/{{split}}-*.tfrecord"):
+        assert available_splits(config(where)) == ("train", "test")
+        assert open_train(where).num_examples == 24
+        assert load_source(config(where), "test", flag="eval_split").num_examples == 6
+    assert available_splits(config(f"{folder}/*.tfrecord")) == ("train",)
+    assert open_train(f"{folder}/*.tfrecord").num_examples == 30
+    assert open_train(f"{folder}/train-00001-of-00003.tfrecord").num_examples == 8
+
+
+def test_split_of_any_name(folder, tmp_path):
+    write_greys(tmp_path, range(4), split="more")
+    where = f"{tmp_path}/{{split}}-*"
+    assert open_train(where, "more").num_examples == 4
+    with pytest.raises(
+        UserError, match=r"there is no file .*/\{split\}-\*; name files, such as tfrecord:data/"
+    ):
+        open_train(where)
+
+
+def test_home_is_expanded(folder, monkeypatch):
+    monkeypatch.setenv("HOME", str(folder.parent))
+    assert open_train(f"~/{folder.name}").num_examples == 24
+
+
+def test_examples_come_in_the_order_of_the_files_with_their_labels(folder):
+    source = open_train(folder)
+    assert (source.num_classes, source.class_names) == (2, ("0", "1"))
+    found, labels, num_bad = evaluated(source)
+    expected = [*range(0, 24, 3), *range(1, 24, 3), *range(2, 24, 3)]
+    assert (found, labels, num_bad) == (expected, [n % 2 for n in expected], 0)
+    assert source.example_name(9) == "train-00001-of-00003.tfrecord record 1"
+    second = open_train(folder, "train[40%:]")
+    assert [second.example_name(key) for key in (0, 13)] == [source.example_name(key) for key in (10, 23)]
+
+
+@pytest.mark.parametrize("compression", ["GZIP", pytest.param("ZLIB", marks=pytest.mark.slow)])
+def test_compressed_files(tmp_path, compression):
+    write_greys(tmp_path, range(12), compression=compression)
+    source = open_train(tmp_path)
+    assert isinstance(source, StreamSource) and source.num_examples == 12
+    assert sorted(order(source, 12)[1]) == list(range(12))
+
+
+@pytest.mark.slow
+def test_cached_images_stay_in_memory(tmp_path):
+    write_greys(tmp_path, range(12))
+    source = open_train(tmp_path, cache_dataset=True)
+    for path in tmp_path.iterdir():
+        path.unlink()
+    assert isinstance(source, EncodedImages) and source.bytes_in_memory > 0
+    found, labels, num_bad = evaluated(source)
+    assert sorted(found) == list(range(12)) and not num_bad
+    assert labels == [number % 2 for number in found]
+
+
+# ---- The order, resumed and shared out
+
+
+def test_resumed_run_sees_the_order_of_one_that_was_not(folder):
+    keys, numbers = order(open_train(folder), 72)
+    assert numbers == [(number % 8) * 3 + number // 8 for number in keys]
+    epochs = np.reshape(numbers, [3, 24])
+    np.testing.assert_array_equal(np.sort(epochs, axis=1), [range(24)] * 3)
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    for first_step in (1, 5, 9):
+        # Opened again, as by another process.
+        again, _ = order(open_train(folder), 18, first_step=first_step)
+        assert again == keys[6 * first_step : 6 * first_step + 18]
+
+
+@pytest.mark.parametrize("compression", ["", pytest.param("GZIP", marks=pytest.mark.slow)])
+def test_workers_and_replicas_share_the_records(tmp_path, compression):
+    source = open_train(write_greys(tmp_path, range(24), compression=compression))
+    two_replicas = BatchPlan(global_batch_size=6, num_replicas=2, total_replicas=2)
+    assert order(source, 24, plan=two_replicas) == order(source, 24)
+    plans = [BatchPlan(global_batch_size=6, first_replica=worker, total_replicas=2) for worker in (0, 1)]
+    keys = [order(source, 12, plan=plan)[0] for plan in plans]
+    assert [sorted(share) for share in keys] == [list(range(12)), list(range(12, 24))]
+    assert order(source, 6, plan=plans[1], first_step=2)[0] == keys[1][6:]
+
+
+# ---- Features
+
+
+@pytest.mark.parametrize(
+    ("keys", "flags", "num_classes"),
+    [
+        ({}, {}, 2),
+        ({"image_key": "image/encoded", "label_key": "image/class/label"}, {}, 2),
+        ({"image_key": "jpeg", "label_key": "sort"}, {}, None),
+        ({"image_key": "jpeg", "label_key": "sort"}, {"tfrecord_label_key": "sort"}, 2),
+        ({"image_key": "picture"}, {"tfrecord_image_key": "picture"}, 2),
+        ({}, {"tfrecord_label_key": ""}, None),
+    ],
+    ids=str,
+)
+def test_features_are_found_or_named(tmp_path, keys, flags, num_classes):
+    write(tmp_path / "train-0.tfrecord", [example(png(n), n % 2, **keys, file_name=b"x") for n in range(6)])
+    source = open_train(tmp_path, **flags)
+    assert source.num_classes == num_classes
+    images = source.in_memory()
+    assert images.bytes_in_memory == sum(len(png(number)) for number in range(6))
+    assert num_classes is None or images.read_labels().tolist() == [0, 1] * 3
+
+
+@pytest.mark.parametrize(
+    ("record", "flags", "message"),
+    [
+        (example(b"", 1, image_key="picture"), {}, "--tfrecord_image_key: not given, and the records of "),
+        (example(b"", 1), {"tfrecord_image_key": "img"}, "--tfrecord_image_key=img: the records of "),
+        (example(b"", 1), {"tfrecord_image_key": "label"}, "--tfrecord_image_key=label: the records of "),
+        (example(b"", 1), {"tfrecord_label_key": "class"}, "--tfrecord_label_key=class: the records of "),
+        (
+            example(b"", text_label=b"cat"),
+            {"tfrecord_label_key": "text_label"},
+            "--tfrecord_label_key=text_label: the records of ",
+        ),
+        (b"\xff\xff no example", {}, "--dataset=tfrecord:"),
+        (
+            example(b"", 10**6),
+            {},
+            "--tfrecord_num_classes=0: the largest label of 1 records is 1000000; name",
+        ),
+    ],
+    ids=["none", "image", "no image", "label", "text", "other", "large"],
+)
+def test_other_features_are_refused(tmp_path, record, flags, message):
+    write(tmp_path / "train-0.tfrecord", [record])
+    with pytest.raises(UserError) as error:
+        open_train(tmp_path, **flags)
+    assert str(error.value).startswith(message) and "\n" not in str(error.value)
+
+
+def test_refusal_names_the_features(folder):
+    message = r"have the features image \(bytes\), label \(int64\); name one that is an encoded image\.$"
+    with pytest.raises(UserError, match=message):
+        open_train(folder, tfrecord_image_key="img")
+
+
+# ---- Classes
+
+
+def test_classes_are_counted_over_all_splits_once(tmp_path, log):
+    write(tmp_path / "train-0.tfrecord", [example(png(n), n) for n in range(5)])
+    write(tmp_path / "test-0.tfrecord", [example(png(n), 0) for n in range(3)])
+    for split in ("train", "test", "train"):
+        assert load_source(config(tmp_path), split).num_classes == 5
+    said = [message for message in log.messages if message.startswith("Reading the labels of ")]
+    assert len(said) == 2 and "--tfrecord_num_classes spares it" in said[0]
+
+
+@pytest.mark.slow
+def test_number_of_classes_that_is_named_spares_reading_the_labels(tmp_path, log):
+    write(tmp_path / "train-0.tfrecord", [example(png(n), n) for n in range(6)])
+    source = open_train(tmp_path, tfrecord_num_classes=4)
+    assert source.num_classes == 4 and not log.messages
+    found, labels, num_bad = evaluated(source)
+    assert (found, labels, num_bad) == ([0, 1, 2, 3], [0, 1, 2, 3], 2)
+
+
+def test_few_labels_of_records(folder):
+    data = config(folder, labels_per_class=3)
+    chosen = few_labels(load_source(data, "train"), data)
+    found, labels, _ = evaluated(chosen)
+    assert sorted(labels) == [0, 0, 0, 1, 1, 1]
+    assert labels == [number % 2 for number in found]
+
+
+# ---- The manifest of prepared data
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    write_greys(tmp_path, range(12), num_files=2)
+    write_greys(tmp_path, range(12, 16), num_files=1, split="test")
+    (tmp_path / "train-00009-of-00002.tfrecord").write_bytes(b"left over")
+    splits = {split: sorted(tmp_path.glob(f"{split}-0000[01]*")) for split in ("train", "test")}
+    write_manifest(tmp_path, ["cat", "dog"], **splits)
+    return tmp_path
+
+
+def test_manifest_says_counts_and_class_names(prepared, monkeypatch):
+    monkeypatch.setattr("tf_simclr.data.record_source.count_records", None)
+    source = open_train(prepared)
+    assert (source.num_examples, source.class_names) == (12, ("cat", "dog"))
+    assert available_splits(config(prepared)) == ("train", "test")
+    assert sorted(evaluated(source)[0]) == list(range(12))
+    assert open_train(f"{prepared}/{{split}}-0000[01]*").class_names == ("cat", "dog")
+
+
+def test_manifest_with_another_number_of_classes_is_refused(prepared):
+    with pytest.raises(
+        UserError, match=r"^--tfrecord_num_classes=3: the manifest.json names 2 classes; leave it"
+    ):
+        open_train(prepared, tfrecord_num_classes=3)
+
+
+def test_manifest_without_classes_is_of_images_without_labels(tmp_path):
+    write_greys(tmp_path, range(6), num_files=1, labels=False)
+    write_manifest(tmp_path, None, train=sorted(tmp_path.iterdir()))
+    assert open_train(tmp_path).class_names is None
+
+
+def test_files_that_are_not_as_the_manifest_says_are_refused(prepared):
+    path = prepared / "train-00001-of-00002.tfrecord"
+    content = path.read_bytes()
+    path.write_bytes(content[:-5])
+    size = len(content)
+    message = (
+        rf"{path.name}: has {size - 5} bytes instead of {size}, by the manifest\.json beside it; copy or prep"
+    )
+    with pytest.raises(UserError, match=message):
+        open_train(prepared)
+    path.unlink()
+    with pytest.raises(
+        UserError, match=r"-of-00002\.tfrecord: is not there, by the manifest\.json beside it"
+    ):
+        open_train(prepared)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", r"manifest\.json: is damaged \(JSONDecodeError"),
+        ("[]", r"manifest\.json: is damaged \(TypeError"),
+        ('{"format": "tf_simclr-prepared-1"}', r"manifest\.json: is damaged \(KeyError: 'class_names'\)"),
+        (
+            '{"format": "tf_simclr-prepared-9"}',
+            r"manifest\.json: is of the format tf_simclr-prepared-9, which",
+        ),
+    ],
+)
+def test_manifest_that_cannot_be_used_is_refused(prepared, content, message):
+    (prepared / "manifest.json").write_text(content)
+    with pytest.raises(UserError, match=message):
+        open_train(prepared)
+
+
+# ---- Damage
+
+
+@pytest.fixture
+def damaged(tmp_path):
+    """Of 24 records one has a wrong checksum, one no image, one an image that does not decode, one a wrong label."""
+    records = [example(png(n), n % 2) for n in range(24)]
+    records[4] = example(png(4), 0, image_key="other")
+    records[5] = example(b"no picture", 1)
+    records[6] = example(png(6), -7)
+    write(tmp_path / "train-0.tfrecord", records[:12])
+    write(tmp_path / "train-1.tfrecord", records[12:])
+    damage(tmp_path / "train-0.tfrecord", 2)
+    return tmp_path
+
+
+def test_damaged_records_cost_one_example_each(damaged):
+    source = open_train(damaged)
+    view, plan = TrainView(image_size=8), BatchPlan(global_batch_size=8)
+    batches = train_dataset(source, view, plan=plan, seed=1, num_views=1).take(6)
+    parts = list(batches.as_numpy_iterator())
+    assert sum(part["bad_images"] for part in parts) == 2 * 4
+    found = numbers_of(np.concatenate([part["views"][0] for part in parts]))
+    assert set(found) == set(range(24)) - {2, 4, 5, 6}
+    np.testing.assert_array_equal(found % 2, np.concatenate([part["labels"] for part in parts]))
+    assert set(source.bad_image_names()) == {f"train-0.tfrecord record {number}" for number in (2, 4, 5, 6)}
+
+
+@pytest.mark.parametrize("cache", [False, pytest.param(True, marks=pytest.mark.slow)])
+def test_damaged_records_are_counted_in_evaluation(damaged, cache):
+    source = open_train(damaged, cache_dataset=cache)
+    found, labels, num_bad = evaluated(source)
+    expected = sorted(set(range(24)) - {2, 4, 5, 6})
+    assert (found, labels, num_bad) == (expected, [number % 2 for number in expected], 4)
+
+
+def test_damage_moves_no_other_example(damaged):
+    def keys():
+        source = open_train(damaged, tfrecord_num_classes=2)
+        return [int(row["keys"][0]) for row in source.train_examples(1, PLAN, 0).take(48).as_numpy_iterator()]
+
+    before = keys()
+    assert sorted(before) == sorted([*range(24)] * 2)
+    for number in (0, 7):
+        damage(damaged / "train-0.tfrecord", number)
+    damage(damaged / "train-1.tfrecord", 11)
+    assert keys() == before
+
+
+@pytest.mark.slow
+def test_damaged_records_are_not_chosen_for_few_labels(damaged):
+    data = config(damaged, labels_per_class=9)
+    found, _, num_bad = evaluated(few_labels(load_source(data, "train"), data))
+    # An image that does not decode still has its label.
+    assert num_bad <= 1 and not {2, 4, 6} & set(found)
+
+
+def test_file_that_is_cut_off_is_told_and_counted(tmp_path, log):
+    write_greys(tmp_path, range(24))
+    path = tmp_path / "train-00001-of-00003.tfrecord"
+    path.write_bytes(path.read_bytes()[:-3])
+    source = open_train(tmp_path)
+    assert source.num_examples == 24
+    assert [m for m in log.messages if "cut off" in m] == [f"{path}: it is cut off within record 7."]
+    found, _, num_bad = evaluated(source)
+    assert (set(found), num_bad) == (set(range(24)) - {22}, 1)
+
+
+def test_files_without_records_are_refused(tmp_path):
+    write(tmp_path / "train-0.tfrecord", [])
+    with pytest.raises(
+        UserError, match=r"there is no record in 1 file\(s\), such as .*train-0\.tfrecord; name"
+    ):
+        open_train(tmp_path)
+    (tmp_path / "train-0.tfrecord").write_bytes(b"no records at all, but text")
+    with pytest.raises(
+        UserError, match=r"no record of .*train-0\.tfrecord or others is a tf\.train\.Example"
+    ):
+        open_train(tmp_path)

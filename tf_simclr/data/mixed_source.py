@@ -1,0 +1,175 @@
+"""Several sources mixed by weight, without their labels: so many rows of each in every batch."""
+
+import functools
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import tensorflow as tf
+
+from tf_simclr.config import UserError
+from tf_simclr.data.plan import BatchPlan
+from tf_simclr.data.random_access import ArraySource
+from tf_simclr.data.source import NUM_CANDIDATES, EncodedSource, Source, TrainingSource
+
+# Keeps the orders of the sources apart, also from those of other seeds that a run may use.
+_SEED_STEP = 2**20
+
+_ExamplesOf = Callable[[Source, int, BatchPlan], tf.data.Dataset]
+
+
+class MixedSource(TrainingSource):
+    """Examples of several sources; the key of one is its number among those of all sources.
+
+    A batch has the same number of rows of each source, spread evenly over it, and so over replicas and chunks.
+    Each source is gone through in its own epochs: as many examples as all have together, the epoch of a run, may
+    show those of one source several times, and leave out some of another.
+
+    Args:
+        sources: Of which the labels are not used; at least 2.
+        weights: Share of each, greater than 0, in any unit; None for as many as the source has examples.
+    """
+
+    def __init__(self, sources: Sequence[Source], weights: Sequence[float] | None = None):
+        counts = [source.num_examples for source in sources]
+        super().__init__(" + ".join(source.name for source in sources), sum(counts), None)
+        self.sources = tuple(sources)
+        self.weights = tuple(map(float, counts if weights is None else weights))
+        self._firsts = np.cumsum([0, *counts])[:-1]
+        self._decoders = [_decoder(source) for source in sources]
+
+    @property
+    def bytes_in_memory(self) -> int:
+        """See `TrainingSource.bytes_in_memory`."""
+        return sum(source.bytes_in_memory for source in self.sources)
+
+    def num_rows(self, batch_size: int) -> list[int]:
+        """Returns how many rows of a batch are of each source.
+
+        Raises:
+            UserError: There are more sources than rows.
+        """
+        if batch_size < len(self.sources):
+            raise UserError(
+                f"--train_batch_size={batch_size}: has no place for an image of each of the {len(self.sources)} "
+                "sources of --dataset; use a larger batch or fewer sources."
+            )
+        return share_out(self.weights, batch_size)
+
+    def describe(self, batch_size: int) -> str:
+        """Returns how many images of a batch are of which source, for the user."""
+        rows = self.num_rows(batch_size)
+        parts = [f"{count} of {source.name}" for count, source in zip(rows, self.sources, strict=True)]
+        real, asked = np.divide(rows, batch_size), np.divide(self.weights, sum(self.weights))
+        differs = "" if np.allclose(real, asked) else f" (shares of {_listed(real)}, for {_listed(asked)})"
+        return (
+            f"Several sources, without their labels: {', '.join(parts)} in a batch of {batch_size}{differs}."
+        )
+
+    def train_examples(self, seed: int, plan: BatchPlan, first_step: int) -> tf.data.Dataset:
+        """See `TrainingSource.train_examples`.
+
+        Raises:
+            UserError: The workers cannot share the rows of each source evenly.
+        """
+        return self._mix(seed, plan, lambda source, *part: source.train_examples(*part, first_step))
+
+    def divisible_examples(self, seed: int, plan: BatchPlan, first_step: int) -> tf.data.Dataset:
+        """See `TrainingSource.divisible_examples`."""
+        return self._mix(seed, plan, lambda source, *part: source.divisible_examples(*part, first_step))
+
+    def decode(self, example: dict, candidate: int) -> tuple[tf.Tensor, tf.Tensor]:
+        """See `EncodedSource.decode`; the label is -1."""
+
+        def of_source(number: int) -> tf.Tensor:
+            own = example | {"keys": example["keys"] - self._firsts[number]}
+            return self._decoders[number](own, candidate)
+
+        branches = [functools.partial(of_source, number) for number in range(len(self.sources))]
+        return tf.switch_case(example["source"], branches), tf.constant(-1)
+
+    def example_name(self, key: int) -> str:
+        """See `TrainingSource.example_name`."""
+        number = int(np.searchsorted(self._firsts, key, side="right")) - 1
+        return self.sources[number].example_name(key - int(self._firsts[number]))
+
+    def _plans(self, plan: BatchPlan) -> list[BatchPlan]:
+        """Returns the plan of each source: all rows of it that this worker makes, as if for one replica."""
+        rows, workers = self.num_rows(plan.global_batch_size), plan.num_workers
+        if any(count % workers for count in rows):
+            possible = max(plan.global_batch_size // workers, len(rows))
+            nearest = [workers * count for count in share_out(self.weights, possible)]
+            raise UserError(
+                f"--mix: {', '.join(map(str, rows))} images of each source in a batch of {plan.global_batch_size} "
+                f"cannot be shared out evenly over {workers} workers; use --mix={','.join(map(str, nearest))}"
+                + ("." if sum(nearest) == plan.global_batch_size else f" --train_batch_size={sum(nearest)}.")
+            )
+        worker = plan.first_replica // plan.num_replicas
+        return [
+            BatchPlan(global_batch_size=count, first_replica=worker, total_replicas=workers) for count in rows
+        ]
+
+    def _mix(self, seed: int, plan: BatchPlan, examples_of: _ExamplesOf) -> tf.data.Dataset:
+        """Returns the rows of all sources in the order of the batches that this worker makes."""
+        plans = self._plans(plan)
+        no_records = (tf.constant(""),) * NUM_CANDIDATES
+
+        def tag(number: int, example: dict) -> dict:
+            return {
+                # Each is the position of one row only: the views of two sources are not made alike.
+                "position": example["position"] * len(plans) + number,
+                "keys": example["keys"] + self._firsts[number],
+                "source": tf.constant(number),
+                "records": example.get("records", no_records),
+            }
+
+        tagged = []
+        for number, (source, part) in enumerate(zip(self.sources, plans, strict=True)):
+            own_seed = (seed + number * _SEED_STEP) % 2**31
+            tagged.append(examples_of(source, own_seed, part).map(functools.partial(tag, number)))
+        order = row_order([part.per_replica_batch_size for part in plans])
+        # A data service gives the numbers of this range out, and so the order as a whole.
+        choices = tf.data.Dataset.range(tf.int64.max).flat_map(
+            lambda _: tf.data.Dataset.from_tensor_slices(order)
+        )
+        return tf.data.Dataset.choose_from_datasets(tagged, choices, stop_on_empty_dataset=False)
+
+
+def share_out(weights: Sequence[float], count: int) -> list[int]:
+    """Shares out a number of rows by weight: the largest remainders are rounded up, nothing down to 0.
+
+    Args:
+        weights: Greater than 0.
+        count: Number of rows, at least that of the weights.
+
+    Returns:
+        Rows of each; their sum is `count`.
+    """
+    exact = np.divide(weights, np.sum(weights)) * count
+    rows = np.maximum(np.floor(exact), 1)
+    while rows.sum() < count:
+        rows[np.argmax(exact - rows)] += 1
+    while rows.sum() > count:  # Those of too small a weight have taken more than remained.
+        rows[np.argmax(np.where(rows > 1, rows - exact, -np.inf))] -= 1
+    return [int(number) for number in rows]
+
+
+def row_order(rows: Sequence[int]) -> np.ndarray:
+    """Returns the number of the source of each row, int64 [sum of rows], those of each spread evenly."""
+    places = np.concatenate([(np.arange(count) + 0.5) / count for count in rows])
+    return np.repeat(np.arange(len(rows)), rows)[np.argsort(places, kind="stable")]
+
+
+def _decoder(source: Source) -> Callable[[dict, int], tf.Tensor]:
+    """Returns the function from an example and the number of a candidate to its image, uint8 [H, W, 3]."""
+    if isinstance(source, EncodedSource):
+        return lambda example, candidate: source.decode(example, candidate)[0]
+    if not isinstance(source, ArraySource):
+        raise TypeError(f"A source must hold arrays or encoded images. Received: {type(source).__name__}.")
+    with tf.device("CPU:0"):
+        images = tf.constant(source.images)
+    repeats = 3 // images.shape[-1]
+    return lambda example, candidate: tf.repeat(images[example["keys"][candidate]], repeats, axis=-1)
+
+
+def _listed(shares: np.ndarray) -> str:
+    return ", ".join(f"{share:.4g}" for share in shares)

@@ -1,0 +1,196 @@
+"""TFRecord files: counting their records, and reading them so that a damaged record costs no other.
+
+A record is its length (8 bytes, the lowest first), a checksum of that (4), the data, and a checksum of it (4).
+"""
+
+import dataclasses
+from typing import IO
+
+import tensorflow as tf
+
+from tf_simclr.config import is_remote
+
+_LENGTH_BYTES = 8
+_HEADER_BYTES = 12
+_FRAME_BYTES = 16
+# Where a damaged length says more, it is taken for this: a place of which no file has anything.
+_MAX_LENGTH = 2**40
+# Of all bytes, what they do to a CRC-32C.
+_CRC_TABLE = [0] * 256
+for _byte in range(256):
+    _crc = _byte
+    for _ in range(8):
+        _crc = _crc >> 1 ^ (0x82F63B78 if _crc & 1 else 0)
+    _CRC_TABLE[_byte] = _crc
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordFile:
+    """Which records of a TFRecord file to read: `take` after the first `skip`.
+
+    `compression` is GZIP, ZLIB or nothing.
+    """
+
+    filename: str
+    skip: int
+    take: int
+    compression: str = ""
+
+
+def count_records(filename: str) -> tuple[RecordFile, str]:
+    """Counts the records of a file by their lengths; reads no data, unless it is compressed.
+
+    Args:
+        filename: Of a file on this machine, or an address that TensorFlow can read.
+
+    Returns:
+        The file, all of it, and what is damaged in it, or "". Where it is cut off, or the length of a record is
+        damaged, so that no other one can be found behind it, this counts as one record, the last one.
+
+    Raises:
+        OSError, tf.errors.OpError: The file cannot be read.
+    """
+    with _open(filename) as file:
+        compression = _compression(file.read(_HEADER_BYTES))
+        if compression:
+            count, damage = _count_by_reading(filename, compression)
+        else:
+            count, damage = _follow_lengths(file, tf.io.gfile.stat(filename).length)
+    return RecordFile(filename, 0, count, compression), damage
+
+
+def read_records(filename: tf.Tensor, num_records: tf.Tensor, compression: tf.Tensor) -> tf.data.Dataset:
+    """Reads the first records of a file; an empty one stands for each that is damaged.
+
+    However the file is damaged, the other records keep their numbers: that is why errors are not just left out.
+    Behind damaged data, which TensorFlow reads nothing after, the next record is found by the length of the one
+    before. Behind a damaged length, and where the file is cut off or is not there any more, all are empty.
+
+    Args:
+        filename: string [].
+        num_records: int64 [], the number of records that are in the file.
+        compression: string [], GZIP, ZLIB or nothing.
+
+    Returns:
+        Dataset of `num_records` records, string [].
+    """
+    records = tf.data.TFRecordDataset(filename, compression)
+    undamaged = _attempts(records, num_records)
+
+    def rest(_: tf.Tensor) -> tf.data.Dataset:
+        return _behind_damage(filename, undamaged, num_records, compression)
+
+    # Only where records are missing it is asked for the rest.
+    return undamaged.concatenate(tf.data.Dataset.from_tensors(0).flat_map(rest)).take(num_records)
+
+
+def _behind_damage(
+    filename: tf.Tensor, undamaged: tf.data.Dataset, num_records: tf.Tensor, compression: tf.Tensor
+) -> tf.data.Dataset:
+    """Reads one record after the other, each by itself, from the first damaged one on."""
+    nothing = (tf.constant(0, tf.int64), tf.constant(0, tf.int64))
+    first, start = undamaged.reduce(
+        nothing, lambda so_far, record: (so_far[0] + 1, so_far[1] + _FRAME_BYTES + _length(record))
+    )
+
+    def read(place: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        record = _record_at(filename, place, compression)
+        length = _length(record)
+        length = tf.cond(length > 0, lambda: length, lambda: _declared_length(filename, place, compression))
+        return place + _FRAME_BYTES + length, record
+
+    return tf.data.Dataset.range(first, num_records).scan(start, read)
+
+
+def _record_at(filename: tf.Tensor, place: tf.Tensor, compression: tf.Tensor) -> tf.Tensor:
+    """Returns the record that begins at a byte of a file, "" where it is damaged."""
+    reader = tf.raw_ops.TFRecordDatasetV2(
+        filenames=[filename], compression_type=compression, buffer_size=0, byte_offsets=[place]
+    )
+    records = _attempts(tf.data.experimental.from_variant(reader, tf.TensorSpec([], tf.string)), 1)
+    return records.concatenate(tf.data.Dataset.from_tensors("")).take(1).get_single_element()
+
+
+def _declared_length(filename: tf.Tensor, place: tf.Tensor, compression: tf.Tensor) -> tf.Tensor:
+    """Returns the length, int64 [], that the record at a byte of a file declares; 0 behind the end."""
+    in_bytes = tf.data.FixedLengthRecordDataset(
+        filename, record_bytes=1, header_bytes=place, compression_type=compression
+    )
+    few = _attempts(in_bytes, _LENGTH_BYTES)
+    zeros = tf.constant(b"\0" * _LENGTH_BYTES)
+    header = few.reduce(tf.constant(""), lambda so_far, byte: tf.strings.join([so_far, byte]))
+    padded = tf.strings.substr(tf.strings.join([header, zeros]), 0, _LENGTH_BYTES)
+    length = tf.io.decode_raw(padded, tf.int64)[0]
+    return tf.where((length >= 0) & (length <= _MAX_LENGTH), length, _MAX_LENGTH)
+
+
+def _attempts(dataset: tf.data.Dataset, most: tf.Tensor | int) -> tf.data.Dataset:
+    """Returns what a reader gives in `most` attempts.
+
+    Behind an error it gives nothing. But it repeats the error without end where it cannot open its file, and goes
+    on with other bytes where it cannot go to a place in it: hence the numbers beside it, which end.
+    """
+    numbered = tf.data.Dataset.zip((tf.data.Dataset.range(most), dataset))
+    return numbered.ignore_errors().map(lambda _, element: element)
+
+
+def _length(record: tf.Tensor) -> tf.Tensor:
+    return tf.cast(tf.strings.length(record), tf.int64)
+
+
+def _open(filename: str) -> IO[bytes]:
+    # TensorFlow's own files read half a megabyte at each place that they are sent to.
+    return tf.io.gfile.GFile(filename, "rb") if is_remote(filename) else open(filename, "rb", buffering=0)
+
+
+def _follow_lengths(file: IO[bytes], size: int) -> tuple[int, str]:
+    """Returns the number of records and what is damaged, or ""."""
+    count = place = 0
+    while place < size:
+        file.seek(place)
+        length = _checked_length(file.read(_HEADER_BYTES))
+        if length is None:
+            return count + 1, f"the length of record {count} is damaged, what follows is lost"
+        count += 1
+        place += _FRAME_BYTES + length
+    return count, f"it is cut off within record {count - 1}" if place > size else ""
+
+
+def _count_by_reading(filename: str, compression: str) -> tuple[int, str]:
+    count = 0
+    try:
+        for _ in tf.data.TFRecordDataset(filename, compression):
+            count += 1
+    except tf.errors.OpError as error:
+        reason = (str(error.message).splitlines() or [type(error).__name__])[0]
+        return count + 1, f"it cannot be read from record {count} on ({reason})"
+    return count, ""
+
+
+def _compression(header: bytes) -> str:
+    """Returns how a file is compressed, by its first bytes."""
+    if len(header) < 2 or _checked_length(header) is not None:
+        return ""
+    if header.startswith(b"\x1f\x8b"):
+        return "GZIP"
+    is_zlib = header[0] % 16 == 8 and int.from_bytes(header[:2], "big") % 31 == 0
+    return "ZLIB" if is_zlib else ""
+
+
+def _checked_length(header: bytes) -> int | None:
+    """Returns the length that the header of a record declares; None where its checksum is another."""
+    length, checksum = header[:_LENGTH_BYTES], header[_LENGTH_BYTES:_HEADER_BYTES]
+    if len(checksum) < _HEADER_BYTES - _LENGTH_BYTES or int.from_bytes(checksum, "little") != _masked_crc(
+        length
+    ):
+        return None
+    return int.from_bytes(length, "little")
+
+
+def _masked_crc(data: bytes) -> int:
+    """Returns the CRC-32C of some bytes as TFRecord files hold it: turned by 15 bits, plus a number."""
+    crc = 0xFFFFFFFF
+    for byte in data:
+        crc = crc >> 8 ^ _CRC_TABLE[(crc ^ byte) & 0xFF]
+    crc ^= 0xFFFFFFFF
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
