@@ -72,8 +72,12 @@ def _define_data(flag_values):
     _define(
         flag_values,
         config.DataConfig,
-        dataset="digits, a TFDS name (cifar10, imagenet2012, ...), or folder:PATH with a folder a class.",
-        data_dir="Directory of prepared TFDS data sets.",
+        dataset="digits, fashion_mnist_debian (Debian's package), a TFDS name (cifar10, imagenet2012, ...), or "
+        "folder:PATH with a folder a class.",
+        data_dir="Directory of prepared TFDS data sets; of the files of fashion_mnist_debian; of the indexes of "
+        "folder:PATH, instead of the user's cache.",
+        folder_index="Remember what is in a folder of 10,000 images or more, and list it again only when one of its "
+        "folders has changed.",
         train_split="Split to train on; parts are named as in TFDS, for example train[:80%].",
         eval_split="Split to evaluate on; validation, or else test, where the data has it, if not given; "
         "for linear_eval and knn_eval test, or else validation.",

@@ -140,6 +140,7 @@ class DataConfig:
 
     dataset: str = "imagenet2012"
     data_dir: str | None = None
+    folder_index: bool = True
     train_split: str = "train"
     eval_split: str | None = None
     cache_dataset: bool = False
@@ -171,7 +172,12 @@ class DataConfig:
             self.label_seed,
             "use a whole number from 0 to 2147483647.",
         )
-        check(bool(self.dataset), "dataset", self.dataset, "use digits, a TFDS name or folder:PATH.")
+        check(
+            bool(self.dataset),
+            "dataset",
+            self.dataset,
+            "use digits, fashion_mnist_debian, a TFDS name or folder:PATH.",
+        )
         check(bool(self.train_split), "train_split", self.train_split, "name a split, such as train.")
         check(
             0 <= self.max_bad_image_fraction <= 1,

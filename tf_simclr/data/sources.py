@@ -3,7 +3,7 @@
 import numpy as np
 
 from tf_simclr.config import DataConfig
-from tf_simclr.data import folder_source, tfds_source
+from tf_simclr.data import fashion_mnist, folder_source, tfds_source
 from tf_simclr.data.random_access import ArraySource
 from tf_simclr.data.source import Source
 from tf_simclr.data.splits import slice_of_split
@@ -28,6 +28,8 @@ def load_source(data: DataConfig, split: str, *, flag: str = "train_split") -> S
     """
     if data.dataset == "digits":
         return _digits_source(split, flag)
+    if data.dataset == fashion_mnist.NAME:
+        return fashion_mnist.load(data, split, flag)
     if data.dataset.startswith(FOLDER_PREFIX):
         return folder_source.load(data, split, flag)
     return tfds_source.load(data, split, flag)
@@ -56,6 +58,8 @@ def available_splits(data: DataConfig) -> tuple[str, ...]:
     """
     if data.dataset == "digits":
         return _DIGITS_SPLITS
+    if data.dataset == fashion_mnist.NAME:
+        return fashion_mnist.SPLITS
     if data.dataset.startswith(FOLDER_PREFIX):
         return folder_source.available_splits(data)
     return tfds_source.available_splits(data)
