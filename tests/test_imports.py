@@ -25,6 +25,7 @@ LAYERS = [
         "data",
         "augment",
         "images",
+        "image_headers",
         "distribute",
     },
     {
@@ -56,7 +57,7 @@ LAYERS = [
     },
 ]
 BASE = "tf_simclr.tasks.base"
-PURE = ("losses", "schedules", "metrics", "loss_scale", "augment", "images")
+PURE = ("losses", "schedules", "metrics", "loss_scale", "augment", "images", "image_headers")
 LIBRARY_FOR = {
     "flags": {"config"},
     "exports": {"config", "models", "augment", "images", "checkpoint", "run_directory", "interop"},

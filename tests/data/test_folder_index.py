@@ -1,6 +1,5 @@
 """The index of a folder: when it is used, when not, and that the images are the same either way."""
 
-import contextlib
 import os
 import threading
 import time
@@ -225,11 +224,8 @@ def test_links_are_followed_but_not_in_circles(folder, tmp_path):
     os.symlink(f"{folder}/nowhere", f"{folder}/b/broken")
     os.symlink(f"{folder}/a/x.png", f"{folder}/b/x.png")
     names = [os.path.relpath(path, folder) for path in paths_of(list_images(folder)[0])]
-    own = [name for name in names if name.startswith("b/")]
-    assert own == [os.path.relpath(path, folder) for path in walked(f"{folder}/b") if "up/" not in path]
-    assert [name for name in names if not name.startswith("b/")] == ["a/x.png"] + [
-        f"a/other/{n[2:]}" for n in own
-    ]
+    own = ["1.JPG", "2.png", "x.png", "ü.tiff", "c/3.png", "c/\udcff.png", "d/z.gif"]
+    assert names == ["a/x.png"] + [f"a/other/{name}" for name in own] + [f"b/{name}" for name in own]
 
 
 def test_listing_that_takes_long_says_how_far_it_is(folder, log, monkeypatch):
@@ -253,7 +249,7 @@ def test_folder_that_may_not_be_read_is_one_line(folder):
 def test_folder_that_vanishes_meanwhile_is_one_line(folder, monkeypatch):
     def vanishing(place, report=lambda: None, scan=listing.scan):
         found = scan(place, report)
-        with contextlib.suppress(FileNotFoundError):
+        if place.endswith("/b"):
             os.rename(f"{folder}/b/d", f"{folder}/b/e")
         return found
 

@@ -12,6 +12,7 @@ import tensorflow as tf
 from PIL import Image, ImageOps
 
 from exports.saved_model import _predict
+from tests.data.kinds import DrawsView
 from tf_simclr import images
 from tf_simclr.augment.views import EvalView, TrainView, draw_uniforms
 from tf_simclr.config import DataConfig
@@ -223,7 +224,7 @@ def test_images_that_vanish_while_they_are_trained_on_are_counted(damaged_folder
     source = load_source(DataConfig(dataset=f"folder:{damaged_folder}"), "train")
     bad = source.num_examples - 8
     plan = BatchPlan(global_batch_size=source.num_examples)
-    batches = iter(train_dataset(source, TrainView(image_size=SIZE), plan=plan, seed=0))
+    batches = iter(train_dataset(source, DrawsView(), plan=plan, seed=0))
     assert next(batches)["bad_images"] == bad
     for number in range(8):
         (damaged_folder / f"vanishes{number}.png").unlink()

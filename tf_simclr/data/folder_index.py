@@ -88,8 +88,9 @@ def _write(path: str, listing: Listing, times: Sequence[Times]) -> None:
 def _read(path: str, folder: str) -> Listing | None:
     """Returns the listing in an index that holds today; None where there is none."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            parts = {name: file[name] for name in file.files}
+        # NumPy closes no file of its own that turns out to be no archive.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as archive:
+            parts = {name: archive[name] for name in archive.files}
         return _checked(parts, folder)
     except FileNotFoundError:
         return None
