@@ -90,11 +90,14 @@ def _define_data(flag_values):
     _define(
         flag_values,
         config.DataConfig,
-        dataset="digits, a TFDS name (cifar10, imagenet2012, ...), folder:PATH with a folder a class, or "
-        "tfrecord:GLOB (docs/data.md). Several, mixed without their labels, with commas between them: names first, "
-        "as in digits,folder:PATH,tfrecord:GLOB.",
+        dataset="digits, fashion_mnist_debian (Debian's package), a TFDS name (cifar10, imagenet2012, ...), "
+        "folder:PATH with a folder a class, or tfrecord:GLOB (docs/data.md). Several, mixed without their labels, with commas "
+        "between them: names first, as in digits,folder:PATH,tfrecord:GLOB.",
         mix="Shares of several sources in each batch, such as 0.7,0.3; by their numbers of images if not given.",
-        data_dir="Directory of prepared TFDS data sets.",
+        data_dir="Directory of prepared TFDS data sets; of the files of fashion_mnist_debian; of the indexes of "
+        "folder:PATH, instead of the user's cache.",
+        folder_index="Remember what is in a folder of 10,000 images or more, and list it again only when one of its "
+        "folders has changed.",
         tfrecord_image_key="Feature of tfrecord:GLOB that is the encoded image; found by the usual names if not given.",
         tfrecord_label_key="Feature that is the label, an integer; found by the usual names if not given. Empty: read "
         "without labels.",

@@ -72,6 +72,11 @@ def test_progress_shows_the_chance_level_of_the_memory_so_far(log):
     assert "contrast loss 3.250 (chance 9.75), acc" in log.messages[0]
 
 
+def test_progress_tells_of_unreadable_images(log):
+    ProgressReporter(schedule)(make_event(20, bad_images=0.3))
+    assert " | probe acc 25.0% | 3 unreadable | lr 0.02 |" in log.messages[0]
+
+
 def test_progress_on_a_terminal_is_a_bar(log, monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
@@ -163,13 +168,14 @@ def test_run_writes_training_and_evaluation_to_tensorboard():
     assert step == TOTAL_STEPS
     assert float(accuracy) == pytest.approx(run.result["eval/label_top_1_accuracy"])
     assert len(values["train/views"]) == 1
+    assert [int(value) for _, value in values["train/num_bad_images"]] == [0, 0, 0, 0]
 
 
-def make_watch(max_fraction, num_examples=64, bad=()):
+def make_watch(max_fraction, num_examples=64, bad=(), directory="/does/not/exist", **options):
     source = ArraySource("birds (train)", np.zeros([num_examples, 2, 2, 3], np.uint8))
     for name in bad:
         source.add_bad_image(name)
-    return BadImageWatch(source, max_fraction)
+    return BadImageWatch(source, max_fraction, str(directory), **options)
 
 
 def test_bad_image_watch_stops_over_the_tolerated_share():
@@ -201,6 +207,52 @@ def test_bad_image_watch_is_silent_about_readable_images(log):
     watch(make_event(100))
     watch(LoopEvent(100, 0, PLAN, {}, 0.0, "ckpt-100", task=None))
     assert log.messages == []
+
+
+def test_bad_image_watch_says_what_to_do_with_formats_that_tensorflow_does_not_read(log):
+    watch = make_watch(0.1, bad=["a.png", "b.TIF", "c.webp"])
+    watch(make_event(10, num_steps=1, bad_images=0.2))
+    hint = f"TensorFlow {tf.__version__} does not read every .tif and .webp file, and --mode=prepare converts them"
+    with pytest.raises(UserError, match=f"c.webp; {re.escape(hint)}; mend or remove them, or tolerate"):
+        watch(make_event(20, bad_images=32.0))
+    watch = make_watch(0.1, bad=["a.png", "b.TIF", "c.webp"])
+    watch(make_event(100, num_steps=3, bad_images=1.0))
+    assert log.messages[-1] == f"{hint}."
+
+
+def test_bad_images_are_counted_over_all_starts_of_a_run(tmp_path):
+    def events(watch, *steps):
+        start = steps[0] - 10
+        for step in steps:
+            watch(make_event(step, num_steps=step - start, checkpoint="ckpt", bad_images=0.1))
+            start = step
+        return watch.num_bad_images
+
+    assert events(make_watch(1, directory=tmp_path), 10, 20, 30) == 3
+    # It was killed, and goes on from another checkpoint than the last.
+    assert events(make_watch(1, directory=tmp_path), 30, 40) == 4
+    finished = make_watch(1, directory=tmp_path)
+    finished(LoopEvent(40, 0, PLAN, {}, 0.0, "ckpt-40", task=None))
+    assert finished.num_bad_images == 4
+    # In the same directory another run begins.
+    assert events(make_watch(1, directory=tmp_path), 10) == 1
+    assert events(make_watch(1, directory=tmp_path), 50) == 1
+    for damaged in ("", "[]", '{"10": 3}', '{"x": [1, 2]}'):
+        (tmp_path / "bad_images.json").write_text(damaged)
+        assert events(make_watch(1, directory=tmp_path), 20) == 1
+
+
+def test_bad_images_leave_no_file_where_there_are_none_and_with_other_workers(tmp_path):
+    make_watch(1, directory=tmp_path)(make_event(10, checkpoint="ckpt-10"))
+    make_watch(1, directory=tmp_path, writes=False)(make_event(10, checkpoint="ckpt-10", bad_images=1.0))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_bad_images_that_were_left_out_at_first_count_once():
+    watch = make_watch(1)
+    watch._source.num_left_out = 3
+    watch(make_event(10, bad_images=0.2))
+    assert watch.num_bad_images == 5
 
 
 def test_held_actions_see_the_last_event_after_the_evaluation_with_its_result():

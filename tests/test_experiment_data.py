@@ -1,5 +1,6 @@
 """Whole runs on all kinds of data: splits, sizes, no labels, unreadable images, a data service."""
 
+import json
 import socket
 
 import pytest
@@ -112,12 +113,15 @@ def test_unlabelled_folder_is_pretrained_without_probe_and_evaluation(tmp_path, 
     )
     events = []
     result = train_and_evaluate(config, [events.append])
-    assert result == {"global_step": 4, "num_weights": result["num_weights"]}
+    # Two epochs of 40 images: the one that cannot be read was drawn twice.
+    expected = {"global_step": 4, "num_weights": result["num_weights"], "train/num_bad_images": 2}
+    assert result == expected
+    with open(tmp_path / "run" / "result.json") as file:
+        assert json.load(file)["train/num_bad_images"] == 2
     assert any("has no labels: pretraining without the online linear probe" in m for m in log.messages)
     assert any(m.startswith("Not evaluated: there is no linear probe") for m in log.messages)
     assert any(m.startswith("1 unreadable images were skipped: ") and "007.png" in m for m in log.messages)
     assert "supervised_acc" not in events[-1].metrics
-    # Two epochs of 40 images: the one that cannot be read was drawn twice.
     assert sum(event.metrics["bad_images"] * event.num_steps for event in events) == pytest.approx(2)
     assert not [name for name in read_tensors(tmp_path / "run" / "ckpt-4") if "supervised_head" in name]
 

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
-from tf_simclr import images
+from tf_simclr import image_headers, images
 
 NO_IMAGE = "the image is no JPEG, PNG, GIF, BMP or WebP image, or its header is damaged"
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8))
@@ -125,10 +125,10 @@ def test_gif_whose_frames_cannot_be_found_is_refused(decode, gif):
 
 
 def test_gif_of_too_many_blocks_is_refused(monkeypatch):
-    monkeypatch.setattr(images, "_MAX_BLOCKS", 9)
+    monkeypatch.setattr(image_headers, "_MAX_BLOCKS", 9)
     gif = make_gif((5, 7), between=b"!\xfe\1x\0" * 2)  # Of 2 * 3 blocks, and 4 of the frame.
     assert images.declared_size(gif).numpy().tolist() == [0, 0]
-    monkeypatch.setattr(images, "_MAX_BLOCKS", 10)
+    monkeypatch.setattr(image_headers, "_MAX_BLOCKS", 10)
     assert images.declared_size(gif).numpy().tolist() == [7, 5]
 
 

@@ -27,6 +27,7 @@ LAYERS = [
         "augment",
         "images",
         "image_files",
+        "image_headers",
         "distribute",
     },
     {
@@ -71,7 +72,7 @@ LAYERS = [
     },
 ]
 BASE = "tf_simclr.tasks.base"
-PURE = ("losses", "schedules", "metrics", "loss_scale", "augment", "images")
+PURE = ("losses", "schedules", "metrics", "loss_scale", "augment", "images", "image_headers")
 LIBRARY_FOR = {
     "flags": {"config"},
     "exports": {"config", "models", "augment", "images", "checkpoint", "run_directory", "interop"},

@@ -290,6 +290,15 @@ def test_table_has_a_dash_for_what_is_missing(method):
     ]
 
 
+def test_unreadable_images_are_told_below_the_table(method):
+    some = {"train/num_bad_images": 3, "eval/num_bad_images": 0}
+    results = {"pretrain": [some, some], "finetune": [some | {"eval/num_bad_images": 2}], "distill": [{}]}
+    table = sections.results_table(method.steps, results)
+    assert "Unreadable images that pretrain met: 6 in training." in table
+    assert "Unreadable images that finetune met: 3 in training and 2 in evaluation." in table
+    assert table.count("Unreadable") == 2
+
+
 def test_several_results_are_mean_and_spread(method):
     results = {"finetune": [result(0.90, 0), result(0.92, 0.02), result(0.97)], "distill": [result(0.95)]}
     rows = rows_of(sections.results_table(method.steps, results))

@@ -1,7 +1,9 @@
 """What happens besides training: progress, TensorBoard, a watch on unreadable images."""
 
+import contextlib
 import dataclasses
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,9 +12,11 @@ from typing import Any
 import tensorflow as tf
 import tqdm
 
-from tf_simclr.data import TrainingSource, check_bad_images
+from tf_simclr.data import TrainingSource, check_bad_images, format_hint
+from tf_simclr.run_directory import read_json, write_json
 from tf_simclr.train import Action, LoopEvent
 
+_BAD_IMAGES_FILE = "bad_images.json"
 _LOG = logging.getLogger("tf_simclr")
 
 
@@ -94,6 +98,8 @@ class ProgressReporter:
         if "supervised_acc" in metrics:
             what = "probe acc" if "contrast_loss" in metrics else "acc"
             parts.append(f"{what} {metrics['supervised_acc']:.1%}")
+        if num_bad := round(metrics.get("bad_images", 0) * event.num_steps):
+            parts.append(f"{num_bad} unreadable")
         parts.append(f"lr {float(self._schedule(event.step)):.3g}")
         return " | ".join(parts)
 
@@ -131,13 +137,21 @@ class TensorBoardWriter:
         directory: of the event files.
         schedule: learning rate of a step.
         example_views: returns `[n, views, S, S, 3]` in [0, 1]; called once, at the first event.
+        totals: returns what was counted since the run began, by name; called at each event.
     """
 
-    def __init__(self, directory: str, schedule: Callable, example_views: Callable[[], tf.Tensor]):
+    def __init__(
+        self,
+        directory: str,
+        schedule: Callable,
+        example_views: Callable[[], tf.Tensor],
+        totals: Callable[[], Mapping[str, int]] = dict,
+    ):
         self._directory = directory
         self._writer: tf.summary.SummaryWriter | None = None
         self._schedule = schedule
         self._example_views = example_views
+        self._totals = totals
 
     def __call__(self, event: LoopEvent) -> None:
         """Writes the metrics of `event`."""
@@ -150,6 +164,8 @@ class TensorBoardWriter:
         with self._writer.as_default(step=event.step):
             for name, value in event.metrics.items():
                 tf.summary.scalar(f"train/{name}", value)
+            for name, value in self._totals().items():
+                tf.summary.scalar(name, value)
             tf.summary.scalar("train/learning_rate", float(self._schedule(event.step)))
             if event.images_per_second:
                 tf.summary.scalar("train/images_per_second", event.images_per_second)
@@ -179,16 +195,28 @@ def tile_views(views: tf.Tensor) -> tf.Tensor:
 class BadImageWatch:
     """Stops the run where too many images are unreadable, and reports the others once.
 
+    A run that goes on counts on: what was counted up to a checkpoint is in a file, as soon as there is anything.
+
     Args:
         source: of the images.
         max_fraction: tolerated share.
+        directory: `model_dir`.
+        writes: whether this process is the one of the run that writes files.
     """
 
-    def __init__(self, source: TrainingSource, max_fraction: float):
+    def __init__(self, source: TrainingSource, max_fraction: float, directory: str, *, writes: bool = True):
         self._source = source
         self._max_fraction = max_fraction
+        self._path = os.path.join(directory, _BAD_IMAGES_FILE)
+        self._writes = writes
+        self._saved: dict[int, tuple[int, int]] | None = None
         self._bad = 0
         self._seen = 0
+
+    @property
+    def num_bad_images(self) -> int:
+        """How often an unreadable image was met in training so far; those that no epoch begins with count once."""
+        return self._bad + self._source.num_left_out
 
     def __call__(self, event: LoopEvent) -> None:
         """Counts the images of `event`.
@@ -196,17 +224,36 @@ class BadImageWatch:
         Raises:
             UserError: more than `max_fraction` of the images seen are unreadable.
         """
+        if self._saved is None:
+            start = event.step - event.num_steps
+            self._saved = {step: pair for step, pair in _read_counts(self._path).items() if step <= start}
+            self._bad, self._seen = self._saved.get(start, (0, 0))
         if event.metrics:
             self._bad += round(event.metrics["bad_images"] * event.num_steps)
             self._seen += event.num_steps * event.plan.global_batch_size
+            if event.checkpoint and self._bad and self._writes:
+                self._saved[event.step] = (self._bad, self._seen)
+                with contextlib.suppress(tf.errors.OpError, OSError):  # No reason to stop.
+                    write_json(self._path, self._saved)
             check_bad_images(
                 self._source, num_bad=self._bad, num_seen=self._seen, max_fraction=self._max_fraction
             )
         names = self._source.bad_image_names()
         if event.is_last and names:
             _LOG.info("%d unreadable images were skipped: %s", len(names), ", ".join(names[:10]))
+            if hint := format_hint(names):
+                _LOG.info("%s.", hint.removesuffix("; "))
         elif event.is_last and self._bad:  # They were read in other processes.
             _LOG.info("Unreadable images were skipped %d times.", self._bad)
+
+
+def _read_counts(path: str) -> dict[int, tuple[int, int]]:
+    """Returns (unreadable, all) images up to each checkpoint, by its step; {} where nothing of the kind is there."""
+    content = read_json(path)
+    try:
+        return {int(step): (int(num_bad), int(num_seen)) for step, (num_bad, num_seen) in content.items()}
+    except (AttributeError, TypeError, ValueError):
+        return {}
 
 
 class StepProfiler:

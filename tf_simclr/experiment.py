@@ -38,6 +38,7 @@ from tf_simclr.train import Action, make_train_function, train
 
 _LOG = logging.getLogger("tf_simclr")
 _NUM_EXAMPLE_VIEWS = 8
+_BAD_IMAGES = "train/num_bad_images"
 # What TensorFlow raises at the workers that are left, by the moment at which another was lost.
 _LOST_WORKER = (
     tf.errors.UnavailableError,
@@ -136,10 +137,10 @@ class Experiment:
     def _train(self, actions: Sequence[Action]) -> dict[str, Any]:
         config = self.config
         check_directory(config)
-        result = self._results.finished(self.plan.total_steps)
-        if config.mode == "train_then_eval" and self._agree(result is not None) and result is not None:
-            _LOG.info("Already finished: %s", self._results.describe(result))
-            return result
+        finished = self._results.finished(self.plan.total_steps)
+        if config.mode == "train_then_eval" and self._agree(finished is not None) and finished is not None:
+            _LOG.info("Already finished: %s", self._results.describe(finished))
+            return finished
         held = standard_actions.HeldActions(actions)
         held.check(self.plan.total_steps)
         if config.data.data_service:
@@ -161,6 +162,7 @@ class Experiment:
         if step:
             _LOG.info("Going on from step %d of %d.", step, self.plan.total_steps)
         self._announce()
+        watch = self._bad_image_watch()
         with contextlib.ExitStack() as stack:
             train(
                 self.task,
@@ -169,11 +171,11 @@ class Experiment:
                 checkpoints=checkpoints,
                 plan=self.plan,
                 watch=stack.enter_context(PreemptionWatch(self.strategy, config.train.preemption_grace)),
-                actions=(*self._actions(stack), *([held] if self._is_chief else [])),
+                actions=(*self._actions(stack, watch), *([held] if self._is_chief else [])),
             )
         result = {"global_step": int(self.task.optimizer.iterations.numpy())}
         if config.mode != "train":
-            result = self._evaluate_all()
+            result = self._evaluate_all() | {_BAD_IMAGES: watch.num_bad_images}
             if self._is_chief:
                 self._results.write_step(result)
         held.release(result)
@@ -302,15 +304,26 @@ class Experiment:
         batch = next(iter(self._train_dataset(0, self._share(self.plan.global_batch_size))))
         return tf.stack([view[:_NUM_EXAMPLE_VIEWS] for view in batch["views"]], axis=1)
 
-    def _actions(self, stack: contextlib.ExitStack) -> tuple[Action, ...]:
+    def _bad_image_watch(self) -> standard_actions.BadImageWatch:
+        return standard_actions.BadImageWatch(
+            self.train_source,
+            self.config.data.max_bad_image_fraction,
+            str(self.config.model_dir),
+            writes=self._is_chief,
+        )
+
+    def _actions(
+        self, stack: contextlib.ExitStack, watch: standard_actions.BadImageWatch
+    ) -> tuple[Action, ...]:
         config = self.config
-        watch = standard_actions.BadImageWatch(self.train_source, config.data.max_bad_image_fraction)
         if not self._is_chief:
             return (watch,)
         progress = standard_actions.ProgressReporter(self.schedule, chance_loss(config))
         stack.enter_context(contextlib.closing(progress))
         directory = str(config.model_dir)
-        board = standard_actions.TensorBoardWriter(directory, self.schedule, self._example_views)
+        board = standard_actions.TensorBoardWriter(
+            directory, self.schedule, self._example_views, lambda: {_BAD_IMAGES: watch.num_bad_images}
+        )
         if config.train.profile_range is None:
             return (progress, watch, board)
         profiler = standard_actions.StepProfiler(directory, *config.train.profile_range)
@@ -375,7 +388,7 @@ class Experiment:
         )
         evaluation = evaluate(self._evaluate_batch, dataset, num_steps=self.config.evaluation.eval_steps)
         result = evaluation.scores
-        num_bad = result["eval/num_bad_images"]
+        num_bad = result["eval/num_bad_images"] = result["eval/num_bad_images"] + source.num_left_out
         if num_bad:
             _LOG.info("%d unreadable images of %s were skipped.", num_bad, source.name)
         check_bad_images(

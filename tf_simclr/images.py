@@ -1,140 +1,22 @@
-"""Encoded images: what their headers declare, a limit on it, and decoding."""
+"""Encoded images: a limit on the size that they declare, and decoding."""
+
+import functools
+from collections.abc import Callable
 
 import tensorflow as tf
 
+from tf_simclr.image_headers import (
+    JPEG,
+    colour_table,
+    declared_size,
+    exif_orientation,
+    is_as_decoded,
+    is_bitmap,
+    may_be_turned,
+)
+
 MAX_PIXELS = 100_000_000
 """Images that declare more pixels are refused before anything is decoded."""
-
-_HEADER_BYTES = 32
-_JPEG = b"\xff\xd8\xff"
-# Files of more blocks than these are refused: no image needs them, and each takes a while.
-_MAX_BLOCKS = 2**16
-_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-
-
-def declared_size(encoded: tf.Tensor) -> tf.Tensor:
-    """Reads height and width from the header of a JPEG, PNG, GIF, BMP or WebP; decodes nothing.
-
-    Args:
-        encoded: string [].
-
-    Returns:
-        int64 [2]; of a GIF that of all its frames one below the other, as TensorFlow decodes each; zeros where
-        the format is none of these, or the header is damaged.
-    """
-    header = tf.cast(tf.io.decode_raw(tf.strings.substr(encoded, 0, _HEADER_BYTES), tf.uint8), tf.int64)
-    header = tf.pad(header, [[0, _HEADER_BYTES - tf.shape(header)[0]]])
-    return tf.case(
-        [
-            (_has(header, _JPEG), lambda: _jpeg_size(encoded)),
-            (_has(header, b"GIF8"), lambda: _gif_size(encoded, header)),
-        ],
-        default=lambda: _size_in_header(header),
-    )
-
-
-def _size_in_header(header: tf.Tensor) -> tf.Tensor:
-    """Returns the size of a PNG, BMP or WebP, which stands at a fixed place."""
-    rows = _number(header, 22, 4)  # Of a bitmap; negative where they are stored from the top.
-    bits = _number(header, 21, 4)  # Of a WebP without loss: twice 14 bits.
-    sizes = [
-        (b"\x89PNG\r\n\x1a\n", 0, [_high_first(header, 20, 4), _high_first(header, 16, 4)]),
-        (b"BM", 0, [tf.minimum(rows, 2**32 - rows), _number(header, 18, 4)]),
-        (b"VP8 ", 12, [_number(header, 28, 2) % 2**14, _number(header, 26, 2) % 2**14]),
-        (b"VP8L", 12, [bits // 2**14 % 2**14 + 1, bits % 2**14 + 1]),
-        (b"VP8X", 12, [_number(header, 27, 3) + 1, _number(header, 24, 3) + 1]),
-    ]
-    size = tf.zeros([2], tf.int64)
-    for signature, start, of_format in sizes:
-        size = tf.where(_has(header, signature, start), tf.stack(of_format), size)
-    return size
-
-
-def _has(header: tf.Tensor, signature: bytes, start: int = 0) -> tf.Tensor:
-    return tf.reduce_all(header[start : start + len(signature)] == list(signature))
-
-
-def _number(header: tf.Tensor, start: int, length: int) -> tf.Tensor:
-    """Returns a number whose lowest byte comes first."""
-    return tf.reduce_sum(header[start : start + length] * [256**power for power in range(length)])
-
-
-def _high_first(header: tf.Tensor, start: int, length: int) -> tf.Tensor:
-    """Returns a number whose highest byte comes first."""
-    powers = [256**power for power in reversed(range(length))]
-    return tf.reduce_sum(header[start : start + length] * powers)
-
-
-def _make_reader(encoded: tf.Tensor, num_bytes: int):
-    """Returns the length, int64 [], and a function of a place that returns int64 [num_bytes] from there on."""
-    data = tf.pad(tf.io.decode_raw(encoded, tf.uint8), [[0, num_bytes]])
-    length = tf.cast(tf.strings.length(encoded), tf.int64)
-    return length, lambda place: tf.cast(tf.slice(data, [place], [num_bytes]), tf.int64)
-
-
-def _jpeg_step(marker: int) -> int:
-    """Returns how far the next marker of a JPEG is; 0 where it ends the search, -1 where a length says."""
-    if marker in _JPEG_FRAMES or marker in (0, 0xD8, 0xD9, 0xDA):
-        return 0
-    if marker == 0xFF:  # It fills.
-        return 1
-    return 2 if marker == 1 or 0xD0 <= marker <= 0xD7 else -1
-
-
-def _jpeg_size(encoded: tf.Tensor) -> tf.Tensor:
-    """Follows the segments to the frame header, as libjpeg does, but over nothing that is no segment."""
-    length, read = _make_reader(encoded, 9)
-    steps = tf.constant([_jpeg_step(marker) for marker in range(256)], tf.int64)
-    is_frame = tf.constant([marker in _JPEG_FRAMES for marker in range(256)])
-
-    def goes_on(place, segment):
-        return tf.logical_and(segment[0] == 0xFF, steps[segment[1]] != 0)
-
-    def skip(place, segment):
-        step = steps[segment[1]]
-        step = tf.where(step < 0, 2 + tf.maximum(_high_first(segment, 2, 2), 2), step)
-        place = tf.minimum(place + step, length)
-        return place, read(place)
-
-    start = tf.constant(2, tf.int64)
-    place, segment = tf.while_loop(goes_on, skip, (start, read(start)), maximum_iterations=_MAX_BLOCKS)
-    found = (segment[0] == 0xFF) & is_frame[segment[1]] & (place + 9 <= length)
-    size = tf.stack([_high_first(segment, 5, 2), _high_first(segment, 7, 2)])
-    return tf.where(found, size, tf.zeros_like(size))
-
-
-def _gif_size(encoded: tf.Tensor, header: tf.Tensor) -> tf.Tensor:
-    """Follows the blocks to the end; zeros where they cannot be followed.
-
-    The size of the screen says nothing: TensorFlow decodes each frame as large as it declares itself.
-    """
-    length, read = _make_reader(encoded, 10)
-
-    def table_size(flags):
-        return tf.where(flags >= 128, 3 * 2 ** (flags % 8 + 1), 0)
-
-    def goes_on(place, in_data, block, size):
-        # giflib reads on after an extension that is empty.
-        is_block = (block[0] == 0x2C) | ((block[0] == 0x21) & (block[2] > 0))
-        return (place < length) & (in_data | is_block)
-
-    def skip(place, in_data, block, size):
-        is_frame = tf.logical_not(in_data) & (block[0] == 0x2C)
-        step = tf.where(is_frame, 11 + table_size(block[9]), tf.where(in_data, block[0] + 1, 2))
-        frame = tf.stack([size[0] + _number(block, 7, 2), tf.maximum(size[1], _number(block, 5, 2))])
-        ends = in_data & (block[0] == 0)
-        place = tf.minimum(place + step, length)
-        return place, tf.logical_not(ends), read(place), tf.where(is_frame, frame, size)
-
-    start = tf.minimum(13 + table_size(header[10]), length)
-    place, in_data, block, size = tf.while_loop(
-        goes_on,
-        skip,
-        (start, tf.constant(False), read(start), tf.zeros([2], tf.int64)),
-        maximum_iterations=_MAX_BLOCKS,
-    )
-    ended = (place >= length) | (tf.logical_not(in_data) & (block[0] == 0x3B))
-    return tf.where(ended, size, tf.zeros_like(size))
 
 
 def check_size(encoded: tf.Tensor, name: str | tf.Tensor = "the image") -> tf.Operation:
@@ -156,26 +38,26 @@ def check_size(encoded: tf.Tensor, name: str | tf.Tensor = "the image") -> tf.Op
     return tf.debugging.Assert(fits, [tf.strings.join([name, reason])])
 
 
-def _check_size_quickly(encoded: tf.Tensor) -> tf.Tensor:
-    """Does the same as `check_size`, but where TensorFlow finds a JPEG damaged, with a message of its own."""
-    is_jpeg = tf.strings.substr(encoded, 0, len(_JPEG)) == _JPEG
-    fits = tf.cond(
-        is_jpeg,
+def _apart(function: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
+    """Keeps a function of tensors one operation: inlined, each of its own takes time also where it is not called."""
+    return tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
+
+
+def _is_small_jpeg(encoded: tf.Tensor) -> tf.Tensor:
+    """Returns whether this is a JPEG that passes `check_size`; where it is damaged, TensorFlow says so here."""
+    return tf.cond(
+        tf.strings.substr(encoded, 0, len(JPEG)) == JPEG,
         lambda: tf.reduce_prod(tf.image.extract_jpeg_shape(encoded, tf.int64)[:2]) <= MAX_PIXELS,
         lambda: False,
     )
 
-    # Inlined, each of its operations would take time also where the branch is not taken.
-    @tf.function(autograph=False, experimental_attributes={"_noinline": True})
-    def check(encoded):
-        with tf.control_dependencies([check_size(encoded)]):
-            return tf.constant(True)
-
-    return tf.cond(fits, lambda: tf.constant(True), lambda: check(encoded))
-
 
 def decode_image(encoded: tf.Tensor, channels: int = 3, name: str | tf.Tensor | None = None) -> tf.Tensor:
     """Decodes JPEG, PNG, BMP or GIF (first frame), and WebP where TensorFlow can.
+
+    A JPEG is turned as its Exif tag says, which TensorFlow alone does not look at. Transparency is left out: a pixel
+    has the colour that is stored for it, as of Pillow's `convert("RGB")`; in a GIF, where none is, it is black. Of 16
+    bits the higher 8 are taken.
 
     Args:
         encoded: string [].
@@ -189,7 +71,66 @@ def decode_image(encoded: tf.Tensor, channels: int = 3, name: str | tf.Tensor | 
     Raises:
         tf.errors.InvalidArgumentError: it is none of these, damaged, or declares over `MAX_PIXELS`.
     """
-    check = _check_size_quickly(encoded) if name is None else check_size(encoded, name)
-    with tf.control_dependencies([check]):
-        image = tf.io.decode_image(tf.identity(encoded), channels=channels, expand_animations=False)
-    return tf.ensure_shape(image, [None, None, channels])
+
+    def check() -> tf.Tensor:
+        with tf.control_dependencies([check_size(encoded, "the image" if name is None else name)]):
+            return tf.constant(True)
+
+    def decode(passed: bool | tf.Tensor = True) -> tf.Tensor:
+        with tf.control_dependencies([tf.convert_to_tensor(passed)]):
+            image = tf.io.decode_image(tf.identity(encoded), channels=channels, expand_animations=False)
+        return tf.ensure_shape(image, [None, None, channels])
+
+    if name is not None:
+        return _finish(decode(check()), encoded)
+    is_small = _is_small_jpeg(encoded)
+
+    @_apart
+    def decode_others() -> tf.Tensor:
+        return _finish(decode(tf.cond(is_small, lambda: True, _apart(check))), encoded)
+
+    return tf.cond(is_small & is_as_decoded(encoded), decode, decode_others)
+
+
+def _finish(image: tf.Tensor, encoded: tf.Tensor) -> tf.Tensor:
+    """Does with a decoded image what TensorFlow leaves undone: a JPEG may be turned, a bitmap may hold numbers."""
+    with tf.control_dependencies([image]):  # From here on it is known to be one.
+        encoded = tf.identity(encoded)
+
+    @_apart
+    def turned() -> tf.Tensor:
+        return turn_upright(image, exif_orientation(encoded))
+
+    @_apart
+    def coloured() -> tf.Tensor:
+        return _coloured(image, colour_table(encoded))
+
+    def of_jpeg_or_bitmap() -> tf.Tensor:
+        of_jpeg = functools.partial(tf.cond, may_be_turned(encoded), turned, lambda: image)
+        return tf.cond(is_bitmap(encoded), coloured, of_jpeg)
+
+    return tf.cond(is_as_decoded(encoded), lambda: image, of_jpeg_or_bitmap)
+
+
+def _coloured(image: tf.Tensor, colours: tf.Tensor) -> tf.Tensor:
+    """Replaces numbers of colours, uint8 [H, W, 3], thrice the same, by colours, uint8 [256, 3], if there are any."""
+    if image.shape[-1] != 3:
+        return image
+    return tf.cond(
+        tf.shape(colours)[0] > 0, lambda: tf.gather(colours, tf.cast(image[..., 0], tf.int32)), lambda: image
+    )
+
+
+def turn_upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
+    """Turns an image as Pillow's `ImageOps.exif_transpose` does.
+
+    Args:
+        image: [H, W, C].
+        orientation: int64 [], 1 to 8, of Exif: where the first row and column of the image belong.
+
+    Returns:
+        [H, W, C], or [W, H, C] from 5 on.
+    """
+    image = tf.cond(orientation >= 5, lambda: tf.transpose(image, [1, 0, 2]), lambda: image)
+    flipped = [tf.reduce_any(orientation == which) for which in ([3, 4, 7, 8], [2, 3, 6, 7])]
+    return tf.reverse(image, tf.boolean_mask([0, 1], tf.stack(flipped)))

@@ -65,7 +65,7 @@ def test_tfds_labels_that_are_held_back_are_none(config):
 
 def test_tfds_unreadable_small_image_is_left_out(config):
     source = load_source(config("tiny_damaged_fixed", max_bad_image_fraction=0.5), "train")
-    assert source.num_examples == 30 and len(source.bad_image_names()) == 1
+    assert source.num_examples == 30 and len(source.bad_image_names()) == source.num_left_out == 1
     with pytest.raises(
         UserError, match=r"^--max_bad_image_fraction=0.01: 1 of 31 images of tiny_damaged_fixed"
     ):

@@ -146,6 +146,7 @@ class DataConfig:
     tfrecord_image_key: str | None = None
     tfrecord_label_key: str | None = None
     tfrecord_num_classes: int = 0
+    folder_index: bool = True
     train_split: str = "train"
     eval_split: str | None = None
     cache_dataset: bool = False
@@ -187,7 +188,7 @@ class DataConfig:
             bool(self.dataset),
             "dataset",
             self.dataset,
-            "use digits, a TFDS name, folder:PATH or tfrecord:GLOB.",
+            "use digits, fashion_mnist_debian, a TFDS name, folder:PATH or tfrecord:GLOB.",
         )
         self._check_mix()
         check(self.tfrecord_image_key != "", "tfrecord_image_key", "", "name a feature, such as image.")

@@ -11,7 +11,7 @@ from tf_simclr.data.pipeline import eval_dataset, mix_labelled, train_dataset
 from tf_simclr.data.plan import BatchPlan
 from tf_simclr.data.random_access import ArraySource
 from tf_simclr.data.service import DataService, check_service
-from tf_simclr.data.source import Source, TrainingSource, check_bad_images
+from tf_simclr.data.source import Source, TrainingSource, check_bad_images, format_hint
 from tf_simclr.data.sources import (
     available_splits,
     load_eval_source,
@@ -34,6 +34,7 @@ __all__ = [
     "choose_labelled",
     "eval_dataset",
     "few_labels",
+    "format_hint",
     "load_eval_source",
     "load_source",
     "load_training_source",

@@ -113,34 +113,39 @@ class EncodedImages(RandomAccessSource, EncodedSource):
 
     Args:
         name: Data set and split, for messages.
-        images: Paths, or the encoded images themselves; string [N].
-        read: Takes one of `images`, string [], and returns the encoded image, string [].
-        example_names: The name of each example, for messages; [N].
+        images: The encoded images, string [N], or whatever `read` finds them by, such as paths; [N].
+        read: Takes one of `images`, of the same type, [], and returns the encoded image, string [].
+        example_names: The name of each example of the whole split, for messages.
         labels: int32 [N], or None.
         class_names: Name of each class, or None without labels.
+        numbers: The number of each example in the whole split; [N]. From 0 on if not given.
     """
 
     def __init__(
         self,
         name: str,
-        images: Sequence[str | bytes] | np.ndarray,
+        images: Sequence[str | bytes] | np.ndarray | tf.Tensor,
         *,
         read: Callable[[tf.Tensor], tf.Tensor],
         example_names: Sequence[str],
         labels: np.ndarray | None = None,
         class_names: Sequence[str] | None = None,
+        numbers: np.ndarray | None = None,
     ):
         super().__init__(name, len(images), None if labels is None else class_names)
         self.labels = None if labels is None else labels.astype(np.int32)
         self._read = read
         self._example_names = example_names
+        self._numbers = np.arange(len(images)) if numbers is None else numbers
         with tf.device("CPU:0"):
-            self._images = tf.constant(images, tf.string)
+            self._images = tf.convert_to_tensor(images)
             self._label_tensor = None if labels is None else tf.constant(self.labels)
 
     @property
     def bytes_in_memory(self) -> int:
         """See `Source.bytes_in_memory`."""
+        if self._images.dtype != tf.string:
+            return self._images.dtype.size * self.num_examples
         return int(np.sum(tf.strings.length(self._images).numpy(), dtype=np.int64))
 
     def read_labels(self) -> np.ndarray:
@@ -149,24 +154,23 @@ class EncodedImages(RandomAccessSource, EncodedSource):
 
     def subset(self, indices: np.ndarray, name: str) -> "EncodedImages":
         """See `Source.subset`."""
-        names = [self._example_names[index] for index in indices]
-        return self._choose(indices, name, self._images.numpy()[indices], names)
+        with tf.device("CPU:0"):
+            return self._choose(indices, name, tf.gather(self._images, indices))
 
     def part(self, start: int, stop: int) -> "EncodedImages":
         """See `Source.part`."""
-        which = slice(start, stop)
-        return self._choose(which, self.name, self._images[which].numpy(), self._example_names[which])
+        with tf.device("CPU:0"):
+            return self._choose(slice(start, stop), self.name, self._images[start:stop])
 
-    def _choose(
-        self, which: np.ndarray | slice, name: str, images: np.ndarray, names: Sequence[str]
-    ) -> "EncodedImages":
+    def _choose(self, which: np.ndarray | slice, name: str, images: tf.Tensor) -> "EncodedImages":
         return EncodedImages(
             name,
             images,
             read=self._read,
-            example_names=names,
+            example_names=self._example_names,
             labels=None if self.labels is None else self.labels[which],
             class_names=self.class_names,
+            numbers=self._numbers[which],
         )
 
     def decode(self, example: dict, candidate: int) -> tuple[tf.Tensor, tf.Tensor]:
@@ -177,7 +181,7 @@ class EncodedImages(RandomAccessSource, EncodedSource):
 
     def example_name(self, key: int) -> str:
         """See `Source.example_name`."""
-        return self._example_names[key]
+        return self._example_names[self._numbers[key]]
 
 
 def epoch_candidates(num_examples: int, seed: int, epoch: tf.Tensor) -> tf.Tensor:

@@ -1,6 +1,7 @@
 """The examples of one split: what every source offers, and the source that holds arrays in memory."""
 
 import abc
+import os
 import threading
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,6 +16,8 @@ from tf_simclr.data.plan import BatchPlan
 NUM_CANDIDATES = 4
 # Before this many images (or one epoch) the share of unreadable ones says nothing.
 MIN_IMAGES_SEEN = 1000
+# Pillow reads these.
+_CONVERTED = (".webp", ".tif", ".tiff", ".bmp")
 # Keeps the random numbers of the order apart from those of the augmentation.
 _ORDER_SALT = 0x0DE5
 
@@ -29,6 +32,7 @@ class TrainingSource(abc.ABC):
         class_names: Name of each class, or None.
         files: Path of each example, where each is a file; or of all files that hold examples.
         prepared_in: The directory, named by its version, that the examples were prepared in, or None.
+        num_left_out: Number of unreadable images that are none of the examples, as all were decoded at first.
     """
 
     def __init__(self, name: str, num_examples: int, class_names: Sequence[str] | None):
@@ -37,6 +41,7 @@ class TrainingSource(abc.ABC):
         self.class_names = None if class_names is None else tuple(class_names)
         self.files: Sequence[str] = ()
         self.prepared_in: str | None = None
+        self.num_left_out = 0
         self._bad_names: dict[str, None] = {}
         self._bad_lock = threading.Lock()
 
@@ -187,5 +192,20 @@ def check_bad_images(source: TrainingSource, *, num_bad: int, num_seen: int, max
     examples = f", such as {', '.join(names[:3])}" if names else ""
     raise UserError(
         f"--max_bad_image_fraction={max_fraction}: {num_bad} of {num_seen} images of {source.name} are "
-        f"unreadable{examples}; mend or remove them, or tolerate a larger share."
+        f"unreadable{examples}; {format_hint(names)}mend or remove them, or tolerate a larger share."
+    )
+
+
+def format_hint(names: Sequence[str]) -> str:
+    """Returns what to do where some unreadable images are of a format that TensorFlow does not, or not wholly, read.
+
+    Args:
+        names: of the unreadable images.
+    """
+    kinds = {os.path.splitext(name)[1].lower() for name in names} & set(_CONVERTED)
+    if not kinds:
+        return ""
+    return (
+        f"TensorFlow {tf.__version__} does not read every {' and '.join(sorted(kinds))} file, and --mode=prepare "
+        "converts them; "
     )

@@ -168,6 +168,7 @@ class _Split:
         if len(bad):
             images, labels = images[readable], labels[readable]
         source = ArraySource(self.name, images, labels if self.label_key else None, self.class_names, numbers)
+        source.num_left_out = len(bad)
         for index in bad:
             source.add_bad_image(f"example {index}")
         return source, len(bad)
@@ -256,11 +257,11 @@ def _open(data: DataConfig) -> Any:
 
 def _unknown(data: DataConfig, names: list[str]) -> UserError:
     name = data.dataset.partition("/")[0].partition(":")[0]
-    nearest = difflib.get_close_matches(name, ["digits", *names], n=3)
+    nearest = difflib.get_close_matches(name, ["digits", "fashion_mnist_debian", *names], n=3)
     hint = (
         f"did you mean {', '.join(nearest)}?"
         if nearest
-        else "use digits, a name of the TFDS catalog or folder:PATH."
+        else "use digits, fashion_mnist_debian, a name of the TFDS catalog or folder:PATH."
     )
     where = f" under --data_dir={data.data_dir}" if data.data_dir else ""
     return UserError(f"--dataset={data.dataset}: no such data set in TensorFlow Datasets{where}; {hint}")

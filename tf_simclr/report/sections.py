@@ -70,7 +70,16 @@ def results_table(steps: Steps, results: Mapping[str, Sequence[Result]]) -> str:
         "Accuracy on held-out images, over all of them and as the mean of the classes; how far confidence and "
         "accuracy are apart. After pretraining, if given, that of the linear probe."
     )
-    return page.table(header, rows, "results") + page.text(note, "soft")
+    notes = [note, *filter(None, (_unreadable(name, results.get(name, ())) for name in steps))]
+    return page.table(header, rows, "results") + page.text(" ".join(notes), "soft")
+
+
+def _unreadable(name: str, results: Sequence[Result]) -> str:
+    """Returns how many unreadable images a step passed over, as a sentence; nothing where there were none."""
+    places = {"in training": "train/num_bad_images", "in evaluation": "eval/num_bad_images"}
+    counts = {where: sum(one.get(key, 0) for one in results) for where, key in places.items()}
+    told = [f"{count} {where}" for where, count in counts.items() if count]
+    return f"Unreadable images that {name} met: {' and '.join(told)}." if told else ""
 
 
 def curves(name: str, step: ExperimentConfig, events: Events) -> str:
