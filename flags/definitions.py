@@ -91,8 +91,8 @@ def _define_data(flag_values):
         flag_values,
         config.DataConfig,
         dataset="digits, fashion_mnist_debian (Debian's package), a TFDS name (cifar10, imagenet2012, ...), "
-        "folder:PATH with a folder a class, or tfrecord:GLOB (docs/data.md). Several, mixed without their labels, with commas "
-        "between them: names first, as in digits,folder:PATH,tfrecord:GLOB.",
+        "folder:PATH with a folder a class, or tfrecord:GLOB (docs/data.md). Several, mixed without their labels, with "
+        "commas between them: names first, as in digits,folder:PATH,tfrecord:GLOB.",
         mix="Shares of several sources in each batch, such as 0.7,0.3; by their numbers of images if not given.",
         data_dir="Directory of prepared TFDS data sets; of the files of fashion_mnist_debian; of the indexes of "
         "folder:PATH, instead of the user's cache.",
