@@ -270,6 +270,8 @@ TOOL_SETTINGS = {
     "embed": {"checkpoint": "run", "output": "features.npz"},
     "linear_eval": {"checkpoint": "run"},
     "knn_eval": {"checkpoint": "run"},
+    "transfer": {"checkpoint": "run", "datasets": "digits"},
+    "robustness": {"checkpoint": "run"},
     "benchmark": {},
     "prepare": {"output": "records"},
     "preview": {"output": "views.png"},
