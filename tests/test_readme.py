@@ -105,7 +105,7 @@ def stand_ins(tmp_path_factory):
     import tensorflow_datasets as tfds
 
     root = tmp_path_factory.mktemp("data")
-    for name in ("cat", "dog"):
+    for name in ("train/cat", "train/dog", "test/cat", "test/dog", "unlabelled"):
         write_images(root / "photos" / name, 10)
     features = {
         "image": tfds.features.Image(shape=(32, 32, 3)),
@@ -123,19 +123,17 @@ def with_stand_ins(arguments, root):
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "data",
+    "command",
     [
-        "semi_supervised --dataset=folder:PATH",
-        "pretrain --dataset=folder:PATH",
-        "--data_dir=PREPARED",
-        "cifar10_r18.flags",
+        "--flagfile=flags/recipes/photos.flags --dataset=folder:PATH --pretrain.train_split=unlabelled "
+        "--distill.train_split=unlabelled --model_dir=runs/photos",
+        "--dataset=cifar10 --data_dir=PREPARED --image_size=32 --resnet_depth=18 --use_blur=False",
+        "--flagfile=flags/recipes/cifar10_r18.flags --model_dir=runs/cifar10_r18",
     ],
+    ids=["photos", "TFDS", "recipe"],
 )
-def test_readme_command_on_other_data_runs(data, stand_ins, tmp_path):
-    (arguments,) = (
-        arguments for arguments in commands_of(PAGES[0].read_text()) if data in " ".join(arguments)
-    )
-    own = with_stand_ins(arguments, stand_ins)
+def test_command_on_other_data_runs(command, stand_ins, tmp_path):
+    own = with_stand_ins(COMMANDS[command], stand_ins)
     directories = [f"--model_dir={tmp_path / 'run'}", f"--data_dir={stand_ins}"]
     done = run_program(*own, *SHORT, *SMALL, *directories)
     assert done.returncode == 0, done.stderr

@@ -68,6 +68,17 @@ def test_folder_with_split_subfolders(class_folder):
         load_source(config(root), "validation", flag="eval_split")
 
 
+def test_folder_of_images_without_labels_is_a_split(class_folder):
+    root = class_folder.parent / "splits"
+    root.mkdir()
+    class_folder.rename(root / "train")
+    for number in range(3):
+        write_image(root / "unlabelled" / f"{number}.png", grey_image(number))
+    assert available_splits(config(root)) == ("train", "unlabelled")
+    source = load_source(config(root), "unlabelled")
+    assert (source.num_examples, source.num_classes) == (3, None)
+
+
 def test_folder_with_a_class_named_like_a_split(tmp_path):
     for name in ("bus", "train"):
         write_image(tmp_path / name / "0.png", grey_image(0))

@@ -11,7 +11,7 @@ from tf_simclr.config import SemiSupervisedConfig, UserError
 
 ROOT = pathlib.Path(RECIPES)
 PAGE = (ROOT.parents[1] / "docs" / "recipes.md").read_text()
-NEEDED = ["digits", "cifar10_r18", "cifar10_r50", "imagenet_r50_simclr_v1"]
+NEEDED = ["digits", "photos", "cifar10_r18", "cifar10_r50", "imagenet_r50_simclr_v1"]
 NEEDED += ["imagenet_semi_supervised_1pct", "imagenet_semi_supervised_10pct"]
 
 # SimCLRv2, ImageNet top-1: finetuned on 1%, 10% and 100% of the labels, linear, supervised.

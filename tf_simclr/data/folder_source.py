@@ -13,7 +13,7 @@ from tf_simclr.data.listing import IMAGE_EXTENSIONS, Listing, ListingError, list
 from tf_simclr.data.random_access import EncodedImages
 from tf_simclr.data.splits import missing_split, slice_of_split
 
-SPLIT_FOLDERS = ("train", "test", "validation", "val")
+SPLIT_FOLDERS = ("train", "test", "validation", "val", "unlabelled", "unlabeled")
 
 
 def available_splits(data: DataConfig) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ _LOG = logging.getLogger("tf_simclr")
 PREFIX = "tfrecord:"
 IMAGE_KEYS = ("image", "image/encoded", "image_raw", "encoded_image", "jpeg", "png")
 LABEL_KEYS = ("label", "image/class/label")
-_SPLITS = ("train", "test", "validation", "val")
+_SPLITS = ("train", "test", "validation", "val", "unlabelled", "unlabeled")
 _FILES_IN_FOLDER = "{split}-*.tfrecord*"
 # Of the first file with any, so many records are looked at for their features.
 _NUM_PROBED = 16
