@@ -21,6 +21,7 @@ def define_flags(flag_values: absl_flags.FlagValues) -> None:
     _define_augmentation(flag_values)
     _define_model(flag_values)
     _define_training(flag_values)
+    _define_losses(flag_values)
     _define_evaluation(flag_values)
     _define_devices(flag_values)
     _define_tools(flag_values)
@@ -191,6 +192,9 @@ def _define_training(flag_values):
         seed="Seed of the order, the augmentation and the initial weights; for linear_eval of the order and of the "
         "choice of validation images; for prepare of the order of the records.",
     )
+
+
+def _define_losses(flag_values):
     _define(
         flag_values,
         config.ContrastConfig,

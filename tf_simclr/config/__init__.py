@@ -5,15 +5,14 @@ program where that has the flag. This package imports no TensorFlow: a wrong val
 """
 
 from tf_simclr.config.checks import PreemptedError, UserError, check, is_handle, is_remote
+from tf_simclr.config.data_parts import AugmentConfig, DataConfig
 from tf_simclr.config.data_tools import PREVIEW, PrepareConfig, PreviewConfig
 from tf_simclr.config.label_efficiency import LabelEfficiencyConfig, Run
 from tf_simclr.config.parts import (
     NUM_BLOCK_GROUPS,
     RESNET_DEPTHS,
     TRAIN_MODES,
-    AugmentConfig,
     ContrastConfig,
-    DataConfig,
     DistillConfig,
     EvaluationConfig,
     ModelConfig,

@@ -4,10 +4,9 @@ import dataclasses
 from typing import ClassVar
 
 from tf_simclr.config.checks import check, check_given
+from tf_simclr.config.data_parts import AugmentConfig, DataConfig
 from tf_simclr.config.parts import (
-    AugmentConfig,
     ContrastConfig,
-    DataConfig,
     DistillConfig,
     EvaluationConfig,
     ModelConfig,

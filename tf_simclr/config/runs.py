@@ -5,11 +5,10 @@ import os
 from typing import Any
 
 from tf_simclr.config.checks import UserError, check
+from tf_simclr.config.data_parts import AugmentConfig, DataConfig
 from tf_simclr.config.parts import (
     TRAIN_MODES,
-    AugmentConfig,
     ContrastConfig,
-    DataConfig,
     DistillConfig,
     EvaluationConfig,
     ModelConfig,

@@ -4,14 +4,8 @@ import dataclasses
 from typing import Any, ClassVar
 
 from tf_simclr.config.checks import WHICH_NETWORK, check, check_choice, check_given
-from tf_simclr.config.parts import (
-    AugmentConfig,
-    DataConfig,
-    ModelConfig,
-    OptimizerConfig,
-    StrategyConfig,
-    TrainConfig,
-)
+from tf_simclr.config.data_parts import AugmentConfig, DataConfig
+from tf_simclr.config.parts import ModelConfig, OptimizerConfig, StrategyConfig, TrainConfig
 
 TRANSFER_PROTOCOLS = ("linear", "finetuned")
 ROBUSTNESS_DATASETS = (

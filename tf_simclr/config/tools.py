@@ -6,11 +6,10 @@ import os
 from typing import ClassVar
 
 from tf_simclr.config.checks import WHICH_NETWORK, check, check_choice, check_given
+from tf_simclr.config.data_parts import AugmentConfig, DataConfig
 from tf_simclr.config.data_tools import PREVIEW, PrepareConfig, PreviewConfig
 from tf_simclr.config.parts import (
-    AugmentConfig,
     ContrastConfig,
-    DataConfig,
     DistillConfig,
     ModelConfig,
     OptimizerConfig,

@@ -1,0 +1,151 @@
+"""Command lines and flagfiles as lines of flags: which of them hold for a step, and what they say."""
+
+import dataclasses
+import difflib
+import os
+from collections.abc import Sequence
+
+from absl import flags as absl_flags
+
+from flags.definitions import define_flags
+from tf_simclr.config import TRAIN_MODES, UserError
+
+RECIPES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "recipes")
+
+
+@dataclasses.dataclass(frozen=True)
+class Lines:
+    """The flags of flagfiles, and those of the command line, which win."""
+
+    from_files: list[str]
+    explicit: list[str]
+
+    def of_step(self, step: str | None) -> list[str]:
+        """Returns the flags that hold for a step, the winning ones last; only the general ones for None."""
+        return [*of_step(self.from_files, step), *of_step(self.explicit, step)]
+
+
+def of_step(arguments: Sequence[str], step: str | None) -> list[str]:
+    """Returns the flags among `arguments` that hold for a step, its own ones last; the general ones for None.
+
+    Raises:
+        UserError: a flag of a step is none, or has no meaning for a single step.
+    """
+    general: list[str] = []
+    special: list[str] = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        owner, dot, flag = name.lstrip("-").partition(".")
+        if not dot or not argument.startswith("-") or not owner.isidentifier():
+            general.append(argument)
+            continue
+        if owner not in TRAIN_MODES:
+            raise UserError(
+                f"{argument}: no such step; write --STEP.NAME=VALUE with one of {', '.join(TRAIN_MODES)}."
+            )
+        if (flag, value) == ("train_mode", owner):
+            continue  # So that a recipe of this step can be its flagfile.
+        if flag in ("mode", "train_mode", "model_dir"):
+            raise UserError(f"{argument}: cannot differ between the steps; leave it out.")
+        if not equals and _needs_value(flag):
+            raise UserError(f"{argument}: flags of one step are written --STEP.NAME=VALUE.")
+        if step is None:  # A mistake must show, whichever step is run.
+            try:
+                parse([f"--{flag}{equals}{value}"])
+            except UserError as error:
+                raise UserError(f"--{owner}.{str(error).removeprefix('--')}") from error
+        if owner == step:
+            special.append(f"--{flag}{equals}{value}")
+    return [*general, *special]
+
+
+def _needs_value(flag: str) -> bool:
+    flag_values = absl_flags.FlagValues()
+    define_flags(flag_values)
+    return flag in flag_values and not flag_values[flag].boolean
+
+
+def parse(arguments: Sequence[str]) -> absl_flags.FlagValues:
+    """Parses flags.
+
+    Raises:
+        UserError: a flag or a value is wrong.
+    """
+    flag_values = absl_flags.FlagValues()
+    define_flags(flag_values)
+    try:
+        rest = flag_values(["run.py", *arguments])[1:]
+    except absl_flags.UnrecognizedFlagError as error:
+        raise _unknown_flag(error.flagname, flag_values) from error
+    except absl_flags.IllegalFlagValueError as error:
+        raise _bad_value(error, flag_values) from error
+    except absl_flags.Error as error:
+        message = " ".join(str(error).split())
+        raise UserError(f"{message[0].lower()}{message[1:]} (see python run.py --help).") from error
+    if rest:
+        raise UserError(f"{rest[0]}: not a flag; flags are written --name=value (see python run.py --help).")
+    return flag_values
+
+
+def _unknown_flag(name: str, flag_values: absl_flags.FlagValues) -> UserError:
+    nearest = difflib.get_close_matches(name, list(flag_values), n=3, cutoff=0.5)
+    hint = f"did you mean {', '.join(f'--{other}' for other in nearest)}? " if nearest else ""
+    return UserError(f"--{name}: no such flag; {hint}all flags: python run.py --help.")
+
+
+def _bad_value(error: absl_flags.IllegalFlagValueError, flag_values: absl_flags.FlagValues) -> UserError:
+    # absl writes "flag --name=value: reason", where the value may hold anything.
+    name, _, rest = str(error).removeprefix("flag --").partition("=")
+    value = rest.removesuffix(f": {error.__context__}")
+    kind = flag_values[name].flag_type() if name in flag_values else ""
+    mend = {"int": "use a whole number", "float": "use a number", "bool": "use True or False"}.get(kind, rest)
+    return UserError(f"--{name}={value}: {mend} (see python run.py --help).")
+
+
+def split_flagfiles(
+    arguments: Sequence[str], *, base: str, inside: tuple[str, ...] = ()
+) -> tuple[list[str], list[str]]:
+    """Returns the flags from flagfiles, and the other flags; a flagfile names others relative to itself.
+
+    Raises:
+        UserError: a flagfile cannot be read, includes itself, or has a line that is no flag.
+    """
+    from_files: list[str] = []
+    others: list[str] = []
+    pending = list(arguments)
+    while pending:
+        argument = pending.pop(0)
+        name, equals, value = argument.lstrip("-").partition("=")
+        step, dot, plain_name = name.rpartition(".")
+        if not argument.startswith("-") or plain_name != "flagfile":
+            others.append(argument)
+            continue
+        if not equals:
+            if not pending:
+                raise UserError("--flagfile: name a file, such as --flagfile=flags/recipes/digits.flags.")
+            value = pending.pop(0)
+        path = os.path.abspath(os.path.join(base, os.path.expanduser(value)))
+        if path in inside:
+            raise UserError(f"--flagfile={value}: includes itself; take that line out of {inside[-1]}.")
+        nested, own = split_flagfiles(
+            _read_lines(path, value), base=os.path.dirname(path), inside=(*inside, path)
+        )
+        # What a step's flagfile says holds for that step.
+        from_files += [f"--{step}{dot}{line.lstrip('-')}" for line in (*nested, *own)]
+    return from_files, others
+
+
+def _read_lines(path: str, value: str) -> list[str]:
+    try:
+        with open(path, encoding="utf-8") as file:
+            lines = [line.strip() for line in file]
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(
+            f"--flagfile={value}: cannot be read ({getattr(error, 'strerror', None) or error}); "
+            f"ready-made ones are in {os.path.relpath(RECIPES)}."
+        ) from error
+    flags = [line for line in lines if line and not line.startswith(("#", "//"))]
+    for line in flags:
+        if not line.startswith("-"):
+            raise UserError(f"--flagfile={value}: {line!r} is not a flag; write one --name=value a line.")
+    return flags
