@@ -88,10 +88,8 @@ def _behind_damage(
     filename: tf.Tensor, undamaged: tf.data.Dataset, num_records: tf.Tensor, compression: tf.Tensor
 ) -> tf.data.Dataset:
     """Reads one record after the other, each by itself, from the first damaged one on."""
-    nothing = (tf.constant(0, tf.int64), tf.constant(0, tf.int64))
-    first, start = undamaged.reduce(
-        nothing, lambda so_far, record: (so_far[0] + 1, so_far[1] + _FRAME_BYTES + _length(record))
-    )
+    lengths = _gathered(undamaged.map(_length), num_records)
+    first, start = tf.size(lengths, tf.int64), tf.math.reduce_sum(lengths + _FRAME_BYTES)
 
     def read(place: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         record = _record_at(filename, place, compression)
@@ -116,9 +114,8 @@ def _declared_length(filename: tf.Tensor, place: tf.Tensor, compression: tf.Tens
     in_bytes = tf.data.FixedLengthRecordDataset(
         filename, record_bytes=1, header_bytes=place, compression_type=compression
     )
-    few = _attempts(in_bytes, _LENGTH_BYTES)
+    header = tf.strings.reduce_join(_gathered(_attempts(in_bytes, _LENGTH_BYTES), _LENGTH_BYTES))
     zeros = tf.constant(b"\0" * _LENGTH_BYTES)
-    header = few.reduce(tf.constant(""), lambda so_far, byte: tf.strings.join([so_far, byte]))
     padded = tf.strings.substr(tf.strings.join([header, zeros]), 0, _LENGTH_BYTES)
     length = tf.io.decode_raw(padded, tf.int64)[0]
     return tf.where((length >= 0) & (length <= _MAX_LENGTH), length, _MAX_LENGTH)
@@ -132,6 +129,13 @@ def _attempts(dataset: tf.data.Dataset, most: tf.Tensor | int) -> tf.data.Datase
     """
     numbered = tf.data.Dataset.zip((tf.data.Dataset.range(most), dataset))
     return numbered.ignore_errors().map(lambda _, element: element)
+
+
+def _gathered(dataset: tf.data.Dataset, most: tf.Tensor | int) -> tf.Tensor:
+    """Returns all elements, `most` at most, as one tensor [N]; N may be 0."""
+    none = tf.zeros([0], dataset.element_spec.dtype)
+    batches = dataset.batch(tf.cast(most, tf.int64)).concatenate(tf.data.Dataset.from_tensors(none))
+    return batches.take(1).get_single_element()
 
 
 def _length(record: tf.Tensor) -> tf.Tensor:
