@@ -71,25 +71,38 @@ def decode_image(encoded: tf.Tensor, channels: int = 3, name: str | tf.Tensor | 
     Raises:
         tf.errors.InvalidArgumentError: it is none of these, damaged, or declares over `MAX_PIXELS`.
     """
-
-    def check() -> tf.Tensor:
-        with tf.control_dependencies([check_size(encoded, "the image" if name is None else name)]):
-            return tf.constant(True)
-
-    def decode(passed: bool | tf.Tensor = True) -> tf.Tensor:
-        with tf.control_dependencies([tf.convert_to_tensor(passed)]):
-            image = tf.io.decode_image(tf.identity(encoded), channels=channels, expand_animations=False)
-        return tf.ensure_shape(image, [None, None, channels])
-
     if name is not None:
-        return _finish(decode(check()), encoded)
+        with tf.control_dependencies([check_size(encoded, name)]):
+            return _finish(_decode(tf.identity(encoded), channels), encoded)
     is_small = _is_small_jpeg(encoded)
+    return tf.cond(
+        is_small & is_as_decoded(encoded),
+        lambda: _decode(encoded, channels),
+        lambda: _decoder_of_others(channels, MAX_PIXELS)(encoded, is_small),
+    )
+
+
+def _decode(encoded: tf.Tensor, channels: int) -> tf.Tensor:
+    image = tf.io.decode_image(encoded, channels=channels, expand_animations=False)
+    return tf.ensure_shape(image, [None, None, channels])
+
+
+@functools.lru_cache
+def _decoder_of_others(channels: int, max_pixels: int) -> Callable[..., tf.Tensor]:
+    """Returns what decodes all but plain JPEGs: one function for all callers, as tracing takes a while."""
+    del max_pixels  # That `check_size` compares with.
 
     @_apart
-    def decode_others() -> tf.Tensor:
-        return _finish(decode(tf.cond(is_small, lambda: True, _apart(check))), encoded)
+    def check(encoded: tf.Tensor) -> tf.Tensor:
+        with tf.control_dependencies([check_size(encoded)]):
+            return tf.constant(True)
 
-    return tf.cond(is_small & is_as_decoded(encoded), decode, decode_others)
+    def decode(encoded: tf.Tensor, is_checked: tf.Tensor) -> tf.Tensor:
+        passed = tf.cond(is_checked, lambda: True, lambda: check(encoded))
+        with tf.control_dependencies([passed]):
+            return _finish(_decode(tf.identity(encoded), channels), encoded)
+
+    return _apart(decode)
 
 
 def _finish(image: tf.Tensor, encoded: tf.Tensor) -> tf.Tensor:

@@ -80,11 +80,6 @@ class Listing:
             starts = tf.constant(np.append(-1, self._ends) + 1)
             return tf.constant(folders), tf.constant(self._rows_up_to), tf.constant(self.names), starts
 
-    @property
-    def num_bytes(self) -> int:
-        """What `path_tensor` makes use of."""
-        return 8 * (len(self) + 2 * len(self.subfolders)) + len(self.names)
-
     def path_tensor(self, row: tf.Tensor) -> tf.Tensor:
         """Returns the path, string [], of row int64 [], in a graph."""
         folders, rows_up_to, names, starts = self._tensors
