@@ -212,8 +212,7 @@ def test_collectives_have_one_home(path):
     """Nothing but `distribute` asks a replica context for anything."""
     calls = [n.func for n in ast.walk(parse(path)) if isinstance(n, ast.Call)]
     used = {call.attr for call in calls if isinstance(call, ast.Attribute)}
-    # In `data` it is that of a tf.data.Dataset.
-    assert not used & (COLLECTIVES - {"reduce"} if part_of(path.as_posix()) == "data" else COLLECTIVES)
+    assert not used & COLLECTIVES
 
 
 @named([*LIBRARY, *OTHERS])
