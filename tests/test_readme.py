@@ -142,7 +142,7 @@ def with_stand_ins(arguments, root):
 def test_command_on_other_data_runs(command, stand_ins, tmp_path):
     own = with_stand_ins(COMMANDS[command], stand_ins)
     directories = [f"--model_dir={tmp_path / 'run'}", f"--data_dir={stand_ins}"]
-    done = run_program(*own, *SHORT, *SMALL, *directories)
+    done = run_program(*own, *SHORT, *SMALL, *directories, timeout=600)
     assert done.returncode == 0, done.stderr
     assert "Result: " in done.stdout
 
