@@ -35,11 +35,7 @@ _DIGITS_RECIPE = os.path.join(RECIPES, "digits.flags")
 # What the other steps of the whole method would refuse.
 _OF_PRETRAINING = ("contrast_chunks", "memory_size", "memory_momentum")
 # The many runs of a curve keep their results, and of the weights what going on needs.
-_DEFAULTS_OF_CURVE = tuple(
-    f"--{step}.{flag}"
-    for step in TRAIN_MODES[1:]
-    for flag in ("keep_hub_module_max=0", "keep_checkpoint_max=1")
-)
+_DEFAULTS_OF_CURVE = {"keep_hub_module_max": 0, "keep_checkpoint_max": 1}
 
 
 def parse_command_line(arguments: Sequence[str]) -> tuple[Run | Tool, list[str]]:
@@ -176,7 +172,9 @@ def _label_efficiency(lines: Lines, values: absl_flags.FlagValues) -> LabelEffic
         "a student's teacher is the network finetuned on the same labels; leave it out, or use --distill.teacher=.",
     )
     _check_labels_vary(lines)
-    lines = Lines([*_DEFAULTS_OF_CURVE, *lines.from_files], lines.explicit)
+    unset = {name: value for name, value in _DEFAULTS_OF_CURVE.items() if not values[name].present}
+    defaults = [f"--{step}.{name}={value}" for step in TRAIN_MODES[1:] for name, value in unset.items()]
+    lines = Lines([*defaults, *lines.from_files], lines.explicit)
     # The labels of each run are chosen later.
     method = _whole_method(
         lines,

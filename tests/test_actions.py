@@ -242,6 +242,20 @@ def test_bad_images_are_counted_over_all_starts_of_a_run(tmp_path):
         assert events(make_watch(1, directory=tmp_path), 20) == 1
 
 
+def test_bad_images_of_steps_that_are_taken_again_count_once(tmp_path):
+    watch = make_watch(1, directory=tmp_path)
+    watch(make_event(10, num_steps=10, checkpoint="ckpt-10", bad_images=0.1))
+    watch(make_event(15, num_steps=5, bad_images=1.0))
+    watch(make_event(20, num_steps=10, checkpoint="ckpt-20", bad_images=0.2))  # Back from 15 to 10.
+    assert watch.num_bad_images == 3
+
+
+def test_share_of_bad_images_is_that_of_the_whole_run_after_a_start_without_any():
+    watch = make_watch(0.01)
+    watch(make_event(101, num_steps=1, bad_images=3.0))
+    assert watch.num_bad_images == 3  # Of 3232, where 32 alone would be too many.
+
+
 def test_bad_images_leave_no_file_where_there_are_none_and_with_other_workers(tmp_path):
     make_watch(1, directory=tmp_path)(make_event(10, checkpoint="ckpt-10"))
     make_watch(1, directory=tmp_path, writes=False)(make_event(10, checkpoint="ckpt-10", bad_images=1.0))

@@ -139,6 +139,15 @@ def test_exports_of_all_runs_can_be_asked_for(tmp_path):
     assert {run.keep_hub_module_max for run in config.runs.values()} == {2}
 
 
+def test_what_a_recipe_says_of_checkpoints_and_exports_holds(tmp_path):
+    (tmp_path / "a.flags").write_text("--keep_checkpoint_max=3\n--finetune.keep_hub_module_max=2\n")
+    config = curve_config(tmp_path, f"--flagfile={tmp_path}/a.flags")
+    for run in config.runs.values():
+        assert run.train.keep_checkpoint_max == 3
+        exports = {"pretrain": 1, "finetune": 2}
+        assert run.keep_hub_module_max == exports.get(run.train.train_mode, 0)
+
+
 def test_labels_of_a_recipe_give_way(tmp_path):
     (tmp_path / "a.flags").write_text("--finetune.labels_per_class=7\n--label_fraction=0.1\n")
     config = curve_config(tmp_path, f"--flagfile={tmp_path}/a.flags")

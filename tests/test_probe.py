@@ -152,6 +152,18 @@ def test_validation_images_are_their_own_split_where_that_is_free(monkeypatch, f
     assert sources.test.name == flags.get("eval_split", "test")
 
 
+def test_validation_split_with_other_classes_is_left_alone(monkeypatch, caplog):
+    def load(data, split, *, flag="train_split"):
+        names = ("a", "b", "c") if split == "validation" else ("a", "b")
+        return types.SimpleNamespace(name=split, num_classes=len(names), class_names=names)
+
+    monkeypatch.setattr(probe_inputs, "load_source", load)
+    monkeypatch.setattr(probe_inputs, "available_splits", lambda data: ("train", "validation", "test"))
+    with caplog.at_level("INFO", "tf_simclr"):
+        assert probe_inputs.open_sources(config(dataset="cifar10")).validation is None
+    assert "validation has other classes than train: a part of that is held out instead." in caplog.text
+
+
 @pytest.mark.slow
 def test_validation_split_is_learnt_from_in_the_end(tmp_path):
     for seed, (split, count) in enumerate({"train": 6, "validation": 3, "test": 4}.items()):

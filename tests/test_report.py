@@ -253,7 +253,12 @@ def test_images_without_labels_have_no_colours(tmp_path, fake_network):
 
 @pytest.mark.parametrize(
     ("features", "message"),
-    [(np.ones((30, 4)), "the network has collapsed"), (np.eye(4), "too few readable images")],
+    [
+        (np.ones((30, 4)), "the network has collapsed"),
+        (np.eye(4), "too few readable images"),
+        (np.arange(30.0)[:, np.newaxis], "the output is a single number"),
+        (np.full((30, 4), np.nan), "of some images is not finite"),
+    ],
 )
 def test_map_that_would_show_nothing_is_a_sentence(tmp_path, fake_network, features, message):
     fake_network(features, np.zeros(len(features), int))

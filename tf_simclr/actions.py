@@ -210,6 +210,7 @@ class BadImageWatch:
         self._path = os.path.join(directory, _BAD_IMAGES_FILE)
         self._writes = writes
         self._saved: dict[int, tuple[int, int]] | None = None
+        self._step = 0
         self._bad = 0
         self._seen = 0
 
@@ -224,10 +225,12 @@ class BadImageWatch:
         Raises:
             UserError: more than `max_fraction` of the images seen are unreadable.
         """
-        if self._saved is None:
-            start = event.step - event.num_steps
-            self._saved = {step: pair for step, pair in _read_counts(self._path).items() if step <= start}
-            self._bad, self._seen = self._saved.get(start, (0, 0))
+        start = event.step - event.num_steps
+        if self._saved is None or start < self._step:  # The first call, or the run went back to a checkpoint.
+            counts = _read_counts(self._path) if self._saved is None else self._saved
+            self._saved = {step: pair for step, pair in counts.items() if step <= start}
+            self._bad, self._seen = self._saved.get(start, (0, start * event.plan.global_batch_size))
+        self._step = event.step
         if event.metrics:
             self._bad += round(event.metrics["bad_images"] * event.num_steps)
             self._seen += event.num_steps * event.plan.global_batch_size

@@ -54,7 +54,7 @@ def evaluate(function, dataset, *, num_steps: int = 0) -> Evaluation:
         An evaluation with the scores `eval/label_top_1_accuracy`, `eval/label_top_5_accuracy`,
         `eval/mean_per_class_accuracy` (of the classes that occur), `eval/expected_calibration_error`,
         `eval/supervised_loss`, `eval/num_examples` and `eval/num_bad_images`, which were unreadable and
-        not counted as examples.
+        not counted as examples; nor are those without a label.
     """
     parts: dict[str, list[np.ndarray]] = collections.defaultdict(list)
     for batch in itertools.islice(dataset, num_steps or None):

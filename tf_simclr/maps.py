@@ -56,6 +56,8 @@ def show_features(config: EmbedConfig) -> None:
         rows = features.read(0, source.num_examples)
     if rows.unreadable:
         _LOG.info("%d unreadable images were left out.", len(rows.unreadable))
+    if not len(rows.features):
+        raise UserError(f"--dataset={config.data.dataset}: no image of {source.name} can be read.")
     try:
         if output.endswith(".png"):
             _write_map(output, rows, source)

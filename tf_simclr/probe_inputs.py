@@ -19,6 +19,8 @@ _LOG = logging.getLogger("tf_simclr")
 _VALIDATION_SPLITS = ("validation", "val")
 # Of a feature: as float32, twice where validation images are put beside, and the copy that is fitted.
 _BYTES_PER_NUMBER = 16
+# Logits, their gradients and their exponentials as float64, while L-BFGS fits.
+_BYTES_PER_LOGIT = 24
 
 
 class Sources(NamedTuple):
@@ -56,7 +58,11 @@ def _validation_source(data: DataConfig, train: Source, test_split: str) -> Sour
     source = load_source(data, free[0], flag="eval_split") if free else None
     if source is None or source.num_classes is None:
         return None
-    check_same_classes(train, source)
+    if source.class_names != train.class_names:
+        _LOG.info(
+            "%s has other classes than %s: a part of that is held out instead.", source.name, train.name
+        )
+        return None
     return source
 
 
@@ -98,7 +104,10 @@ def check_memory(config: ProbeConfig, network: Network, sources: Sources) -> Non
     """Raises UserError where the features of all images would not fit in the memory of this machine."""
     (size,) = network.shapes[config.endpoint]
     count = sum(source.num_examples for source in sources if source is not None)
-    needed = count * size * _BYTES_PER_NUMBER
+    num_logits = 0
+    if isinstance(config, LinearEvalConfig) and config.linear_eval_protocol == "lbfgs":
+        num_logits = sources.train.num_examples * int(sources.train.num_classes or 0)
+    needed = count * size * _BYTES_PER_NUMBER + num_logits * _BYTES_PER_LOGIT
     there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     check(
         needed <= there,

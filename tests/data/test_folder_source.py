@@ -1,5 +1,8 @@
 """Folders of images: what is found in them, what is refused, and images that cannot be read."""
 
+import os
+import pathlib
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -83,6 +86,24 @@ def test_folder_with_a_class_named_like_a_split(tmp_path):
     for name in ("bus", "train"):
         write_image(tmp_path / name / "0.png", grey_image(0))
     assert load_source(config(tmp_path), "train").class_names == ("bus", "train")
+
+
+def test_folder_of_a_class_whose_name_is_no_text_has_one_that_can_be_written(tmp_path):
+    for name in (b"caf\xe9", b"tea"):
+        path = os.fsencode(tmp_path / "x").replace(b"x", name)
+        os.mkdir(path)
+        write_image(pathlib.Path(os.fsdecode(path)) / "0.png", grey_image(0))
+    source = load_source(config(tmp_path), "train")
+    assert source.class_names == ("caf\\xe9", "tea")
+    _, _, mask, bad = evaluated(source, 2)
+    assert (mask.sum(), bad) == (2, 0)
+
+
+def test_link_to_itself_costs_one_example(class_folder):
+    os.symlink("loop.png", class_folder / "cat" / "loop.png")
+    source = load_source(config(class_folder), "train")
+    _, _, _, bad = evaluated(source)
+    assert (source.num_examples, bad) == (13, 1)
 
 
 def test_folder_finds_images_in_folders_of_a_class(tmp_path):

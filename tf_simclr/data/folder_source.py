@@ -56,7 +56,7 @@ def load(data: DataConfig, split: str, flag: str) -> EncodedImages:
         read=tf.identity if data.cache_dataset else lambda row: tf.io.read_file(listing.path_tensor(row)),
         example_names=_Lazily(lambda row: shown_path(listing.path(row)), len(listing)),
         labels=labels,
-        class_names=listing.class_names or None,
+        class_names=[shown_path(name) for name in listing.class_names] or None,
         numbers=chosen,
     )
     source.files = files

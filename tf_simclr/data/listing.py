@@ -181,9 +181,18 @@ def scan(folder: str, report: Callable[[], None] = lambda: None) -> tuple[list[s
         for entry in entries:
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir():  # Known from the entry, but for links.
+            if _is_folder(entry):
                 subfolders.append(entry.name)
             elif entry.name.lower().endswith(IMAGE_EXTENSIONS):
                 images.append(entry.name)
                 report()
     return sorted(subfolders), sorted(images)
+
+
+def _is_folder(entry: os.DirEntry) -> bool:
+    try:
+        return entry.is_dir()  # Known from the entry, but for links.
+    except (
+        OSError
+    ):  # A link to itself, or to where nobody may look: an image that cannot be read, if it is named so.
+        return False

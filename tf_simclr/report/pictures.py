@@ -73,6 +73,10 @@ def why_not_projected(features: np.ndarray) -> str | None:
     """Returns why a map of features `[N, D]` would show nothing; None where it shows something."""
     if len(features) < _MIN_POINTS:
         return "too few readable images"
+    if features.shape[1] < 2:
+        return "the output is a single number"
+    if not np.isfinite(features).all():
+        return "the representation of some images is not finite"
     is_same = np.ptp(features, axis=0).max() < _MIN_RANGE
     return "all images have the same representation, the network has collapsed" if is_same else None
 

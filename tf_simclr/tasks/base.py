@@ -141,15 +141,17 @@ class Task(abc.ABC):
         """Returns what the classifier says of each example, in replica context.
 
         Args:
-            batch: `images` `[b, S, S, 3]` in [0, 1], `labels` int32 `[b]`, `mask` `[b]`: 1 for a real example.
+            batch: `images` `[b, S, S, 3]` in [0, 1], `labels` int32 `[b]`, -1 for none, `mask` `[b]`: 1 for a
+                real example.
 
         Returns:
             Float32 `[B]` of the rows of all replicas: `label`; `prediction`, the likeliest class, -1 where
             logits are not finite; `confidence`, its probability; `is_in_top_5`, 0 or 1; `loss`, the cross
-            entropy; `mask`.
+            entropy; `mask`, 0 also where there is no label.
         """
         logits = self.model.forward(batch["images"], training=False).endpoints["logits_sup"]
-        labels = batch["labels"]
+        labels = tf.maximum(batch["labels"], 0)
+        is_labelled = tf.cast(batch["labels"] >= 0, batch["mask"].dtype)
         prediction, confidence = most_likely(logits)
         columns = {
             "label": labels,
@@ -157,7 +159,7 @@ class Task(abc.ABC):
             "confidence": confidence,
             "is_in_top_5": count_correct(logits, labels, 5),
             "loss": tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits),
-            "mask": batch["mask"],
+            "mask": batch["mask"] * is_labelled,
         }
         # Numbers of classes are exact in float32 up to 2**24.
         rows = tf.stack([tf.cast(column, tf.float32) for column in columns.values()], axis=1)
