@@ -18,6 +18,7 @@ from tf_simclr.config import (
     TRAIN_MODES,
     ExperimentConfig,
     LabelEfficiencyConfig,
+    PreviewConfig,
     Run,
     SemiSupervisedConfig,
     StrategyConfig,
@@ -77,9 +78,11 @@ def parse_command_line(arguments: Sequence[str]) -> tuple[Run | Tool, list[str]]
         recipe, _ = split_flagfiles([f"--flagfile={_DIGITS_RECIPE}"], base=os.curdir)
         lines = Lines([*recipe, *lines.from_files], lines.explicit)
         values = parse(lines.of_step(None))
+    if values.mode == PREVIEW:
+        values, chosen = _of_previewed_step(lines, values)
+        notes += chosen
     if is_tool:
-        step = values.train_mode if is_of_run else None
-        return _tool(lines, parse(lines.of_step(step))), notes
+        return _tool(lines, values), notes
     train_mode = _train_mode(values, bare=unnamed and not uses_flagfile)
     config: Run
     if train_mode == SEMI_SUPERVISED:
@@ -112,12 +115,33 @@ def _settings_of_run(directory: str | None) -> list[str]:
     return [f"--{name}={settings[name]}" for name in sorted(names) if settings[name] is not None]
 
 
+def _of_previewed_step(
+    lines: Lines, values: absl_flags.FlagValues
+) -> tuple[absl_flags.FlagValues, list[str]]:
+    """Returns the flags of the step that a preview shows, of several the first one, and lines for the user."""
+    step, notes = values.train_mode, []
+    if step in (SEMI_SUPERVISED, LABEL_EFFICIENCY):
+        notes = [
+            f"Of {step}: the views of pretraining; another step is shown with --train_mode={TRAIN_MODES[1]}."
+        ]
+        step = "pretrain"
+    own = parse([*lines.of_step(step), f"--train_mode={step}"])
+    first = str(own.labels_per_class).partition(",")[0].strip()
+    if first.isdecimal():  # A curve has several.
+        own["labels_per_class"].value = int(first)
+    return own, notes
+
+
 def _tool(lines: Lines, values: absl_flags.FlagValues) -> Tool:
     tool = TOOLS[values.mode]
     used = (_flags_of(tool) | {"mode"}).difference(getattr(tool, "unused", ()))
     general = of_step(lines.explicit, None)
     explicit = parse(general)
-    unused = [argument for argument in lines.explicit if argument not in general]
+    if tool is PreviewConfig:  # The command line is that of a run: whatever it says of other steps may stay.
+        used |= _flags_of(LabelEfficiencyConfig) | set(ACCEPTED_WITHOUT_EFFECT)
+        unused = []
+    else:
+        unused = [argument for argument in lines.explicit if argument not in general]
     unused += [
         f"--{name}={explicit[name].value}" for name in explicit if explicit[name].present and name not in used
     ]

@@ -1,9 +1,11 @@
 """Record files of a folder: what becomes of each kind of image, going on after an interruption, bad input."""
 
+import errno
 import hashlib
 import io
 import json
 import os
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -15,8 +17,8 @@ import tensorflow as tf
 from PIL import Image
 
 from tests.runs import REPOSITORY, run_program, write_images
+from tf_simclr import image_files, prepared_files
 from tf_simclr import prepare as module
-from tf_simclr import prepared_files
 from tf_simclr.config import DataConfig, PrepareConfig, UserError
 from tf_simclr.image_files import Conversion, convert_files, convert_image
 from tf_simclr.prepare import prepare
@@ -357,10 +359,29 @@ def test_interrupted_output_goes_on_to_the_same_bytes(photos, tmp_path, monkeypa
     assert len(finished) == {0: 0, 6: 1, 10: 1, 19: 2}[num_records]
     assert not (tmp_path / "cut" / "manifest.json").exists()
     before = [path.stat().st_ino for path in finished]
-    prepare(config(photos, tmp_path / "cut", overwrite=True))  # Of the same command as before.
+    prepare(config(photos, tmp_path / "cut"))
     assert f"{3 - len(finished)} of 3 files are missing" in log.text
     assert files(tmp_path / "cut") == files(tmp_path / "whole")
     assert [path.stat().st_ino for path in finished] == before  # They are not written again.
+
+
+def test_overwriting_begins_anew_where_an_interrupted_output_would_go_on(photos, tmp_path, monkeypatch, log):
+    out = tmp_path / "out"
+    prepare(config(photos, out))
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        Stopped(patch, 10, KeyboardInterrupt())
+        prepare(config(photos, out, overwrite=True))
+    assert log.messages[-1] == "To go on, leave out --overwrite."
+    (finished,) = out.glob("*.tfrecord")
+    before = finished.read_bytes()
+    # Not looked at by going on, which compares sizes.
+    finished.write_bytes(before[::-1])
+    with monkeypatch.context() as patch:
+        Stopped(patch, 0, tf.errors.ResourceExhaustedError(None, None, "No space left on device"))
+        message = refusal(photos, out, overwrite=True)
+    assert message.endswith("start the same command again without --overwrite: it goes on from there.")
+    prepare(config(photos, out))
+    assert finished.read_bytes() == before
 
 
 def test_finished_output_tells_what_is_there_and_converts_nothing(photos, tmp_path, monkeypatch, log):
@@ -463,6 +484,75 @@ def test_too_many_unreadable_images_stop_until_they_are_tolerated(photos, tmp_pa
     assert message.startswith("--max_bad_image_fraction=0.1: 6 of 20 images of folder:")
     prepare(config(photos, tmp_path / "out", max_bad_image_fraction=0.3))
     assert manifest_of(tmp_path / "out")["splits"]["train"]["num_examples"] == 14
+
+
+@pytest.mark.parametrize(
+    ("error", "problem"),
+    [
+        (PermissionError(errno.EACCES, "Permission denied"), "Permission denied"),
+        (OSError(errno.EIO, "Input/output error"), "Input/output error"),
+        (OSError(errno.EMFILE, "Too many open files"), "Too many open files"),
+        (MemoryError(), "memory ran out: use fewer --prepare_workers"),
+    ],
+)
+def test_image_that_may_be_whole_is_not_left_out(photos, tmp_path, monkeypatch, error, problem):
+    """The second of three files cannot be read at first."""
+    out = tmp_path / "out"
+    prepare(config(photos, tmp_path / "whole"))
+    name = read(tmp_path / "whole" / "train-00001-of-00003.tfrecord")[1][0]
+
+    def open_or_fail(path, mode):
+        if path == str(photos / name):
+            raise error
+        return open(path, mode)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(image_files, "open", open_or_fail, raising=False)
+        message = refusal(photos, out, max_bad_image_fraction=1)
+    assert message == (
+        f"--dataset=folder:{photos}: {photos / name} could not be read ({problem}); mend that and start the same "
+        "command again: it goes on from there."
+    )
+    assert sorted(files(out)) == ["train-00000-of-00003.tfrecord", "unfinished.json"]
+    prepare(config(photos, out))
+    assert files(out) == files(tmp_path / "whole")
+
+
+def test_folder_that_vanishes_is_no_reason_to_leave_its_images_out(photos, tmp_path, monkeypatch):
+    def unmount(splits):
+        photos.rename(tmp_path / "unmounted")
+        return []
+
+    monkeypatch.setattr(module, "_image_states", unmount)
+    assert "(its folder is gone); mend that and start" in refusal(photos, tmp_path / "out")
+
+
+def test_state_of_an_image_that_cannot_be_told_stops(photos, tmp_path, monkeypatch):
+    """Or the same images would be others, once it can be."""
+
+    stat = os.stat
+
+    def stat_or_fail(path, **options):
+        if path == str(photos / NAMES[3]):
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return stat(path, **options)
+
+    monkeypatch.setattr(os, "stat", stat_or_fail)
+    message = refusal(photos, tmp_path / "out")
+    assert f"{photos / NAMES[3]} could not be read (Permission denied)" in message
+    assert not (tmp_path / "out").exists()
+
+
+def test_reading_error_reaches_the_parent_process():
+    error = pickle.loads(pickle.dumps(image_files.ReadError("a.jpg", "Permission denied")))
+    assert (error.path, error.problem) == ("a.jpg", "Permission denied")
+
+
+def test_prepare_does_not_recommend_itself_for_damaged_images(tmp_path):
+    folder = write_images(tmp_path / "flat", 3)
+    (folder / "a.tif").write_bytes(b"")
+    message = refusal(folder, tmp_path / "out", max_bad_image_fraction=0.1)
+    assert message.endswith("a.tif; mend or remove them, or tolerate a larger share.")
 
 
 # ---- Bad input

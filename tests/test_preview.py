@@ -1,6 +1,7 @@
 """The picture of views: what it shows is what the run trains on."""
 
 import io
+import shlex
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import tensorflow as tf
 from PIL import Image
 
 from flags.convert import parse_command_line
-from tests.runs import TINY, tiny_config, write_images
+from tests.runs import REPOSITORY, TINY, tiny_config, write_images
 from tf_simclr import preview as module
 from tf_simclr.config import PreviewConfig, UserError
 from tf_simclr.data import BatchPlan, step_views
@@ -190,3 +191,69 @@ def test_preview_takes_the_flags_of_its_step(tmp_path):
     config, notes = parse(f"--flagfile={file}", "--train_mode=finetune", "--learning_rate=1")
     assert (config.augment.crop_min_area, config.train.seed, notes) == (0.5, 3, [])
     assert parse(f"--flagfile={file}")[0].augment.crop_min_area == 0.08
+
+
+def photos_command():
+    """The command of README.md for one's own images."""
+    pages = (REPOSITORY / "README.md").read_text().splitlines()
+    return shlex.split(next(line for line in pages if "photos.flags" in line).removeprefix("python run.py"))
+
+
+def test_preview_takes_the_command_of_the_whole_method(monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    run, _ = parse_command_line(photos_command())
+    config, (note,) = parse(*photos_command(), "--keep_hub_module_max=0")
+    assert (config.model, config.data, config.train.train_mode) == (
+        run.pretrain.model,
+        run.pretrain.data,
+        "pretrain",
+    )
+    assert config.augment == run.pretrain.augment
+    assert note == (
+        "Of semi_supervised: the views of pretraining; another step is shown with --train_mode=finetune."
+    )
+    config, notes = parse(*photos_command(), "--train_mode=finetune")
+    assert (config.data, config.augment) == (run.finetune.data, run.finetune.augment)
+    assert notes == []
+
+
+def test_preview_takes_the_flags_of_a_curve_and_of_the_authors():
+    curve = ("--dataset=cifar10", "--labels_per_class=2,5", "--num_seeds=2", "--efficiency_methods=distill")
+    for mode in ("label_efficiency", "finetune"):
+        config, notes = parse(*curve, f"--train_mode={mode}", "--train_summary_steps=5")
+        assert (config.data.labels_per_class, len(notes)) == (2, mode == "label_efficiency")
+    with pytest.raises(UserError, match=r"^--labels_per_class=a,2: use one whole number"):
+        parse("--dataset=cifar10", "--labels_per_class=a,2")
+
+
+@pytest.mark.parametrize("flag", ["--prepare_workers=1", "--benchmark_batch_size=4"])
+def test_preview_refuses_what_no_run_takes(flag):
+    with pytest.raises(UserError, match=f"^{flag}: has no meaning with --mode=preview; leave it out"):
+        parse("--dataset=cifar10", flag)
+
+
+# ---- Pictures that are too large
+
+
+@pytest.mark.parametrize(("flag", "asked", "most"), [("preview_images", 64, 61), ("preview_views", 16, 14)])
+def test_picture_that_cannot_be_drawn_is_refused_before_the_data_is_opened(tmp_path, flag, asked, most):
+    size = 1024 if flag == "preview_images" else 4300
+    with pytest.raises(UserError) as error:
+        preview(preview_config(tmp_path / "views.png", dataset="none", image_size=size, **{flag: asked}))
+    assert str(error.value) == (
+        f"--{flag}={asked}: of --image_size={size} a picture has the place for {most}; use fewer."
+    )
+
+
+@pytest.mark.parametrize("size", [8, 170])
+def test_most_that_fits_is_the_most_that_does(monkeypatch, size):
+    monkeypatch.setattr(view_pictures, "_MAX_SIDE", 800)
+    num_images, num_views = view_pictures.most_that_fit(size)
+
+    def sides(more):
+        shape = (num_images + more, num_views + more, size, size, 3)
+        originals, names = [np.zeros([1, 1, 1], np.uint8)] * shape[0], ["name"] * shape[0]
+        png = view_pictures.plot_views(originals, np.zeros(shape, np.float32), names, "")
+        return Image.open(io.BytesIO(png)).size
+
+    assert max(sides(0)) <= 800 < min(sides(1))

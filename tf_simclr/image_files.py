@@ -41,8 +41,25 @@ class Converted(NamedTuple):
     problem: str = ""
 
 
+class ReadError(Exception):
+    """An image that may be whole could not be read: another time it may be.
+
+    Args:
+        path: of the image.
+        problem: what went wrong.
+    """
+
+    def __init__(self, path: str, problem: str):
+        super().__init__(path, problem)  # What a process hands to its parent is made anew from these.
+        self.path, self.problem = path, problem
+
+
 def convert_files(paths: Sequence[str], conversion: Conversion) -> list[Converted]:
-    """Converts the images of some files; see `convert_image`."""
+    """Converts the images of some files; see `convert_image`.
+
+    Raises:
+        ReadError: something other than an image itself is at fault.
+    """
     return [_convert_file(path, conversion) for path in paths]
 
 
@@ -65,8 +82,16 @@ def _convert_file(path: str, conversion: Conversion) -> Converted:
             return Converted(convert_image(file.read(), conversion))
     except UnidentifiedImageError:
         return Converted(b"", "is no JPEG, PNG, BMP, GIF, WebP or TIFF image")
+    except FileNotFoundError as error:
+        if not os.path.isdir(os.path.dirname(path) or os.curdir):
+            raise ReadError(path, "its folder is gone") from error
+        return Converted(b"", str(error.strerror))
+    except MemoryError as error:
+        raise ReadError(path, "memory ran out: use fewer --prepare_workers") from error
     except OSError as error:
-        return Converted(b"", error.strerror or _text(error))
+        if error.errno is not None:  # Of the system. Those of Pillow, about damage, have no number.
+            raise ReadError(path, str(error.strerror)) from error
+        return Converted(b"", _text(error))
     except Exception as error:  # Pillow raises whatever a damaged file leads it to.
         return Converted(b"", _text(error))
 

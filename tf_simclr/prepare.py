@@ -20,7 +20,7 @@ from tf_simclr.data import Source, available_splits, check_bad_images, load_sour
 from tf_simclr.data.folder_source import shown_path
 from tf_simclr.data.sources import FOLDER_PREFIX
 from tf_simclr.features import Progress, digest
-from tf_simclr.image_files import Conversion, Converted, convert_files, start_worker
+from tf_simclr.image_files import Conversion, Converted, ReadError, convert_files, start_worker
 from tf_simclr.images import MAX_PIXELS
 from tf_simclr.mismatch import listed
 from tf_simclr.prepared_files import UNREADABLE, PreparedFiles, Row
@@ -64,6 +64,26 @@ def prepare(config: PrepareConfig) -> None:
         UserError: anything the user can mend.
     """
     files = PreparedFiles(str(config.output), overwrite=config.overwrite)
+    try:
+        _prepare(config, files)
+    except ReadError as error:
+        # Left out, the image would be missing for good.
+        raise UserError(
+            f"--dataset={config.data.dataset}: {shown_path(error.path)} could not be read ({error.problem}); mend that "
+            f"and {files.how_to_go_on}."
+        ) from error
+    except BrokenProcessPool as error:
+        raise UserError(
+            f"--prepare_workers={config.prepare_workers}: one of {_num_workers(config)} processes was ended from "
+            f"outside, perhaps as memory ran out; use fewer and {files.how_to_go_on}."
+        ) from error
+    except KeyboardInterrupt:
+        if config.overwrite:
+            _LOG.info("To go on, leave out --overwrite.")
+        raise
+
+
+def _prepare(config: PrepareConfig, files: PreparedFiles) -> None:
     splits = _load_splits(config, files.directory)
     settings = {name: getattr(config, name) for name in _SETTINGS} | {
         "images": digest(_image_states(splits)),
@@ -134,7 +154,11 @@ def _class_names(splits: Mapping[str, _Split]) -> Sequence[str] | None:
 
 
 def _image_states(splits: Mapping[str, _Split]) -> Iterator[bytes]:
-    """Yields what differs where the images do: other images may have come under the same names."""
+    """Yields what differs where the images do: other images may have come under the same names.
+
+    Raises:
+        ReadError: the state of an image cannot be told.
+    """
     for name, split in splits.items():
         yield name.encode()
         yield "\n".join(split.source.class_names or ()).encode()
@@ -142,8 +166,10 @@ def _image_states(splits: Mapping[str, _Split]) -> Iterator[bytes]:
             image = f"{split.name(key)} {label}"
             try:
                 state = os.stat(split.source.files[key])
-            except OSError:
+            except FileNotFoundError:
                 yield image.encode()
+            except OSError as error:
+                raise ReadError(split.source.files[key], str(error.strerror)) from error
             else:
                 yield f"{image} {state.st_size} {state.st_mtime_ns}".encode()
 
@@ -164,7 +190,7 @@ def _start_workers(config: PrepareConfig) -> Iterator[Convert]:
     """Gives the function from paths to converted images, in the same order, that all processes work for."""
     conversion = Conversion(config.prepare_short_side, config.prepare_quality, MAX_PIXELS)
     work = functools.partial(convert_files, conversion=conversion)
-    num_workers = config.prepare_workers or _num_cores()
+    num_workers = _num_workers(config)
     if num_workers == 1:
         yield lambda paths: itertools.chain.from_iterable(work([path]) for path in paths)
         return
@@ -174,18 +200,14 @@ def _start_workers(config: PrepareConfig) -> Iterator[Convert]:
     )
     try:
         yield functools.partial(_map, pool, work, num_ahead=_TASKS_AHEAD * num_workers)
-    except BrokenProcessPool as error:
-        raise UserError(
-            f"--prepare_workers={config.prepare_workers}: one of {num_workers} processes was ended from outside, "
-            "perhaps as memory ran out; use fewer and start the same command again: it goes on from there."
-        ) from error
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _num_cores() -> int:
-    """Returns how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _num_workers(config: PrepareConfig) -> int:
+    """Returns how many processes work: one for each core that this one may use, unless the user says otherwise."""
+    num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return config.prepare_workers or num_cores
 
 
 def _map(
@@ -263,7 +285,11 @@ class _Watch:
             self._num_bad += 1
             self._source.add_bad_image(name)
         check_bad_images(
-            self._source, num_bad=self._num_bad, num_seen=self._num_seen, max_fraction=self._max_fraction
+            self._source,
+            num_bad=self._num_bad,
+            num_seen=self._num_seen,
+            max_fraction=self._max_fraction,
+            can_prepare=False,
         )
 
 

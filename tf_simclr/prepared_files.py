@@ -48,8 +48,7 @@ class PreparedFiles:
 
     Args:
         output: the directory.
-        overwrite: whether to delete what this program has written there, unless it is an unfinished part of the
-            same.
+        overwrite: whether to begin anew, and to delete what this program has written there, finished or not.
 
     Raises:
         UserError: something else is there.
@@ -62,6 +61,7 @@ class PreparedFiles:
         self._output = output
         self.directory = os.path.abspath(os.path.expanduser(output))
         self._overwrite = overwrite
+        self._has_overwritten = False
         self._manifest = self._read_manifest()
         if not self._manifest and self._foreign_names():
             raise UserError(
@@ -91,6 +91,12 @@ class PreparedFiles:
         """All files."""
         return [shard for name, split in self.splits.items() for shard in shards_of(name, split)]
 
+    @property
+    def how_to_go_on(self) -> str:
+        """What to do after an interruption, for a message."""
+        without = " without --overwrite" if self._has_overwritten else ""
+        return f"start the same command again{without}: it goes on from there"
+
     def unreadable(self, split: str) -> dict[str, str]:
         """Returns what is wrong with each unreadable image of the finished files, by its name."""
         return {
@@ -100,7 +106,7 @@ class PreparedFiles:
         }
 
     def goes_on(self, settings: Mapping[str, Any]) -> bool:
-        """Returns whether what is there was prepared with the same settings, so that nothing begins anew.
+        """Returns whether what is there was prepared with the same settings and is kept, so that nothing begins anew.
 
         Args:
             settings: what the files depend on, of JSON.
@@ -108,12 +114,9 @@ class PreparedFiles:
         Raises:
             UserError: it was prepared with others, and is not to be overwritten.
         """
-        if not self._manifest:
+        if not self._manifest or self._overwrite:
             return False
-        changed = differences(self._manifest["settings"], settings)
-        if self._overwrite:
-            return not changed and not self.is_finished
-        if changed:
+        if changed := differences(self._manifest["settings"], settings):
             raise UserError(f"--output={self._output}: was prepared with {listed(changed)}; {_MEND}.")
         return True
 
@@ -137,6 +140,7 @@ class PreparedFiles:
             os.makedirs(self.directory, exist_ok=True)
             self._take_up()
             self._delete_files()
+            self._has_overwritten = self._overwrite
             self._manifest = new_manifest(settings, class_names, sizes)
             self._write_manifest()
 
@@ -189,7 +193,7 @@ class PreparedFiles:
         except (OSError, tf.errors.OpError) as error:
             raise UserError(
                 f"--output={self._output}: cannot write {shard.name} ({first_line(error)}); free some space and "
-                "start the same command again: it goes on from there."
+                f"{self.how_to_go_on}."
             ) from error
         finally:
             with contextlib.suppress(FileNotFoundError):
@@ -206,8 +210,8 @@ class PreparedFiles:
             os.replace(self._path(_UNFINISHED), self._path(MANIFEST))
         except (OSError, tf.errors.OpError) as error:
             raise UserError(
-                f"--output={self._output}: cannot write {MANIFEST} ({first_line(error)}); free some space and start "
-                "the same command again: all images are there."
+                f"--output={self._output}: cannot write {MANIFEST} ({first_line(error)}); free some space and "
+                f"{self.how_to_go_on}."
             ) from error
 
     @contextlib.contextmanager

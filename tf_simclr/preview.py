@@ -9,12 +9,12 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tf_simclr.config import ExperimentConfig, PreviewConfig, UserError
+from tf_simclr.config import ExperimentConfig, PreviewConfig, UserError, check
 from tf_simclr.data import BatchPlan, Source, TrainingSource, step_views
 from tf_simclr.data.rows import batch_rows
 from tf_simclr.data.source import NUM_CANDIDATES
 from tf_simclr.ingredients import Ingredients, make_ingredients, training_batches, training_view
-from tf_simclr.report.view_pictures import plot_views
+from tf_simclr.report.view_pictures import most_that_fit, plot_views
 from tf_simclr.run_directory import first_line
 
 _LOG = logging.getLogger("tf_simclr")
@@ -46,6 +46,7 @@ def preview(config: PreviewConfig) -> None:
     path = os.path.expanduser(str(config.output))
     if os.path.lexists(path) and not config.overwrite:
         raise UserError(f"--output={config.output}: exists already; replace it with --overwrite=True.")
+    _check_size(config)
     run = _run(config)
     ingredients = make_ingredients(run, num_replicas=1)
     first = first_images(run, ingredients, num_images=config.preview_images, num_views=config.preview_views)
@@ -59,6 +60,19 @@ def preview(config: PreviewConfig) -> None:
     title = _describe(run, ingredients.source)
     _write(str(config.output), path, plot_views(first.originals, first.views, first.names, title))
     _LOG.info("Wrote %d views of %d images: %s", first.views.shape[1], len(first.views), path)
+
+
+def _check_size(config: PreviewConfig) -> None:
+    """Raises UserError where the picture would be larger than can be drawn."""
+    size = config.model.image_size
+    for name, most in zip(("preview_images", "preview_views"), most_that_fit(size), strict=True):
+        number = getattr(config, name)
+        check(
+            number <= most,
+            name,
+            number,
+            f"of --image_size={size} a picture has the place for {most}; use fewer.",
+        )
 
 
 def first_images(

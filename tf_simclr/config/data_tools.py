@@ -74,7 +74,7 @@ class PrepareConfig:
 class PreviewConfig:
     """`--mode=preview`: a picture of the views that a training run sees first.
 
-    Takes all flags of the run, so that its command line needs no others taken out.
+    Its command line is that of the run with `--mode=preview`: what the run needs beside these is passed over.
     """
 
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)

@@ -174,7 +174,9 @@ def order_seed(seed: int, epoch: tf.Tensor) -> tf.Tensor:
     return tf.random.experimental.stateless_fold_in(tf.constant([seed, _ORDER_SALT], tf.int64), epoch)
 
 
-def check_bad_images(source: TrainingSource, *, num_bad: int, num_seen: int, max_fraction: float) -> None:
+def check_bad_images(
+    source: TrainingSource, *, num_bad: int, num_seen: int, max_fraction: float, can_prepare: bool = True
+) -> None:
     """Stops the run where too many images are unreadable.
 
     Args:
@@ -182,6 +184,7 @@ def check_bad_images(source: TrainingSource, *, num_bad: int, num_seen: int, max
         num_bad: Unreadable images among those seen: the sum of the batches' `bad_images`.
         num_seen: Images seen so far.
         max_fraction: Tolerated share, 0 to 1.
+        can_prepare: Whether `--mode=prepare` may read more of them.
 
     Raises:
         UserError: After at least one epoch or MIN_IMAGES_SEEN images, over the tolerated share.
@@ -190,9 +193,10 @@ def check_bad_images(source: TrainingSource, *, num_bad: int, num_seen: int, max
         return
     names = source.bad_image_names()
     examples = f", such as {', '.join(names[:3])}" if names else ""
+    hint = format_hint(names) if can_prepare else ""
     raise UserError(
         f"--max_bad_image_fraction={max_fraction}: {num_bad} of {num_seen} images of {source.name} are "
-        f"unreadable{examples}; {format_hint(names)}mend or remove them, or tolerate a larger share."
+        f"unreadable{examples}; {hint}mend or remove them, or tolerate a larger share."
     )
 
 

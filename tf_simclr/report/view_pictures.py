@@ -10,6 +10,13 @@ from tf_simclr.report.pictures import DPI, render
 
 # In pixels.
 _LEAST_SIDE, _GAP, _NAME_HEIGHT, _TITLE_HEIGHT, _NAME_LETTER = 160, 8, 24, 96, 8
+_MAX_SIDE = 2**16 - 1  # Of the versions of matplotlib that are supported, not all draw larger pictures.
+
+
+def most_that_fit(size: int) -> tuple[int, int]:
+    """Returns how many images, and how many views of each, `size` pixels wide and high, a picture has the place for."""
+    cell = size * _scale(size) + _GAP
+    return (_MAX_SIDE - _TITLE_HEIGHT) // (cell + _NAME_HEIGHT), (_MAX_SIDE - _GAP) // cell - 1
 
 
 def plot_views(originals: Sequence[np.ndarray], views: np.ndarray, names: Sequence[str], title: str) -> bytes:
@@ -25,9 +32,10 @@ def plot_views(originals: Sequence[np.ndarray], views: np.ndarray, names: Sequen
         A PNG.
     """
     num_images, num_views, size = views.shape[:3]
-    scale = -(-_LEAST_SIDE // size)  # Whole, so that no pixel is a mixture.
+    scale = _scale(size)
     pixels = np.rint(np.clip(views, 0, 1) * 255).astype(np.uint8).repeat(scale, axis=2).repeat(scale, axis=3)
-    cell, row_height = size * scale + _GAP, size * scale + _GAP + _NAME_HEIGHT
+    cell = size * scale + _GAP
+    row_height = cell + _NAME_HEIGHT
     width, height = _GAP + (1 + num_views) * cell, _TITLE_HEIGHT + num_images * row_height
     # A little more than that, as matplotlib rounds down.
     figure = Figure(figsize=((width + 0.1) / DPI, (height + 0.1) / DPI), dpi=DPI)
@@ -40,6 +48,11 @@ def plot_views(originals: Sequence[np.ndarray], views: np.ndarray, names: Sequen
         for column, image in enumerate([_fit(original, size * scale), *pixels[row]]):
             figure.figimage(image, _GAP + column * cell, bottom)
     return render(figure)
+
+
+def _scale(size: int) -> int:
+    """Returns how many times as large views of `size` pixels are drawn: whole, so that no pixel is a mixture."""
+    return -(-_LEAST_SIDE // size)
 
 
 def _fit(image: np.ndarray, side: int) -> np.ndarray:
