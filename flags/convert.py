@@ -149,7 +149,8 @@ def _tool(lines: Lines, values: absl_flags.FlagValues) -> Tool:
         raise UserError(f"{unused[0]}: has no meaning with --mode={values.mode}; leave it out.")
     groups = [field.type for field in dataclasses.fields(tool) if dataclasses.is_dataclass(field.type)]
     stated = [f.name for group in groups for f in dataclasses.fields(group) if values[f.name].present]
-    return _fill(tool, values, stated=tuple(stated))
+    own = tuple(name for name in stated if explicit[name].present)
+    return _fill(tool, values, stated=tuple(stated), explicit=own)
 
 
 def _flags_of(owner: Any) -> set[str]:

@@ -276,7 +276,7 @@ def _define_tools(flag_values):
         export_formats="What export writes, with commas between: saved_model (a TF-Hub module too), folded (batch norm "
         "folded into the convolutions), tflite, onnx (needs tf2onnx), pytorch (torchvision's names).",
         overwrite="Replace what export, import, embed, linear_eval, knn_eval, transfer, robustness, prepare or preview "
-        "find in the place of their output.",
+        "find in the place of their output; of transfer and robustness, results with other settings.",
     )
     _define(
         flag_values,

@@ -69,6 +69,7 @@ LAYERS = [
         "robustness",
         "imagenet_classes",
         "suite_results",
+        "suite_tables",
     },
 ]
 BASE = "tf_simclr.tasks.base"

@@ -401,6 +401,27 @@ def test_frozen_features_of_a_run_are_in_its_report(tmp_path):
     assert "knn_eval" not in evaluations.frozen_features(steps)
 
 
+def test_suites_of_a_run_are_in_its_report(tmp_path):
+    steps = {"pretrain": tiny_config(tmp_path)}
+    assert "Not evaluated: --mode=transfer and" in evaluations.suites(steps)
+    (tmp_path / "transfer").mkdir()
+    scores = {"label_top_1_accuracy": 0.5, "num_examples": 12}
+    settings = {"weights": "w", "metric": "top-1"}
+    path = tmp_path / "transfer" / "result_transfer.json"
+    path.write_text(json.dumps({"linear/dtd": scores | {"settings": settings}}))
+    assert report_is_due(steps["pretrain"])
+    robust = {"imagenet_a": scores | {"num_classes": 200, "settings": {"weights": "w"}}}
+    (tmp_path / "result_robustness.json").write_text(json.dumps(robust))
+    content = evaluations.suites(steps)
+    assert re.findall("<h3>(.*?)</h3>", content) == ["transfer of pretrain", "robustness of pretrain"]
+    assert rows_of(content) == [
+        ["dtd", "top-1", "50.00%", "–", "12"],  # noqa: RUF001
+        ["imagenet_a", "12", "200", "50.00%", "–", "–"],  # noqa: RUF001
+    ]
+    path.write_text("damaged")
+    assert "transfer of" not in evaluations.suites(steps)
+
+
 @pytest.mark.parametrize(
     "names", [("a", "b"), ("_hidden", "$x_{$"), ("猫", "狗"), ("a long name " * 5, "two\nlines")]
 )

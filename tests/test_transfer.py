@@ -1,12 +1,16 @@
 """Transfer to small data sets with the features of the real ones; the colour of an image is its feature."""
 
+import dataclasses
 import json
+import os
+import re
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from flags.convert import parse_command_line
+from flags.lines import RECIPES
 from tests.data.conftest import prepare_tfds
 from tests.runs import eagerly, finished_run, tiny_config
 from tf_simclr import classifiers, probe_inputs, transfer_finetuning
@@ -168,12 +172,12 @@ def test_each_data_set_has_its_metric_and_its_splits(seen, data_dir, tmp_path, m
     assert all(
         network.whole_side for network in seen
     )  # Else the features of the first two would be all alike.
-    table = (tmp_path / "result_transfer_linear.md").read_text().splitlines()
+    table = (tmp_path / "result_transfer.md").read_text().splitlines()
     assert table == [message for message in log.messages if message.startswith("|")]
     assert table[2:] == [
-        "| oxford_iiit_pet | mean per class | 62.50% |          12 |",
-        "| dtd             |          top-1 | 75.00% |          12 |",
-        "| voc/2007        |   11-point mAP | 94.95% |           5 |",
+        "| oxford_iiit_pet | mean per class | 62.50% |           - |          12 |",
+        "| dtd             |          top-1 | 75.00% |           - |          12 |",
+        "| voc/2007        |   11-point mAP | 94.95% | linear only |           5 |",
     ]
 
 
@@ -225,12 +229,26 @@ def test_data_sets_are_those_of_the_paper_that_tfds_has():
     assert find_dataset("dtd").all_labelled == "train[:100%]+validation[:100%]"
 
 
+@pytest.mark.parametrize(
+    ("name", "in_tfds"),
+    [
+        ("oxford_iiit_pet:3.2.0", "oxford_iiit_pet:3.2.0"),
+        ("voc/2007:5.0.0", "voc/2007:5.0.0"),
+        ("sun397:4.0.0", "sun397/standard-part1-120k:4.0.0"),
+        ("sun397/standard-part1-120k", "sun397/standard-part1-120k"),
+    ],
+)
+def test_version_of_a_data_set_changes_neither_metric_nor_splits(name, in_tfds):
+    plain = TRANSFER_DATASETS["sun397" if name.startswith("sun") else name.partition(":")[0]]
+    assert find_dataset(name) == dataclasses.replace(plain, dataset=in_tfds)
+
+
 # ---- Finetuned
 
 
 def finetuning(model_dir, checkpoint, **settings):
-    values = {"checkpoint": checkpoint, "transfer_protocol": "finetuned"} | settings
-    return config(None, model_dir, "digits", **values)
+    values = {"checkpoint": checkpoint, "transfer_protocol": "finetuned", "datasets": "digits"} | settings
+    return config(None, model_dir, values.pop("datasets"), **values)
 
 
 @pytest.mark.slow
@@ -241,8 +259,9 @@ def test_finetuning_is_a_run_of_its_own_that_is_not_repeated(tmp_path, monkeypat
         found = transfer(finetuning(tmp_path, start, **settings))
     assert found["digits"]["global_step"] == 2
     assert found["digits"]["num_examples"] == 450
-    assert found["digits"]["run"] == f"{tmp_path}/digits"
-    flags = json.loads((tmp_path / "digits" / "flags.json").read_text())
+    (directory,) = tmp_path.glob("digits-*")
+    assert found["digits"]["run"] == str(directory)
+    flags = json.loads((directory / "flags.json").read_text())
     expected = {
         "train_mode": "finetune",
         "train_split": "train",
@@ -278,7 +297,7 @@ def test_finetuning_follows_the_paper_unless_told_otherwise(tmp_path):
     assert step(256 * 400, batch_norm_decay=0.8).model.batch_norm_decay == 0.8
     assert (papers.train.train_steps, papers.train.train_batch_size) == (20_000, 256)
     assert (papers.optimizer.optimizer, papers.optimizer.momentum) == ("momentum", 0.9)
-    assert papers.model_dir == f"{tmp_path}/cars_196"
+    assert re.fullmatch(rf"{tmp_path}/cars_196-[0-9a-f]{{8}}", papers.model_dir)
     assert papers.train.checkpoint == network.path
     assert (papers.model.resnet_depth, papers.model.image_size) == (18, 8)
     own = step(256 * 400, train_epochs=3, image_size=16, ft_proj_selector=1, train_batch_size=64)
@@ -286,10 +305,62 @@ def test_finetuning_follows_the_paper_unless_told_otherwise(tmp_path):
     assert (own.model.image_size, own.model.ft_proj_selector) == (16, 1)
 
 
-def test_finetuning_learns_no_sets_of_classes(seen, tmp_path, log):
-    refusal(None, tmp_path, "voc/2007", transfer_protocol="finetuned")
-    assert any(
-        "voc/2007: has several classes an image, which finetuning does not learn" in m for m in log.messages
+@pytest.fixture
+def trained(seen, monkeypatch):
+    """The directories of finetunings that are not run; what comes of them has no logits but zeros."""
+    trained = []
+
+    class Untrained:
+        def __init__(self, step, strategy):
+            trained.append(os.path.basename(step.model_dir))
+
+        def train(self, actions):
+            return {"global_step": 1}
+
+    def call(images):
+        return {"logits_sup": tf.zeros([tf.shape(images)[0], 10])}
+
+    finetuned = Network("ckpt-1", call, {"logits_sup": (10,)}, 8, "other weights")
+    monkeypatch.setattr(transfer_finetuning, "Experiment", Untrained)
+    monkeypatch.setattr(transfer_finetuning, "load_inference_network", lambda path: finetuned)
+    return trained
+
+
+def test_other_weights_and_settings_are_finetuned_elsewhere(trained, tmp_path, monkeypatch):
+    def start(weights="weights", **settings):
+        network = Network("run/ckpt-1", lambda images: {}, {}, 8, weights)
+        monkeypatch.setattr(module, "load_inference_network", lambda path: network)
+        return transfer(finetuning(tmp_path, "run", **settings))
+
+    start()
+    first = trained[0]
+    with pytest.raises(UserError, match=r"replace it with --overwrite=True"):
+        start("new weights")
+    start("new weights", overwrite=True)
+    start("new weights", overwrite=True, learning_rate=0.01)
+    assert len(set(trained)) == len(trained) == 3
+    start("new weights", overwrite=True, learning_rate=0.01)
+    assert len(trained) == 3
+    os.remove(tmp_path / "result_transfer.json")
+    start()
+    assert trained[3:] == [first]
+
+
+def test_sets_of_classes_are_linear_only(trained, tmp_path, log):
+    found = transfer(finetuning(tmp_path, "run", datasets="voc/2007,digits"))
+    assert list(found) == ["digits"]
+    assert "Linear only: voc/2007; finetuning does not learn several classes an image." in log.messages
+    table = (tmp_path / "result_transfer.md").read_text().splitlines()
+    assert [cell.strip() for cell in table[2].split("|")[1:5]] == [
+        "voc/2007",
+        "11-point mAP",
+        "-",
+        "linear only",
+    ]
+    assert table[3].startswith("| digits ")
+    assert refusal(None, tmp_path, "voc/2007", transfer_protocol="finetuned") == (
+        "--datasets=voc/2007: has several classes an image, which finetuning does not learn; use "
+        "--transfer_protocol=linear."
     )
 
 
@@ -318,6 +389,15 @@ def test_finetuning_learns_no_sets_of_classes(seen, tmp_path, log):
 def test_flags_that_do_not_fit_are_refused(settings, message):
     with pytest.raises(UserError, match=message):
         config("data", "out", settings.pop("datasets", "digits"), **settings)
+
+
+def test_recipe_of_the_pretraining_is_no_mistake():
+    recipe = {"flagfile": os.path.join(RECIPES, "cifar10_r18.flags")}
+    assert config("data", "out", "digits", **recipe).transfer_protocol == "linear"
+    with pytest.raises(UserError, match=r"^--learning_rate=0.1: has no meaning with --transfer_protocol=lin"):
+        config("data", "out", "digits", learning_rate=0.1, **recipe)
+    finetuned = finetuning("out", "run", **recipe, learning_rate=0.1)
+    assert (finetuned.optimizer.learning_rate, finetuned.train.train_batch_size) == (0.1, 512)
 
 
 def test_saved_model_needs_the_name_of_a_directory(tmp_path, monkeypatch):

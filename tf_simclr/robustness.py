@@ -16,15 +16,12 @@ from tf_simclr.mismatch import listed
 from tf_simclr.probe_inputs import compute_features
 from tf_simclr.scores import classification_scores
 from tf_simclr.suite_results import SuiteResults, finish_suite, run_suite
+from tf_simclr.suite_tables import ROBUSTNESS_FILE, robustness_table
 from tf_simclr.teacher import teacher_class_names
 
 _LOGITS = "logits_sup"
 _NUM_CLASSES = 1000
-_COLUMNS = {
-    "top-1": "label_top_1_accuracy",
-    "top-5": "label_top_5_accuracy",
-    "calibration error": "expected_calibration_error",
-}
+_SCORES = ("label_top_1_accuracy", "label_top_5_accuracy", "expected_calibration_error")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -73,8 +70,8 @@ def robustness(config: RobustnessConfig) -> dict[str, dict[str, Any] | None]:
         name: {"weights": network.fingerprint, "split": DATASETS[name].split} for name in config.names
     }
     found = run_suite(results, settings, lambda name: _evaluate(config, network, name))
-    rows = {name: None if result is None else _cells(result) for name, result in found.items()}
-    finish_suite(results, ["data set", "images", "classes", *_COLUMNS], rows)
+    blank = {name: {"settings": own} for name, own in settings.items()}
+    finish_suite(results, robustness_table(blank | results.entries), found)
     return found
 
 
@@ -99,16 +96,7 @@ def _result_path(config: RobustnessConfig, network: Network) -> str:
             "--output: not given, and a SavedModel is no directory of a run; name a file for the result, such "
             "as --output=result.json."
         )
-    return os.path.join(os.path.dirname(network.path), "result_robustness.json")
-
-
-def _cells(result: dict[str, Any]) -> list[str]:
-    cells = [str(result["num_examples"]), str(result["num_classes"])]
-    for name in _COLUMNS.values():
-        is_share = name != "expected_calibration_error"
-        value = result.get(name)
-        cells.append("-" if value is None else f"{value:.2%}" if is_share else f"{value:.4f}")
-    return cells
+    return os.path.join(os.path.dirname(network.path), ROBUSTNESS_FILE)
 
 
 def _evaluate(config: RobustnessConfig, network: Network, name: str) -> dict[str, Any]:
@@ -128,7 +116,7 @@ def _evaluate(config: RobustnessConfig, network: Network, name: str) -> dict[str
     if dataset.classes is not None:
         logits, labels = _among(dataset.classes, source, logits, labels)
     scores = classification_scores(logits, labels)
-    kept = {name: scores[name] for name in _COLUMNS.values()}
+    kept = {name: scores[name] for name in _SCORES}
     return kept | {"num_examples": len(labels), "num_classes": logits.shape[1]}
 
 

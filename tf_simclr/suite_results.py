@@ -1,5 +1,6 @@
 """The results of one data set after the other: a file that later starts go on with, and a table."""
 
+import gc
 import json
 import logging
 import os
@@ -11,6 +12,7 @@ import tensorflow as tf
 from tf_simclr.config import UserError
 from tf_simclr.mismatch import listed
 from tf_simclr.run_directory import first_line, read_json, to_json, write_text
+from tf_simclr.suite_tables import Table, markdown_table
 
 _LOG = logging.getLogger("tf_simclr")
 
@@ -21,7 +23,11 @@ class SuiteResults:
     Args:
         path: of the file, which later starts go on with.
         flag: that names another place, for messages.
-        overwrite: whether results that are there are computed again.
+        overwrite: whether results with other settings are replaced. Those with the same stay, so that a start that
+            was stopped goes on.
+
+    Attributes:
+        entries: each result with its `settings`, by what it is filed under.
 
     Raises:
         UserError: the file is no such one, or its directory cannot be made.
@@ -31,32 +37,26 @@ class SuiteResults:
         self.path = path
         self._mend = f"name another place with --{flag}"
         self._overwrite = overwrite
-        self._entries: dict[str, dict] = {}
+        self.entries: dict[str, dict] = {}
         try:
             tf.io.gfile.makedirs(os.path.dirname(path) or ".")
             is_there = tf.io.gfile.exists(path)
         except (tf.errors.OpError, OSError) as error:
             raise UserError(f"{path}: cannot be written ({first_line(error)}); {self._mend}.") from error
         if is_there:
-            self._entries = self._read()
-
-    def _read(self) -> dict[str, dict]:
-        entries = read_json(self.path)
-        is_ours = isinstance(entries, dict) and all(
-            isinstance(entry, dict) and "settings" in entry for entry in entries.values()
-        )
-        if not is_ours:
-            raise UserError(f"{self.path}: damaged, or no file of such results; delete it, or {self._mend}.")
-        return entries
+            entries = read_entries(path)
+            if entries is None:
+                raise UserError(f"{path}: damaged, or no file of such results; delete it, or {self._mend}.")
+            self.entries = entries
 
     def find(self, key: str, settings: Mapping[str, Any]) -> dict[str, Any] | None:
         """Returns the result that was computed with these settings; None where it has to be computed.
 
         Raises:
-            UserError: there is one with other settings.
+            UserError: there is one with other settings, which is not to be replaced.
         """
-        entry = self._entries.get(key)
-        if entry is None or self._overwrite:
+        entry = self.entries.get(key)
+        if entry is None:
             return None
         old, new = entry["settings"], json.loads(to_json(settings))
         changed = [
@@ -64,6 +64,8 @@ class SuiteResults:
             for name in sorted(old.keys() | new.keys())
             if old.get(name) != new.get(name)
         ]
+        if changed and self._overwrite:
+            return None
         if changed:
             raise UserError(
                 f"{self.path}: has a result of {key} with other settings ({listed(changed)}); replace it with "
@@ -77,21 +79,16 @@ class SuiteResults:
         Raises:
             UserError: the file cannot be written.
         """
-        self._entries[key] = dict(result) | {"settings": dict(settings)}
-        self._write(self.path, to_json(self._entries))
+        self.entries[key] = dict(result) | {"settings": dict(settings)}
+        self._write(self.path, to_json(self.entries))
 
-    def write_table(self, lines: Sequence[str], name: str = "") -> None:
-        """Writes a table beside the results, under the same name with `.md`.
-
-        Args:
-            lines: of the table.
-            name: of the table, where there are several of the same results; it is added to that of the file.
+    def write_table(self, lines: Sequence[str]) -> None:
+        """Writes the lines of a table beside the results, under the same name with `.md`.
 
         Raises:
             UserError: the file cannot be written.
         """
-        ending = f"_{name}.md" if name else ".md"
-        self._write(os.path.splitext(self.path)[0] + ending, "\n".join([*lines, ""]))
+        self._write(f"{os.path.splitext(self.path)[0]}.md", "\n".join([*lines, ""]))
 
     def _write(self, path: str, text: str) -> None:
         try:
@@ -100,6 +97,15 @@ class SuiteResults:
             raise UserError(
                 f"{path}: cannot be written ({first_line(error)}); free some space, or {self._mend}."
             ) from error
+
+
+def read_entries(path: str) -> dict[str, dict] | None:
+    """Returns each result with its `settings`; None where there is no such file, or it is damaged."""
+    entries = read_json(path)
+    is_ours = isinstance(entries, dict) and all(
+        isinstance(entry, dict) and isinstance(entry.get("settings"), dict) for entry in entries.values()
+    )
+    return entries if is_ours else None
 
 
 def run_suite(
@@ -130,52 +136,44 @@ def run_suite(
             continue
         try:
             computed = compute(name)
-        except UserError as error:
-            _LOG.info("%s is left out: %s", name, error)
+        except (UserError, MemoryError, tf.errors.OpError) as error:
+            _LOG.info("%s is left out: %s", name, _reason(error))
             continue
+        finally:
+            gc.collect()  # Networks refer to themselves: else the memory of the device is full of earlier ones.
         results.add(key(name), computed, settings[name])
         found[name] = computed
     return found
 
 
-def finish_suite(
-    results: SuiteResults, header: Sequence[str], rows: Mapping[str, Sequence[str] | None], *, name: str = ""
-) -> None:
+def _reason(error: Exception) -> str:
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, MemoryError | tf.errors.ResourceExhaustedError):
+        mend = "use a smaller --eval_batch_size, or --train_batch_size to finetune."
+        return f"out of memory ({first_line(error)}); {mend}"
+    return f"{type(error).__name__}: {first_line(error)}"
+
+
+def finish_suite(results: SuiteResults, table: Table, found: Mapping[str, Any]) -> None:
     """Prints and writes the table of a suite.
 
     Args:
         results: the file.
-        header: of the columns; the first one holds the names of the data sets.
-        rows: the other cells of each data set; None where there is no result.
-        name: of the table, where there are several of the same results.
+        table: of what it holds.
+        found: the result of each data set that was asked for; None where there is none.
 
     Raises:
         UserError: there are data sets without a result.
     """
-    blank = ["-"] * (len(header) - 1)
-    table = markdown_table(header, [[dataset, *(cells or blank)] for dataset, cells in rows.items()])
-    results.write_table(table, name)
-    for line in table:
+    lines = markdown_table(*table)
+    results.write_table(lines)
+    for line in lines:
         _LOG.info("%s", line)
     _LOG.info("Results: %s", results.path)
-    missing = [dataset for dataset, cells in rows.items() if cells is None]
+    missing = [dataset for dataset, result in found.items() if result is None]
     if missing:
         raise UserError(
-            f"--datasets: {len(missing)} of {len(rows)} data sets have no result ({', '.join(missing)}); the lines "
+            f"--datasets: {len(missing)} of {len(found)} data sets have no result ({', '.join(missing)}); the lines "
             "above say why. The same command computes what is missing."
         )
-
-
-def markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Returns the lines of a table in Markdown; all columns but the first are flush right."""
-    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
-
-    def line(cells: Sequence[str]) -> str:
-        padded = [
-            cell.rjust(width) if number else cell.ljust(width)
-            for number, (cell, width) in enumerate(zip(cells, widths, strict=True))
-        ]
-        return f"| {' | '.join(padded)} |"
-
-    rule = ["-" * width if not number else "-" * (width - 1) + ":" for number, width in enumerate(widths)]
-    return [line(header), line(rule), *map(line, rows)]

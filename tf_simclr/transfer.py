@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 import os
 from collections.abc import Callable
 from typing import Any
@@ -20,20 +21,11 @@ from tf_simclr.probe_inputs import Sources, check_memory, compute_examples, comp
 from tf_simclr.scores import classification_scores, mean_average_precision, mean_per_class_accuracy
 from tf_simclr.strategies import make_strategy
 from tf_simclr.suite_results import SuiteResults, finish_suite, run_suite
-from tf_simclr.transfer_datasets import (
-    MEAN_AVERAGE_PRECISION,
-    MEAN_PER_CLASS,
-    TOP_1,
-    TransferDataset,
-    find_dataset,
-)
+from tf_simclr.suite_tables import TRANSFER_DIRECTORY, TRANSFER_FILE, transfer_table
+from tf_simclr.transfer_datasets import MEAN_PER_CLASS, TransferDataset, find_dataset
 from tf_simclr.transfer_finetuning import finetune, finetuning_settings
 
-_KEYS = {
-    TOP_1: "label_top_1_accuracy",
-    MEAN_PER_CLASS: "mean_per_class_accuracy",
-    MEAN_AVERAGE_PRECISION: "mean_average_precision",
-}
+_LOG = logging.getLogger("tf_simclr")
 
 
 def transfer(config: TransferConfig) -> dict[str, dict[str, Any] | None]:
@@ -43,43 +35,68 @@ def transfer(config: TransferConfig) -> dict[str, dict[str, Any] | None]:
         config: network, data sets and protocol.
 
     Returns:
-        The result of each data set.
+        The result of each data set that the protocol can learn.
 
     Raises:
         UserError: anything the user can mend; at the end, where a data set has no result.
     """
+    learnable = _learnable(config)
     network = load_inference_network(str(config.checkpoint))
     directory = _directory(config, network)
-    results = SuiteResults(
-        os.path.join(directory, "result_transfer.json"), "model_dir", overwrite=config.overwrite
-    )
-    protocol = config.transfer_protocol
-    compute: Callable[[TransferDataset], dict[str, Any]]
-    if protocol == "linear":
-        check_vector(config.endpoint, network)
-        own = {"endpoint": config.endpoint, "seed": config.train.seed}
-        compute = functools.partial(_evaluate_linearly, config, network._replace(whole_side=True))
-    else:
-        own = finetuning_settings(config, network)
-        strategy = make_strategy(config.strategy)
-        if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-            raise UserError(
-                "--mode=transfer: is the work of one process; leave --strategy=multi_worker and TF_CONFIG out."
-            )
-        compute = functools.partial(finetune, config, network, directory, strategy)
+    results = SuiteResults(os.path.join(directory, TRANSFER_FILE), "model_dir", overwrite=config.overwrite)
+    compute, of_protocol = _protocol(config, network, directory)
     settings = {
-        name: {"weights": network.fingerprint} | dataclasses.asdict(find_dataset(name)) | own
+        name: {"weights": network.fingerprint} | dataclasses.asdict(find_dataset(name)) | of_protocol
         for name in config.names
     }
+
+    def key(name: str) -> str:
+        return f"{config.transfer_protocol}/{name}"
+
     found = run_suite(
-        results, settings, lambda name: compute(find_dataset(name)), key=lambda name: f"{protocol}/{name}"
+        results,
+        {name: settings[name] for name in learnable},
+        lambda name: compute(find_dataset(name)),
+        key=key,
     )
-    rows = {
-        name: None if result is None else _cells(result, find_dataset(name).metric)
-        for name, result in found.items()
-    }
-    finish_suite(results, ["data set", "metric", protocol, "test images"], rows, name=protocol)
+    blank = {key(name): {"settings": own} for name, own in settings.items()}
+    finish_suite(results, transfer_table(blank | results.entries), found)
     return found
+
+
+def _protocol(
+    config: TransferConfig, network: Network, directory: str
+) -> tuple[Callable[[TransferDataset], dict[str, Any]], dict[str, Any]]:
+    """Returns what computes the result of a data set, and the settings that it depends on."""
+    if config.transfer_protocol == "linear":
+        check_vector(config.endpoint, network)
+        compute = functools.partial(_evaluate_linearly, config, network._replace(whole_side=True))
+        return compute, {"endpoint": config.endpoint, "seed": config.train.seed}
+    strategy = make_strategy(config.strategy)
+    if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        raise UserError(
+            "--mode=transfer: is the work of one process; leave --strategy=multi_worker and TF_CONFIG out."
+        )
+    compute = functools.partial(finetune, config, network, directory, strategy)
+    return compute, finetuning_settings(config, network)
+
+
+def _learnable(config: TransferConfig) -> list[str]:
+    """Returns the data sets without those that can only be evaluated linearly, where that is not asked for."""
+    if config.transfer_protocol == "linear":
+        return list(config.names)
+    linear_only = [name for name in config.names if find_dataset(name).label_sets is not None]
+    check(
+        len(linear_only) < len(config.names),
+        "datasets",
+        config.datasets,
+        "has several classes an image, which finetuning does not learn; use --transfer_protocol=linear.",
+    )
+    if linear_only:
+        _LOG.info(
+            "Linear only: %s; finetuning does not learn several classes an image.", ", ".join(linear_only)
+        )
+    return [name for name in config.names if name not in linear_only]
 
 
 def _directory(config: TransferConfig, network: Network) -> str:
@@ -90,11 +107,7 @@ def _directory(config: TransferConfig, network: Network) -> str:
             "--model_dir: not given, and a SavedModel is no directory of a run; name one for the results, such as "
             "--model_dir=runs/transfer."
         )
-    return os.path.join(os.path.dirname(network.path), "transfer")
-
-
-def _cells(result: dict[str, Any], metric: str) -> list[str]:
-    return [metric, f"{result[_KEYS[metric]]:.2%}", str(result["num_examples"])]
+    return os.path.join(os.path.dirname(network.path), TRANSFER_DIRECTORY)
 
 
 def _evaluate_linearly(config: TransferConfig, network: Network, dataset: TransferDataset) -> dict[str, Any]:

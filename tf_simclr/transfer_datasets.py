@@ -61,5 +61,14 @@ TRANSFER_DATASETS: dict[str, TransferDataset] = {
 
 
 def find_dataset(name: str) -> TransferDataset:
-    """Returns how a data set is split and measured: one of the table, or any other by its top-1 accuracy."""
-    return TRANSFER_DATASETS.get(name) or TransferDataset(dataset=name, test=None)
+    """Returns how a data set is split and measured: one of the table, or any other by its top-1 accuracy.
+
+    Args:
+        name: as in the table or in TFDS, also with a `:version` of TFDS.
+    """
+    plain, colon, version = name.partition(":")
+    by_name = {dataset.dataset: dataset for dataset in TRANSFER_DATASETS.values()} | TRANSFER_DATASETS
+    if plain not in by_name:
+        return TransferDataset(dataset=name, test=None)
+    found = by_name[plain]
+    return dataclasses.replace(found, dataset=f"{found.dataset}{colon}{version}")

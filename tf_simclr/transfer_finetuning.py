@@ -1,6 +1,7 @@
 """Finetuning a network on another data set: SimCLR (arXiv 2002.05709), appendix B.8."""
 
 import dataclasses
+import json
 import os
 from typing import Any
 
@@ -14,10 +15,9 @@ from tf_simclr.config import (
     KnnEvalConfig,
     ModelConfig,
     TransferConfig,
-    UserError,
 )
 from tf_simclr.experiment import Experiment
-from tf_simclr.features import Network, load_inference_network
+from tf_simclr.features import Network, digest, load_inference_network
 from tf_simclr.modules import read_metadata
 from tf_simclr.probe_inputs import compute_examples, open_sources
 from tf_simclr.run_directory import defining_settings, read_settings
@@ -42,7 +42,7 @@ def finetune(
         network: to start from.
         directory: of the suite; the run is in a directory of its own in there.
         strategy: to train with.
-        dataset: the data set.
+        dataset: the data set, each image of which has one class.
 
     Returns:
         The scores on its test images, and the directory of the run.
@@ -50,11 +50,6 @@ def finetune(
     Raises:
         UserError: anything the user can mend.
     """
-    if dataset.label_sets is not None:
-        raise UserError(
-            f"--datasets={dataset.dataset}: has several classes an image, which finetuning does not learn; use "
-            "--transfer_protocol=linear."
-        )
     data = dataclasses.replace(
         config.data, dataset=dataset.dataset, train_split=dataset.all_labelled, eval_split=dataset.test
     )
@@ -87,7 +82,8 @@ def make_step(
         network: to start from.
         data: what to learn from.
         num_examples: of it.
-        directory: of the suite.
+        directory: of the suite. That of the run is in there, and named by the data set and the settings: a run with
+            others, which would be gone on with, or be in the way, is elsewhere.
     """
     model = network_config(config, network)
     if "batch_norm_decay" not in config.stated:
@@ -95,9 +91,11 @@ def make_step(
         decay = max(1 - _STEPS_OF_AVERAGE / steps_per_epoch, _LEAST_DECAY)
         model = dataclasses.replace(model, batch_norm_decay=decay)
     name = "".join(c if c.isalnum() or c in "-_." else "_" for c in data.dataset)
+    own = {"weights": network.fingerprint, "dataset": data.dataset, "train_split": data.train_split}
+    settings = json.dumps(own | finetuning_settings(config, network), sort_keys=True)
     return ExperimentConfig(
         mode="train",
-        model_dir=os.path.join(directory, name),
+        model_dir=os.path.join(directory, f"{name}-{digest([settings.encode()])[:8]}"),
         keep_hub_module_max=0,
         data=data,
         model=model,

@@ -27,7 +27,7 @@ from tf_simclr.config.runs import (
     SemiSupervisedConfig,
     default_model_dir,
 )
-from tf_simclr.config.suites import ROBUSTNESS_DATASETS, RobustnessConfig, TransferConfig
+from tf_simclr.config.suites import ROBUSTNESS_DATASETS, TRANSFER_PROTOCOLS, RobustnessConfig, TransferConfig
 from tf_simclr.config.tools import (
     BENCHMARKS,
     EXPORT_FORMATS,
@@ -53,6 +53,7 @@ __all__ = [
     "SEMI_SUPERVISED",
     "TOOLS",
     "TRAIN_MODES",
+    "TRANSFER_PROTOCOLS",
     "AugmentConfig",
     "BenchmarkConfig",
     "ContrastConfig",

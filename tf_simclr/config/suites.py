@@ -74,7 +74,7 @@ class TransferConfig(SuiteConfig):
     """`--mode=transfer`: how well a network serves other data sets; SimCLR (arXiv 2002.05709), appendix B.8.
 
     `stated` names the settings that the user gave; the others are those of the paper, and of the network that
-    `checkpoint` names.
+    `checkpoint` names. `explicit` are those of them that have to be of use, and are not of a recipe.
     """
 
     mode: ClassVar[str] = "transfer"
@@ -97,6 +97,7 @@ class TransferConfig(SuiteConfig):
     endpoint: str = "default"
     model_dir: str | None = None
     stated: tuple[str, ...] = ()
+    explicit: tuple[str, ...] = ()
 
     def __post_init__(self):
         check_given("datasets", self.datasets, "name data sets, such as --datasets=cifar10,dtd.")
@@ -124,7 +125,7 @@ class TransferConfig(SuiteConfig):
     def _check_nothing_is_trained(self) -> None:
         groups = (self.model, self.augment, self.optimizer, self.train, self.strategy)
         of_training = {field.name for group in groups for field in dataclasses.fields(group)}
-        for name in self.stated:
+        for name in self.explicit:
             check(
                 name not in of_training - {"checkpoint", "seed"},
                 name,

@@ -14,6 +14,7 @@ from tf_simclr.report import evaluations, page, sections
 from tf_simclr.report.events import read_events
 from tf_simclr.report.sections import Result, Steps
 from tf_simclr.run_directory import first_line, latest_checkpoint, write_outcome
+from tf_simclr.suite_tables import SUITES
 
 _LOG = logging.getLogger("tf_simclr")
 
@@ -54,6 +55,8 @@ def report_is_due(config: ExperimentConfig | SemiSupervisedConfig) -> bool:
         checkpoint = latest_checkpoint(directory)
         files += tf.io.gfile.glob(os.path.join(directory, "result*.json"))
         files += [f"{checkpoint}.index"] if checkpoint else []
+        suites = (os.path.join(directory, path) for path, _ in SUITES.values())
+        files += [path for path in suites if tf.io.gfile.exists(path)]
     path = _path(config)
     written = _modified(path) if tf.io.gfile.exists(path) else -1
     return any(_modified(file) > written for file in files)
@@ -77,6 +80,7 @@ def render_report(steps: Steps, results: Mapping[str, Sequence[Result]]) -> str:
         "Example views": lambda: sections.views(events[first]),
         "Representation": lambda: sections.embedding(mapped, steps[mapped]),
         "Frozen features": lambda: evaluations.frozen_features(steps),
+        "Other data sets": lambda: evaluations.suites(steps),
         "Use the network": lambda: sections.usage(steps, served),
         "Settings": lambda: sections.settings(steps),
     }

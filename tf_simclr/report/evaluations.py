@@ -9,6 +9,8 @@ from tf_simclr.config import ExperimentConfig
 from tf_simclr.confusion import Confusion, confusion_path, largest_mistakes, read_confusion
 from tf_simclr.report import page, pictures
 from tf_simclr.run_directory import read_json
+from tf_simclr.suite_results import read_entries
+from tf_simclr.suite_tables import BLANK, SUITES
 
 DASH = "\N{EN DASH}"
 # Key in a file of results, heading, and whether it is shown in per cent.
@@ -91,6 +93,19 @@ def frozen_features(steps: Mapping[str, ExperimentConfig]) -> str:
     header = ["step", "evaluation", "learnt from", "tested on", *SCORE_HEADINGS]
     shown = "".join(show_confusion(name, matrix) for name, matrix in matrices.items() if matrix)
     return page.table(header, rows, "results") + shown
+
+
+def suites(steps: Mapping[str, ExperimentConfig]) -> str:
+    """Returns what `--mode=transfer` and `--mode=robustness` have written into the directories of the steps."""
+    shown = ""
+    for name, step in steps.items():
+        for mode, (path, make_table) in SUITES.items():
+            entries = read_entries(os.path.join(str(step.model_dir), path))
+            if entries:
+                header, rows = make_table(entries)
+                rows = [[DASH if cell == BLANK else cell for cell in row] for row in rows]
+                shown += page.subheading(f"{mode} of {name}") + page.table(header, rows, "results")
+    return shown or page.text("Not evaluated: --mode=transfer and --mode=robustness do.")
 
 
 def probe_sections(mode: str, result: Mapping[str, Any], confusion: Confusion | None) -> dict[str, str]:
