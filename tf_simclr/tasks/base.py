@@ -141,7 +141,8 @@ class Task(abc.ABC):
         """Returns what the classifier says of each example, in replica context.
 
         Args:
-            batch: `images` `[b, S, S, 3]` in [0, 1], `labels` int32 `[b]`, `mask` `[b]`: 1 for a real example.
+            batch: `images` `[b, S, S, 3]` in [0, 1]; `labels` int32 `[b]`, negative without a label, which is not
+                counted; `mask` `[b]`: 1 for a real example.
 
         Returns:
             Float32 `[B]` of the rows of all replicas: `label`; `prediction`, the likeliest class, -1 where
@@ -149,7 +150,7 @@ class Task(abc.ABC):
             entropy; `mask`.
         """
         logits = self.model.forward(batch["images"], training=False).endpoints["logits_sup"]
-        labels = batch["labels"]
+        labels, has_label = tf.maximum(batch["labels"], 0), batch["labels"] >= 0
         prediction, confidence = most_likely(logits)
         columns = {
             "label": labels,
@@ -157,7 +158,7 @@ class Task(abc.ABC):
             "confidence": confidence,
             "is_in_top_5": count_correct(logits, labels, 5),
             "loss": tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits),
-            "mask": batch["mask"],
+            "mask": batch["mask"] * tf.cast(has_label, tf.float32),
         }
         # Numbers of classes are exact in float32 up to 2**24.
         rows = tf.stack([tf.cast(column, tf.float32) for column in columns.values()], axis=1)
