@@ -104,6 +104,8 @@ def _define_data(flag_values):
         "without labels.",
         tfrecord_num_classes="Number of classes of tfrecord:GLOB, which spares reading all labels at the start; 0: as "
         "many as there are labels, or as a manifest says.",
+        tfrecord_first_label="Label of the first class of tfrecord:GLOB; 1 where they are counted from 1, as those of "
+        "ImageNet often are. Images of lower labels, such as -1, have none.",
         train_split="Split to train on; parts are named as in TFDS, for example train[:80%].",
         eval_split="Split to evaluate on; validation, or else test, where the data has it, if not given; "
         "for linear_eval and knn_eval test, or else validation.",

@@ -134,6 +134,17 @@ def test_evaluation_without_a_readable_image_is_zero():
     assert set(found.values()) == {0}
 
 
+def test_images_without_a_label_do_not_count():
+    logits, labels, is_bad = case()
+    has_label = np.arange(31) % 4 != 1
+    found = scores(logits, np.where(has_label, labels, -1), is_bad)
+    counted = has_label & ~is_bad
+    expected = classification_scores(logits[counted], labels[counted])
+    for name, value in expected.items():
+        assert found.scores[f"eval/{name}"] == pytest.approx(value, rel=1e-5)
+    assert found.scores["eval/num_examples"] == counted.sum()
+
+
 def test_logits_that_are_not_finite_are_of_no_class():
     logits, labels, is_bad = case()
     logits[3, 2] = np.nan

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 
 from tests.data.conftest import numbers_of
-from tests.data.records import write_greys
+from tests.data.records import example, png, write, write_greys
 from tests.networks import flatten
 from tests.runs import (
     TOTAL_STEPS,
@@ -173,6 +173,15 @@ def test_distillation_sees_all_records_and_the_labels_of_a_few(tmp_path, cache):
         few += numbers[6:].tolist()
         assert batch["labels"].numpy().tolist() == [-1] * 6 + (numbers[6:] % 2).tolist()
     assert sorted(seen) == list(range(30)) and len(set(few)) == 6
+
+
+def test_pretraining_on_images_of_which_some_have_no_label_has_no_probe(tmp_path, log):
+    write(tmp_path / "train-0.tfrecord", [example(png(n), n % 3 - 1) for n in range(36)])
+    _, parts = make(mode="pretrain", dataset=f"tfrecord:{tmp_path}")
+    assert (parts.source.num_classes, parts.num_classes) == (2, None)
+    assert log.messages[-1].startswith("12 of the 36 images of ") and "without the online" in log.messages[-1]
+    _, parts = make(mode="finetune", checkpoint="y", dataset=f"tfrecord:{tmp_path}")
+    assert (parts.source.num_examples, parts.num_classes) == (24, 2)
 
 
 @pytest.mark.parametrize("mode", ["pretrain", "distill"])

@@ -179,6 +179,14 @@ def _pretrain(config: ExperimentConfig, num_replicas: int) -> Ingredients:
     elif num_classes is not None and config.data.few_labels:
         _LOG.info("Few labels are asked for: pretraining without the online linear probe, which needs all.")
         num_classes = None
+    elif num_classes is not None and source.num_unlabelled:
+        _LOG.info(
+            "%d of the %d images of %s have no label: pretraining without the online linear probe, which needs all.",
+            source.num_unlabelled,
+            source.num_examples,
+            source.name,
+        )
+        num_classes = None
 
     if config.contrast.memory_size and config.mode != "eval":
         _announce_memory(config.contrast.memory_size, plan, source)

@@ -15,6 +15,7 @@ from tf_simclr.data import BatchPlan, available_splits, few_labels, load_source,
 from tf_simclr.data.random_access import EncodedImages
 from tf_simclr.data.source import first_success
 from tf_simclr.data.stream_source import StreamSource
+from tf_simclr.prepared_files import PreparedFiles
 
 PLAN = BatchPlan(global_batch_size=6)
 
@@ -99,6 +100,15 @@ def test_split_of_any_name(folder, tmp_path):
         UserError, match=r"there is no file .*/\{split\}-\*; name files, such as tfrecord:data/"
     ):
         open_train(where)
+
+
+def test_what_lies_beside_the_records_is_left_out(tmp_path):
+    write_greys(tmp_path, range(6), num_files=1)
+    write_manifest(tmp_path, ["cat", "dog"], train=sorted(tmp_path.iterdir()))
+    for name in ("train-00001-of-00002.tfrecord.1234.tmp", "unreadable.txt"):
+        (tmp_path / name).write_text("no record")
+    for where in (tmp_path, f"{tmp_path}/*", f"{tmp_path}/train-*"):
+        assert (open_train(where).num_examples, open_train(where).class_names) == (6, ("cat", "dog"))
 
 
 def test_home_is_expanded(folder, monkeypatch):
@@ -242,6 +252,78 @@ def test_number_of_classes_that_is_named_spares_reading_the_labels(tmp_path, log
     assert (found, labels, num_bad) == ([0, 1, 2, 3], [0, 1, 2, 3], 2)
 
 
+@pytest.mark.parametrize("label_key", [None, "sort"])
+def test_classes_are_counted_where_another_split_has_no_labels(tmp_path, label_key):
+    key = {"label_key": label_key} if label_key else {}
+    write(tmp_path / "train-0.tfrecord", [example(png(n), n, **key) for n in range(3)])
+    write(tmp_path / "unlabelled-0.tfrecord", [example(png(n)) for n in range(3)])
+    assert open_train(tmp_path, tfrecord_label_key=label_key).num_classes == 3
+    assert load_source(config(tmp_path), "unlabelled").num_classes is None
+
+
+def test_labels_that_are_counted_from_1(tmp_path):
+    write(tmp_path / "train-0.tfrecord", [example(png(n), 1 + n % 2) for n in range(6)])
+    few = {"labels_per_class": 2}
+    with pytest.raises(UserError, match=r"its smallest class, 0; use --tfrecord_first_label=1 if the labels"):
+        few_labels(open_train(tmp_path), config(tmp_path, **few))
+    first = {"tfrecord_first_label": 1}
+    for more in ({}, {"tfrecord_num_classes": 2}):
+        source = open_train(tmp_path, **first, **more)
+        assert (source.num_classes, source.read_labels().tolist()) == (2, [0, 1] * 3)
+    assert evaluated(few_labels(source, config(tmp_path, **first, **few)))[1].count(1) == 2
+
+
+# ---- Images without a label
+
+
+@pytest.fixture
+def partly(tmp_path):
+    """The labels 0 and 1 of 24 images, of which the first of every three has none, in three files."""
+    numbers = np.arange(24)
+    for index in range(3):
+        records = [example(png(n), -1 if n % 3 == 0 else n % 2) for n in numbers[8 * index : 8 * index + 8]]
+        write(tmp_path / f"train-{index}.tfrecord", records)
+    return tmp_path
+
+
+@pytest.mark.parametrize("num_classes", [0, 2])
+def test_negative_labels_are_none(partly, log, num_classes):
+    data = config(partly, tfrecord_num_classes=num_classes)
+    source = load_source(data, "train")
+    assert (source.num_classes, source.num_unlabelled) == (2, 8)
+    found, labels, num_bad = evaluated(source)
+    assert (found, num_bad) == (list(range(24)), 0)
+    assert labels == [-1 if number % 3 == 0 else number % 2 for number in range(24)]
+    assert load_source(data, "train[:25%]").num_unlabelled == 2
+    assert sum("Reading the labels of 24 records" in message for message in log.messages) == 1
+
+
+def test_what_needs_labels_sees_the_labelled_images(partly, log):
+    data = config(partly)
+    found, labels, _ = evaluated(few_labels(load_source(data, "train"), data))
+    assert found == [number for number in range(24) if number % 3]
+    assert labels == [number % 2 for number in found]
+    assert "8 of the 24 images of" in log.text and "have no label: learning from the others" in log.text
+    data = config(partly, labels_per_class=8)
+    assert sorted(evaluated(few_labels(load_source(data, "train"), data))[1]) == [0] * 8 + [1] * 8
+
+
+@pytest.mark.parametrize("num_classes", [0, 2])
+def test_split_of_negative_labels_is_one_without(tmp_path, num_classes):
+    write(tmp_path / "train-0.tfrecord", [example(png(n), n % 2) for n in range(6)])
+    write(tmp_path / "test-0.tfrecord", [example(png(n), -1) for n in range(6)])
+    data = config(tmp_path, tfrecord_num_classes=num_classes)
+    test = load_source(data, "test")
+    assert (test.class_names, test.num_unlabelled, evaluated(test)[2]) == (None, 0, 0)
+    assert load_source(data, "train").num_classes == 2
+
+
+def test_data_of_negative_labels_alone_is_without(tmp_path):
+    write(tmp_path / "train-0.tfrecord", [example(png(n), -1) for n in range(6)])
+    source = open_train(tmp_path)
+    assert source.class_names is None and evaluated(source)[2] == 0
+
+
 def test_few_labels_of_records(folder):
     data = config(folder, labels_per_class=3)
     chosen = few_labels(load_source(data, "train"), data)
@@ -279,6 +361,65 @@ def test_manifest_with_another_number_of_classes_is_refused(prepared):
         open_train(prepared, tfrecord_num_classes=3)
 
 
+def test_manifest_says_what_the_labels_mean(prepared):
+    with pytest.raises(
+        UserError, match=r"^--tfrecord_first_label=1: the manifest.json says what .*; leave it"
+    ):
+        open_train(prepared, tfrecord_first_label=1)
+
+
+@pytest.mark.parametrize("beside", ["no manifest", '{"files": []}', "[]", '{"format": 3}'])
+def test_unfinished_files_are_refused(tmp_path, beside):
+    files = PreparedFiles(str(tmp_path), overwrite=False)
+    files.begin({"seed": 0}, ["cat", "dog"], {"train": (12, 3)})
+    write_greys(tmp_path, range(8), num_files=2)
+    if beside != "no manifest":
+        (tmp_path / "manifest.json").write_text(beside)
+    for where in (tmp_path, f"{tmp_path}/*", f"{tmp_path}/train-00000-of-00002.tfrecord"):
+        with pytest.raises(
+            UserError, match=rf"^{tmp_path}: is not finished; start the same --mode=prepare again"
+        ):
+            open_train(where)
+
+
+@pytest.mark.parametrize("content", ['{"files": []}', "[]", '{"format": 3}', '{"format": "webdataset-1"}'])
+def test_manifest_of_another_program_is_left_alone(tmp_path, content):
+    write_greys(tmp_path, range(6), num_files=1)
+    (tmp_path / "manifest.json").write_text(content)
+    for where in (tmp_path, f"{tmp_path}/*"):
+        assert (open_train(where).num_examples, open_train(where).class_names) == (6, ("0", "1"))
+
+
+def test_manifest_that_may_not_be_looked_for_is_one_line(folder, monkeypatch):
+    exists = tf.io.gfile.exists
+
+    def refuse(path):
+        if path.endswith("manifest.json"):
+            raise tf.errors.PermissionDeniedError(None, None, "no right to list")
+        return exists(path)
+
+    monkeypatch.setattr(tf.io.gfile, "exists", refuse)
+    for where in (folder, f"{folder}/train-*"):
+        with pytest.raises(
+            UserError, match=r"manifest\.json: cannot be read, or looked for \(no right to list\);"
+        ):
+            open_train(where)
+
+
+@pytest.mark.parametrize(
+    ("other", "differing"), [(["bus", "cat"], "bus, dog"), (["dog", "cat"], "dog, cat"), (None, "cat, dog")]
+)
+def test_files_of_other_classes_are_not_put_together(tmp_path, other, differing):
+    for name, classes in (("a", ["cat", "dog"]), ("b", other)):
+        write_greys(tmp_path / name, range(6), num_files=1, labels=classes is not None)
+        write_manifest(tmp_path / name, classes, train=sorted((tmp_path / name).iterdir()))
+    message = rf"the classes in {tmp_path}/b are not those in {tmp_path}/a \({differing}\); name one of them"
+    with pytest.raises(UserError, match=message):
+        open_train(f"{tmp_path}/*/train-*")
+    source = open_train(f"{tmp_path}/*/train-*", tfrecord_label_key="")
+    assert (source.num_examples, source.class_names) == (12, None)
+
+
 def test_manifest_without_classes_is_of_images_without_labels(tmp_path):
     write_greys(tmp_path, range(6), num_files=1, labels=False)
     write_manifest(tmp_path, None, train=sorted(tmp_path.iterdir()))
@@ -306,7 +447,6 @@ def test_files_that_are_not_as_the_manifest_says_are_refused(prepared):
     ("content", "message"),
     [
         ("{", r"manifest\.json: is damaged \(JSONDecodeError"),
-        ("[]", r"manifest\.json: is damaged \(TypeError"),
         ('{"format": "tf_simclr-prepared-1"}', r"manifest\.json: is damaged \(KeyError: 'class_names'\)"),
         (
             '{"format": "tf_simclr-prepared-9"}',
@@ -325,11 +465,11 @@ def test_manifest_that_cannot_be_used_is_refused(prepared, content, message):
 
 @pytest.fixture
 def damaged(tmp_path):
-    """Of 24 records one has a wrong checksum, one no image, one an image that does not decode, one a wrong label."""
+    """Of 24 records one has a wrong checksum, one no image, one an image that does not decode, one no label."""
     records = [example(png(n), n % 2) for n in range(24)]
     records[4] = example(png(4), 0, image_key="other")
     records[5] = example(b"no picture", 1)
-    records[6] = example(png(6), -7)
+    records[6] = example(png(6))
     write(tmp_path / "train-0.tfrecord", records[:12])
     write(tmp_path / "train-1.tfrecord", records[12:])
     damage(tmp_path / "train-0.tfrecord", 2)

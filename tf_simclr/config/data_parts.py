@@ -54,6 +54,7 @@ class DataConfig:
     tfrecord_image_key: str | None = None
     tfrecord_label_key: str | None = None
     tfrecord_num_classes: int = 0
+    tfrecord_first_label: int = 0
     folder_index: bool = True
     train_split: str = "train"
     eval_split: str | None = None
@@ -105,6 +106,12 @@ class DataConfig:
             "tfrecord_num_classes",
             self.tfrecord_num_classes,
             "use 0 (as many as there are labels) or more.",
+        )
+        check(
+            self.tfrecord_first_label >= 0,
+            "tfrecord_first_label",
+            self.tfrecord_first_label,
+            "the label of the first class; use 0, or 1 where they are counted from 1.",
         )
         check(bool(self.train_split), "train_split", self.train_split, "name a split, such as train.")
         check(

@@ -11,6 +11,10 @@ from tf_simclr.data.record_files import RecordFile
 
 MANIFEST_FILE = "manifest.json"
 MANIFEST_FORMAT = "tf_simclr-prepared-1"
+# The manifest while files are missing, and the list of images that were left out.
+UNFINISHED_FILE, UNREADABLE_FILE = "unfinished.json", "unreadable.txt"
+# With it all formats of this program begin: other programs write files of the same name.
+_OUR_FORMATS = "tf_simclr-prepared"
 
 
 class Manifest:
@@ -60,27 +64,49 @@ class Manifest:
 
 
 def read_manifest(directory: str) -> Manifest | None:
-    """Returns the manifest of a directory; None where there is none.
+    """Returns the manifest of a directory; None where there is none, or one of another program.
 
     Raises:
-        UserError: It is damaged, or of another format.
+        UserError: It is damaged, of another format, or cannot be read; or files of the directory are still missing.
     """
     path = os.path.join(directory, MANIFEST_FILE)
-    if not tf.io.gfile.exists(path):
+    content = _read(path)
+    if content is None:
+        if _read(os.path.join(directory, UNFINISHED_FILE)) is not None:
+            raise UserError(
+                f"{directory or os.curdir}: is not finished; start the same --mode=prepare again, which goes on."
+            )
         return None
+    if content["format"] != MANIFEST_FORMAT:
+        raise UserError(
+            f"{path}: is of the format {content['format']}, which this program does not know "
+            f"({MANIFEST_FORMAT}); prepare the data again, or remove the file to count the records."
+        )
     try:
+        return Manifest(directory, content)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise _damaged(path, error) from error
+
+
+def _read(path: str) -> dict[str, Any] | None:
+    """Returns what a file of this program holds; None where there is none, or one of another program."""
+    try:
+        if not tf.io.gfile.exists(path):
+            return None
         with tf.io.gfile.GFile(path) as file:
             content = json.loads(file.read())
-        if content["format"] != MANIFEST_FORMAT:
-            raise UserError(
-                f"{path}: is of the format {content['format']}, which this program does not know "
-                f"({MANIFEST_FORMAT}); prepare the data again, or remove the file to count the records."
-            )
-        return Manifest(directory, content)
-    except (tf.errors.OpError, ValueError, KeyError, TypeError, AttributeError) as error:
-        if isinstance(error, UserError):
-            raise
+    except tf.errors.OpError as error:
         raise UserError(
-            f"{path}: is damaged ({type(error).__name__}: {error}); prepare the data again, or remove the file to "
-            "count the records."
+            f"{path}: cannot be read, or looked for ({error.message}); name files in a folder that you may read."
         ) from error
+    except ValueError as error:
+        raise _damaged(path, error) from error
+    is_ours = isinstance(content, dict) and str(content.get("format")).startswith(_OUR_FORMATS)
+    return content if is_ours else None
+
+
+def _damaged(path: str, error: Exception) -> UserError:
+    return UserError(
+        f"{path}: is damaged ({type(error).__name__}: {error}); prepare the data again, or remove the file to "
+        "count the records."
+    )

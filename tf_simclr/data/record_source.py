@@ -8,25 +8,34 @@ import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import tensorflow as tf
-from google.protobuf.message import DecodeError
 
 from tf_simclr.config import DataConfig, UserError, check
-from tf_simclr.data.manifest import MANIFEST_FILE, Manifest, read_manifest
-from tf_simclr.data.record_files import RecordFile, count_records, read_records
+from tf_simclr.data.manifest import (
+    MANIFEST_FILE,
+    UNFINISHED_FILE,
+    UNREADABLE_FILE,
+    Manifest,
+    read_manifest,
+)
+from tf_simclr.data.record_features import feature_keys, parser
+from tf_simclr.data.record_files import RecordFile, count_records
 from tf_simclr.data.source import Source
 from tf_simclr.data.splits import missing_split, slice_of_split
-from tf_simclr.data.stream_source import Parse, StreamSource, shuffle_buffer_size
+from tf_simclr.data.stream_source import StreamSource, shuffle_buffer_size
 
 _LOG = logging.getLogger("tf_simclr")
 PREFIX = "tfrecord:"
-IMAGE_KEYS = ("image", "image/encoded", "image_raw", "encoded_image", "jpeg", "png")
-LABEL_KEYS = ("label", "image/class/label")
 _SPLITS = ("train", "test", "validation", "val", "unlabelled", "unlabeled")
 _FILES_IN_FOLDER = "{split}-*.tfrecord*"
-# Of the first file with any, so many records are looked at for their features.
-_NUM_PROBED = 16
+_NO_RECORDS = frozenset([MANIFEST_FILE, UNFINISHED_FILE, UNREADABLE_FILE])
 _NUM_THREADS = 16
+# Beside -1, which is that of damaged records, the label of those that have none.
+_MISSING = -2
+_TO_COUNT = "to count the classes; --tfrecord_num_classes spares it"
+# So many records of so many files tell whether some have no label.
+_NUM_SAMPLES = _NUM_SAMPLED_FILES = 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +44,7 @@ class _Files:
 
     files: tuple[RecordFile, ...]
     class_names: tuple[str, ...] | None
+    first_label: int
     image_key: str
     label_key: str | None
 
@@ -42,16 +52,30 @@ class _Files:
     def num_examples(self) -> int:
         return sum(file.take for file in self.files)
 
-    def stream(self, name: str, class_names: Sequence[str] | None) -> StreamSource:
+    def stream(self, name: str, class_names: Sequence[str] | None, *, some_lack_labels: bool) -> StreamSource:
         num_bytes = sum(tf.io.gfile.stat(file.filename).length for file in self.files)
-        num_classes = None if class_names is None else len(class_names)
-        return StreamSource(
-            name,
-            files=self.files,
-            parse=_parser(self.image_key, self.label_key, num_classes),
-            shuffle_buffer_size=shuffle_buffer_size(num_bytes, self.num_examples),
-            class_names=class_names,
+        parse = parser(
+            self.image_key,
+            None if class_names is None else self.label_key,
+            first_label=self.first_label,
+            num_classes=None if class_names is None else len(class_names),
+            missing_label=-1 if some_lack_labels else None,
         )
+        buffer_size = shuffle_buffer_size(num_bytes, self.num_examples)
+        return StreamSource(
+            name, files=self.files, parse=parse, shuffle_buffer_size=buffer_size, class_names=class_names
+        )
+
+    def read_labels(self) -> np.ndarray:
+        """Returns the label of each record, int32 [N]; -1 where it is damaged, _MISSING where it has none."""
+        parse = parser(self.image_key, self.label_key, first_label=self.first_label, missing_label=_MISSING)
+        return StreamSource("labels", files=self.files, parse=parse, shuffle_buffer_size=1).read_labels()
+
+    def sample(self) -> "_Files":
+        """Returns the first records of some files."""
+        some = self.files[:: -(-len(self.files) // _NUM_SAMPLED_FILES)]
+        first = tuple(dataclasses.replace(file, take=min(file.take, _NUM_SAMPLES)) for file in some)
+        return dataclasses.replace(self, files=first)
 
 
 def available_splits(data: DataConfig) -> tuple[str, ...]:
@@ -83,9 +107,16 @@ def load(data: DataConfig, split: str, flag: str) -> Source:
         raise missing_split(split, paths, flag, data.dataset)
     opened = _open(data, paths[name])
     _, start, stop = slice_of_split(split, {name: opened.num_examples}, flag, data.dataset)
-    stream = opened.stream(f"{data.dataset} ({split})", _class_names(data, name, opened)).part(start, stop)
+    class_names, labels = _classes(data, name, opened)
+    labels = labels[start:stop]
+    num_missing = int(np.count_nonzero(labels == _MISSING))
+    if num_missing and labels.max() < 0:
+        class_names, num_missing = None, 0
+    whole = opened.stream(f"{data.dataset} ({split})", class_names, some_lack_labels=num_missing > 0)
+    stream = whole.part(start, stop)
     source = stream.in_memory() if data.cache_dataset else stream
     source.files = [file.filename for file in opened.files]
+    source.num_unlabelled = num_missing
     return source
 
 
@@ -118,10 +149,15 @@ def _paths(data: DataConfig, wanted: str = "train") -> dict[str, list[str]]:
 def _glob(pattern: str) -> list[str]:
     if tf.io.gfile.exists(pattern):
         return [] if tf.io.gfile.isdir(pattern) else [pattern]
-    return sorted(path for path in tf.io.gfile.glob(pattern) if os.path.basename(path) != MANIFEST_FILE)
+    return sorted(path for path in tf.io.gfile.glob(pattern) if _may_be_records(os.path.basename(path)))
 
 
-def _open(data: DataConfig, paths: Sequence[str]) -> _Files:
+def _may_be_records(name: str) -> bool:
+    # Killed processes leave files that end in .tmp.
+    return name not in _NO_RECORDS and not name.endswith(".tmp")
+
+
+def _open(data: DataConfig, paths: Sequence[str], *, label_is_needed: bool = True) -> _Files:
     """Counts the records of files, and finds the features in them."""
     folders = dict.fromkeys(os.path.dirname(path) for path in paths)
     manifests = [manifest for manifest in map(read_manifest, folders) if manifest is not None]
@@ -130,9 +166,27 @@ def _open(data: DataConfig, paths: Sequence[str]) -> _Files:
     files = tuple(file for file in files if file.take)
     if not files:
         raise _error(data, f"there is no record in {len(paths)} file(s), such as {paths[0]}; name others.")
-    in_manifest = all(any(path in manifest for manifest in manifests) for path in paths)
-    named = {manifest.class_names for manifest in manifests} if in_manifest else set()
-    return _Files(files, named.pop() if len(named) == 1 else None, *_feature_keys(data, files))
+    image, label = feature_keys(data, files, label_is_needed=label_is_needed)
+    used = [manifest for manifest in manifests if any(path in manifest for path in paths)]
+    if label is not None:
+        _check_same_classes(data, used)
+    in_manifest = all(any(path in manifest for manifest in used) for path in paths)
+    class_names = used[0].class_names if in_manifest else None
+    return _Files(files, class_names, data.tfrecord_first_label, image, label)
+
+
+def _check_same_classes(data: DataConfig, manifests: Sequence[Manifest]) -> None:
+    """A label has to mean the same in all files."""
+    for other in manifests[1:]:
+        theirs, ours = other.class_names, manifests[0].class_names
+        if theirs == ours:
+            continue
+        differing = sorted(set(theirs or ()) ^ set(ours or ())) or list(theirs or ())
+        raise _error(
+            data,
+            f"the classes in {other.directory} are not those in {manifests[0].directory} ({', '.join(differing[:5])}); "
+            "name one of them, or use --tfrecord_label_key= to read without labels.",
+        )
 
 
 def _open_file(data: DataConfig, manifests: Sequence[Manifest], path: str) -> RecordFile:
@@ -162,88 +216,14 @@ def _count(path: str, state: tuple[int, int]) -> RecordFile:
     return file
 
 
-def _feature_keys(data: DataConfig, files: Sequence[RecordFile]) -> tuple[str, str | None]:
-    """Returns the names of image and label: those of the flags, or else usual ones that are there."""
-    kinds = _feature_kinds(data, files)
-    found = ", ".join(f"{name} ({kind})" for name, kind in sorted(kinds.items()))
-    where = f"the records of {files[0].filename} and others have the features {found}"
-    image = data.tfrecord_image_key or _first(IMAGE_KEYS, kinds)
-    if image is None:
-        raise UserError(
-            f"--tfrecord_image_key: not given, and {where}; name the one that is an encoded image."
-        )
-    check(
-        kinds.get(image) == "bytes",
-        "tfrecord_image_key",
-        image,
-        f"{where}; name one that is an encoded image.",
-    )
-    label = _first(LABEL_KEYS, kinds) if data.tfrecord_label_key is None else data.tfrecord_label_key or None
-    check(
-        label is None or kinds.get(label) == "int64",
-        "tfrecord_label_key",
-        label,
-        f"{where}; name one that is an integer, or use --tfrecord_label_key= to read without labels.",
-    )
-    return image, label
+def _classes(data: DataConfig, split: str, opened: _Files) -> tuple[tuple[str, ...] | None, np.ndarray]:
+    """Returns the names of the classes, those of the manifest, or else numbers; and what `read_labels` says.
 
-
-def _first(names: Sequence[str], kinds: dict[str, str]) -> str | None:
-    return next((name for name in names if name in kinds), None)
-
-
-def _feature_kinds(data: DataConfig, files: Sequence[RecordFile]) -> dict[str, str]:
-    """Returns the features in the first readable records and what they hold: bytes, int64 or float."""
-    for file in files:
-        kinds: dict[str, str] = {}
-        first = tf.data.Dataset.from_tensors(0).flat_map(
-            lambda _, file=file: read_records(
-                tf.constant(file.filename),
-                tf.constant(min(file.skip + file.take, _NUM_PROBED), tf.int64),
-                tf.constant(file.compression),
-            )
-        )
-        for record in first.as_numpy_iterator():
-            try:
-                features = tf.train.Example.FromString(record).features.feature
-            except DecodeError:
-                continue
-            named = {name: feature.WhichOneof("kind") for name, feature in features.items()}
-            kinds |= {name: kind.removesuffix("_list") for name, kind in named.items() if kind}
-        if kinds:
-            return kinds
-    raise _error(
-        data,
-        f"no record of {files[0].filename} or others is a tf.train.Example with features; name TFRecord files of such.",
-    )
-
-
-def _parser(image_key: str, label_key: str | None, num_classes: int | None) -> Parse:
-    """Returns the function from a record to its encoded image and label; it fails where either is not there.
-
-    A label that is negative, or not below `num_classes`, fails too: the image of a wrong label teaches nothing.
+    The names are None without labels. There are no labels where they were not read, as none is missing.
     """
-    features = {image_key: tf.io.FixedLenFeature([], tf.string)}
-    if label_key:
-        features[label_key] = tf.io.FixedLenFeature([], tf.int64)
-
-    def parse(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        example = tf.io.parse_single_example(record, features)
-        if label_key is None:
-            return example[image_key], tf.constant(-1)
-        label = example[label_key]
-        limit = tf.int32.max if num_classes is None else num_classes
-        in_range = tf.debugging.Assert((label >= 0) & (label < limit), ["label out of range", label])
-        with tf.control_dependencies([in_range]):
-            return example[image_key], tf.cast(label, tf.int32)
-
-    return parse
-
-
-def _class_names(data: DataConfig, split: str, opened: _Files) -> tuple[str, ...] | None:
-    """Returns the names of the classes: those of the manifest, or else numbers; None without labels."""
+    not_read = np.zeros([0], np.int32)
     if opened.label_key is None:
-        return None
+        return None, not_read
     asked = data.tfrecord_num_classes
     if opened.class_names is not None:
         check(
@@ -252,33 +232,43 @@ def _class_names(data: DataConfig, split: str, opened: _Files) -> tuple[str, ...
             asked,
             f"the {MANIFEST_FILE} names {len(opened.class_names)} classes; leave it out.",
         )
-        return opened.class_names
-    return tuple(map(str, range(asked or _count_classes(data, split))))
+        check(
+            opened.first_label == 0,
+            "tfrecord_first_label",
+            opened.first_label,
+            f"the {MANIFEST_FILE} says what the labels mean; leave it out.",
+        )
+        return opened.class_names, not_read
+    if asked:
+        some_missing = _MISSING in opened.sample().read_labels()
+        labels = _labels(opened, "as some have none") if some_missing else not_read
+        return tuple(map(str, range(asked))), labels
+    count = _count_classes(data, split)
+    return tuple(map(str, range(count))) or None, _labels(opened, _TO_COUNT)
 
 
 def _count_classes(data: DataConfig, split: str) -> int:
     """Returns one more than the largest label in all splits, as a small one may lack some classes."""
-    every = [_open(data, paths) for paths in _paths(data, split).values()]
-    labelled = [opened for opened in every if opened.label_key]
-    num_examples = sum(opened.num_examples for opened in labelled)
-    largest = max(
-        _largest_label(opened, tuple(_state(file.filename) for file in opened.files)) for opened in labelled
-    )
+    every = [_open(data, paths, label_is_needed=False) for paths in _paths(data, split).values()]
+    labels = [_labels(opened, _TO_COUNT) for opened in every if opened.label_key]
+    num_examples, largest = sum(map(len, labels)), max(int(some.max()) for some in labels)
     check(
-        0 <= largest < max(num_examples, 2),
+        largest < max(num_examples, 2),
         "tfrecord_num_classes",
         0,
-        f"the largest label of {num_examples} records is {largest}; name the number of classes: records of other "
-        "labels are left out then.",
+        f"the largest label of {num_examples} records is {largest + data.tfrecord_first_label}; name the number of "
+        "classes: records of other labels are left out then.",
     )
-    return largest + 1
+    return max(largest + 1, 0)
+
+
+def _labels(opened: _Files, why: str) -> np.ndarray:
+    """Returns what `read_labels` says, from memory where the files are those of the last time."""
+    return _read_labels(opened, tuple(_state(file.filename) for file in opened.files), why)
 
 
 @functools.lru_cache(maxsize=32)
-def _largest_label(opened: _Files, states: tuple[tuple[int, int], ...]) -> int:
+def _read_labels(opened: _Files, states: tuple[tuple[int, int], ...], why: str) -> np.ndarray:
     del states
-    _LOG.info(
-        "Reading the labels of %d records to count the classes; --tfrecord_num_classes spares it.",
-        opened.num_examples,
-    )
-    return int(opened.stream("labels", None).read_labels().max())
+    _LOG.info("Reading the labels of %d records %s.", opened.num_examples, why)
+    return opened.read_labels()

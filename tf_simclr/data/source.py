@@ -33,6 +33,7 @@ class TrainingSource(abc.ABC):
         files: Path of each example, where each is a file; or of all files that hold examples.
         prepared_in: The directory, named by its version, that the examples were prepared in, or None.
         num_left_out: Number of unreadable images that are none of the examples, as all were decoded at first.
+        num_unlabelled: Number of examples without a label, where others have one.
     """
 
     def __init__(self, name: str, num_examples: int, class_names: Sequence[str] | None):
@@ -42,6 +43,7 @@ class TrainingSource(abc.ABC):
         self.files: Sequence[str] = ()
         self.prepared_in: str | None = None
         self.num_left_out = 0
+        self.num_unlabelled = 0
         self._bad_names: dict[str, None] = {}
         self._bad_lock = threading.Lock()
 

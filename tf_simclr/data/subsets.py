@@ -1,9 +1,14 @@
 """Few labels: a stratified, seeded choice of labelled examples."""
 
+import logging
+
 import numpy as np
 
 from tf_simclr.config import DataConfig, UserError, check
+from tf_simclr.data import record_source
 from tf_simclr.data.source import Source
+
+_LOG = logging.getLogger("tf_simclr")
 
 
 def choose_labelled(
@@ -39,7 +44,7 @@ def choose_labelled(
 
 
 def few_labels(source: Source, data: DataConfig) -> Source:
-    """Returns the examples whose labels may be used, as `label_fraction` or `labels_per_class` say.
+    """Returns the examples whose labels may be used, as `label_fraction` or `labels_per_class` say; else all labelled.
 
     Args:
         source: The examples of a split, with labels.
@@ -54,7 +59,7 @@ def few_labels(source: Source, data: DataConfig) -> Source:
             "name a split or a data set with labels."
         )
     if not data.few_labels:
-        return source
+        return _all_labelled(source) if source.num_unlabelled else source
     labels, num_classes = source.read_labels(), len(source.class_names)
     counts = np.bincount(labels[labels >= 0], minlength=num_classes)
     smallest = int(counts.argmin())
@@ -64,7 +69,7 @@ def few_labels(source: Source, data: DataConfig) -> Source:
         counts[smallest] > 0,
         "train_split",
         data.train_split,
-        f"{where}; use a part that has some of every class.",
+        f"{where}; {_mend_empty_class(data, counts)}.",
     )
     check(
         data.labels_per_class <= counts[smallest],
@@ -86,6 +91,24 @@ def few_labels(source: Source, data: DataConfig) -> Source:
         seed=data.label_seed,
     )
     return source.subset(indices, f"{source.name}, {len(indices)} labels")
+
+
+def _all_labelled(source: Source) -> Source:
+    indices = np.flatnonzero(source.read_labels() >= 0)
+    _LOG.info(
+        "%d of the %d images of %s have no label: learning from the others, which are kept in memory.",
+        source.num_unlabelled,
+        source.num_examples,
+        source.name,
+    )
+    return source.subset(indices, f"{source.name}, {len(indices)} labels")
+
+
+def _mend_empty_class(data: DataConfig, counts: np.ndarray) -> str:
+    counted_from_1 = data.dataset.startswith(record_source.PREFIX) and not counts[0] and counts[1:].all()
+    if counted_from_1 and data.tfrecord_first_label == 0:
+        return "use --tfrecord_first_label=1 if the labels are counted from 1, or a part that has some of every class"
+    return "use a part that has some of every class"
 
 
 def _share(fraction: float, count: int) -> int:
