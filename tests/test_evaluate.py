@@ -114,14 +114,6 @@ def test_evaluation_on_two_replicas_is_that_on_one_to_the_bit():
     assert one.scores == two.scores
 
 
-def test_examples_without_a_label_do_not_count():
-    logits, labels, is_bad = case()
-    unlabelled = np.arange(len(labels)) % 3 == 0
-    received = scores(logits, np.where(unlabelled, -1, labels), is_bad).scores
-    expected = scores(logits, labels, is_bad | unlabelled).scores
-    assert received == pytest.approx(expected | {"eval/num_bad_images": 3})
-
-
 def test_evaluation_of_some_steps_sees_their_rows_alone():
     found = scores(*case(), num_steps=2)
     assert (found.scores["eval/num_examples"], found.scores["eval/num_bad_images"]) == (14, 2)
