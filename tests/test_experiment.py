@@ -67,11 +67,16 @@ def test_run_writes_a_confusion_matrix_that_agrees_with_its_scores():
     assert 0 < run.result["eval/expected_calibration_error"] < 1
 
 
+def evaluated(result):
+    """The part of a run's result that an evaluation alone knows."""
+    return {name: value for name, value in result.items() if not name.startswith("train/")}
+
+
 @pytest.mark.slow
 @pytest.mark.distributed
 def test_evaluation_on_two_replicas_is_that_on_one(copy):
     result = Experiment(tiny_config(copy, mode="eval"), two_replicas()).evaluate_each_checkpoint()
-    assert result == pytest.approx(finished_run().result, rel=1e-4)
+    assert result == pytest.approx(evaluated(finished_run().result), rel=1e-4)
     name = "result_confusion.csv"
     assert (copy / name).read_bytes() == (finished_run().directory / name).read_bytes()
 
@@ -211,7 +216,7 @@ def test_eval_of_a_finished_run_gives_its_result(copy):
     config = tiny_config(copy, mode="eval", eval_name="again", eval_batch_size=64)
     result = train_and_evaluate(config)
     expected = finished_run().result
-    assert result == pytest.approx(expected, abs=1e-6)
+    assert result == pytest.approx(evaluated(expected), abs=1e-6)
     assert (copy / "result_again.json").exists()
     assert finished_run().read_json("result.json").items() >= expected.items()
 
