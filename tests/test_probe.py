@@ -158,6 +158,7 @@ def test_validation_split_with_other_classes_is_left_alone(monkeypatch, caplog):
         return types.SimpleNamespace(name=split, num_classes=len(names), class_names=names)
 
     monkeypatch.setattr(probe_inputs, "load_source", load)
+    monkeypatch.setattr(probe_inputs, "few_labels", lambda source, data: source)
     monkeypatch.setattr(probe_inputs, "available_splits", lambda data: ("train", "validation", "test"))
     with caplog.at_level("INFO", "tf_simclr"):
         assert probe_inputs.open_sources(config(dataset="cifar10")).validation is None
