@@ -196,4 +196,5 @@ def test_finetuning_command_runs_from_the_directory_of_a_pretraining(name, pretr
 def test_command_with_mode_eval_evaluates_what_was_trained(pretrained, data_dir):
     directory, result = pretrained("v2_cifar10_pretrain")
     (directory / "result.json").unlink()
-    assert run_small("v2_cifar10_pretrain", data_dir, directory, "--mode=eval") == result
+    expected = {name: value for name, value in result.items() if not name.startswith("train/")}
+    assert run_small("v2_cifar10_pretrain", data_dir, directory, "--mode=eval") == expected

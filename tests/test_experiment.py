@@ -310,7 +310,7 @@ assert not different, different
 def test_mirrored_runs_resume_to_the_bit_several_in_one_process(tmp_path):
     # In a process of its own: the strategies of other tests number their collectives alike.
     command = [sys.executable, "-c", MIRRORED, str(tmp_path)]
-    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=240, check=False)
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr
 
 
