@@ -67,32 +67,7 @@ class DataConfig:
 
     def __post_init__(self):
         check_finite(self)
-        check(
-            0 < self.label_fraction <= 1,
-            "label_fraction",
-            self.label_fraction,
-            "the share of the labels that is used; use a number above 0, up to 1 (all).",
-        )
-        check(
-            not isinstance(self.labels_per_class, str),
-            "labels_per_class",
-            self.labels_per_class,
-            "use one whole number; several, with commas between them, are for --mode=label_efficiency.",
-        )
-        check(self.labels_per_class >= 0, "labels_per_class", self.labels_per_class, "use 0 (all) or more.")
-        check(
-            self.label_fraction == 1 or not self.labels_per_class,
-            "labels_per_class",
-            self.labels_per_class,
-            f"contradicts --label_fraction={self.label_fraction}; leave one of them out, or set "
-            "--labels_per_class=0 where a recipe has it.",
-        )
-        check(
-            0 <= self.label_seed < 2**31,
-            "label_seed",
-            self.label_seed,
-            "use a whole number from 0 to 2147483647.",
-        )
+        self._check_labels()
         check(
             bool(self.dataset),
             "dataset",
@@ -125,6 +100,34 @@ class DataConfig:
             "data_service",
             self.data_service,
             "use the address of a tf.data dispatcher, grpc://HOST:PORT.",
+        )
+
+    def _check_labels(self) -> None:
+        check(
+            0 < self.label_fraction <= 1,
+            "label_fraction",
+            self.label_fraction,
+            "the share of the labels that is used; use a number above 0, up to 1 (all).",
+        )
+        check(
+            not isinstance(self.labels_per_class, str),
+            "labels_per_class",
+            self.labels_per_class,
+            "use one whole number; several, with commas between them, are for --mode=label_efficiency.",
+        )
+        check(self.labels_per_class >= 0, "labels_per_class", self.labels_per_class, "use 0 (all) or more.")
+        check(
+            self.label_fraction == 1 or not self.labels_per_class,
+            "labels_per_class",
+            self.labels_per_class,
+            f"contradicts --label_fraction={self.label_fraction}; leave one of them out, or set "
+            "--labels_per_class=0 where a recipe has it.",
+        )
+        check(
+            0 <= self.label_seed < 2**31,
+            "label_seed",
+            self.label_seed,
+            "use a whole number from 0 to 2147483647.",
         )
 
     def _check_mix(self) -> None:
