@@ -53,7 +53,7 @@ def main(arguments: list[str]) -> int:
         print(f"preempted: {error}; the same command goes on from there.", file=sys.stderr)
         return 128 + signal.SIGTERM
     except KeyboardInterrupt:
-        print("interrupted: the same command goes on from there.", file=sys.stderr)
+        print("interrupted: the same command goes on from what was saved last.", file=sys.stderr)
         return 130
     return 0
 

@@ -230,7 +230,7 @@ def test_interrupt_is_one_line_that_says_how_to_go_on(monkeypatch, capsys, tmp_p
 
     monkeypatch.setattr(run, "run", interrupt)
     assert run.main(tiny_arguments(tmp_path)) == 130
-    assert capsys.readouterr().err == "interrupted: the same command goes on from there.\n"
+    assert capsys.readouterr().err == "interrupted: the same command goes on from what was saved last.\n"
 
 
 def test_preempted_run_is_one_line_and_the_exit_status_of_sigterm(monkeypatch, capsys, tmp_path):
