@@ -1,11 +1,12 @@
 """The whole method on the digits with few labels: every step and its baselines over fixed draws of the labels.
 
-python -m benchmarks.digits_few_labels [--num_draws=20] [--labels=1,10] [--validate] [--work_dir=PATH]
+python -m benchmarks.digits_few_labels [--num_draws=20] [--num_seeds=1] [--labels=1,10] [--validate]
 
-Other flags are those of run.py; the recipe is that of `python run.py --mode=train_then_eval`. The network is
-pretrained once, without labels; draw d takes the labels that --label_seed=d chooses. All methods see the same
-labels, so differences are paired. With --validate the training images are train[:80%] and the figures are those
-of train[80%:]: for choosing recipes; the test images are used only without it.
+Other flags are those of run.py; the recipe is that of `python run.py --mode=train_then_eval`. Each seed pretrains a
+network, without labels, and has draws of its own: draw d of seed s takes the labels of `--label_seed=n`, where n is
+s * num_draws + d. All methods see the same labels, whatever their flags are, so differences are paired. With
+--validate the training images are train[:80%] and the figures are those of train[80%:]: for choosing recipes; the
+test images are used only without it. `benchmarks.compare` sets the results of several commands side by side.
 
 Networks are compiled once and started anew for each draw, with the weights, the batches and the steps that the
 runs of run.py have.
@@ -13,7 +14,10 @@ runs of run.py have.
 
 import argparse
 import dataclasses
+import gc
+import json
 import os
+import shlex
 import sys
 import tempfile
 import time
@@ -104,6 +108,7 @@ class FewLabels:
         self.held_out = load_source(data, data.eval_split, flag="eval_split")
         view = EvalView(image_size=config.finetune.model.image_size)
         self._images = view.crop_batch(self.held_out.images)
+        self._train_images = view.crop_batch(self._train.images)
 
         def student(model_config: ModelConfig) -> Trainer:
             """Returns the trainer of a network that is taught by the finetuned one."""
@@ -130,18 +135,31 @@ class FewLabels:
             config.distill.model, width_multiplier=config.finetune.model.width_multiplier
         )
         self.trainers["self-distilled"] = student(own)
+        # Before anything trains it, this is the pretrained network.
+        self._features = [self._encode(images) for images in (self._train_images, self._images)]
+
+    def _encode(self, images) -> np.ndarray:
+        """Returns the encoder's output `[N, D]` of the network that is finetuned."""
+        model = self.trainers["finetuned"].model
+        return model.forward(images, training=False).endpoints["final_avg_pool"].numpy()
 
     def accuracies(self, draw: int) -> dict[str, float]:
-        """Returns the accuracy of every method on the held-out images, in percent."""
+        """Returns the accuracy of every method on the held-out images, in percent.
+
+        Args:
+            draw: seed of the choice of labels.
+        """
         accuracies = {}
         for name, trainer in self.trainers.items():
             trainer.train(draw)
             logits = trainer.model.forward(self._images, training=False).endpoints["logits_sup"].numpy()
             accuracies[name] = 100 * np.mean(logits.argmax(1) == self.held_out.labels)
-        return accuracies | self._raw_pixels(draw)
+        return accuracies | self._without_training(draw)
 
-    def _raw_pixels(self, draw: int) -> dict[str, float]:
+    def _without_training(self, draw: int) -> dict[str, float]:
+        """Returns the accuracies of scikit-learn's classifiers of frozen features and of pixels."""
         from sklearn.linear_model import LogisticRegression
+        from sklearn.preprocessing import StandardScaler
         from sklearn.semi_supervised import LabelSpreading
 
         from tf_simclr.data import choose_labelled
@@ -152,69 +170,109 @@ class FewLabels:
         chosen = choose_labelled(self._train.labels, self._train.num_classes, per_class=per_class, seed=draw)
         labels = np.full(len(train), -1)
         labels[chosen] = self._train.labels[chosen]
+        features, held_out_features = self._features
+        # The statistics need no labels: those of all training images.
+        scaler = StandardScaler().fit(features)
+        linear = LogisticRegression(max_iter=5000).fit(scaler.transform(features[chosen]), labels[chosen])
         regression = LogisticRegression(max_iter=5000).fit(train[chosen], labels[chosen])
         spreading = LabelSpreading(kernel="knn", n_neighbors=7, max_iter=100).fit(train, labels)
+        true = self.held_out.labels
         return {
-            "logistic regression, raw pixels": 100 * regression.score(held_out, self.held_out.labels),
-            "label spreading, raw pixels": 100 * spreading.score(held_out, self.held_out.labels),
+            "logistic regression, frozen encoder": 100
+            * linear.score(scaler.transform(held_out_features), true),
+            "logistic regression, raw pixels": 100 * regression.score(held_out, true),
+            "label spreading, raw pixels": 100 * spreading.score(held_out, true),
         }
 
 
 def print_table(results: dict[str, np.ndarray]) -> None:
-    """Prints means, standard deviations, and paired differences of the finetuned with their 95% intervals."""
+    """Prints means, standard deviations, and paired differences of the first with their 95% intervals."""
     from scipy import stats
 
-    print("| | mean | sd | finetuned minus this, 95% interval |")
+    first = next(iter(results))
+    print(f"| | mean | sd | {first} minus this, 95% interval |")
     print("| --- | --- | --- | --- |")
     for name, values in results.items():
         cells = [f"{values.mean():.2f}", f"{values.std(ddof=1):.2f}" if len(values) > 1 else "-", ""]
-        if name != "finetuned" and len(values) > 1:
-            difference = results["finetuned"] - values
+        if name != first and len(values) > 1:
+            difference = results[first] - values
             half = stats.t.ppf(0.975, len(values) - 1) * stats.sem(difference)
             mean = difference.mean()
             cells[2] = f"{mean:+.2f} ({mean - half:+.2f} to {mean + half:+.2f})"
         print(f"| {name} | " + " | ".join(cells) + " |")
 
 
-def main() -> None:
-    """Prints a table for each number of labels."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+def measure_seed(
+    config: SemiSupervisedConfig, options: argparse.Namespace, seed: int
+) -> dict[str, list[float]]:
+    """Pretrains, unless that is done, and returns the accuracies of each method for each draw, in percent."""
+    import tensorflow as tf
+
+    from tf_simclr import train_and_evaluate
+
+    if "pretrain" in config.steps:
+        train_and_evaluate(config.pretrain)
+    methods = FewLabels(config)
+    if options.methods:
+        wanted = options.methods.split(",")
+        methods.trainers = {k: v for k, v in methods.trainers.items() if k in wanted}
+    results: dict[str, list[float]] = {}
+    count = config.finetune.data.labels_per_class
+    for draw in range(seed * options.num_draws, (seed + 1) * options.num_draws):
+        start = time.perf_counter()
+        accuracies = methods.accuracies(draw)
+        listed = ", ".join(f"{name} {value:.2f}" for name, value in accuracies.items())
+        print(f"{count} a class, draw {draw}, {time.perf_counter() - start:.0f} s: {listed}", flush=True)
+        for name, value in accuracies.items():
+            results.setdefault(name, []).append(float(value))
+    del methods
+    tf.keras.backend.clear_session()
+    gc.collect()
+    return results
+
+
+def parse_options() -> tuple[argparse.Namespace, list[str]]:
+    """Returns the options of this program and the flags of run.py."""
     parser = argparse.ArgumentParser(allow_abbrev=False)
-    parser.add_argument("--num_draws", type=int, default=20)
+    parser.add_argument("--num_draws", type=int, default=20, help="of the labels, for each seed")
+    parser.add_argument("--num_seeds", type=int, default=1, help="of pretraining and of all else: 0, 1, ...")
     parser.add_argument("--labels", default="1,10", help="labels of each class")
-    parser.add_argument("--methods", default="", help="only these, such as finetuned,distilled")
+    parser.add_argument("--methods", default="", help="to train only these: finetuned,distilled; or none")
     parser.add_argument(
         "--validate", action="store_true", help="train[:80%%] and train[80%%:], not the test images"
     )
-    parser.add_argument("--work_dir", default=None, help="keeps the pretrained network")
-    options, rest = parser.parse_known_args(sys.argv[1:])
+    parser.add_argument("--work_dir", default=None, help="keeps the pretrained networks, one for each seed")
+    parser.add_argument("--results", default=None, help="a JSON file for all accuracies")
+    return parser.parse_known_args(sys.argv[1:])
+
+
+def main() -> None:
+    """Prints a table for each number of labels."""
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    options, rest = parse_options()
     directory = options.work_dir or tempfile.mkdtemp(prefix="digits_few_labels_")
     splits = ["--train_split=train[:80%]", "--eval_split=train[80%:]"] if options.validate else []
 
-    def config_of(labels: str) -> SemiSupervisedConfig:
-        arguments = [*splits, *rest, f"--labels_per_class={labels}", f"--model_dir={directory}"]
-        config, _ = parse_command_line(["--mode=semi_supervised", *arguments])
+    def config_of(labels: str, seed: int) -> SemiSupervisedConfig:
+        own = [f"--labels_per_class={labels}", f"--seed={seed}", f"--model_dir={directory}/seed_{seed}"]
+        config, _ = parse_command_line(["--mode=semi_supervised", *splits, *rest, *own])
         return cast(SemiSupervisedConfig, config)
 
-    configs = {count: config_of(count) for count in options.labels.split(",")}
-    from tf_simclr import train_and_evaluate
-
-    for config in configs.values():
-        if "pretrain" in config.steps:
-            train_and_evaluate(config.pretrain)
-    for count, config in configs.items():
-        methods = FewLabels(config)
-        if options.methods:
-            wanted = options.methods.split(",")
-            methods.trainers = {k: v for k, v in methods.trainers.items() if k in wanted}
-        rows = []
-        for draw in range(options.num_draws):
-            start = time.perf_counter()
-            rows.append(methods.accuracies(draw))
-            listed = ", ".join(f"{name} {value:.2f}" for name, value in rows[-1].items())
-            print(f"{count} a class, draw {draw}, {time.perf_counter() - start:.0f} s: {listed}", flush=True)
-        print(f"\nlabels a class: {count}, {len(rows)} draws, {methods.held_out.num_examples} images")
-        print_table({name: np.array([row[name] for row in rows]) for name in rows[0]})
+    if options.results:
+        os.makedirs(os.path.dirname(options.results) or ".", exist_ok=True)
+    labels, seeds = options.labels.split(","), range(options.num_seeds)
+    configs = {count: [config_of(count, seed) for seed in seeds] for count in labels}
+    # By the number of labels and the method: the accuracies of the draws of each seed.
+    results: dict[str, dict[str, list[list[float]]]] = {}
+    for count, of_seeds in configs.items():
+        measured = [measure_seed(config, options, seed) for seed, config in enumerate(of_seeds)]
+        results[count] = {name: [of_seed[name] for of_seed in measured] for name in measured[0]}
+        print(f"\nlabels a class: {count}, {options.num_seeds} seeds of {options.num_draws} draws")
+        print_table({name: np.concatenate(values) for name, values in results[count].items()})
+    if options.results:
+        command = shlex.join(["python", "-m", "benchmarks.digits_few_labels", *sys.argv[1:]])
+        with open(options.results, "w") as file:
+            json.dump({"command": command, "labels": results}, file, indent=1)
 
 
 if __name__ == "__main__":

@@ -93,9 +93,9 @@ def plot_label_efficiency(curves: Mapping[str, Sequence[tuple[int, Sequence[floa
         A PNG.
     """
     figure, axes = _axes(*_EFFICIENCY_SIZE)
-    for method, points in curves.items():
+    for number, (method, points) in enumerate(curves.items()):
         labels, values = [point[0] for point in points], [point[1] for point in points]
-        colour = METHODS[method]
+        colour = METHODS.get(method, f"C{number}")
         axes.plot(labels, [np.mean(v) for v in values], label=method, color=colour, marker="o", markersize=4)
         low, high = [min(v) for v in values], [max(v) for v in values]
         axes.fill_between(labels, low, high, color=colour, alpha=0.18, linewidth=0)
