@@ -21,13 +21,15 @@ import shlex
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import numpy as np
 
 from flags.convert import parse_command_line
 from tf_simclr.config import ExperimentConfig, ModelConfig, SemiSupervisedConfig, check
+
+METHODS = ("finetuned", "supervised", "finetuned from random", "distilled", "self-distilled")
 
 
 class Trainer:
@@ -86,9 +88,10 @@ class FewLabels:
 
     Args:
         config: of the whole method, with `labels_per_class`.
+        wanted: those of `METHODS` to train.
     """
 
-    def __init__(self, config: SemiSupervisedConfig):
+    def __init__(self, config: SemiSupervisedConfig, wanted: Sequence[str] = METHODS):
         import tensorflow as tf
 
         from tf_simclr.augment import EvalView
@@ -108,7 +111,12 @@ class FewLabels:
         self.held_out = load_source(data, data.eval_split, flag="eval_split")
         view = EvalView(image_size=config.finetune.model.image_size)
         self._images = view.crop_batch(self.held_out.images)
-        self._train_images = view.crop_batch(self._train.images)
+        finetuned = Trainer(config.finetune, pretrained=True)
+        # Before anything trains it, this is the pretrained network.
+        self._features = [
+            finetuned.model.forward(images, training=False).endpoints["final_avg_pool"].numpy()
+            for images in (view.crop_batch(self._train.images), self._images)
+        ]
 
         def student(model_config: ModelConfig) -> Trainer:
             """Returns the trainer of a network that is taught by the finetuned one."""
@@ -123,25 +131,19 @@ class FewLabels:
             return Trainer(step, make_task)
 
         def teacher_logits(images):
-            return self.trainers["finetuned"].model.forward(images, training=False).endpoints["logits_sup"]
+            return finetuned.model.forward(images, training=False).endpoints["logits_sup"]
 
-        self.trainers = {
-            "finetuned": Trainer(config.finetune, pretrained=True),
-            "supervised": Trainer(config.supervised),
-            "finetuned from random": Trainer(config.finetune),
-            "distilled": student(config.distill.model),
-        }
         own = dataclasses.replace(
             config.distill.model, width_multiplier=config.finetune.model.width_multiplier
         )
-        self.trainers["self-distilled"] = student(own)
-        # Before anything trains it, this is the pretrained network.
-        self._features = [self._encode(images) for images in (self._train_images, self._images)]
-
-    def _encode(self, images) -> np.ndarray:
-        """Returns the encoder's output `[N, D]` of the network that is finetuned."""
-        model = self.trainers["finetuned"].model
-        return model.forward(images, training=False).endpoints["final_avg_pool"].numpy()
+        makers: dict[str, Callable[[], Trainer]] = {
+            "finetuned": lambda: finetuned,
+            "supervised": lambda: Trainer(config.supervised),
+            "finetuned from random": lambda: Trainer(config.finetune),
+            "distilled": lambda: student(config.distill.model),
+            "self-distilled": lambda: student(own),
+        }
+        self.trainers = {name: makers[name]() for name in METHODS if name in wanted}
 
     def accuracies(self, draw: int) -> dict[str, float]:
         """Returns the accuracy of every method on the held-out images, in percent.
@@ -212,10 +214,7 @@ def measure_seed(
 
     if "pretrain" in config.steps:
         train_and_evaluate(config.pretrain)
-    methods = FewLabels(config)
-    if options.methods:
-        wanted = options.methods.split(",")
-        methods.trainers = {k: v for k, v in methods.trainers.items() if k in wanted}
+    methods = FewLabels(config, options.methods)
     results: dict[str, list[float]] = {}
     count = config.finetune.data.labels_per_class
     for draw in range(seed * options.num_draws, (seed + 1) * options.num_draws):
@@ -237,13 +236,19 @@ def parse_options() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--num_draws", type=int, default=20, help="of the labels, for each seed")
     parser.add_argument("--num_seeds", type=int, default=1, help="of pretraining and of all else: 0, 1, ...")
     parser.add_argument("--labels", default="1,10", help="labels of each class")
-    parser.add_argument("--methods", default="", help="to train only these: finetuned,distilled; or none")
+    parser.add_argument(
+        "--methods", default=",".join(METHODS), help="to train only these of %(default)s; or none"
+    )
     parser.add_argument(
         "--validate", action="store_true", help="train[:80%%] and train[80%%:], not the test images"
     )
     parser.add_argument("--work_dir", default=None, help="keeps the pretrained networks, one for each seed")
     parser.add_argument("--results", default=None, help="a JSON file for all accuracies")
-    return parser.parse_known_args(sys.argv[1:])
+    options, rest = parser.parse_known_args(sys.argv[1:])
+    options.methods = [] if options.methods == "none" else options.methods.split(",")
+    if unknown := set(options.methods) - set(METHODS):
+        parser.error(f"--methods: no {', '.join(sorted(unknown))}; use some of {', '.join(METHODS)}.")
+    return options, rest
 
 
 def main() -> None:
