@@ -163,8 +163,10 @@ def _train_mode(values: absl_flags.FlagValues, *, bare: bool) -> str:
     """Returns the step that the flags name, `semi_supervised` or `label_efficiency`."""
     modes = (*TRAIN_MODES, SEMI_SUPERVISED)
     if values.mode in (*modes, LABEL_EFFICIENCY):
+        # A curve is of the whole method, which the recipe of a whole method says too.
+        agreeing = (values.mode, SEMI_SUPERVISED) if values.mode == LABEL_EFFICIENCY else (values.mode,)
         check(
-            not values["train_mode"].present or values.train_mode == values.mode,
+            not values["train_mode"].present or values.train_mode in agreeing,
             "train_mode",
             values.train_mode,
             f"contradicts --mode={values.mode}; leave one of them out.",

@@ -157,6 +157,19 @@ def test_labels_of_a_recipe_give_way(tmp_path):
 # ---- The figures
 
 
+def test_recipe_of_the_whole_method_is_one_of_a_curve(tmp_path):
+    config, _ = parse_command_line(
+        [
+            "--mode=label_efficiency",
+            "--flagfile=flags/recipes/photos.flags",
+            "--dataset=digits",
+            f"--model_dir={tmp_path}",
+        ]
+    )
+    assert config.pretrain.train.train_epochs == 200
+    assert config.runs["labels_1/seed_0/finetune"].train.train_steps == 300
+
+
 def test_figures_are_those_of_the_runs(trained, tmp_path, log):
     config = curve_config(tmp_path, num_seeds=3)
     outcome = measure_label_efficiency(config)
