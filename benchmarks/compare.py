@@ -25,10 +25,16 @@ def read_accuracies(path: str, method: str, minus: str | None = None) -> dict[in
         minus: another method, whose accuracies are subtracted draw by draw.
 
     Raises:
-        ValueError: the file has no such method.
+        ValueError: it is no such file, or has no such method.
     """
-    with open(path) as file:
-        results = json.load(file)["labels"]
+    try:
+        with open(path) as file:
+            content = json.load(file)
+    except ValueError:  # No JSON, no text.
+        content = {}
+    if "labels" not in content:
+        raise ValueError(f"{path}: no results; name a file of benchmarks.digits_few_labels --results.")
+    results = content["labels"]
     for name in filter(None, (method, minus)):
         for labels, accuracies in results.items():
             if name not in accuracies:
@@ -98,4 +104,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except ValueError as error:
+        sys.exit(f"error: {error}")

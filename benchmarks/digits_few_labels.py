@@ -27,7 +27,7 @@ from typing import cast
 import numpy as np
 
 from flags.convert import parse_command_line
-from tf_simclr.config import ExperimentConfig, ModelConfig, SemiSupervisedConfig, check
+from tf_simclr.config import ExperimentConfig, ModelConfig, SemiSupervisedConfig, UserError, check
 
 METHODS = ("finetuned", "supervised", "finetuned from random", "distilled", "self-distilled")
 
@@ -281,4 +281,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except UserError as error:
+        sys.exit(f"error: {error}")

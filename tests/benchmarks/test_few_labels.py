@@ -30,6 +30,13 @@ def test_a_method_that_is_not_there_is_named(tmp_path):
         read_accuracies(path, "finetuned", "supervised")
 
 
+@pytest.mark.parametrize("content", [b"{}", b"no json", b"\xff"])
+def test_a_file_of_something_else_is_refused(tmp_path, content):
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(ValueError, match=r"a.json: no results; name a file of benchmarks.digits_few_labels"):
+        read_accuracies(str(tmp_path / "a.json"), "finetuned")
+
+
 def test_differences_are_paired_and_their_range_is_that_of_the_seeds():
     first = {1: np.array([[80.0, 90.0], [70.0, 60.0]])}
     second = {1: np.array([[81.0, 92.0], [69.0, 62.0]])}
