@@ -59,7 +59,7 @@ def compile_for_tpu(program: str, topology: str) -> Compiled:
     from jax._src.lib.mlir import ir
     from jax.experimental import topologies
 
-    from tf_simclr.run_directory import first_line
+    from tf_simclr.files import first_line
 
     try:
         core = topologies.get_topology_desc(platform="tpu", topology_name=topology).devices[0]

@@ -6,9 +6,10 @@ from typing import Any
 
 from tf_simclr.augment import EvalView
 from tf_simclr.config import is_handle
+from tf_simclr.files import find_json, to_json
 from tf_simclr.images import MAX_PIXELS
 from tf_simclr.models import SimCLRModel, endpoint_strides
-from tf_simclr.run_directory import defining_settings, read_class_names, read_json, read_settings, to_json
+from tf_simclr.run_directory import defining_settings, read_class_names, read_settings
 
 FILE_NAME = "metadata.json"
 
@@ -29,7 +30,7 @@ def describe_export(
     if model.num_classes is None or len(class_names or ()) != model.num_classes:
         class_names = None  # Those of a run whose network has no classifier, or of another.
     if result is None:
-        result = read_json(os.path.join(directory, f"result_{step}.json")) or {}
+        result = find_json(os.path.join(directory, f"result_{step}.json")) or {}
     return {
         "global_step": step,
         "image_size": size,

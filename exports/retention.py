@@ -11,7 +11,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from tf_simclr.config import UserError
-from tf_simclr.run_directory import first_line, read_json, to_json
+from tf_simclr.files import find_json, first_line, to_json
 
 _LOG = logging.getLogger("tf_simclr")
 
@@ -85,7 +85,7 @@ def is_export(path: str) -> bool:
     marker = os.path.join(path, MARKER)
     if os.path.islink(path) or os.path.islink(marker) or not tf.io.gfile.isdir(path):
         return False
-    content = read_json(marker)
+    content = find_json(marker)
     return isinstance(content, dict) and "global_step" in content
 
 

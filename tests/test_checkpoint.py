@@ -15,8 +15,9 @@ from tests.runs import TOTAL_STEPS, differing_tensors, finished_run, tiny_config
 from tf_simclr import run_directory
 from tf_simclr.checkpoint import Checkpoints, find_checkpoint, initialize_from, load_network
 from tf_simclr.config import ModelConfig, UserError
+from tf_simclr.files import write_json
 from tf_simclr.models import build_simclr_model
-from tf_simclr.run_directory import check_directory, claim_directory, latest_checkpoint, write_json
+from tf_simclr.run_directory import check_directory, claim_directory, latest_checkpoint
 
 BASE = {"resnet_depth": 18, "width_multiplier": 0.125, "image_size": 8, "proj_out_dim": 16}
 

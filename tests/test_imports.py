@@ -13,6 +13,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 # From the bottom to the top: a part may import its own layer and those below.
 LAYERS = [
     {"config"},
+    {"files"},
     {
         "models",
         "losses",
@@ -75,8 +76,8 @@ LAYERS = [
 BASE = "tf_simclr.tasks.base"
 PURE = ("losses", "schedules", "metrics", "loss_scale", "augment", "images", "image_headers")
 LIBRARY_FOR = {
-    "flags": {"config"},
-    "exports": {"config", "models", "augment", "images", "checkpoint", "run_directory", "interop"},
+    "flags": {"config", "files"},
+    "exports": {"config", "files", "models", "augment", "images", "checkpoint", "run_directory", "interop"},
 }
 COLLECTIVES = {
     "all_reduce",

@@ -13,7 +13,7 @@ import tensorflow as tf
 import tqdm
 
 from tf_simclr.data import TrainingSource, check_bad_images, format_hint
-from tf_simclr.run_directory import read_json, write_json
+from tf_simclr.files import find_json, write_json
 from tf_simclr.train import Action, LoopEvent
 
 _BAD_IMAGES_FILE = "bad_images.json"
@@ -252,7 +252,7 @@ class BadImageWatch:
 
 def _read_counts(path: str) -> dict[int, tuple[int, int]]:
     """Returns (unreadable, all) images up to each checkpoint, by its step; {} where nothing of the kind is there."""
-    content = read_json(path)
+    content = find_json(path)
     try:
         return {int(step): (int(num_bad), int(num_seen)) for step, (num_bad, num_seen) in content.items()}
     except (AttributeError, TypeError, ValueError):

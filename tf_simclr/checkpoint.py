@@ -11,9 +11,10 @@ from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
 from tf_simclr.config import TRAIN_MODES, ModelConfig, UserError
-from tf_simclr.mismatch import describe_differences, listed
+from tf_simclr.files import first_line, listed
+from tf_simclr.mismatch import describe_differences
 from tf_simclr.models import SimCLRModel, build_simclr_model
-from tf_simclr.run_directory import checkpoints_newest_first, first_line, latest_checkpoint, read_settings
+from tf_simclr.run_directory import checkpoints_newest_first, latest_checkpoint, read_settings
 
 _LOG = logging.getLogger("tf_simclr")
 # What the variables are filed under: in a checkpoint, in a SavedModel of this project.

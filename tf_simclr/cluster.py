@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 from tf_simclr.config import StrategyConfig, UserError
-from tf_simclr.mismatch import listed
+from tf_simclr.files import listed
 
 _TF_CONFIG_EXAMPLE = (
     '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}'

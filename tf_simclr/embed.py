@@ -11,7 +11,7 @@ from tf_simclr.data import Source, load_source, record_source
 from tf_simclr.data.sources import FOLDER_PREFIX
 from tf_simclr.feature_files import FeatureFiles, Rows
 from tf_simclr.features import FeaturePass, Network, digest, image_names, load_inference_network
-from tf_simclr.mismatch import listed
+from tf_simclr.files import listed
 
 _LOG = logging.getLogger("tf_simclr")
 # A file is held in memory until it is written.

@@ -12,8 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_simclr.config import UserError, check
-from tf_simclr.mismatch import listed
-from tf_simclr.run_directory import first_line, write_json
+from tf_simclr.files import first_line, listed, write_json
 
 _REPLACE = "use another name, or replace it with --overwrite=True"
 _FLAGS = ("dataset", "split", "endpoint", "shard_size")

@@ -16,11 +16,10 @@ from tf_simclr.augment import EvalView
 from tf_simclr.checkpoint import find_checkpoint, is_saved_model, load_network
 from tf_simclr.config import DataConfig, UserError, check
 from tf_simclr.data import BatchPlan, Source, check_bad_images, eval_dataset
-from tf_simclr.data.folder_source import shown_path
 from tf_simclr.data.sources import FOLDER_PREFIX
 from tf_simclr.evaluate import FeatureBatch, feature_batches, make_feature_function
+from tf_simclr.files import first_line, shown_path
 from tf_simclr.modules import load_module, read_image_size
-from tf_simclr.run_directory import first_line
 
 _LOG = logging.getLogger("tf_simclr")
 _WHAT_FITS = "name the directory of a run, a checkpoint in it, or a SavedModel with named outputs"

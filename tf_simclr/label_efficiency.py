@@ -19,14 +19,10 @@ from tf_simclr.checkpoint import find_checkpoint
 from tf_simclr.config import ExperimentConfig, LabelEfficiencyConfig, UserError
 from tf_simclr.distribute import is_chief
 from tf_simclr.experiment import Experiment
+from tf_simclr.files import to_json
 from tf_simclr.pipeline import check_not_stale, check_teacher
 from tf_simclr.report import efficiency as report
-from tf_simclr.run_directory import (
-    check_directory,
-    claim_directory,
-    to_json,
-    write_outcome,
-)
+from tf_simclr.run_directory import check_directory, claim_directory, write_outcome
 from tf_simclr.strategies import make_strategy
 from tf_simclr.train import Action
 

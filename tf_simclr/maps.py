@@ -14,8 +14,8 @@ from tf_simclr.augment import EvalView
 from tf_simclr.config import EmbedConfig, UserError, check
 from tf_simclr.data import BatchPlan, Source, eval_dataset, load_source
 from tf_simclr.features import FeaturePass, Features, image_names, load_inference_network, sample_source
+from tf_simclr.files import first_line
 from tf_simclr.report import pictures
-from tf_simclr.run_directory import first_line
 
 _LOG = logging.getLogger("tf_simclr")
 # A browser moves as many points with ease.

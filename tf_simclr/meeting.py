@@ -18,7 +18,7 @@ from typing import IO, Any
 
 from tf_simclr.cluster import Cluster
 from tf_simclr.config import UserError
-from tf_simclr.mismatch import listed
+from tf_simclr.files import listed
 
 _LOG = logging.getLogger("tf_simclr")
 _SECONDS_TO_ANSWER = 5.0

@@ -1,10 +1,10 @@
 """How the variables of two networks differ, and which flags explain it."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
+from tf_simclr.files import listed
 from tf_simclr.models.resnet import depth_of
 
-MAX_LISTED = 6
 _FIRST_BLOCK = "encoder/block_group1_block1"
 _LAST_GROUP_BLOCK = "encoder/block_group4_block1"
 _HEAD_KERNEL = "supervised_head/kernel"
@@ -33,13 +33,6 @@ def describe_differences(saved: Shapes, expected: Shapes) -> str | None:
     flags = _explaining_flags(saved, expected)
     mend = f"it was written with {', '.join(flags)}" if flags else "name a checkpoint of this network"
     return f"another network; variables: {', '.join(parts)}; {mend}."
-
-
-def listed(items: Iterable[str]) -> str:
-    """Returns the first few items, and how many there are besides."""
-    items = list(items)
-    rest = f" and {len(items) - MAX_LISTED} more" if len(items) > MAX_LISTED else ""
-    return ", ".join(items[:MAX_LISTED]) + rest
 
 
 def _explaining_flags(saved: Shapes, expected: Shapes) -> list[str]:

@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tf_simclr.checkpoint import READ_ERRORS, is_saved_model
 from tf_simclr.config import UserError, check, is_remote
-from tf_simclr.run_directory import first_line
+from tf_simclr.files import first_line
 
 _LOG = logging.getLogger("tf_simclr")
 # Whatever TensorFlow raises for a module that is damaged, or is called in a way that it does not know.

@@ -10,13 +10,13 @@ from tf_simclr.checkpoint import find_checkpoint
 from tf_simclr.config import ExperimentConfig, SemiSupervisedConfig, UserError, is_handle
 from tf_simclr.distribute import is_chief
 from tf_simclr.experiment import Experiment
+from tf_simclr.files import to_json
 from tf_simclr.modules import check_module_is_local
 from tf_simclr.run_directory import (
     check_directory,
     claim_directory,
     latest_checkpoint,
     read_settings,
-    to_json,
     write_outcome,
 )
 from tf_simclr.strategies import make_strategy

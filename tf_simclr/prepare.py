@@ -17,12 +17,11 @@ import numpy as np
 
 from tf_simclr.config import PrepareConfig, UserError, check
 from tf_simclr.data import Source, available_splits, check_bad_images, load_source
-from tf_simclr.data.folder_source import shown_path
 from tf_simclr.data.sources import FOLDER_PREFIX
 from tf_simclr.features import Progress, digest
+from tf_simclr.files import listed, shown_path
 from tf_simclr.image_files import Conversion, Converted, ReadError, convert_files, start_worker
 from tf_simclr.images import MAX_PIXELS
-from tf_simclr.mismatch import listed
 from tf_simclr.prepared_files import UNREADABLE, PreparedFiles, Row
 from tf_simclr.prepared_manifest import Shard
 

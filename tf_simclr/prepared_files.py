@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tf_simclr.config import UserError, check
-from tf_simclr.mismatch import listed
+from tf_simclr.files import find_json, first_line, listed, write_json, write_text
 from tf_simclr.prepared_manifest import Shard, differences, is_manifest, new_manifest, shards_of
-from tf_simclr.run_directory import first_line, read_json, write_json, write_text
 
 MANIFEST = "manifest.json"
 UNREADABLE = "unreadable.txt"
@@ -282,7 +281,7 @@ class PreparedFiles:
     def _read_manifest(self) -> dict[str, Any]:
         """Returns the manifest, finished or not; {} where there is none, or one of another program."""
         for name in (MANIFEST, _UNFINISHED):
-            manifest = read_json(self._path(name))
+            manifest = find_json(self._path(name))
             if is_manifest(manifest):
                 return manifest
         return {}

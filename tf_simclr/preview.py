@@ -13,9 +13,9 @@ from tf_simclr.config import ExperimentConfig, PreviewConfig, UserError, check
 from tf_simclr.data import BatchPlan, Source, TrainingSource, step_views
 from tf_simclr.data.rows import batch_rows
 from tf_simclr.data.source import NUM_CANDIDATES
+from tf_simclr.files import first_line
 from tf_simclr.ingredients import Ingredients, make_ingredients, training_batches, training_view
 from tf_simclr.report.view_pictures import most_that_fit, plot_views
-from tf_simclr.run_directory import first_line
 
 _LOG = logging.getLogger("tf_simclr")
 

@@ -17,9 +17,9 @@ from tf_simclr.classifiers import Examples
 from tf_simclr.config import KnnEvalConfig, LinearEvalConfig, ProbeConfig, UserError, check
 from tf_simclr.confusion import confusion_path, count_confusions, to_csv
 from tf_simclr.features import Network, load_inference_network
+from tf_simclr.files import first_line, to_json, write_text
 from tf_simclr.probe_inputs import Sources, check_memory, compute_examples, open_sources
 from tf_simclr.report import render_probe_report
-from tf_simclr.run_directory import first_line, to_json, write_text
 from tf_simclr.scores import classification_scores
 
 _LOG = logging.getLogger("tf_simclr")

@@ -13,7 +13,7 @@ from tf_simclr.config import DataConfig, LinearEvalConfig, ProbeConfig, UserErro
 from tf_simclr.data import Source, available_splits, few_labels, load_source
 from tf_simclr.experiment import check_same_classes
 from tf_simclr.features import FeaturePass, Features, Network
-from tf_simclr.mismatch import listed
+from tf_simclr.files import listed
 
 _LOG = logging.getLogger("tf_simclr")
 _VALIDATION_SPLITS = ("validation", "val")

@@ -9,7 +9,8 @@ import tensorflow as tf
 
 from tf_simclr.config import ExperimentConfig
 from tf_simclr.confusion import Confusion, confusion_path, to_csv
-from tf_simclr.run_directory import to_json, write_outcome
+from tf_simclr.files import to_json
+from tf_simclr.run_directory import write_outcome
 
 # A result counts as that of the same evaluation where these are the same.
 _EVALUATION_SETTINGS = ("eval_split", "eval_steps")

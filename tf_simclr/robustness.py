@@ -12,7 +12,7 @@ from tf_simclr.checkpoint import is_saved_model
 from tf_simclr.config import RobustnessConfig, UserError
 from tf_simclr.data import Source, load_source, load_with_label_sets
 from tf_simclr.features import Network, load_inference_network
-from tf_simclr.mismatch import listed
+from tf_simclr.files import listed
 from tf_simclr.probe_inputs import compute_features
 from tf_simclr.scores import classification_scores
 from tf_simclr.suite_results import SuiteResults, finish_suite, run_suite

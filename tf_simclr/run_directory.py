@@ -4,12 +4,11 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import tensorflow as tf
 
 from tf_simclr.config import LABEL_EFFICIENCY, SEMI_SUPERVISED, TRAIN_MODES, Run, UserError
-from tf_simclr.mismatch import listed
+from tf_simclr.files import find_json, first_line, listed, write_json, write_text
 
 _SETTINGS_FILE = "flags.json"
 _CLASS_NAMES_FILE = "class_names.json"
@@ -159,16 +158,6 @@ def _same(name: str, old: dict, new: dict) -> bool:
     return places[0] == places[1]
 
 
-def write_json(path: str, content: Mapping | Sequence) -> None:
-    """Writes `content` whole or not at all."""
-    write_text(path, to_json(content))
-
-
-def to_json(content: Mapping | Sequence) -> str:
-    """Returns `content` as the text of a file."""
-    return json.dumps(content, indent=2) + "\n"
-
-
 def write_outcome(directory: str, path: str, text: str | bytes) -> None:
     """Writes what comes of a run into its directory, whole or not at all.
 
@@ -184,22 +173,9 @@ def write_outcome(directory: str, path: str, text: str | bytes) -> None:
         ) from error
 
 
-def write_text(path: str, text: str | bytes) -> None:
-    """Writes `text`, or bytes, whole or not at all."""
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        with tf.io.gfile.GFile(temporary, "w") as file:
-            file.write(text)
-        tf.io.gfile.rename(temporary, path, overwrite=True)
-    except BaseException:
-        if tf.io.gfile.exists(temporary):
-            tf.io.gfile.remove(temporary)
-        raise
-
-
 def read_settings(directory: str) -> dict:
     """Returns {flag name: value} of the run in a directory; {} where that is not written there."""
-    settings = read_json(os.path.join(directory, _SETTINGS_FILE))
+    settings = find_json(os.path.join(directory, _SETTINGS_FILE))
     return settings if isinstance(settings, dict) else {}
 
 
@@ -210,19 +186,5 @@ def defining_settings(settings: Mapping) -> dict:
 
 def read_class_names(directory: str) -> list[str] | None:
     """Returns the names of the classes of the run in a directory; None where they are not known."""
-    names = read_json(os.path.join(directory, _CLASS_NAMES_FILE))
+    names = find_json(os.path.join(directory, _CLASS_NAMES_FILE))
     return [str(name) for name in names] if isinstance(names, list) else None
-
-
-def read_json(path: str) -> Any:
-    """Returns what a file of JSON holds; None where there is no such file, or it is damaged."""
-    try:
-        with tf.io.gfile.GFile(path) as file:
-            return json.loads(file.read())
-    except (tf.errors.OpError, OSError, ValueError, RecursionError):
-        return None
-
-
-def first_line(error: BaseException) -> str:
-    """Returns the first line of an error's message, or else its type."""
-    return (str(error).strip().split("\n") or [""])[0][:200] or type(error).__name__

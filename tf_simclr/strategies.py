@@ -13,8 +13,8 @@ import tensorflow as tf
 from tf_simclr.cluster import find_cluster, names_several_workers
 from tf_simclr.config import StrategyConfig, UserError, check
 from tf_simclr.distribute import is_chief, wait_for_all
+from tf_simclr.files import first_line
 from tf_simclr.meeting import meet
-from tf_simclr.run_directory import first_line
 
 _LOG = logging.getLogger("tf_simclr")
 # A process is connected to the other workers once, and for good.

@@ -10,8 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_simclr.config import UserError
-from tf_simclr.mismatch import listed
-from tf_simclr.run_directory import first_line, read_json, to_json, write_text
+from tf_simclr.files import find_json, first_line, listed, to_json, write_text
 from tf_simclr.suite_tables import Table, markdown_table
 
 _LOG = logging.getLogger("tf_simclr")
@@ -101,7 +100,7 @@ class SuiteResults:
 
 def read_entries(path: str) -> dict[str, dict] | None:
     """Returns each result with its `settings`; None where there is no such file, or it is damaged."""
-    entries = read_json(path)
+    entries = find_json(path)
     is_ours = isinstance(entries, dict) and all(
         isinstance(entry, dict) and isinstance(entry.get("settings"), dict) for entry in entries.values()
     )

@@ -12,6 +12,7 @@ from tf_simclr.data.folder_index import indexed_images
 from tf_simclr.data.listing import IMAGE_EXTENSIONS, Listing, ListingError, list_images, scan
 from tf_simclr.data.random_access import EncodedImages
 from tf_simclr.data.splits import missing_split, slice_of_split
+from tf_simclr.files import shown_path
 
 SPLIT_FOLDERS = ("train", "test", "validation", "val", "unlabelled", "unlabeled")
 
@@ -77,11 +78,6 @@ class _Lazily(Sequence[str]):
         if not 0 <= index < self._length:
             raise IndexError(index)
         return self._make(index)
-
-
-def shown_path(path: str) -> str:
-    r"""Returns a path as text: a name on disk is any bytes, those that are no UTF-8 are shown as `\xff`."""
-    return os.fsencode(path).decode(errors="backslashreplace")
 
 
 def _error(data: DataConfig, what: str) -> UserError:

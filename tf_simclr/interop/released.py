@@ -9,11 +9,11 @@ from collections.abc import Mapping
 import tensorflow as tf
 
 from tf_simclr.config import ExportConfig, ImportConfig, UserError
+from tf_simclr.files import first_line, listed, write_json
 from tf_simclr.interop.released_files import ReleasedFile, open_released
 from tf_simclr.interop.released_network import ReleasedNetwork, infer_network, released_names
-from tf_simclr.mismatch import listed
 from tf_simclr.models import SimCLRModel, build_simclr_model
-from tf_simclr.run_directory import first_line, latest_checkpoint, read_settings, write_json
+from tf_simclr.run_directory import latest_checkpoint, read_settings
 
 _LOG = logging.getLogger("tf_simclr")
 # Files of an import, and of what was done with it since.

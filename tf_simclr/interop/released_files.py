@@ -18,8 +18,7 @@ from tensorflow.core.protobuf import saved_model_pb2, trackable_object_graph_pb2
 
 from tf_simclr.checkpoint import READ_ERRORS, DamagedCheckpointError, find_checkpoint, is_saved_model
 from tf_simclr.config import UserError
-from tf_simclr.mismatch import listed
-from tf_simclr.run_directory import first_line
+from tf_simclr.files import first_line, listed
 
 _GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _VARIABLE = "VARIABLE_VALUE"

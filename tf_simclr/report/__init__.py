@@ -10,10 +10,11 @@ import tensorflow as tf
 
 from tf_simclr.config import ExperimentConfig, SemiSupervisedConfig
 from tf_simclr.confusion import Confusion
+from tf_simclr.files import first_line
 from tf_simclr.report import evaluations, page, sections
 from tf_simclr.report.events import read_events
 from tf_simclr.report.sections import Result, Steps
-from tf_simclr.run_directory import first_line, latest_checkpoint, write_outcome
+from tf_simclr.run_directory import latest_checkpoint, write_outcome
 from tf_simclr.suite_tables import SUITES
 
 _LOG = logging.getLogger("tf_simclr")

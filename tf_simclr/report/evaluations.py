@@ -7,8 +7,8 @@ from typing import Any
 
 from tf_simclr.config import ExperimentConfig
 from tf_simclr.confusion import Confusion, confusion_path, largest_mistakes, read_confusion
+from tf_simclr.files import find_json
 from tf_simclr.report import page, pictures
-from tf_simclr.run_directory import read_json
 from tf_simclr.suite_results import read_entries
 from tf_simclr.suite_tables import BLANK, SUITES
 
@@ -83,7 +83,7 @@ def frozen_features(steps: Mapping[str, ExperimentConfig]) -> str:
     for name, step in steps.items():
         for mode in _PROBES:
             path = os.path.join(str(step.model_dir), f"result_{mode}.json")
-            result = read_json(path)
+            result = find_json(path)
             if not isinstance(result, dict):
                 continue
             rows.append([name, _how(mode, result), *_images(result), *score_cells([result], mode)])

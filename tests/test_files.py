@@ -1,0 +1,93 @@
+import json
+import os
+import re
+
+import pytest
+
+from tf_simclr.files import (
+    TEMPORARY,
+    DamagedFileError,
+    between,
+    find_json,
+    first_line,
+    form_problem,
+    one_line,
+    read_json,
+    replacing,
+    temporary_name,
+    write_json,
+    write_text,
+)
+
+FORM = {"name": str, "counts": [between(0, 100)], "note?": (str, None), "classes?": {str: float}}
+
+
+def test_replacing_leaves_the_old_file_and_nothing_else_after_an_error(tmp_path):
+    path = tmp_path / "a.txt"
+    write_text(str(path), "old")
+    with pytest.raises(ZeroDivisionError), replacing(str(path)) as temporary:
+        open(temporary, "w").close()
+        raise ZeroDivisionError
+    assert (os.listdir(tmp_path), path.read_text()) == (["a.txt"], "old")
+
+
+def test_temporary_names_are_never_the_same_twice_and_are_recognised():
+    names = {temporary_name("dir/a.json") for _ in range(100)}
+    assert len(names) == 100
+    assert all(re.fullmatch(rf"dir/a\.json{TEMPORARY}", name) for name in names)
+
+
+def test_json_comes_back_as_written(tmp_path):
+    content = {"name": "é\u2028", "counts": [1, 2], "note": None, "classes": {"a": 1, "b": 0.5}}
+    write_json(str(tmp_path / "a.json"), content)
+    assert read_json(str(tmp_path / "a.json"), FORM) == content
+    assert read_json(str(tmp_path / "none.json"), FORM) is None
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        (b"", "Expecting value"),
+        (b"\xff\xfe{}", "codec can't decode"),
+        (b"[" * 10**6, "nested too deeply"),
+        (b'{"name": "a"}', "counts is missing"),
+        (b'{"name": 1, "counts": []}', "name is 1, not str"),
+        (
+            b'{"name": "a", "counts": [1, 1000000000]}',
+            r"counts\[1\] is 1000000000, not an integer from 0 to 100",
+        ),
+        (b'{"name": "a", "counts": [true]}', "not an integer"),
+        (b'{"name": "a", "counts": {}}', "counts is dict, not list"),
+        (b'{"name": "a", "counts": [], "note": 3}', "note is 3, not str"),
+        (b'{"name": "a", "counts": [], "classes": {"x": NaN}}', "NaN"),
+        (b'{"name": "a", "counts": [], "classes": {"x": null}}', r"classes.x is None, not float"),
+        (b"[1]", "the content is list, not dict"),
+        (b"1" * 5000, "Exceeds the limit|not dict"),
+    ],
+)
+def test_damaged_json_is_one_error_that_names_the_file_and_the_place(tmp_path, content, problem):
+    path = tmp_path / "a.json"
+    path.write_bytes(content)
+    with pytest.raises(DamagedFileError, match=problem) as error:
+        read_json(str(path), FORM, fix="delete it")
+    assert str(error.value).startswith(f"{path}: ") and str(error.value).endswith("delete it.")
+    assert "\n" not in str(error.value)
+    assert find_json(str(path), FORM) is None
+
+
+def test_a_directory_in_the_place_of_a_json_file_is_a_damaged_file(tmp_path):
+    with pytest.raises(DamagedFileError):
+        read_json(str(tmp_path))
+
+
+def test_anything_fits_object_and_only_null_fits_none():
+    assert form_problem(json.loads('[{"a": null}]'), object) is None
+    assert form_problem(None, None) is None
+    assert form_problem(0, None) == "the content is 0, not NoneType"
+
+
+def test_texts_for_the_terminal_hold_no_control_characters():
+    assert one_line("a\x1b[31m\nb\u2028é") == r"a\x1b[31m\nb\u2028é"
+    assert len(one_line("x" * 10**6)) < 600
+    assert first_line(ValueError("\n one\ntwo")) == "one"
+    assert first_line(ValueError()) == "ValueError"

@@ -1,0 +1,216 @@
+"""Atomic file writes, JSON checked against a declared form, one-line texts.
+
+Nothing here loads TensorFlow until a file is read or written.
+"""
+
+import contextlib
+import json
+import os
+import re
+import secrets
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+from tf_simclr.config import UserError
+
+MAX_LISTED = 6
+TEMPORARY = r"\.[0-9a-f]{16}\.tmp"
+"""Regular expression of what `temporary_name` adds to a name."""
+_MAX_JSON_BYTES = 2**26
+_MAX_LINE = 500
+
+Form = Any
+"""What a JSON value must look like, see `form_problem`."""
+
+
+class DamagedFileError(UserError):
+    """A file that is not what this program writes: truncated, overwritten, or of another form."""
+
+
+def temporary_name(path: str) -> str:
+    """Returns a new name beside `path`. It is random because processes in two containers may share their number."""
+    return f"{path}.{secrets.token_hex(8)}.tmp"
+
+
+@contextlib.contextmanager
+def replacing(path: str) -> Iterator[str]:
+    """Yields a temporary name for a file, which becomes `path` if the block ends without an error.
+
+    Raises:
+        OSError, tf.errors.OpError: The file cannot be renamed.
+    """
+    from tensorflow.io import gfile
+
+    temporary = temporary_name(path)
+    try:
+        yield temporary
+        gfile.rename(temporary, path, overwrite=True)
+    except BaseException:
+        with contextlib.suppress(Exception):  # The first error is the one to report.
+            gfile.remove(temporary)
+        raise
+
+
+def write_text(path: str, text: str | bytes) -> None:
+    """Writes a file whole or not at all.
+
+    Raises:
+        OSError, tf.errors.OpError: The file cannot be written.
+    """
+    from tensorflow.io import gfile
+
+    with replacing(path) as temporary, gfile.GFile(temporary, "wb") as file:
+        file.write(text.encode() if isinstance(text, str) else text)
+
+
+def write_json(path: str, content: Mapping | Sequence) -> None:
+    """Writes `content` as a file of JSON, whole or not at all; raises like `write_text`."""
+    write_text(path, to_json(content))
+
+
+def to_json(content: Mapping | Sequence) -> str:
+    """Returns `content` as the text of a file."""
+    return json.dumps(content, indent=2) + "\n"
+
+
+def read_json(path: str, form: Form = object, *, fix: str = "restore the file or delete it") -> Any:
+    """Reads a file of JSON and checks its form.
+
+    Args:
+        path: The file.
+        form: What it must hold, see `form_problem`.
+        fix: What the user can do about a damaged file, for the message.
+
+    Returns:
+        The content; None if there is no such file.
+
+    Raises:
+        DamagedFileError: The file cannot be read, is no JSON, is larger than 64 MiB, or has another form.
+    """
+    import tensorflow as tf
+
+    try:
+        if not tf.io.gfile.exists(path):
+            return None
+        if tf.io.gfile.stat(path).length > _MAX_JSON_BYTES:
+            raise ValueError(f"larger than {_MAX_JSON_BYTES // 2**20} MiB")
+        with tf.io.gfile.GFile(path, "rb") as file:
+            return parse_json(file.read(), form)
+    except (tf.errors.OpError, OSError, ValueError) as error:
+        raise DamagedFileError(f"{path}: damaged or unreadable ({first_line(error)}); {fix}.") from error
+
+
+def find_json(path: str, form: Form = object) -> Any:
+    """Returns what `read_json` does, and None for a damaged file too: for files that are only good to have."""
+    try:
+        return read_json(path, form)
+    except DamagedFileError:
+        return None
+
+
+def parse_json(text: str | bytes, form: Form = object) -> Any:
+    """Parses JSON that may come from anywhere.
+
+    Args:
+        text: UTF-8 if it is bytes.
+        form: What it must hold, see `form_problem`.
+
+    Raises:
+        ValueError: It is no JSON, or has another form.
+    """
+    try:
+        decoded = text.decode() if isinstance(text, bytes) else text
+        content = json.loads(decoded, parse_constant=_refuse_constant)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+    if problem := form_problem(content, form):
+        raise ValueError(problem)
+    return content
+
+
+def form_problem(content: Any, form: Form, place: str = "") -> str | None:
+    """Returns where a JSON value differs from a form; None if it does not.
+
+    Args:
+        content: The value.
+        form: `object` (anything), a type (`float` also takes integers, `int` takes no booleans), None,
+            `[form]` (a list), `{str: form}` (an object with any names), `{"name": form, "other?": form}` (an object
+            that has these names, those with `?` optionally, and perhaps others), a tuple of forms (any of them), or
+            a function that says whether a value fits.
+        place: Where the value stands in the file, for the message.
+    """
+    if isinstance(form, tuple):
+        problems = [form_problem(content, choice, place) for choice in form]
+        return None if None in problems else problems[0]
+    if isinstance(form, list) and isinstance(content, list):
+        found = (form_problem(value, form[0], f"{place}[{number}]") for number, value in enumerate(content))
+        return next(filter(None, found), None)
+    if isinstance(form, dict) and isinstance(content, dict):
+        return _object_problem(content, form, place)
+    if _fits(content, form):
+        return None
+    shown = repr(content) if isinstance(content, str | int | float | None) else type(content).__name__
+    expected = getattr(form, "__name__", type(form).__name__)
+    return (
+        f"{place or 'the content'} is {shown if len(shown) < 60 else type(content).__name__}, not {expected}"
+    )
+
+
+def between(low: float, high: float) -> Callable[[Any], bool]:
+    """Returns a form: an integer from `low` to `high`."""
+
+    def fits(value: Any) -> bool:
+        return _fits(value, int) and low <= value <= high
+
+    fits.__name__ = f"an integer from {low:g} to {high:g}"
+    return fits
+
+
+def first_line(error: BaseException) -> str:
+    """Returns the first line of an error's message, or else its type, printable."""
+    return one_line((str(error).strip().split("\n") or [""])[0]) or type(error).__name__
+
+
+def one_line(text: str) -> str:
+    r"""Returns `text` without control characters, which are shown as `\x1b`, and cut where it is very long."""
+    shown = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda found: ascii(found[0])[1:-1], text)
+    return shown if len(shown) <= _MAX_LINE else f"{shown[: _MAX_LINE // 2]} ... {shown[-_MAX_LINE // 2 :]}"
+
+
+def listed(items: Iterable[str]) -> str:
+    """Returns the first few items, and how many there are besides."""
+    items = list(items)
+    rest = f" and {len(items) - MAX_LISTED} more" if len(items) > MAX_LISTED else ""
+    return ", ".join(items[:MAX_LISTED]) + rest
+
+
+def shown_path(path: str) -> str:
+    r"""Returns a path as text: a name on disk is any bytes, those that are no UTF-8 are shown as `\xff`."""
+    return os.fsencode(path).decode(errors="backslashreplace")
+
+
+def _object_problem(content: dict, form: dict, place: str) -> str | None:
+    if any_name := form.get(str):
+        form = dict.fromkeys(content, any_name)
+    for key, value_form in form.items():
+        name = key.removesuffix("?") if any_name is None else key
+        where = f"{place}.{name}" if place else name
+        if name in content:
+            if problem := form_problem(content[name], value_form, where):
+                return problem
+        elif name == key:
+            return f"{where} is missing"
+    return None
+
+
+def _fits(content: Any, form: Form) -> bool:
+    if form is None or isinstance(form, list | dict):
+        return content is form
+    if not isinstance(form, type):
+        return form(content)
+    kind = (int, float) if form is float else form
+    return isinstance(content, kind) and (form in (bool, object) or not isinstance(content, bool))
+
+
+def _refuse_constant(name: str) -> float:
+    raise ValueError(f"{name} is no number of JSON")
