@@ -43,6 +43,25 @@ class _LabelsParser(absl_flags.ArgumentParser):
         return "int"
 
 
+class _EpochsParser(absl_flags.ArgumentParser):
+    """Parses a number of epochs, and leaves a share of the run such as 5% as text."""
+
+    syntactic_help = "a number of epochs, or a share of the run such as 5%"
+
+    def parse(self, argument: float | str) -> float | str:
+        """Returns the number, or the text if it ends in a percent sign."""
+        text = str(argument)
+        return text if text.endswith("%") else float(text)
+
+    def flag_type(self) -> str:
+        """Returns the kind of value that a message asks for."""
+        return "epochs"
+
+
+def _define_epochs(name: str, default: float | str, help_text: str, **options: Any) -> None:
+    absl_flags.DEFINE(_EpochsParser(), name, default, help_text, **options)
+
+
 def _define(flag_values: absl_flags.FlagValues, owner: type, **helps: str) -> None:
     """Defines a flag for each named field of the dataclass `owner`."""
     fields = {field.name: field for field in dataclasses.fields(owner)}
@@ -60,6 +79,7 @@ _DEFINERS: dict[Any, Any] = {
     int: absl_flags.DEFINE_integer,
     int | None: absl_flags.DEFINE_integer,
     float: absl_flags.DEFINE_float,
+    float | str: _define_epochs,
     bool: absl_flags.DEFINE_boolean,
     bool | None: absl_flags.DEFINE_boolean,
     str: absl_flags.DEFINE_string,
@@ -228,7 +248,7 @@ def _define_losses(flag_values):
         optimizer="lars, lamb (needs tensorflow-addons), momentum (Nesterov) or adam.",
         learning_rate="Base learning rate, before --learning_rate_scaling.",
         learning_rate_scaling="linear: times batch / 256. sqrt: times the square root of the batch.",
-        warmup_epochs="Epochs of linear warm-up.",
+        warmup_epochs="Epochs of linear warm-up, or a share of the steps of the run, such as 5% (the paper's).",
         weight_decay="L2 weight decay.",
         momentum="Momentum of lars and momentum.",
     )

@@ -98,8 +98,13 @@ def _bad_value(error: absl_flags.IllegalFlagValueError, flag_values: absl_flags.
     name, _, rest = str(error).removeprefix("flag --").partition("=")
     value = rest.removesuffix(f": {error.__context__}")
     kind = flag_values[name].flag_type() if name in flag_values else ""
-    mend = {"int": "use a whole number", "float": "use a number", "bool": "use True or False"}.get(kind, rest)
-    return UserError(f"--{name}={value}: {mend} (see python run.py --help).")
+    fixes = {
+        "int": "use a whole number",
+        "float": "use a number",
+        "bool": "use True or False",
+        "epochs": "use a number, or a share of the run such as 5%",
+    }
+    return UserError(f"--{name}={value}: {fixes.get(kind, rest)} (see python run.py --help).")
 
 
 def split_flagfiles(

@@ -27,7 +27,7 @@ from tf_simclr.data import (
 from tf_simclr.distribute import gather_from_workers, is_chief, wait_for_all
 from tf_simclr.evaluate import evaluate, make_eval_function
 from tf_simclr.ingredients import make_ingredients, training_batches, training_view
-from tf_simclr.planning import chance_loss, make_plan, make_schedule
+from tf_simclr.planning import chance_loss, long_warmup, make_plan, make_schedule
 from tf_simclr.preemption import PreemptionWatch
 from tf_simclr.results import ResultFiles
 from tf_simclr.run_directory import check_directory, claim_directory, latest_checkpoint
@@ -358,6 +358,8 @@ class Experiment:
             ", compiled by XLA" if self._jit_compile else "",
             self.config.model_dir,
         )
+        if note := long_warmup(self.config, self.schedule):
+            _LOG.warning(note)
 
     def _evaluate_all(self) -> dict[str, Any]:
         result: dict[str, Any] = {

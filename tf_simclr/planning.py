@@ -43,12 +43,32 @@ def make_plan(config: ExperimentConfig, num_examples: int) -> LoopPlan:
 def make_schedule(config: ExperimentConfig, num_examples: int, total_steps: int) -> schedules.WarmupCosine:
     """Returns the learning rate of every step."""
     optimizer, batch = config.optimizer, config.train.train_batch_size
+    percent = optimizer.warmup_percent
+    if percent is None:
+        warmup_steps = schedules.num_warmup_steps(float(optimizer.warmup_epochs), num_examples, batch)
+    else:
+        warmup_steps = int(percent * total_steps / 100)
     return schedules.WarmupCosine(
         schedules.scale_learning_rate(optimizer.learning_rate, batch, optimizer.learning_rate_scaling),
-        schedules.num_warmup_steps(optimizer.warmup_epochs, num_examples, batch),
+        warmup_steps,
         total_steps,
         dtype=config.model.variable_dtype,
     )
+
+
+def long_warmup(config: ExperimentConfig, schedule: schedules.WarmupCosine) -> str | None:
+    """Returns a line for the user if the warm-up takes half of the run or more; None if it is shorter."""
+    warmup, total = schedule.warmup_steps, schedule.total_steps
+    if not warmup or 2 * warmup < total:
+        return None
+    if warmup < total:
+        effect = f"the learning rate rises for {warmup} of the {total} steps"
+    else:
+        effect = (
+            f"the learning rate still rises at the last step, to {total / warmup:.0%} of its peak, because the "
+            f"warm-up takes {warmup} steps and the run {total}"
+        )
+    return f"--warmup_epochs={config.optimizer.warmup_epochs}: {effect}; --warmup_epochs=5% fits any run."
 
 
 def chance_loss(config: ExperimentConfig) -> float | None:

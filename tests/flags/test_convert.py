@@ -234,6 +234,8 @@ def test_unknown_flag_far_from_all_names_the_help():
         ("--train_batch_size=1e3", "use a whole number"),
         ("--train_batch_size=", "use a whole number"),
         ("--temperature=x: y", "use a number"),
+        ("--warmup_epochs=five", "use a number, or a share of the run such as 5%"),
+        ("--warmup_epochs=x%", "up to 100%, such as 5%"),
         ("--use_blur=maybe", "use True or False"),
         ("--temperature=-1", "must be greater than 0"),
         ("--train_batch_size=1", "at least 2"),

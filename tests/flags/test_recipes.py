@@ -75,14 +75,14 @@ SUPERVISED = LARGE_BATCH | {
 DISTILL = LARGE_BATCH | {
     "train_mode": "distill",
     "train_epochs": 400,
-    "warmup_epochs": 20,
+    "warmup_epochs": "5%",
     "distill_alpha": 1,
     "distill_temperature": 1,
     "distill_tau_squared": False,
 }
 STAGES = {
     "pretrain": LARGE_BATCH
-    | {"train_mode": "pretrain", "train_epochs": 800, "warmup_epochs": 40, "temperature": 0.1}
+    | {"train_mode": "pretrain", "train_epochs": 800, "warmup_epochs": "5%", "temperature": 0.1}
     | {"color_jitter_strength": 1, "use_blur": True, "use_flip": True, "crop_min_area": 0.08},
     "finetune_1pct": FEW_LABELS,
     "finetune_1pct_wide_or_sk": FEW_LABELS | WIDE_OR_SK,
@@ -96,10 +96,10 @@ STAGES = {
     "supervised": SUPERVISED,
     "supervised_1pct": SUPERVISED
     | {"dataset": "imagenet2012_subset/1pct", "train_batch_size": 256, "train_epochs": 1000}
-    | {"learning_rate": 0.01, "weight_decay": 1e-2, "warmup_epochs": 5},
+    | {"learning_rate": 0.01, "weight_decay": 1e-2, "warmup_epochs": "0.5%"},
     "supervised_10pct": SUPERVISED
     | {"dataset": "imagenet2012_subset/10pct", "train_batch_size": 256, "train_epochs": 200}
-    | {"learning_rate": 0.1, "weight_decay": 1e-3, "warmup_epochs": 5},
+    | {"learning_rate": 0.1, "weight_decay": 1e-3, "warmup_epochs": "2.5%"},
     "distill": DISTILL,
     "self_distill": DISTILL | {"distill_temperature": 0.1},
 }
@@ -166,6 +166,12 @@ def test_recipe_can_be_shortened_by_flags(recipe):
     config = parse(recipe, more=["--train_steps=2", "--model_dir=elsewhere"])
     assert config.model_dir == "elsewhere"
     assert {step.train.train_steps for step in steps_of(config)} == {2}
+
+
+def test_warmup_of_a_recipe_scales_with_its_length(recipe):
+    for step in steps_of(parse(recipe)):
+        stated = "--warmup_epochs" in text_of(recipe)
+        assert not stated or step.optimizer.warmup_percent is not None or step.optimizer.warmup_epochs == 0
 
 
 def test_recipe_header_says_purpose_hardware_result_and_whether_measured(recipe):

@@ -191,12 +191,15 @@ class DistillConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class OptimizerConfig:
-    """The optimizer and its learning-rate schedule."""
+    """The optimizer and its learning-rate schedule.
+
+    `warmup_epochs` is a number of epochs, or text such as "5%": a share of the steps of the run.
+    """
 
     optimizer: str = "lars"
     learning_rate: float = 0.3
     learning_rate_scaling: str = "linear"
-    warmup_epochs: float = 10.0
+    warmup_epochs: float | str = 10.0
     weight_decay: float = 1e-6
     momentum: float = 0.9
 
@@ -205,9 +208,21 @@ class OptimizerConfig:
         check_choice("optimizer", self.optimizer, ("lars", "lamb", "momentum", "adam"))
         check_choice("learning_rate_scaling", self.learning_rate_scaling, ("linear", "sqrt"))
         check(self.learning_rate > 0, "learning_rate", self.learning_rate, "must be greater than 0.")
-        check(self.warmup_epochs >= 0, "warmup_epochs", self.warmup_epochs, "use 0 (none) or more.")
+        epochs, percent = self.warmup_epochs, self.warmup_percent
+        check(
+            percent <= 100 if percent is not None else not isinstance(epochs, str) and epochs >= 0,
+            "warmup_epochs",
+            epochs,
+            "use 0 (none) or more epochs, or a share of the run up to 100%, such as 5%.",
+        )
         check(self.weight_decay >= 0, "weight_decay", self.weight_decay, "use 0 (off) or more.")
         check(0 <= self.momentum < 1, "momentum", self.momentum, "use a number from 0 up to, but not, 1.")
+
+    @property
+    def warmup_percent(self) -> float | None:
+        """The share of the run that is warm-up, 0 to 100; None if `warmup_epochs` is a number of epochs."""
+        match = re.fullmatch(r"(\d+\.?\d*)%", str(self.warmup_epochs))
+        return float(match[1]) if match else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
