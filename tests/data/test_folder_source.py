@@ -158,6 +158,19 @@ def test_folder_decodes_every_kind_to_rgb(tmp_path):
     np.testing.assert_allclose(batch["images"] * 255, 100, atol=3)
 
 
+def test_fingerprint_tells_other_images_and_not_another_place(class_folder):
+    def fingerprint(folder=class_folder, **kwargs):
+        return load_source(config(folder, **kwargs), "train").fingerprint()
+
+    first = fingerprint()
+    part = load_source(config(class_folder), "train[:50%]")
+    assert len({first, part.fingerprint(), part.subset(np.arange(3), "some").fingerprint()}) == 3
+    moved = class_folder.rename(class_folder.parent / "elsewhere")
+    assert fingerprint(moved) == fingerprint(moved, cache_dataset=True) == first
+    (moved / "cat" / "00.png").rename(moved / "cat" / "renamed.png")
+    assert fingerprint(moved) != first
+
+
 def damage(folder):
     """Adds three files that are no images; returns their paths."""
     whole = write_image(

@@ -58,6 +58,13 @@ def folder(tmp_path_factory):
     return write_greys(root, range(24, 30), num_files=1, split="test")
 
 
+def test_fingerprint_does_not_depend_on_memory(folder):
+    stream, cached = (open_train(folder, cache_dataset=cache) for cache in (False, True))
+    assert stream.fingerprint() == cached.fingerprint() != open_train(folder, "test").fingerprint()
+    chosen = [source.subset(np.arange(5), "some").fingerprint() for source in (stream, cached)]
+    assert chosen[0] == chosen[1] != stream.fingerprint()
+
+
 def write_manifest(folder, class_names, **splits):
     """As `--mode=prepare` writes it."""
 

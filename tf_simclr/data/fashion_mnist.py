@@ -54,7 +54,9 @@ def load(data: DataConfig, split: str, flag: str) -> ArraySource:
         )
     _, start, stop = slice_of_split(split, {name: len(images)}, flag, NAME)
     chosen = slice(start, stop)
-    return ArraySource(f"{NAME} ({split})", images[chosen, :, :, np.newaxis], labels[chosen], CLASS_NAMES)
+    source = ArraySource(f"{NAME} ({split})", images[chosen, :, :, np.newaxis], labels[chosen], CLASS_NAMES)
+    source.identity = (source.name.encode(),)
+    return source
 
 
 def _read(data: DataConfig, name: str, *, rank: int) -> np.ndarray:

@@ -61,6 +61,7 @@ def load(data: DataConfig, split: str, flag: str) -> EncodedImages:
         numbers=chosen,
     )
     source.files = files
+    source.identity = (*listing.identity, chosen.astype(np.int64).tobytes())
     return source
 
 

@@ -66,6 +66,15 @@ class Listing:
         """Number of rows of each folder and those before it; int64 [F]."""
         return np.cumsum(self.counts)
 
+    @property
+    def identity(self) -> tuple[bytes, ...]:
+        """What the images are called, wherever `folder` lies."""
+        return (
+            b"".join(os.fsencode(name) + END for name in self.subfolders),
+            self.counts.tobytes(),
+            self.names,
+        )
+
     def path(self, row: int) -> str:
         """Returns the path of an image."""
         number = np.searchsorted(self._rows_up_to, row, side="right")

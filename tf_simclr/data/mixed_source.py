@@ -33,6 +33,7 @@ class MixedSource(TrainingSource):
         counts = [source.num_examples for source in sources]
         super().__init__(" + ".join(source.name for source in sources), sum(counts), None)
         self.sources = tuple(sources)
+        self.identity = tuple(source.fingerprint().encode() for source in sources)
         self.weights = tuple(map(float, counts if weights is None else weights))
         self._firsts = np.cumsum([0, *counts])[:-1]
         self._decoders = [_decoder(source) for source in sources]

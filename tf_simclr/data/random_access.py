@@ -93,7 +93,9 @@ class ArraySource(RandomAccessSource):
 
     def subset(self, indices: np.ndarray, name: str) -> "ArraySource":
         """See `Source.subset`."""
-        return self._choose(indices, name)
+        chosen = self._choose(indices, name)
+        chosen.identity = self._identity_of(indices)
+        return chosen
 
     def part(self, start: int, stop: int) -> "ArraySource":
         """See `Source.part`."""
@@ -155,7 +157,9 @@ class EncodedImages(RandomAccessSource, EncodedSource):
     def subset(self, indices: np.ndarray, name: str) -> "EncodedImages":
         """See `Source.subset`."""
         with tf.device("CPU:0"):
-            return self._choose(indices, name, tf.gather(self._images, indices))
+            chosen = self._choose(indices, name, tf.gather(self._images, indices))
+        chosen.identity = self._identity_of(indices)
+        return chosen
 
     def part(self, start: int, stop: int) -> "EncodedImages":
         """See `Source.part`."""

@@ -1,6 +1,7 @@
 """The examples of one split: what every source offers, and the source that holds arrays in memory."""
 
 import abc
+import hashlib
 import os
 import threading
 from collections.abc import Callable, Sequence
@@ -34,6 +35,8 @@ class TrainingSource(abc.ABC):
         prepared_in: The directory, named by its version, that the examples were prepared in, or None.
         num_left_out: Number of unreadable images that are none of the examples, as all were decoded at first.
         num_unlabelled: Number of examples without a label, where others have one.
+        identity: What the examples are, whatever place they lie at: their names, or the name of a published data set;
+            empty where only `example_name` tells.
     """
 
     def __init__(self, name: str, num_examples: int, class_names: Sequence[str] | None):
@@ -44,6 +47,7 @@ class TrainingSource(abc.ABC):
         self.prepared_in: str | None = None
         self.num_left_out = 0
         self.num_unlabelled = 0
+        self.identity: tuple[bytes, ...] = ()
         self._bad_names: dict[str, None] = {}
         self._bad_lock = threading.Lock()
 
@@ -56,6 +60,17 @@ class TrainingSource(abc.ABC):
     def bytes_in_memory(self) -> int:
         """About how much of the examples is held in memory."""
         return 0
+
+    def fingerprint(self) -> str:
+        """Returns a digest that differs where examples were added, removed or renamed, and not where they were moved.
+
+        It does not depend on how the examples are read: as files, as a stream, or kept in memory.
+        """
+        names = (self.example_name(key).encode() for key in range(self.num_examples))
+        digest = hashlib.sha256()
+        for part in self.identity or names:
+            digest.update(len(part).to_bytes(8, "little") + part)
+        return digest.hexdigest()
 
     def add_bad_image(self, name: str) -> None:
         """Remembers the name of an unreadable image; safe to call from several threads."""
@@ -131,6 +146,10 @@ class Source(TrainingSource):
         Unlike `subset` it is cheap for any number of examples: no other one is decoded, nothing is read
         into memory.
         """
+
+    def _identity_of(self, indices: np.ndarray) -> tuple[bytes, ...]:
+        """Returns `identity` of a subset."""
+        return (*self.identity, indices.astype(np.int64).tobytes()) if self.identity else ()
 
     @abc.abstractmethod
     def eval_examples(self, plan: BatchPlan) -> tf.data.Dataset:

@@ -121,4 +121,6 @@ def _digits_source(split: str, flag: str) -> ArraySource:
     # The pixels count inked points, 0 to 16.
     images = np.rint(digits.images[chosen] * (255 / 16)).astype(np.uint8)[..., np.newaxis]
     names = [str(digit) for digit in digits.target_names]
-    return ArraySource(f"digits ({split})", images, digits.target[chosen], names)
+    source = ArraySource(f"digits ({split})", images, digits.target[chosen], names)
+    source.identity = (source.name.encode(),)
+    return source

@@ -52,6 +52,8 @@ class StreamSource(EncodedSource):
         class_names: Sequence[str] | None = None,
     ):
         super().__init__(name, sum(file.take for file in files), class_names)
+        places = (f"{os.path.basename(file.filename)} {file.skip} {file.take}" for file in files)
+        self.identity = tuple(place.encode() for place in places)
         self._files = tuple(files)
         self._firsts = np.cumsum([0] + [file.take for file in files])[:-1]
         self._parse = parse
@@ -114,7 +116,7 @@ class StreamSource(EncodedSource):
         chosen = tf.data.Dataset.zip((is_wanted, self._all_records())).filter(lambda wanted, _: wanted)
         parsed = chosen.map(lambda _, record: (record[0], *self._try_parse(record[1])), tf.data.AUTOTUNE)
         keys, images, labels = zip(*parsed.as_numpy_iterator(), strict=True)
-        return EncodedImages(
+        source = EncodedImages(
             name,
             images,
             read=tf.identity,
@@ -122,10 +124,14 @@ class StreamSource(EncodedSource):
             labels=None if self.class_names is None else np.array(labels),
             class_names=self.class_names,
         )
+        source.identity = self._identity_of(indices)
+        return source
 
     def in_memory(self) -> EncodedImages:
         """Returns a source of the same examples that keeps all images in memory, encoded."""
-        return self.subset(np.arange(self.num_examples), self.name)
+        source = self.subset(np.arange(self.num_examples), self.name)
+        source.identity = self.identity
+        return source
 
     def part(self, start: int, stop: int) -> "StreamSource":
         """See `Source.part`; of the first file, the records before it are read, but not decoded."""

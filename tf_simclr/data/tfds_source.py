@@ -58,6 +58,7 @@ def load(data: DataConfig, split: str, flag: str) -> Source:
         opened = dataclasses.replace(opened, label_key=None)
     source = _read(data, opened)
     source.prepared_in = str(builder.data_dir)
+    source.identity = (f"{builder.info.full_name} {split} {opened.info.num_examples}".encode(),)
     return source
 
 
