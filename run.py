@@ -50,11 +50,13 @@ def main(arguments: list[str]) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except PreemptedError as error:
-        print(f"preempted: {error}; the same command goes on from there.", file=sys.stderr)
-        return 128 + signal.SIGTERM
-    except KeyboardInterrupt:
-        print("interrupted: the same command goes on from what was saved last.", file=sys.stderr)
-        return 130
+        how = "interrupted" if error.signal_number == signal.SIGINT else "preempted"
+        print(f"{how}: {error}; the same command goes on from there.", file=sys.stderr)
+        return 128 + error.signal_number
+    except KeyboardInterrupt as error:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # A second one ends the process without a traceback.
+        print(f"interrupted: {str(error) or 'nothing was saved'}.", file=sys.stderr)
+        return 128 + signal.SIGINT
     return 0
 
 

@@ -12,6 +12,7 @@ from exports.saved_model import copy_for_export, save_model
 from tf_simclr.checkpoint import find_checkpoint, is_saved_model, load_network
 from tf_simclr.config import ExportConfig, UserError
 from tf_simclr.models import SimCLRModel
+from tf_simclr.terminal.interrupts import interrupts_tell
 
 _LOG = logging.getLogger("tf_simclr")
 _WHAT_FITS = "name the directory of a run, or a ckpt-* in it"
@@ -88,12 +89,13 @@ def export_checkpoint(config: ExportConfig) -> list[str]:
         )
     if model.config.precision != model.config.variable_dtype:
         model = copy_for_export(model)
-    paths = []
-    for name, folder in folders.items():
-        write = functools.partial(writers[name], model, metadata=metadata)
-        keep, overwrite = config.keep_hub_module_max, config.overwrite
-        paths.append(write_export(folder, step, write, keep=keep, overwrite=overwrite))
-        _LOG.info("Exported %s.", paths[-1])
+    paths: list[str] = []
+    with interrupts_tell(lambda: f"exported: {', '.join(paths)}" if paths else None):
+        for name, folder in folders.items():
+            write = functools.partial(writers[name], model, metadata=metadata)
+            keep, overwrite = config.keep_hub_module_max, config.overwrite
+            paths.append(write_export(folder, step, write, keep=keep, overwrite=overwrite))
+            _LOG.info("Exported %s.", paths[-1])
     return paths
 
 

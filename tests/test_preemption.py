@@ -1,8 +1,10 @@
-"""SIGTERM while training: noticed once, agreed on by all workers, and in time."""
+"""Signals while training: noticed once, agreed on by all workers, and in time."""
 
 import os
 import signal
+import sys
 import threading
+import types
 
 import numpy as np
 import pytest
@@ -10,7 +12,7 @@ import tensorflow as tf
 
 from tf_simclr import preemption
 from tf_simclr.config import PreemptedError
-from tf_simclr.preemption import PreemptionWatch
+from tf_simclr.preemption import PreemptionWatch, newest_start
 
 ONE_DEVICE = tf.distribute.OneDeviceStrategy("/cpu:0")
 
@@ -31,10 +33,10 @@ def own_handler():
 def test_sigterm_is_noticed_while_the_watch_is_entered(own_handler):
     handle, received = own_handler
     with pytest.raises(PreemptedError), PreemptionWatch(ONE_DEVICE, grace=30) as watch:
-        assert watch.after_call(0.1) is False
+        assert watch.after_call(0.1) == 0
         os.kill(os.getpid(), signal.SIGTERM)
-        assert watch.after_call(0.1) is True
-        assert watch.after_call(0.1) is True
+        assert watch.after_call(0.1) == signal.SIGTERM
+        assert watch.after_call(0.1) == signal.SIGTERM
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL  # The second one ends the process.
         raise PreemptedError  # As the loop does.
     assert received == []
@@ -45,7 +47,7 @@ def test_sigterm_after_the_last_call_of_the_loop_is_passed_on(own_handler):
     """Such as while the model is exported: nobody asks the watch any more."""
     _, received = own_handler
     with PreemptionWatch(ONE_DEVICE, grace=30) as watch:
-        assert watch.after_call(0.1) is False
+        assert watch.after_call(0.1) == 0
         os.kill(os.getpid(), signal.SIGTERM)
     assert received == [signal.SIGTERM]
 
@@ -57,7 +59,7 @@ def test_handler_is_back_after_an_error_and_for_later_signals(own_handler):
         raise KeyError
     os.kill(os.getpid(), signal.SIGTERM)
     assert received == [signal.SIGTERM]
-    assert watch.after_call(0.1) is False
+    assert watch.after_call(0.1) == 0
 
 
 def test_default_action_is_back_too():
@@ -65,6 +67,48 @@ def test_default_action_is_back_too():
     with PreemptionWatch(ONE_DEVICE, grace=30):
         assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_ctrl_c_and_the_end_of_a_terminal_count_like_sigterm(number, capfd):
+    previous = signal.getsignal(number)
+    with pytest.raises(PreemptedError), PreemptionWatch(ONE_DEVICE, grace=30) as watch:
+        signal.raise_signal(number)
+        assert watch.after_call(0.1) == number
+        assert signal.getsignal(number) is signal.SIG_DFL
+        raise PreemptedError
+    assert signal.getsignal(number) is previous
+    told = capfd.readouterr().err
+    assert ("press Ctrl-C again to end at once" in told) == (number == signal.SIGINT)
+
+
+def test_second_signal_in_an_interactive_session_does_what_it_did_before(monkeypatch):
+    monkeypatch.setattr(sys, "ps1", ">>> ", raising=False)
+    with PreemptionWatch(ONE_DEVICE, grace=30) as watch:
+        signal.raise_signal(signal.SIGINT)
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        watch._noticed = 0
+
+
+def test_ignored_signals_stay_ignored():
+    """As with `nohup`."""
+    previous = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with PreemptionWatch(ONE_DEVICE, grace=30) as watch:
+            signal.raise_signal(signal.SIGHUP)
+            assert watch.after_call(0.1) == 0
+    finally:
+        signal.signal(signal.SIGHUP, previous)
+
+
+def test_newest_start_is_the_checkpoint_of_the_last_run_that_has_one(tmp_path):
+    runs = [types.SimpleNamespace(model_dir=tmp_path / name) for name in ("pretrain", "finetune", "distill")]
+    assert newest_start(runs) is None
+    for path in ("pretrain/ckpt-9", "finetune/ckpt-2"):
+        (tmp_path / path).parent.mkdir()
+        (tmp_path / f"{path}.index").touch()
+    assert newest_start(runs) == f"the same command goes on from {tmp_path}/finetune/ckpt-2"
 
 
 def test_outside_the_main_thread_nothing_is_installed(own_handler):
@@ -79,12 +123,10 @@ def test_outside_the_main_thread_nothing_is_installed(own_handler):
     thread = threading.Thread(target=work)
     thread.start()
     thread.join()
-    assert seen == [handle, False]
+    assert seen == [handle, 0]
 
 
-@pytest.mark.parametrize(
-    ("noticed", "expected"), [((0, 0, 0), False), ((0, 1, 0), True), ((1, 1, 1), True)], ids=str
-)
+@pytest.mark.parametrize(("noticed", "expected"), [((0, 0, 0), 0), ((0, 15, 0), 15), ((2, 2, 2), 2)], ids=str)
 def test_workers_agree_and_the_slowest_sets_the_pace(monkeypatch, noticed, expected):
     def gather(strategy, values):
         assert (strategy, values) == ("strategy", [0.0, 0.5])
@@ -92,7 +134,7 @@ def test_workers_agree_and_the_slowest_sets_the_pace(monkeypatch, noticed, expec
 
     monkeypatch.setattr(preemption, "gather_from_workers", gather)
     watch = PreemptionWatch("strategy", grace=30)
-    assert watch.after_call(0.5) is expected
+    assert watch.after_call(0.5) == expected
     assert watch.max_steps == 7  # In half of 30 s, at 2 s a step.
 
 

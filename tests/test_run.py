@@ -22,6 +22,7 @@ from tests.runs import (
     tiny_arguments,
 )
 from tf_simclr.config import PreemptedError
+from tf_simclr.terminal.interrupts import interrupts_tell
 
 
 @pytest.fixture
@@ -224,24 +225,41 @@ def test_program_with_a_wrong_flag_exits_with_an_error():
     assert done.stderr.count("\n") == 1
 
 
-def test_interrupt_is_one_line_that_says_how_to_go_on(monkeypatch, capsys, tmp_path):
+@pytest.mark.parametrize("saved", [None, "the same command goes on from runs/x/ckpt-7"])
+def test_interrupt_is_one_line_that_says_what_was_saved(monkeypatch, capsys, tmp_path, saved):
+    previous = signal.getsignal(signal.SIGINT)
+
     def interrupt(config):
-        raise KeyboardInterrupt
+        with interrupts_tell(lambda: saved):
+            raise KeyboardInterrupt
 
     monkeypatch.setattr(run, "run", interrupt)
-    assert run.main(tiny_arguments(tmp_path)) == 130
-    assert capsys.readouterr().err == "interrupted: the same command goes on from what was saved last.\n"
+    try:
+        assert run.main(tiny_arguments(tmp_path)) == 130
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL  # No traceback of a second one.
+    finally:
+        signal.signal(signal.SIGINT, previous)
+    assert capsys.readouterr().err == f"interrupted: {saved or 'nothing was saved'}.\n"
 
 
-def test_preempted_run_is_one_line_and_the_exit_status_of_sigterm(monkeypatch, capsys, tmp_path):
+@pytest.mark.parametrize(
+    ("number", "how", "status"),
+    [
+        (signal.SIGTERM, "preempted", 143),
+        (signal.SIGHUP, "preempted", 129),
+        (signal.SIGINT, "interrupted", 130),
+    ],
+)
+def test_preempted_run_is_one_line_and_the_exit_status_of_its_signal(
+    monkeypatch, capsys, tmp_path, number, how, status
+):
     def preempt(config):
-        raise PreemptedError("asked to end after step 7 of 10: runs/x/ckpt-7 is written")
+        raise PreemptedError("asked to end after step 7 of 10: runs/x/ckpt-7 is written", number)
 
     monkeypatch.setattr(run, "run", preempt)
-    assert run.main(tiny_arguments(tmp_path)) == 143
+    assert run.main(tiny_arguments(tmp_path)) == status
     assert capsys.readouterr().err == (
-        "preempted: asked to end after step 7 of 10: runs/x/ckpt-7 is written; the same command goes on from "
-        "there.\n"
+        f"{how}: asked to end after step 7 of 10: runs/x/ckpt-7 is written; the same command goes on from there.\n"
     )
 
 

@@ -218,6 +218,8 @@ def test_train_that_is_asked_to_end_writes_one_checkpoint_at_the_end_of_the_call
     task = FakeTask()
     with pytest.raises(PreemptedError) as error:
         run_loop(task, make_plan(), watch=FakeWatch(calls))
+    # Actions, too, may keep there what they have counted.
+    assert (task.events[-1].step, task.events[-1].checkpoint) == (step, f"ckpt-{step}")
     assert str(error.value) == f"asked to end after step {step} of 10: ckpt-{step} is written"
     assert (int(task.optimizer.iterations), task.saved) == (step, saved)
 

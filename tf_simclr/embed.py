@@ -12,6 +12,7 @@ from tf_simclr.data.sources import FOLDER_PREFIX
 from tf_simclr.feature_files import FeatureFiles, Rows
 from tf_simclr.features import FeaturePass, Network, digest, image_names, load_inference_network
 from tf_simclr.files import listed
+from tf_simclr.terminal.interrupts import interrupts_tell
 
 _LOG = logging.getLogger("tf_simclr")
 # A file is held in memory until it is written.
@@ -84,11 +85,21 @@ def _embed_missing(
     )
     num_missing = sum(shard.stop - shard.start for shard in missing)
     features.skip(source.num_examples - num_missing, files.unreadable)
-    with contextlib.closing(features):
+    with contextlib.closing(features), interrupts_tell(lambda: _what_is_written(files)):
         for shard in missing:
             part = features.read(shard.start, shard.stop)
             rows = Rows(part.features, part.labels, [names[position] for position in part.positions])
             files.write(shard, rows, part.unreadable)
+
+
+def _what_is_written(files: FeatureFiles) -> str | None:
+    total = len(files.shards)
+    num_written = total - len(files.missing)
+    return (
+        f"{num_written} of {total} files are written; the same command goes on from there"
+        if num_written
+        else None
+    )
 
 
 def _check_memory(config: EmbedConfig, network: Network, num_images: int) -> None:

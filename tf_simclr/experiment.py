@@ -28,12 +28,13 @@ from tf_simclr.distribute import gather_from_workers, is_chief, wait_for_all
 from tf_simclr.evaluate import evaluate, make_eval_function
 from tf_simclr.ingredients import make_ingredients, training_batches, training_view
 from tf_simclr.planning import chance_loss, long_warmup, make_plan, make_schedule
-from tf_simclr.preemption import PreemptionWatch
+from tf_simclr.preemption import PreemptionWatch, newest_start
 from tf_simclr.results import ResultFiles
 from tf_simclr.run_directory import check_directory, claim_directory, latest_checkpoint
 from tf_simclr.strategies import is_augmented_on_device, is_step_compiled, make_strategy
 from tf_simclr.tasks.base import Task
 from tf_simclr.teacher import teacher_class_names
+from tf_simclr.terminal.interrupts import interrupts_tell
 from tf_simclr.train import Action, make_train_function, train
 
 _LOG = logging.getLogger("tf_simclr")
@@ -68,10 +69,11 @@ def train_and_evaluate(config: ExperimentConfig, actions: Sequence[Action] = ())
     """
     config.check_inputs()
     check_directory(config)  # Before any work on data and devices.
-    run = Experiment(config)
-    if config.mode == "eval":
-        return run.evaluate_each_checkpoint()
-    return run.train(actions)
+    with interrupts_tell(lambda: newest_start([config])):
+        run = Experiment(config)
+        if config.mode == "eval":
+            return run.evaluate_each_checkpoint()
+        return run.train(actions)
 
 
 class Experiment:

@@ -12,6 +12,7 @@ from tf_simclr.distribute import is_chief
 from tf_simclr.experiment import Experiment
 from tf_simclr.files import to_json
 from tf_simclr.modules import check_module_is_local
+from tf_simclr.preemption import newest_start
 from tf_simclr.run_directory import (
     check_directory,
     claim_directory,
@@ -20,6 +21,7 @@ from tf_simclr.run_directory import (
     write_outcome,
 )
 from tf_simclr.strategies import make_strategy
+from tf_simclr.terminal.interrupts import interrupts_tell
 from tf_simclr.train import Action
 
 _LOG = logging.getLogger("tf_simclr")
@@ -51,10 +53,11 @@ def semi_supervised(
     if is_chief(strategy):
         claim_directory(config)
     results = {}
-    for number, name in enumerate(config.steps, start=1):
-        _LOG.info("[%d/%d] %s", number, len(config.steps), name)
-        run = runs.pop(name)  # So that one network at a time is in memory.
-        results[name] = run.train(tuple(make_actions(run.config)))
+    with interrupts_tell(lambda: newest_start(config.steps.values())):
+        for number, name in enumerate(config.steps, start=1):
+            _LOG.info("[%d/%d] %s", number, len(config.steps), name)
+            run = runs.pop(name)  # So that one network at a time is in memory.
+            results[name] = run.train(tuple(make_actions(run.config)))
     if is_chief(strategy):
         write_outcome(config.model_dir, os.path.join(config.model_dir, "result.json"), to_json(results))
     for line in results_table(config, results):

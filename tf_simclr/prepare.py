@@ -24,6 +24,7 @@ from tf_simclr.image_files import Conversion, Converted, ReadError, convert_file
 from tf_simclr.images import MAX_PIXELS
 from tf_simclr.prepared_files import UNREADABLE, PreparedFiles, Row
 from tf_simclr.prepared_manifest import Shard
+from tf_simclr.terminal.interrupts import interrupts_tell
 
 _LOG = logging.getLogger("tf_simclr")
 _SETTINGS = ("prepare_short_side", "prepare_quality", "prepare_shard_megabytes", "prepare_shards", "seed")
@@ -64,7 +65,8 @@ def prepare(config: PrepareConfig) -> None:
     """
     files = PreparedFiles(str(config.output), overwrite=config.overwrite)
     try:
-        _prepare(config, files)
+        with interrupts_tell(lambda: files.what_is_written):
+            _prepare(config, files)
     except ReadError as error:
         # Left out, the image would be missing for good.
         raise UserError(
@@ -76,10 +78,6 @@ def prepare(config: PrepareConfig) -> None:
             f"--prepare_workers={config.prepare_workers}: one of {_num_workers(config)} processes was ended from "
             f"outside, perhaps as memory ran out; use fewer and {files.how_to_go_on}."
         ) from error
-    except KeyboardInterrupt:
-        if config.overwrite:
-            _LOG.info("To go on, leave out --overwrite.")
-        raise
 
 
 def _prepare(config: PrepareConfig, files: PreparedFiles) -> None:

@@ -96,6 +96,14 @@ class PreparedFiles:
         without = " without --overwrite" if self._has_overwritten else ""
         return f"start the same command again{without}: it goes on from there"
 
+    @property
+    def what_is_written(self) -> str | None:
+        """What an interruption leaves, and how to go on; None if that is nothing that a later start takes up."""
+        if not self._manifest or self._overwrite != self._has_overwritten:
+            return None
+        num_written = len(self.shards) - len(self.missing)
+        return f"{num_written} of {len(self.shards)} files are written; {self.how_to_go_on}"
+
     def unreadable(self, split: str) -> dict[str, str]:
         """Returns what is wrong with each unreadable image of the finished files, by its name."""
         return {

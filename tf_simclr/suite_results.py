@@ -12,6 +12,7 @@ import tensorflow as tf
 from tf_simclr.config import UserError
 from tf_simclr.files import find_json, first_line, listed, to_json, write_text
 from tf_simclr.suite_tables import Table, markdown_table
+from tf_simclr.terminal.interrupts import interrupts_tell
 
 _LOG = logging.getLogger("tf_simclr")
 
@@ -129,20 +130,27 @@ def run_suite(
         UserError: there is a result with other settings, or the file cannot be written.
     """
     found = {name: results.find(key(name), own) for name, own in settings.items()}
-    for number, name in enumerate(found, start=1):
-        _LOG.info("[%d/%d] %s%s", number, len(found), name, ": there already" if found[name] else "")
-        if found[name] is not None:
-            continue
-        try:
-            computed = compute(name)
-        except (UserError, MemoryError, tf.errors.OpError) as error:
-            _LOG.info("%s is left out: %s", name, _reason(error))
-            continue
-        finally:
-            gc.collect()  # Networks refer to themselves: else the memory of the device is full of earlier ones.
-        results.add(key(name), computed, settings[name])
-        found[name] = computed
+    with interrupts_tell(lambda: _what_is_kept(results, found)):
+        for number, name in enumerate(found, start=1):
+            _LOG.info("[%d/%d] %s%s", number, len(found), name, ": there already" if found[name] else "")
+            if found[name] is not None:
+                continue
+            try:
+                computed = compute(name)
+            except (UserError, MemoryError, tf.errors.OpError) as error:
+                _LOG.info("%s is left out: %s", name, _reason(error))
+                continue
+            finally:
+                gc.collect()  # Networks refer to themselves: else the memory of the device is full of earlier ones.
+            results.add(key(name), computed, settings[name])
+            found[name] = computed
     return found
+
+
+def _what_is_kept(results: SuiteResults, found: Mapping[str, Any]) -> str | None:
+    if not any(found.values()):
+        return None
+    return f"the results so far are in {results.path}; the same command computes the others"
 
 
 def _reason(error: Exception) -> str:

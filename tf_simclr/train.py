@@ -143,7 +143,7 @@ def train(
             run is given even if no step was left to take.
 
     Raises:
-        PreemptedError: the process was asked to end; a checkpoint is written.
+        PreemptedError: a signal asked the process to end; a checkpoint is written.
         DivergedError: the loss or a weight is not finite. Nothing is saved then.
     """
     step = int(task.optimizer.iterations.numpy())
@@ -173,10 +173,14 @@ def train(
             _LOG.info("Going back to step %d (%s); the batches since are left out.", step, times)
             continue
         speed = plan.global_batch_size / seconds if seconds else 0.0
-        if watch.after_call(seconds):
+        signal_number = watch.after_call(seconds)
+        if signal_number:
             path = path or checkpoints.save()
-            raise PreemptedError(f"asked to end after step {stop} of {plan.total_steps}: {path} is written")
         _emit(actions, LoopEvent(stop, stop - step, plan, metrics, speed, path, task))
+        if signal_number:
+            raise PreemptedError(
+                f"asked to end after step {stop} of {plan.total_steps}: {path} is written", signal_number
+            )
         step, first = stop, False
 
 

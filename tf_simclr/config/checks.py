@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import signal
 from typing import Any
 
 WHICH_NETWORK = "name the network: the directory of a run, a checkpoint in it, or a SavedModel."
@@ -12,7 +13,16 @@ class UserError(ValueError):
 
 
 class PreemptedError(Exception):
-    """Training was asked to end (SIGTERM), and has written a checkpoint."""
+    """A signal asked training to end, and a checkpoint is written.
+
+    Args:
+        message: what was saved.
+        signal_number: of the signal.
+    """
+
+    def __init__(self, message: str = "", signal_number: int = signal.SIGTERM):
+        super().__init__(message)
+        self.signal_number = signal_number
 
 
 def check(condition: bool, flag: str, value: Any, mend: str) -> None:
