@@ -1,8 +1,8 @@
 """From the command line to a configuration: the only reader of the flags."""
 
 import dataclasses
-import json
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +16,7 @@ from tf_simclr.config import (
     SEMI_SUPERVISED,
     TOOLS,
     TRAIN_MODES,
+    DataConfig,
     ExperimentConfig,
     LabelEfficiencyConfig,
     PreviewConfig,
@@ -27,11 +28,17 @@ from tf_simclr.config import (
     check,
     default_model_dir,
 )
+from tf_simclr.files import find_json
 
 # What an evaluation does not share with the training: what it does, where it is, on which devices.
+# Nor does a file in a directory choose what is loaded or connected to: a module or a checkpoint, an address, a
+# directory of TFDS, which can name Python modules to import.
 _OWN_OF_EVAL = frozenset(field.name for field in dataclasses.fields(StrategyConfig)).union(
-    ("mode", "model_dir", "data_service", "eval_name", "jit_compile", "profile_steps")
+    ("mode", "model_dir", "eval_name", "jit_compile", "profile_steps"),
+    ("teacher", "allow_remote_teacher", "checkpoint", "data_service", "data_dir"),
 )
+# Data on this machine, or the name of a data set that TFDS itself has; "namespace:name" fetches code.
+_PLAIN_SOURCE = re.compile(r"(folder|tfrecord):(?!.*://).*|[\w.+-]+(/[\w.+-]+)?(:[\d.*]+)?", re.DOTALL)
 _DIGITS_RECIPE = os.path.join(RECIPES, "digits.flags")
 # What the other steps of the whole method would refuse.
 _OF_PRETRAINING = ("contrast_chunks", "memory_size", "memory_momentum")
@@ -65,10 +72,11 @@ def parse_command_line(arguments: Sequence[str]) -> tuple[Run | Tool, list[str]]
     notes = []
     uses_flagfile = any(argument.lstrip("-").partition("=")[0] == "flagfile" for argument in arguments)
     unnamed = not values["dataset"].present
-    settings = _settings_of_run(values.model_dir) if values.mode == "eval" else []
+    settings = _settings_of_run(values) if values.mode == "eval" else {}
     if settings:
-        notes.append(f"Settings not given are those of the run in {values.model_dir}.")
-        lines = Lines([*settings, *lines.from_files], lines.explicit)
+        notes += _notes_on_settings(settings, values)
+        of_run = [f"--{name}={value}" for name, value in settings.items() if name not in _OWN_OF_EVAL]
+        lines = Lines([*of_run, *lines.from_files], lines.explicit)
         values = parse(lines.of_step(None))
     elif is_of_run and not uses_flagfile and (unnamed or values.dataset == "digits"):
         why = "no --dataset is named" if unnamed else "--dataset=digits"
@@ -100,19 +108,38 @@ def parse_command_line(arguments: Sequence[str]) -> tuple[Run | Tool, list[str]]
     return config, notes
 
 
-def _settings_of_run(directory: str | None) -> list[str]:
-    """Returns the settings of the run in a directory on this machine as flags; [] where there is none."""
-    if directory is None:
-        return []
-    try:
-        with open(os.path.join(os.path.expanduser(directory), "flags.json"), encoding="utf-8") as file:
-            settings = json.load(file)
-    except (OSError, ValueError):
-        return []  # Evaluation reads it again, and reports a damaged one.
-    flag_values = absl_flags.FlagValues()
-    define_flags(flag_values)
-    names = set(settings if isinstance(settings, dict) else ()).intersection(flag_values) - _OWN_OF_EVAL
-    return [f"--{name}={settings[name]}" for name in sorted(names) if settings[name] is not None]
+def _settings_of_run(values: absl_flags.FlagValues) -> dict[str, str]:
+    """Returns the settings of the run in `--model_dir`, on this machine, by flag; {} if there is none.
+
+    Raises:
+        UserError: Its data set would be fetched.
+    """
+    if values.model_dir is None:
+        return {}
+    path = os.path.join(os.path.expanduser(values.model_dir), "flags.json")
+    content = find_json(path, {str: object}) or {}  # Evaluation reads it again, and reports a damaged one.
+    settings = {name: str(content[name]) for name in sorted(content) if content[name] is not None}
+    settings = {name: value for name, value in settings.items() if name in values}
+    dataset = settings.get("dataset")
+    if dataset is not None and not values["dataset"].present:
+        plain = all(_PLAIN_SOURCE.fullmatch(source) for source in DataConfig(dataset=dataset).sources)
+        check(
+            plain,
+            "dataset",
+            dataset,
+            f"would be fetched because {path} says so; give this flag yourself if you trust that address.",
+        )
+    return settings
+
+
+def _notes_on_settings(settings: dict[str, str], values: absl_flags.FlagValues) -> list[str]:
+    notes = [f"Settings not given are those of the run in {values.model_dir}."]
+    if "data_dir" in settings and not values["data_dir"].present:
+        notes.append(
+            f"Except --data_dir={settings['data_dir']}, because TFDS runs code that lies there: give it if it is "
+            "needed."
+        )
+    return notes
 
 
 def _of_previewed_step(

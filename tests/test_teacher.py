@@ -11,10 +11,13 @@ import tensorflow as tf
 
 from exports.saved_model import save_model
 from tests.networks import random_images
-from tests.runs import TOTAL_STEPS, finished_run, refusal, tiny_config
+from tests.runs import TOTAL_STEPS, finished_run, refusal, tiny_config, write_images
 from tf_simclr.checkpoint import load_network
 from tf_simclr.config import ModelConfig, UserError
+from tf_simclr.ingredients import make_ingredients
 from tf_simclr.models import build_simclr_model
+from tf_simclr.run_directory import check_directory, claim_directory
+from tf_simclr.schedules import WarmupCosine
 from tf_simclr.teacher import load_teacher, teacher_class_names
 
 # Of tensorflow-hub.
@@ -289,6 +292,17 @@ def test_teacher_with_other_classes_than_the_data_is_refused(tmp_path):
         f"--teacher={path}: has 7 classes, digits (train) has 10; use a teacher of the same classes."
     )
     assert not (tmp_path / "student").exists()
+
+
+def test_evaluation_of_a_student_needs_no_teacher(tmp_path):
+    """Nor the labels of its training images: a run says itself how many classes it tells apart."""
+    data = {"dataset": f"folder:{write_images(tmp_path / 'images', count=2)}", "eval_split": None}
+    config = distill_config(tmp_path, teacher="gone", **data)
+    claim_directory(config, ["a", "b", "c"])
+    (tmp_path / "student" / "result.json").write_text("{}")
+    evaluated = distill_config(tmp_path, mode="eval", teacher="moved", **data)
+    check_directory(evaluated)
+    assert make_ingredients(evaluated, 1).make_task(WarmupCosine(1.0, 0, 1)).model.num_classes == 3
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import secrets
+import stat
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -18,6 +19,8 @@ TEMPORARY = r"\.[0-9a-f]{16}\.tmp"
 """Regular expression of what `temporary_name` adds to a name."""
 _MAX_JSON_BYTES = 2**26
 _MAX_LINE = 500
+# Control characters; those that turn the direction of a line; bytes of file names that are no text.
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 Form = Any
 """What a JSON value must look like, see `form_problem`."""
@@ -87,17 +90,12 @@ def read_json(path: str, form: Form = object, *, fix: str = "restore the file or
     Raises:
         DamagedFileError: The file cannot be read, is no JSON, is larger than 64 MiB, or has another form.
     """
-    import tensorflow as tf
-
     try:
-        if not tf.io.gfile.exists(path):
-            return None
-        if tf.io.gfile.stat(path).length > _MAX_JSON_BYTES:
-            raise ValueError(f"larger than {_MAX_JSON_BYTES // 2**20} MiB")
-        with tf.io.gfile.GFile(path, "rb") as file:
-            return parse_json(file.read(), form)
-    except (tf.errors.OpError, OSError, ValueError) as error:
-        raise DamagedFileError(f"{path}: damaged or unreadable ({first_line(error)}); {fix}.") from error
+        content = read_bytes(path, _MAX_JSON_BYTES)
+        return None if content is None else parse_json(content, form)
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or first_line(error)
+        raise DamagedFileError(f"{path}: damaged or unreadable ({reason}); {fix}.") from error
 
 
 def find_json(path: str, form: Form = object) -> Any:
@@ -106,6 +104,50 @@ def find_json(path: str, form: Form = object) -> Any:
         return read_json(path, form)
     except DamagedFileError:
         return None
+
+
+def read_bytes(path: str, most: int) -> bytes | None:
+    """Reads a whole file that may be anything.
+
+    Args:
+        path: The file.
+        most: How many bytes it may have.
+
+    Returns:
+        The content; None if there is no such file.
+
+    Raises:
+        OSError: It cannot be read.
+        ValueError: It is larger, or no regular file: a device or a pipe may never end.
+    """
+    if "://" in path:
+        return _read_remote(path, most)
+    try:
+        kind = os.stat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    if not stat.S_ISREG(kind):
+        raise ValueError("not a regular file")
+    with open(path, "rb") as file:
+        return _checked_size(file.read(most + 1), most)
+
+
+def _read_remote(path: str, most: int) -> bytes | None:
+    import tensorflow as tf
+
+    try:
+        if not tf.io.gfile.exists(path):
+            return None
+        with tf.io.gfile.GFile(path, "rb") as file:
+            return _checked_size(file.read(most + 1), most)
+    except tf.errors.OpError as error:
+        raise OSError(first_line(error)) from error
+
+
+def _checked_size(content: bytes, most: int) -> bytes:
+    if len(content) > most:
+        raise ValueError(f"larger than {most / 2**20:g} MiB")
+    return content
 
 
 def parse_json(text: str | bytes, form: Form = object) -> Any:
@@ -134,9 +176,9 @@ def form_problem(content: Any, form: Form, place: str = "") -> str | None:
     Args:
         content: The value.
         form: `object` (anything), a type (`float` also takes integers, `int` takes no booleans), None,
-            `[form]` (a list), `{str: form}` (an object with any names), `{"name": form, "other?": form}` (an object
-            that has these names, those with `?` optionally, and perhaps others), a tuple of forms (any of them), or
-            a function that says whether a value fits.
+            `[form]` (a list), `{form: form}` (an object with any names of the first form, such as `str`),
+            `{"name": form, "other?": form}` (an object that has these names, those with `?` optionally, and perhaps
+            others), a tuple of forms (any of them), or a function that says whether a value fits.
         place: Where the value stands in the file, for the message.
     """
     if isinstance(form, tuple):
@@ -166,14 +208,27 @@ def between(low: float, high: float) -> Callable[[Any], bool]:
     return fits
 
 
+def plain_name(value: Any) -> bool:
+    """A form: the name of a file without a directory, so that it stays below the one that it is joined to."""
+    return isinstance(value, str) and re.fullmatch(r"(?!\.{1,2}$)[^/\\\x00]+", value) is not None
+
+
+plain_name.__name__ = "a name without a directory"
+
+
 def first_line(error: BaseException) -> str:
     """Returns the first line of an error's message, or else its type, printable."""
     return one_line((str(error).strip().split("\n") or [""])[0]) or type(error).__name__
 
 
+def printable(text: str) -> str:
+    r"""Returns `text` without control characters, which are shown as `\x1b`."""
+    return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
+
+
 def one_line(text: str) -> str:
-    r"""Returns `text` without control characters, which are shown as `\x1b`, and cut where it is very long."""
-    shown = re.sub(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]", lambda found: ascii(found[0])[1:-1], text)
+    """Returns what `printable` does, cut where it is very long."""
+    shown = printable(text)
     return shown if len(shown) <= _MAX_LINE else f"{shown[: _MAX_LINE // 2]} ... {shown[-_MAX_LINE // 2 :]}"
 
 
@@ -190,16 +245,20 @@ def shown_path(path: str) -> str:
 
 
 def _object_problem(content: dict, form: dict, place: str) -> str | None:
-    if any_name := form.get(str):
-        form = dict.fromkeys(content, any_name)
+    prefix = f"{place}." if place else ""
+    if names := [key for key in form if not isinstance(key, str)]:
+        for name, value in content.items():
+            problem = form_problem(name, names[0], f"a name in {place or 'the content'}")
+            if problem := problem or form_problem(value, form[names[0]], f"{prefix}{name}"):
+                return problem
+        return None
     for key, value_form in form.items():
-        name = key.removesuffix("?") if any_name is None else key
-        where = f"{place}.{name}" if place else name
+        name = key.removesuffix("?")
         if name in content:
-            if problem := form_problem(content[name], value_form, where):
+            if problem := form_problem(content[name], value_form, f"{prefix}{name}"):
                 return problem
         elif name == key:
-            return f"{where} is missing"
+            return f"{prefix}{name} is missing"
     return None
 
 

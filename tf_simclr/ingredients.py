@@ -17,13 +17,14 @@ from tf_simclr.data import (
     Source,
     TrainingSource,
     few_labels,
+    load_eval_source,
     load_source,
     load_training_source,
     mix_labelled,
     train_dataset,
 )
 from tf_simclr.models import SimCLRModel, build_simclr_model
-from tf_simclr.run_directory import read_settings
+from tf_simclr.run_directory import read_class_names, read_settings
 from tf_simclr.schedules import WarmupCosine
 from tf_simclr.tasks.base import Task
 from tf_simclr.tasks.distill import DistillTask
@@ -258,14 +259,17 @@ def _may_keep_head(config: ExperimentConfig) -> bool:
 def _distill(config: ExperimentConfig, num_replicas: int) -> Ingredients:
     source, plan = _load_images(config), _plan(config.train.train_batch_size, num_replicas)
     _check_fits(config, plan, source)
-    labelled, num_labelled = _labelled_rows(config, source, plan) if isinstance(source, Source) else (None, 0)
+    labelled, num_labelled = None, 0
+    if config.mode != "eval" and isinstance(source, Source):
+        labelled, num_labelled = _labelled_rows(config, source, plan)
 
     def make_task(schedule: WarmupCosine) -> Task:
-        teacher = _load_fitting_teacher(config, source)
-        num_classes = teacher.num_classes if teacher else source.num_classes
+        is_trained = config.mode != "eval"  # Which needs no teacher: it may be gone.
+        teacher = _load_fitting_teacher(config, source) if is_trained else None
+        num_classes = teacher.num_classes if teacher else source.num_classes or _num_classes_of_run(config)
         student = _fresh_network(config, config.model, num_classes)
         student.freeze_for_finetuning()
-        if teacher is None:  # For evaluation alone.
+        if teacher is None:
             return FinetuneTask(student, config.optimizer, schedule)
         _compare_sizes(student, teacher)
         rows = num_labelled // num_replicas
@@ -304,15 +308,17 @@ def _labelled_rows(config: ExperimentConfig, source: Source, plan: BatchPlan) ->
     return None if all_are else labelled, num_labelled
 
 
-def _load_fitting_teacher(config: ExperimentConfig, source: TrainingSource) -> Teacher | None:
-    """Loads what `--teacher` names; None where it is not given and the images have classes themselves."""
-    named = config.distill.teacher
-    if named is None:
-        if source.num_classes is None:
-            raise UserError(f"--teacher: not given, but {source.name} has no classes of its own; name it.")
-        return None
-    allowed = config.distill.allow_remote_teacher
-    teacher = load_teacher(str(named), config.model.image_size, allow_remote=allowed)
+def _num_classes_of_run(config: ExperimentConfig) -> int | None:
+    """Returns the number of classes of a student that is evaluated, whose images have none."""
+    if names := read_class_names(str(config.model_dir)):
+        return len(names)
+    held_out = load_eval_source(config.data)
+    return held_out.num_classes if held_out else None
+
+
+def _load_fitting_teacher(config: ExperimentConfig, source: TrainingSource) -> Teacher:
+    named, allowed = str(config.distill.teacher), config.distill.allow_remote_teacher
+    teacher = load_teacher(named, config.model.image_size, allow_remote=allowed)
     if source.num_classes not in (None, teacher.num_classes):
         raise UserError(
             f"--teacher={named}: has {teacher.num_classes} classes, {source.name} has "

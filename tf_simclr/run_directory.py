@@ -135,7 +135,7 @@ def _check_same_settings(directory: str, old: dict, new: dict) -> None:
     if new["train_mode"] == "pretrain":
         free |= _LABEL_SETTINGS
     if new.get("mode") == "eval":
-        free |= {name for name in _INPUTS if new[name] is None}
+        free |= _INPUTS  # An evaluation loads neither.
     changed = [
         f"--{name}={old[name]} there, {new[name]} now"
         for name in sorted(new, key=lambda name: name != "train_mode")

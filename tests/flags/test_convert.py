@@ -12,6 +12,8 @@ from flags.definitions import ACCEPTED_WITHOUT_EFFECT, define_flags
 from tf_simclr.config import (
     TOOLS,
     TRAIN_MODES,
+    DataConfig,
+    DistillConfig,
     ExperimentConfig,
     ExportConfig,
     LabelEfficiencyConfig,
@@ -636,6 +638,56 @@ def test_evaluation_takes_what_is_not_given_from_the_run(tmp_path):
     assert (data.dataset, model.sk_ratio, config.model_dir) == ("folder:images", 0.0, str(tmp_path))
     assert (config.strategy, data.data_service, config.train.checkpoint) == (StrategyConfig(), None, None)
     assert notes == [f"Settings not given are those of the run in {tmp_path}."]
+
+
+def test_evaluation_takes_neither_modules_nor_addresses_from_the_run(tmp_path):
+    settings = {
+        "train_mode": "distill",
+        "teacher": "http://host/module",
+        "allow_remote_teacher": True,
+        "checkpoint": "s3://bucket/run",
+        "data_service": "grpc://host:1",
+        "data_dir": "/elsewhere",
+        "tpu_name": "grpc://host:2",
+        "master": "grpc://host:3",
+        "kubernetes_selector": "job-name=another",
+        "flagfile": "/elsewhere/a.flags",
+        "dataset": "cifar10",
+    }
+    config, notes = parse_command_line(["--mode=eval", write_settings(tmp_path, settings)])
+    assert (config.distill, config.strategy) == (DistillConfig(), StrategyConfig())
+    assert (config.data, config.train.checkpoint) == (DataConfig(dataset="cifar10"), None)
+    assert notes[1:] == [
+        "Except --data_dir=/elsewhere, because TFDS runs code that lies there: give it if it is needed."
+    ]
+
+
+@pytest.mark.parametrize(
+    "dataset",
+    [
+        "huggingface:name",
+        "kaggle:name/config:1.0.0",
+        "folder:s3://bucket/images",
+        "folder:a,tfrecord:http://host/a",
+        "mnist/data_dir=elsewhere",
+        "/a/script",
+    ],
+)
+def test_data_set_that_is_fetched_or_runs_code_is_not_taken_from_the_run(tmp_path, dataset):
+    directory = write_settings(tmp_path, {"dataset": dataset})
+    assert refusal("--mode=eval", directory) == (
+        f"--dataset={dataset}: would be fetched because {tmp_path}/flags.json says so; give this flag yourself if "
+        "you trust that address."
+    )
+    assert parse("--mode=eval", directory, f"--dataset={dataset}").data.dataset == dataset
+
+
+@pytest.mark.parametrize(
+    "dataset", ["imagenet2012_subset/1pct:5.1.0", "folder:/a b/c:d", "digits,folder:a,tfrecord:b*"]
+)
+def test_data_set_on_this_machine_is_taken_from_the_run(tmp_path, dataset):
+    directory = write_settings(tmp_path, {"dataset": dataset, "train_mode": "pretrain"})
+    assert parse("--mode=eval", directory).data.dataset == dataset
 
 
 def test_flagfile_wins_over_the_run_that_is_evaluated(tmp_path):
