@@ -29,6 +29,7 @@ from tf_simclr.config import (
     TransferConfig,
     UserError,
 )
+from tf_simclr.files import printable
 
 
 def main(arguments: list[str]) -> int:
@@ -47,7 +48,7 @@ def main(arguments: list[str]) -> int:
         else:
             run(config)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
         return 2
     except PreemptedError as error:
         how = "interrupted" if error.signal_number == signal.SIGINT else "preempted"

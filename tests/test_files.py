@@ -1,9 +1,11 @@
 import json
+import logging
 import os
 import re
 
 import pytest
 
+from tf_simclr import files
 from tf_simclr.files import (
     TEMPORARY,
     DamagedFileError,
@@ -12,6 +14,7 @@ from tf_simclr.files import (
     first_line,
     form_problem,
     one_line,
+    plain_name,
     read_json,
     replacing,
     temporary_name,
@@ -84,6 +87,32 @@ def test_anything_fits_object_and_only_null_fits_none():
     assert form_problem(json.loads('[{"a": null}]'), object) is None
     assert form_problem(None, None) is None
     assert form_problem(0, None) == "the content is 0, not NoneType"
+
+
+def test_forms_of_names_and_of_the_names_in_an_object():
+    assert all(map(plain_name, ["a", "a.b", "...", "train"]))
+    assert not any(map(plain_name, ["", ".", "..", "a/b", "/a", "..\\a", "a\0", 3, None]))
+    assert form_problem({"a": 1}, {plain_name: int}) is None
+    assert form_problem({"../a": 1}, {plain_name: int}, "x") == (
+        "a name in x is '../a', not a name without a directory"
+    )
+
+
+@pytest.mark.parametrize("kind", ["pipe", "device", "too large"])
+def test_a_file_that_never_ends_is_not_read(tmp_path, kind, monkeypatch):
+    path = "/dev/zero" if kind == "device" else str(tmp_path / "a.json")
+    if kind == "pipe":
+        os.mkfifo(path)
+    elif kind == "too large":
+        (tmp_path / "a.json").write_text('"xyz"')
+        monkeypatch.setattr(files, "_MAX_JSON_BYTES", 4)
+    with pytest.raises(DamagedFileError, match=r"not a regular file|larger than"):
+        read_json(path)
+
+
+def test_log_holds_no_control_characters(caplog):
+    logging.getLogger("tf_simclr").warning("%s: 100%% unreadable", "a\x1b]0;title\x07\n\u202eb\udcff.png")
+    assert caplog.messages == [r"a\x1b]0;title\x07\n\u202eb\udcff.png: 100% unreadable"]
 
 
 def test_texts_for_the_terminal_hold_no_control_characters():

@@ -22,6 +22,8 @@ from tf_simclr import prepare as module
 from tf_simclr.config import DataConfig, PrepareConfig, UserError
 from tf_simclr.image_files import Conversion, convert_files, convert_image
 from tf_simclr.prepare import prepare
+from tf_simclr.prepared_files import PreparedFiles
+from tf_simclr.prepared_manifest import new_manifest
 
 AS_IS = Conversion(short_side=0, quality=95, max_pixels=10**6)
 ORIENTATION = 0x0112
@@ -578,9 +580,8 @@ def test_overwriting_deletes_what_this_program_wrote_alone(photos, tmp_path):
     (photos / NAMES[0]).write_bytes(b"")
     prepare(config(photos, out, prepare_shards=5))
     (out / "train-00007-of-00009.tfrecord").write_text("mine")
-    (tmp_path / "other-00000-of-00001.tfrecord").write_text("mine")
     manifest = manifest_of(out)
-    manifest["splits"]["train"]["files"][0]["name"] = "../other-00000-of-00001.tfrecord"
+    del manifest["splits"]["train"]["files"][0]
     (out / "manifest.json").write_text(json.dumps(manifest))
     write_images(photos / "extra", 1)
     (photos / NAMES[0]).unlink()
@@ -589,7 +590,15 @@ def test_overwriting_deletes_what_this_program_wrote_alone(photos, tmp_path):
     # The first of the old ones is no longer in the manifest.
     kept = {"train-00007-of-00009.tfrecord", "train-00000-of-00005.tfrecord"}
     assert set(files(out)) == {"manifest.json"} | names | kept
-    assert (tmp_path / "other-00000-of-00001.tfrecord").exists()
+
+
+@pytest.mark.parametrize("damage", [{"num_shards": 10**9}, {"files": [{"name": "../a"}]}, {"num_images": -1}])
+def test_damaged_manifest_is_none_of_ours(tmp_path, damage):
+    manifest = new_manifest({}, None, {"train": (12, 3)})
+    manifest["splits"]["train"] |= damage
+    (tmp_path / "unfinished.json").write_text(json.dumps(manifest))
+    with pytest.raises(UserError, match="holds files that were not prepared here"):
+        PreparedFiles(str(tmp_path), overwrite=True)
 
 
 def test_directory_of_others_is_refused(photos, tmp_path):

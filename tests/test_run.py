@@ -53,6 +53,7 @@ def write_png(path, size=8):
     ("arguments", "message"),
     [
         (["--lerning_rate=1"], "--lerning_rate: no such flag; did you mean --learning_rate"),
+        (["\x1b[2J\nerror: x"], r"\x1b[2J\nerror: x: not a flag;"),
         (["train"], "train: not a flag; flags are written --name=value"),
         (["--temperature=0"], "--temperature=0.0: divides the logits and must be greater than 0"),
         (["--train_batch_size=-32"], "--train_batch_size=-32: use at least 1."),

@@ -5,8 +5,11 @@ selects the Keras 2 API (package `tf-keras`), which all of the code uses, before
 """
 
 import importlib
+import logging
 import os
 import sys
+
+from tf_simclr.files import printable
 
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 
@@ -39,6 +42,15 @@ def _refuse_keras_3() -> None:
 
 
 _refuse_keras_3()
+
+
+def _make_printable(record: logging.LogRecord) -> bool:
+    """Escapes control characters: names of files and classes come from elsewhere and may hold any."""
+    record.msg, record.args = printable(record.getMessage()), None
+    return True
+
+
+logging.getLogger(__name__).addFilter(_make_printable)
 
 
 def __getattr__(name: str):

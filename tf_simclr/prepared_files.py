@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tf_simclr.config import UserError, check
-from tf_simclr.files import find_json, first_line, listed, write_json, write_text
-from tf_simclr.prepared_manifest import Shard, differences, is_manifest, new_manifest, shards_of
+from tf_simclr.files import find_json, first_line, listed, printable, write_json, write_text
+from tf_simclr.prepared_manifest import FORM, Shard, differences, new_manifest, shards_of
 
 MANIFEST = "manifest.json"
 UNREADABLE = "unreadable.txt"
@@ -257,7 +257,7 @@ class PreparedFiles:
 
     def _write_unreadable(self) -> None:
         lines = [
-            f"{name}\t{problem}\n"
+            f"{printable(name)}\t{printable(problem)}\n"
             for split in self.splits
             for name, problem in self.unreadable(split).items()
         ]
@@ -289,8 +289,7 @@ class PreparedFiles:
     def _read_manifest(self) -> dict[str, Any]:
         """Returns the manifest, finished or not; {} where there is none, or one of another program."""
         for name in (MANIFEST, _UNFINISHED):
-            manifest = find_json(self._path(name))
-            if is_manifest(manifest):
+            if manifest := find_json(self._path(name), FORM):
                 return manifest
         return {}
 

@@ -3,12 +3,23 @@
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-FORMAT = "tf_simclr-prepared-1"
+from tf_simclr.data.manifest import COUNT, FILE_ENTRY, MANIFEST_FORMAT
+from tf_simclr.files import between, plain_name
+
 # Settings that only say where the images were.
 _FREE_SETTINGS = frozenset(["dataset"])
-# What the manifest has of each split, and of each finished file.
-_SPLIT: dict[str, type] = {"num_images": int, "num_shards": int, "files": list}
-_ENTRY: dict[str, type] = {"name": str, "num_examples": int, "bytes": int, "sha256": str, "unreadable": dict}
+FORM = {
+    "format": lambda value: value == MANIFEST_FORMAT,
+    "class_names": (None, [str]),
+    "splits": {
+        plain_name: {
+            "num_images": COUNT,
+            "num_shards": between(0, 10**6),
+            "files": [FILE_ENTRY | {"sha256": str, "unreadable": {str: str}}],
+        }
+    },
+    "settings": dict,
+}
 
 
 class Shard(NamedTuple):
@@ -44,25 +55,11 @@ def new_manifest(
         for name, (images, files) in sizes.items()
     }
     return {
-        "format": FORMAT,
+        "format": MANIFEST_FORMAT,
         "class_names": None if class_names is None else list(class_names),
         "splits": splits,
         "settings": dict(settings),
     }
-
-
-def is_manifest(value: Any) -> bool:
-    """Returns whether `value`, of any JSON, has the form of a manifest."""
-    return (
-        _has(value, {"format": str, "splits": dict, "settings": dict})
-        and value["format"] == FORMAT
-        and all(_has(split, _SPLIT) for split in value["splits"].values())
-        and all(_has(entry, _ENTRY) for split in value["splits"].values() for entry in split["files"])
-    )
-
-
-def _has(value: Any, kinds: Mapping[str, type]) -> bool:
-    return isinstance(value, dict) and all(isinstance(value.get(key), kind) for key, kind in kinds.items())
 
 
 def differences(begun: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:

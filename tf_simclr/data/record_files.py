@@ -12,7 +12,7 @@ from tf_simclr.config import is_remote
 
 _LENGTH_BYTES = 8
 _HEADER_BYTES = 12
-_FRAME_BYTES = 16
+FRAME_BYTES = 16
 # Where a damaged length says more, it is taken for this: a place of which no file has anything.
 _MAX_LENGTH = 2**40
 # Of all bytes, what they do to a CRC-32C.
@@ -89,13 +89,13 @@ def _behind_damage(
 ) -> tf.data.Dataset:
     """Reads one record after the other, each by itself, from the first damaged one on."""
     lengths = _gathered(undamaged.map(_length), num_records)
-    first, start = tf.size(lengths, tf.int64), tf.math.reduce_sum(lengths + _FRAME_BYTES)
+    first, start = tf.size(lengths, tf.int64), tf.math.reduce_sum(lengths + FRAME_BYTES)
 
     def read(place: tf.Tensor, _: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
         record = _record_at(filename, place, compression)
         length = _length(record)
         length = tf.cond(length > 0, lambda: length, lambda: _declared_length(filename, place, compression))
-        return place + _FRAME_BYTES + length, record
+        return place + FRAME_BYTES + length, record
 
     return tf.data.Dataset.range(first, num_records).scan(start, read)
 
@@ -156,7 +156,7 @@ def _follow_lengths(file: IO[bytes], size: int) -> tuple[int, str]:
         if length is None:
             return count + 1, f"the length of record {count} is damaged, what follows is lost"
         count += 1
-        place += _FRAME_BYTES + length
+        place += FRAME_BYTES + length
     return count, f"it is cut off within record {count - 1}" if place > size else ""
 
 
