@@ -51,8 +51,21 @@ def test_eval_split_with_other_classes_is_refused(tmp_path):
     )
     message = refusal(config)
     assert message.startswith("--eval_split: ")
-    assert "they differ in dog, fox; use splits with the same classes." in message
+    assert "(test) has 2 classes (cat, fox), folder:" in message
+    assert message.endswith(
+        "(train) 2 classes (cat, dog); use splits with the same classes, or with some of them."
+    )
     assert not (tmp_path / "run").exists()
+
+
+def test_eval_split_that_lacks_a_class_keeps_the_numbers_of_the_training_images(tmp_path, without_network):
+    for folder in ("train/cat", "train/dog", "test/dog"):
+        write_images(tmp_path / "data" / folder, 2)
+    config = tiny_config(
+        tmp_path / "run", dataset=f"folder:{tmp_path}/data", eval_split=None, train_batch_size=2
+    )
+    source = Experiment(config).eval_source
+    assert (source.class_names, source.read_labels().tolist()) == (("cat", "dog"), [1, 1])
 
 
 # ---- Sizes that do not fit

@@ -20,6 +20,7 @@ from tests.runs import REPOSITORY, run_program, write_images
 from tf_simclr import image_files, prepared_files
 from tf_simclr import prepare as module
 from tf_simclr.config import DataConfig, PrepareConfig, UserError
+from tf_simclr.data import load_source
 from tf_simclr.image_files import Conversion, convert_files, convert_image
 from tf_simclr.prepare import prepare
 from tf_simclr.prepared_files import PreparedFiles
@@ -635,10 +636,21 @@ def test_splits_of_other_classes_are_refused(photos, tmp_path):
     photos.rename(root / "train")
     write_images(root / "test" / "cat", 1)
     write_images(root / "test" / "horse", 1)
-    assert "the classes of test are not those of the other splits (dog, horse)" in refusal(
-        root, tmp_path / "out"
+    assert "has 2 classes (cat, horse), the splits before it 2 classes (cat, dog); add a folder of each" in (
+        refusal(root, tmp_path / "out")
     )
     assert not (tmp_path / "out").exists()
+
+
+def test_split_that_lacks_a_class_keeps_the_labels_of_the_first(photos, tmp_path):
+    root = tmp_path / "splits"
+    root.mkdir()
+    photos.rename(root / "train")
+    write_images(root / "test" / "dog", 2)
+    prepare(config(root, tmp_path / "out"))
+    data = DataConfig(dataset=f"tfrecord:{tmp_path / 'out'}")
+    source = load_source(data, "test")
+    assert (source.class_names, source.read_labels().tolist()) == (("cat", "dog"), [1, 1])
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ from tf_simclr import probe as module
 from tf_simclr.checkpoint import load_network
 from tf_simclr.config import UserError
 from tf_simclr.confusion import read_confusion
+from tf_simclr.data import ArraySource
 from tf_simclr.features import Network, load_inference_network
 from tf_simclr.probe import probe
 from tf_simclr.scores import classification_scores
@@ -165,6 +166,20 @@ def test_validation_split_with_other_classes_is_left_alone(monkeypatch, caplog):
     assert "validation has other classes than train: a part of that is held out instead." in caplog.text
 
 
+def test_splits_that_lack_a_class_keep_the_numbers_of_the_training_images(monkeypatch):
+    names = {"train": ["a", "b", "c"], "validation": ["c", "a"], "test": ["b", "c"]}
+
+    def load(data, split, *, flag="train_split"):
+        count = len(names[split])
+        return ArraySource(split, np.zeros([count, 8, 8, 3], np.uint8), np.arange(count), names[split])
+
+    monkeypatch.setattr(probe_inputs, "load_source", load)
+    monkeypatch.setattr(probe_inputs, "available_splits", lambda data: tuple(names))
+    sources = probe_inputs.open_sources(config(dataset="cifar10"))
+    assert [source.read_labels().tolist() for source in sources] == [[0, 1, 2], [2, 0], [1, 2]]
+    assert {source.class_names for source in sources} == {("a", "b", "c")}
+
+
 @pytest.mark.slow
 def test_validation_split_is_learnt_from_in_the_end(tmp_path):
     for seed, (split, count) in enumerate({"train": 6, "validation": 3, "test": 4}.items()):
@@ -258,7 +273,10 @@ def test_images_without_labels_or_of_one_class_are_refused(counted, tmp_path):
         for name in names:
             write_images(tmp_path / "other" / split / name, 2)
     message = refusal(dataset=f"folder:{tmp_path / 'other'}", output=tmp_path / "a.json")
-    assert "they differ in dog, owl" in message
+    assert "(test) has 2 classes (cat, owl), folder:" in message
+    assert message.endswith(
+        "(train) 2 classes (cat, dog); use splits with the same classes, or with some of them."
+    )
     message = refusal(dataset=f"folder:{tmp_path / 'one'}", output=tmp_path / "a.json")
     assert message.startswith("--eval_split: not given, and folder:")
 

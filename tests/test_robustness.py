@@ -16,6 +16,7 @@ from tests.data.conftest import prepare_tfds
 from tf_simclr import imagenet_classes
 from tf_simclr import robustness as module
 from tf_simclr.config import ROBUSTNESS_DATASETS, UserError
+from tf_simclr.data import ArraySource
 from tf_simclr.robustness import DATASETS, robustness
 
 FIRST, SECOND = 4.0, 2.0
@@ -222,13 +223,24 @@ def test_networks_of_other_classes_are_refused(data_dir, tmp_path, log):
     )
     with open(names_file(), encoding="utf-8") as file:
         names = file.read().split()
-    turned = save(tmp_path / "turned", class_names=names[::-1])
-    refusal(turned, data_dir, tmp_path / "a.json", datasets="imagenet_a")
+    other = save(tmp_path / "other", class_names=[*names[:-1], "a flower"])
+    refusal(other, data_dir, tmp_path / "a.json", datasets="imagenet_a")
     (reason,) = [message for message in log.messages if "left out" in message]
-    assert f"--checkpoint={turned}: its classes (n15075141, " in reason
-    assert "are not those of imagenet_a (test) (n01440764, " in reason
-    same = save(tmp_path / "same", class_names=names)
-    robustness(config(same, data_dir, tmp_path / "b.json", datasets="imagenet_a"))
+    assert f"imagenet_a (test) has 1000 classes (among them {names[-1]}), --checkpoint={other} " in reason
+    assert "1000 classes (among them a flower); name a network that was finetuned on imagenet2012" in reason
+
+
+def test_labels_are_numbers_of_the_network_whose_classes_may_be_in_another_order(monkeypatch):
+    names = [str(number) for number in range(1000)]
+    source = ArraySource("some", np.zeros([2, 4, 4, 3], np.uint8), np.array([7, 999]), names)
+    settings = config("runs/x", "data", "a.json")
+    for network in (None, names):
+        monkeypatch.setattr(module, "teacher_class_names", lambda path, network=network: network)
+        matched, numbers = module._with_numbers_of_network(settings, source)
+        assert (matched.read_labels().tolist(), numbers.tolist()) == ([7, 999], list(range(1000)))
+    monkeypatch.setattr(module, "teacher_class_names", lambda path: names[::-1])
+    matched, numbers = module._with_numbers_of_network(settings, source)
+    assert (matched.read_labels().tolist(), numbers.tolist()) == ([992, 0], list(range(999, -1, -1)))
 
 
 def test_data_sets_of_other_classes_are_refused(classifier, tmp_path, log):

@@ -17,11 +17,11 @@ from tf_simclr.confusion import count_confusions
 from tf_simclr.data import (
     BatchPlan,
     Source,
-    TrainingSource,
     check_bad_images,
     check_service,
     eval_dataset,
     load_eval_source,
+    match_classes,
     step_views,
 )
 from tf_simclr.distribute import gather_from_workers, is_chief, wait_for_all
@@ -258,7 +258,13 @@ class Experiment:
         if source is not None:
             self._share(self.config.evaluation.eval_batch_size).check("eval_batch_size")
             if self._ingredients.num_classes is not None:
-                check_same_classes(self.train_source, source)
+                source = match_classes(
+                    source,
+                    self.train_source.class_names,
+                    flag="eval_split",
+                    whose=self.train_source.name,
+                    fix="use splits with the same classes, or with some of them",
+                )
         return source
 
     def _can_evaluate(self) -> bool:
@@ -405,15 +411,3 @@ class Experiment:
         if self._is_chief and confusion is not None:
             self._results.write_confusion(confusion)
         return result
-
-
-def check_same_classes(train_source: TrainingSource, eval_source: Source) -> None:
-    """Raises UserError unless the classes of both splits, where they have names, are the same."""
-    ours, theirs = train_source.class_names, eval_source.class_names
-    if ours is None or theirs is None or ours == theirs:
-        return
-    only = sorted(set(ours) ^ set(theirs))
-    raise UserError(
-        f"--eval_split: {eval_source.name} has {len(theirs)} classes, {train_source.name} has {len(ours)}, "
-        f"and they differ{' in ' + ', '.join(only[:5]) if only else ''}; use splits with the same classes."
-    )

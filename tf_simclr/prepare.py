@@ -16,10 +16,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tf_simclr.config import PrepareConfig, UserError, check
-from tf_simclr.data import Source, available_splits, check_bad_images, load_source
+from tf_simclr.data import Source, available_splits, check_bad_images, load_source, match_classes
 from tf_simclr.data.sources import FOLDER_PREFIX
 from tf_simclr.features import Progress, digest
-from tf_simclr.files import listed, shown_path
+from tf_simclr.files import shown_path
 from tf_simclr.image_files import Conversion, Converted, ReadError, convert_files, start_worker
 from tf_simclr.images import MAX_PIXELS
 from tf_simclr.prepared_files import UNREADABLE, PreparedFiles, Row
@@ -115,10 +115,17 @@ def _load_splits(config: PrepareConfig, output: str) -> dict[str, _Split]:
         config.output,
         f"lies in the folder of the images, {folder}; name a directory outside.",
     )
-    splits = {}
+    splits: dict[str, _Split] = {}
     root = shown_path(os.path.join(_folder(config), ""))
     for name in available_splits(config.data):
         source = load_source(config.data, name, flag="dataset")
+        source = match_classes(
+            source,
+            _class_names(splits),
+            flag="dataset",
+            whose="the splits before it",
+            fix="add a folder of each class to the first split",
+        )
         count = source.num_examples
         check(len(source.files) == count, "dataset", config.data.dataset, "is no single folder; name one.")
         splits[name] = _Split(
@@ -127,22 +134,7 @@ def _load_splits(config: PrepareConfig, output: str) -> dict[str, _Split]:
             labels=np.full(count, -1) if source.num_classes is None else source.read_labels(),
             order=np.random.RandomState(config.seed).permutation(count),
         )
-    _check_same_classes(config, splits)
     return splits
-
-
-def _check_same_classes(config: PrepareConfig, splits: Mapping[str, _Split]) -> None:
-    """A label has to mean the same in all splits."""
-    class_names = set(_class_names(splits) or ())
-    for name, split in splits.items():
-        other = class_names.symmetric_difference(split.source.class_names or class_names)
-        check(
-            not other,
-            "dataset",
-            config.data.dataset,
-            f"the classes of {name} are not those of the other splits ({listed(sorted(other))}); make the same "
-            "folders in each.",
-        )
 
 
 def _class_names(splits: Mapping[str, _Split]) -> Sequence[str] | None:

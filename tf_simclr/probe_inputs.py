@@ -10,8 +10,7 @@ import numpy as np
 
 from tf_simclr.classifiers import Examples
 from tf_simclr.config import DataConfig, LinearEvalConfig, ProbeConfig, UserError, check
-from tf_simclr.data import Source, available_splits, few_labels, load_source
-from tf_simclr.experiment import check_same_classes
+from tf_simclr.data import Source, available_splits, few_labels, load_source, match_classes
 from tf_simclr.features import FeaturePass, Features, Network
 from tf_simclr.files import listed
 
@@ -32,7 +31,7 @@ class Sources(NamedTuple):
 
 
 def open_sources(config: ProbeConfig) -> Sources:
-    """Opens the splits that `config` needs, each with labels of the same classes.
+    """Opens the splits that `config` needs, each with labels, which are numbers of the training images' classes.
 
     The test is `eval_split`, or else test, or else validation. Validation images are a split of their own
     where the data set has one beside these; not where labels are few, as those of a whole split would be more.
@@ -45,6 +44,7 @@ def open_sources(config: ProbeConfig) -> Sources:
     train = few_labels(load_source(data, data.train_split), data)
     test = load_source(data, test_split, flag="eval_split")
     _check_classes(data, train, test, test_split)
+    test = _with_training_numbers(test, train)
     needs_validation = isinstance(config, LinearEvalConfig) and config.linear_eval_protocol == "lbfgs"
     if not needs_validation or data.few_labels:
         return Sources(train, None, test)
@@ -58,12 +58,18 @@ def _validation_source(data: DataConfig, train: Source, test_split: str) -> Sour
     source = load_source(data, free[0], flag="eval_split") if free else None
     if source is None or source.num_classes is None:
         return None
-    if source.class_names != train.class_names:
+    try:
+        return _with_training_numbers(source, train)
+    except UserError:
         _LOG.info(
             "%s has other classes than %s: a part of that is held out instead.", source.name, train.name
         )
         return None
-    return source
+
+
+def _with_training_numbers(source: Source, train: Source) -> Source:
+    fix = "use splits with the same classes, or with some of them"
+    return match_classes(source, train.class_names, flag="eval_split", whose=train.name, fix=fix)
 
 
 def _default_test_split(data: DataConfig) -> str:
@@ -91,7 +97,6 @@ def _check_classes(data: DataConfig, train: Source, test: Source, test_split: st
         test_split,
         f"{test.name} has no labels to compare with; name a split or a data set with labels.",
     )
-    check_same_classes(train, test)
     check(
         train.num_classes != 1,
         "train_split",

@@ -10,9 +10,8 @@ import numpy as np
 from tf_simclr import imagenet_classes
 from tf_simclr.checkpoint import is_saved_model
 from tf_simclr.config import RobustnessConfig, UserError
-from tf_simclr.data import Source, load_source, load_with_label_sets
+from tf_simclr.data import Source, load_source, load_with_label_sets, match_classes
 from tf_simclr.features import Network, load_inference_network
-from tf_simclr.files import listed
 from tf_simclr.probe_inputs import compute_features
 from tf_simclr.scores import classification_scores
 from tf_simclr.suite_results import SuiteResults, finish_suite, run_suite
@@ -108,10 +107,12 @@ def _evaluate(config: RobustnessConfig, network: Network, name: str) -> dict[str
     else:
         source, by_key = load_with_label_sets(data, dataset.split, [dataset.label_sets], flag="datasets")
         sets = by_key[dataset.label_sets]
-    _check_same_classes(config, network, source)
+    source, numbers = _with_numbers_of_network(config, source)
     part = compute_features(network, _LOGITS, source, data=data, batch_size=config.eval_batch_size)
     if sets is not None:
-        return _scores_of_sets(part.features, sets[part.positions])
+        sets_of_network = np.zeros([len(sets), _NUM_CLASSES], bool)
+        sets_of_network[:, numbers] = sets
+        return _scores_of_sets(part.features, sets_of_network[part.positions])
     logits, labels = part.features, part.labels
     if dataset.classes is not None:
         logits, labels = _among(dataset.classes, source, logits, labels)
@@ -120,20 +121,30 @@ def _evaluate(config: RobustnessConfig, network: Network, name: str) -> dict[str
     return kept | {"num_examples": len(labels), "num_classes": logits.shape[1]}
 
 
-def _check_same_classes(config: RobustnessConfig, network: Network, source: Source) -> None:
-    """Raises UserError unless the classes of a data set are the 1000, and those of the network, as far as known."""
-    if source.num_classes != _NUM_CLASSES:
+def _with_numbers_of_network(config: RobustnessConfig, source: Source) -> tuple[Source, np.ndarray]:
+    """Returns a source whose labels are numbers of the network's classes, and the number of each of its own classes.
+
+    The network's classes are those of ImageNet in the order of TFDS, unless its own names are known.
+
+    Raises:
+        UserError: the data set has other classes.
+    """
+    own = source.class_names or ()
+    known = teacher_class_names(str(config.checkpoint))
+    if not own or (known is None and len(own) != _NUM_CLASSES):
         raise UserError(
-            f"--datasets: {source.name} has {source.num_classes or 'no'} classes, not the {_NUM_CLASSES} of "
-            "ImageNet; prepare it anew."
+            f"--datasets: {source.name} has {len(own) or 'no'} classes, not the {_NUM_CLASSES} of ImageNet; prepare it "
+            "anew."
         )
-    names = teacher_class_names(str(config.checkpoint))
-    if names is not None and tuple(names) != source.class_names:
-        raise UserError(
-            f"--checkpoint={config.checkpoint}: its classes ({listed(names)}) are not those of {source.name} "
-            f"({listed(list(source.class_names or ()))}) in their order; name a network that was finetuned on "
-            "imagenet2012, or on folders with the names of its classes."
-        )
+    names = own if known is None else tuple(known)
+    matched = match_classes(
+        source,
+        names,
+        flag="datasets",
+        whose=f"--checkpoint={config.checkpoint}",
+        fix="name a network that was finetuned on imagenet2012, or on folders with the names of its classes",
+    )
+    return matched, np.array([names.index(name) for name in own])
 
 
 def _among(

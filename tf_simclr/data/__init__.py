@@ -5,6 +5,7 @@ A `Source` holds the examples of one split; `load_source` makes it from a `DataC
 does with a batch first.
 """
 
+from tf_simclr.data.classes import class_list, class_numbers, match_classes
 from tf_simclr.data.making import step_views
 from tf_simclr.data.mixed_source import MixedSource
 from tf_simclr.data.pipeline import eval_dataset, mix_labelled, train_dataset
@@ -32,6 +33,8 @@ __all__ = [
     "check_bad_images",
     "check_service",
     "choose_labelled",
+    "class_list",
+    "class_numbers",
     "eval_dataset",
     "few_labels",
     "format_hint",
@@ -39,6 +42,7 @@ __all__ = [
     "load_source",
     "load_training_source",
     "load_with_label_sets",
+    "match_classes",
     "mix_labelled",
     "step_views",
     "train_dataset",

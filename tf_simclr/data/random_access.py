@@ -91,6 +91,10 @@ class ArraySource(RandomAccessSource):
         """See `Source.read_labels`."""
         return np.array(self.labels)
 
+    def _relabel(self, numbers: np.ndarray) -> None:
+        """See `Source._relabel`."""
+        self.labels = new_labels(self.read_labels(), numbers)
+
     def subset(self, indices: np.ndarray, name: str) -> "ArraySource":
         """See `Source.subset`."""
         chosen = self._choose(indices, name)
@@ -154,6 +158,12 @@ class EncodedImages(RandomAccessSource, EncodedSource):
         """See `Source.read_labels`."""
         return np.array(self.labels)
 
+    def _relabel(self, numbers: np.ndarray) -> None:
+        """See `Source._relabel`."""
+        self.labels = new_labels(self.read_labels(), numbers)
+        with tf.device("CPU:0"):
+            self._label_tensor = tf.constant(self.labels)
+
     def subset(self, indices: np.ndarray, name: str) -> "EncodedImages":
         """See `Source.subset`."""
         with tf.device("CPU:0"):
@@ -186,6 +196,11 @@ class EncodedImages(RandomAccessSource, EncodedSource):
     def example_name(self, key: int) -> str:
         """See `Source.example_name`."""
         return self._example_names[self._numbers[key]]
+
+
+def new_labels(labels: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+    """Returns `numbers[label]` for each label, int32 [N]; negative labels stay as they are."""
+    return np.where(labels < 0, labels, numbers[np.maximum(labels, 0)]).astype(np.int32)
 
 
 def epoch_candidates(num_examples: int, seed: int, epoch: tf.Tensor) -> tf.Tensor:

@@ -1,6 +1,7 @@
 """The examples of one split: what every source offers, and the source that holds arrays in memory."""
 
 import abc
+import copy
 import hashlib
 import os
 import threading
@@ -129,6 +130,22 @@ class Source(TrainingSource):
 
         Only for a source with labels.
         """
+
+    def relabelled(self, numbers: np.ndarray, class_names: Sequence[str]) -> "Source":
+        """Returns a source of the same examples with other labels; see `data.classes.match_classes`.
+
+        Args:
+            numbers: The new label of each class; int32 [number of classes].
+            class_names: Name of each class that the new labels are numbers of.
+        """
+        source = copy.copy(self)
+        source.class_names = tuple(class_names)
+        source._relabel(numbers)
+        return source
+
+    @abc.abstractmethod
+    def _relabel(self, numbers: np.ndarray) -> None:
+        """Replaces each label that is not negative by `numbers[label]`."""
 
     @abc.abstractmethod
     def subset(self, indices: np.ndarray, name: str) -> "Source":

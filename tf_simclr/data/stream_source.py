@@ -108,6 +108,16 @@ class StreamSource(EncodedSource):
         labels = self._all_records().map(lambda _, record: self._try_parse(record)[1], tf.data.AUTOTUNE)
         return np.concatenate(list(labels.batch(4096).as_numpy_iterator())).astype(np.int32)
 
+    def _relabel(self, numbers: np.ndarray) -> None:
+        """See `Source._relabel`."""
+        parse = self._parse
+
+        def relabel(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            encoded, label = parse(record)
+            return encoded, tf.where(label < 0, label, tf.gather(numbers, tf.maximum(label, 0)))
+
+        self._parse = relabel
+
     def subset(self, indices: np.ndarray, name: str) -> EncodedImages:
         """See `Source.subset`; reads all records once and keeps the chosen images in memory, encoded."""
         wanted = np.zeros([self.num_examples], bool)
