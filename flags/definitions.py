@@ -119,6 +119,9 @@ def _define_data(flag_values):
         "folder:PATH, instead of the user's cache.",
         folder_index="Remember what is in a folder of 10,000 images or more, and list it again only when one of its "
         "folders has changed.",
+        tfds_image_key="Feature of a TFDS data set that is the image; needed if it has several.",
+        tfds_label_key="Feature of a TFDS data set that is the label; needed if it has several. Empty: read without "
+        "labels.",
         tfrecord_image_key="Feature of tfrecord:GLOB that is the encoded image; found by the usual names if not given.",
         tfrecord_label_key="Feature that is the label, an integer; found by the usual names if not given. Empty: read "
         "without labels.",

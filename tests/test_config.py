@@ -133,6 +133,7 @@ def test_choice_unknown_names_the_choices(name):
             "use 2 numbers, one for each source: a, f",
         ),
         (DataConfig, {"tfrecord_image_key": ""}, "tfrecord_image_key", "such as image"),
+        (DataConfig, {"tfds_image_key": ""}, "tfds_image_key", "such as image"),
         (DataConfig, {"tfrecord_first_label": -1}, "tfrecord_first_label", "use 0, or 1"),
         (DataConfig, {"train_split": ""}, "train_split", "train"),
         (OptimizerConfig, {"momentum": 1.0}, "momentum", "up to, but not, 1"),

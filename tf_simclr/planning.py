@@ -68,7 +68,8 @@ def long_warmup(config: ExperimentConfig, schedule: schedules.WarmupCosine) -> s
             f"the learning rate still rises at the last step, to {total / warmup:.0%} of its peak, because the "
             f"warm-up takes {warmup} steps and the run {total}"
         )
-    return f"--warmup_epochs={config.optimizer.warmup_epochs}: {effect}; --warmup_epochs=5% fits any run."
+    epochs = str(config.optimizer.warmup_epochs).removesuffix(".0")
+    return f"--warmup_epochs={epochs}: {effect}; --warmup_epochs=5% fits any run."
 
 
 def chance_loss(config: ExperimentConfig) -> float | None:

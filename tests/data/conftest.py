@@ -108,5 +108,11 @@ def tfds_dir(tmp_path_factory):
     ]
     kinds = tfds.features.Sequence(tfds.features.ClassLabel(num_classes=3))
     prepare_tfds(root, "TinySets", {"image": free, "labels": kinds}, {"train": sets}, num_shards=3)
+    pairs = [
+        {"left": one["image"], "right": two["image"], "colour": number % 2, "shape": number // 2 % 2}
+        for number, (one, two) in enumerate(zip(squares[:20], squares[10:], strict=True))
+    ]
+    features = {"left": fixed, "right": fixed, "colour": label, "shape": label}
+    prepare_tfds(root, "TinyPairs", features, {"train": pairs})
     prepare_tfds(root, "TinyText", {"text": tfds.features.Text()}, {"train": [{"text": "no image"}]})
     return root

@@ -59,6 +59,45 @@ def test_tfds_without_labels(config):
     assert (source.num_examples, source.num_classes) == (30, None)
 
 
+def test_tfds_feature_can_be_named(config, capfd):
+    source = load_source(config("tiny_pairs", tfds_image_key="right", tfds_label_key="shape"), "train")
+    assert sorted(source.images[:, 0, 0, 0]) == [5 * number for number in range(10, 30)]
+    np.testing.assert_array_equal((source.images[:, 0, 0, 0] // 5 - 10) // 2 % 2, source.labels)
+    assert load_source(config("tiny_fixed", tfds_label_key=""), "train").num_classes is None
+    assert "deprecated" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "message"),
+    [
+        (
+            "tiny_pairs",
+            {},
+            r"^--tfds_image_key: not given, and tiny_pairs has the images left, right; name one",
+        ),
+        (
+            "tiny_pairs",
+            {"tfds_image_key": "left"},
+            r"^--tfds_label_key: not given, and tiny_pairs has the labels colour, shape; name one of them, or use "
+            r"--tfds_label_key= to read without labels\.$",
+        ),
+        (
+            "tiny_fixed",
+            {"tfds_image_key": "label"},
+            r"^--tfds_image_key=label: tiny_fixed has the images image;",
+        ),
+        (
+            "tiny_unlabelled",
+            {"tfds_label_key": "x"},
+            r"^--tfds_label_key=x: tiny_unlabelled has no label; leave",
+        ),
+    ],
+)
+def test_tfds_feature_that_is_not_known_is_refused(config, name, keys, message):
+    with pytest.raises(UserError, match=message):
+        load_source(config(name, **keys), "train")
+
+
 def test_tfds_labels_that_are_held_back_are_none(config):
     assert load_source(config("tiny_held_back"), "test").num_classes is None
 
@@ -151,7 +190,7 @@ def test_tfds_large_images_of_one_size_are_streamed(config, monkeypatch):
         (
             "tiny_text",
             "train",
-            r"^--dataset=tiny_text: no single 8-bit image feature in it \(its features: text\)",
+            r"^--dataset=tiny_text: no 8-bit image feature in it \(its features: text\)",
         ),
         ("cifar11", "train", r"^--dataset=cifar11: no such data set .*; did you mean .*cifar10"),
         ("digit", "train", r"^--dataset=digit: no such data set .*; did you mean digits"),

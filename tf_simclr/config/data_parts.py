@@ -51,6 +51,8 @@ class DataConfig:
     dataset: str = "imagenet2012"
     mix: str | None = None
     data_dir: str | None = None
+    tfds_image_key: str | None = None
+    tfds_label_key: str | None = None
     tfrecord_image_key: str | None = None
     tfrecord_label_key: str | None = None
     tfrecord_num_classes: int = 0
@@ -75,7 +77,8 @@ class DataConfig:
             "use digits, fashion_mnist_debian, a TFDS name, folder:PATH or tfrecord:GLOB.",
         )
         self._check_mix()
-        check(self.tfrecord_image_key != "", "tfrecord_image_key", "", "name a feature, such as image.")
+        for flag in ("tfds_image_key", "tfrecord_image_key"):
+            check(getattr(self, flag) != "", flag, "", "name a feature, such as image.")
         check(
             self.tfrecord_num_classes >= 0,
             "tfrecord_num_classes",

@@ -24,6 +24,14 @@ MAX_BYTES_IN_MEMORY = 2**30
 _MAX_REASON_LENGTH = 200
 
 
+def _is_for_users(record: logging.LogRecord) -> bool:
+    """Returns False for the advice to developers that TFDS logs for its own code."""
+    return ".dtype` is deprecated" not in record.getMessage()
+
+
+logging.getLogger("absl").addFilter(_is_for_users)
+
+
 def available_splits(data: DataConfig) -> tuple[str, ...]:
     """Returns the splits of the data set; prepares it if it is not.
 
@@ -48,11 +56,13 @@ def load(data: DataConfig, split: str, flag: str) -> Source:
         The examples of the split.
 
     Raises:
-        UserError: No such data set or split; no images in it; it cannot be prepared.
+        UserError: No such data set or split; no images in it, or several features that may be meant; it cannot be
+            prepared.
     """
     builder = _open(data)
     _check_split(builder, split, flag, data.dataset)
-    opened = _Split(builder, split, f"{data.dataset} ({split})", *_feature_keys(builder, data))
+    keys = _image_key(builder, data), _label_key(builder, data)
+    opened = _Split(builder, split, f"{data.dataset} ({split})", *keys)
     if opened.label_key and opened.first_label() < 0:
         # Labels that are held back are written as -1.
         opened = dataclasses.replace(opened, label_key=None)
@@ -82,7 +92,7 @@ def load_with_label_sets(
     """
     builder = _open(data)
     _check_split(builder, split, flag, data.dataset)
-    opened = _Split(builder, split, f"{data.dataset} ({split})", *_feature_keys(builder, data))
+    opened = _Split(builder, split, f"{data.dataset} ({split})", _image_key(builder, data), None)
     _check_can_stream(data, builder)
     return opened.stream(), {key: opened.label_sets(key) for key in keys}
 
@@ -288,27 +298,54 @@ def _check_split(builder: Any, split: str, flag: str, dataset: str) -> None:
         raise UserError(f"--{flag}={split}: no example of {dataset} is in it; take a larger part.")
 
 
-def _feature_keys(builder: Any, data: DataConfig) -> tuple[str, str | None]:
-    """Finds image and label: as the data set says, else by their names, else the only ones there are."""
+def _features_of(builder: Any, kind: type) -> list[str]:
+    features = builder.info.features
+    named = features.items() if hasattr(features, "items") else ()
+    return [key for key, feature in named if isinstance(feature, kind)]
+
+
+def _image_key(builder: Any, data: DataConfig) -> str:
+    """Returns the feature that is the image.
+
+    Raises:
+        UserError: it is not known which one.
+    """
     import tensorflow_datasets as tfds
 
-    features = builder.info.features
-    named = dict(features.items()) if hasattr(features, "items") else {}
-    images = [key for key, feature in named.items() if isinstance(feature, tfds.features.Image)]
-    images = [key for key in images if named[key].dtype == np.uint8]
-    labels = [key for key, feature in named.items() if isinstance(feature, tfds.features.ClassLabel)]
-    supervised = [key for key in builder.info.supervised_keys or () if isinstance(key, str)]
-    image = _choose(images, [*supervised, "image"])
-    if image is None:
+    keys = _features_of(builder, tfds.features.Image)
+    keys = [key for key in keys if builder.info.features[key].np_dtype == np.uint8]
+    if not keys:
         raise UserError(
-            f"--dataset={data.dataset}: no single 8-bit image feature in it (its features: "
-            f"{', '.join(named) or 'unnamed'}); use a data set of images."
+            f"--dataset={data.dataset}: no 8-bit image feature in it (its features: "
+            f"{', '.join(_features_of(builder, object)) or 'unnamed'}); use a data set of images."
         )
-    return image, _choose(labels, [*supervised, "label"])
+    return _choose(builder, data, "image", keys)
 
 
-def _choose(keys: list[str], preferred: list[str]) -> str | None:
-    for key in preferred:
-        if key in keys:
-            return key
-    return keys[0] if len(keys) == 1 else None
+def _label_key(builder: Any, data: DataConfig) -> str | None:
+    """Returns the feature that is the label; None without labels.
+
+    Raises:
+        UserError: it is not known which one.
+    """
+    import tensorflow_datasets as tfds
+
+    keys = _features_of(builder, tfds.features.ClassLabel)
+    is_without = data.tfds_label_key == "" or not (keys or data.tfds_label_key)
+    return None if is_without else _choose(builder, data, "label", keys)
+
+
+def _choose(builder: Any, data: DataConfig, kind: str, keys: list[str]) -> str:
+    """Returns the feature that the flag names, else that of the data set, else the usual or the only one."""
+    flag, rest = f"tfds_{kind}_key", ", or use --tfds_label_key= to read without labels" * (kind == "label")
+    named = getattr(data, flag)
+    supervised = builder.info.supervised_keys or ()
+    usual = next((key for key in (*supervised, kind) if key in keys), None)
+    chosen = named or usual or (keys[0] if len(keys) == 1 else None)
+    if chosen not in keys:
+        problem = f"--{flag}: not given, and" if named is None else f"--{flag}={named}:"
+        there = (
+            f"has the {kind}s {', '.join(keys)}; name one of them" if keys else f"has no {kind}; leave it out"
+        )
+        raise UserError(f"{problem} {data.dataset} {there}{rest}.")
+    return chosen
