@@ -6,11 +6,9 @@ python run.py --help
 
 import importlib
 import logging
-import os
 import signal
 import sys
 
-from flags.convert import help_text, parse_command_line
 from tf_simclr.config import (
     BenchmarkConfig,
     EmbedConfig,
@@ -30,33 +28,43 @@ from tf_simclr.config import (
     UserError,
 )
 from tf_simclr.files import printable
+from tf_simclr.terminal.noise import without_noise
+from tf_simclr.terminal.output import end_output, log_to_standard_output, missing_package, show, tell
+
+try:
+    from flags.convert import asks_for_help, help_text, parse_command_line
+except ModuleNotFoundError as error:
+    sys.exit(f"error: {missing_package(error)}")
 
 
 def main(arguments: list[str]) -> int:
     """Runs the command line `arguments`; returns the exit status."""
-    if {"-h", "--help"} & set(arguments):
-        print(help_text())
+    if asks_for_help(arguments):
+        show(help_text())
         return 0
-    logging.basicConfig(format="%(message)s", stream=sys.stdout)
-    logging.getLogger("tf_simclr").setLevel(logging.INFO)
+    log_to_standard_output()
     try:
         config, notes = parse_command_line(arguments)
         for note in notes:
             logging.getLogger("tf_simclr").info(note)
-        if isinstance(config, Tool):
-            run_tool(config)
-        else:
-            run(config)
+        with without_noise():
+            if isinstance(config, Tool):
+                run_tool(config)
+            else:
+                run(config)
     except UserError as error:
-        print(f"error: {printable(str(error))}", file=sys.stderr)
+        tell(f"error: {printable(str(error))}")
+        return 2
+    except ModuleNotFoundError as error:
+        tell(f"error: {missing_package(error)}")
         return 2
     except PreemptedError as error:
         how = "interrupted" if error.signal_number == signal.SIGINT else "preempted"
-        print(f"{how}: {error}; the same command goes on from there.", file=sys.stderr)
+        tell(f"{how}: {error}; the same command goes on from there.")
         return 128 + error.signal_number
     except KeyboardInterrupt as error:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # A second one ends the process without a traceback.
-        print(f"interrupted: {str(error) or 'nothing was saved'}.", file=sys.stderr)
+        tell(f"interrupted: {str(error) or 'nothing was saved'}.")
         return 128 + signal.SIGINT
     return 0
 
@@ -114,7 +122,6 @@ def run_tool(config: Tool) -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    # Names of files may hold any bytes.
-    sys.stdout.reconfigure(errors="backslashreplace")
-    sys.exit(main(sys.argv[1:]))
+    status = main(sys.argv[1:])
+    end_output()
+    sys.exit(status)

@@ -3,6 +3,7 @@
 from benchmarks.figures import Outcome, describe, network_name
 from benchmarks.synthetic import training_of
 from tf_simclr.config import BenchmarkConfig
+from tf_simclr.terminal.output import show
 
 
 def run_benchmark(config: BenchmarkConfig) -> None:
@@ -18,7 +19,7 @@ def run_benchmark(config: BenchmarkConfig) -> None:
         lines = count_table(config)
     else:
         lines = describe(measure(config))
-    print("\n".join(lines))
+    show("\n".join(lines))
 
 
 def measure(config: BenchmarkConfig) -> Outcome:

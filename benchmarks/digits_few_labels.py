@@ -253,7 +253,6 @@ def parse_options() -> tuple[argparse.Namespace, list[str]]:
 
 def main() -> None:
     """Prints a table for each number of labels."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     options, rest = parse_options()
     directory = options.work_dir or tempfile.mkdtemp(prefix="digits_few_labels_")
     splits = ["--train_split=train[:80%]", "--eval_split=train[80%:]"] if options.validate else []

@@ -9,7 +9,6 @@ strengthened: with open residual branches and the batch-norm statistics of the t
 """
 
 import argparse
-import os
 import shutil
 import sys
 import tempfile
@@ -94,7 +93,6 @@ def strengthen_random_network(model, images) -> None:
 
 def main() -> None:
     """Prints a table of means and standard deviations over the seeds."""
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--num_seeds", type=int, default=5)
     parser.add_argument("--baselines_only", action="store_true")

@@ -7,7 +7,6 @@ Each row is a command line of `python run.py --mode=benchmark` in a process of i
 """
 
 import datetime
-import os
 import shlex
 import statistics
 import sys
@@ -132,5 +131,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     main()

@@ -39,6 +39,7 @@ _OWN_OF_EVAL = frozenset(field.name for field in dataclasses.fields(StrategyConf
 )
 # Data on this machine, or the name of a data set that TFDS itself has; "namespace:name" fetches code.
 _PLAIN_SOURCE = re.compile(r"(folder|tfrecord):(?!.*://).*|[\w.+-]+(/[\w.+-]+)?(:[\d.*]+)?", re.DOTALL)
+_HELP = ("h", "help", "helpfull", "helpshort")
 _DIGITS_RECIPE = os.path.join(RECIPES, "digits.flags")
 # What the other steps of the whole method would refuse.
 _OF_PRETRAINING = ("contrast_chunks", "memory_size", "memory_momentum")
@@ -322,6 +323,15 @@ def config_from_flags(flag_values: absl_flags.FlagValues) -> ExperimentConfig:
         flag_values["train_mode"].value = flag_values.mode
         flag_values["mode"].value = "train_then_eval"
     return _fill(ExperimentConfig, flag_values)
+
+
+def asks_for_help(arguments: Sequence[str]) -> bool:
+    """Returns whether one of the arguments is a flag of help, in any of the forms that programs with absl take."""
+    for argument in arguments:
+        name, _, value = argument.lstrip("-").partition("=")
+        if argument.startswith("-") and name in _HELP and value.lower() not in ("false", "f", "0"):
+            return True
+    return False
 
 
 def help_text() -> str:

@@ -142,7 +142,7 @@ def split_flagfiles(
 
 def _read_lines(path: str, value: str) -> list[str]:
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8-sig") as file:
             lines = [line.strip() for line in file]
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(

@@ -112,8 +112,8 @@ def test_run_whose_weights_overflow_goes_back_a_checkpoint(tmp_path, log):
     directory = tmp_path / "run"
     config = tiny_config(directory, steps_per_loop=1, on_non_finite="restore")
     assert train_and_evaluate(config, [break_once])["global_step"] == TOTAL_STEPS
-    (reason,) = [message for message in log.messages if message.startswith("training diverged")]
-    assert reason.startswith("training diverged at step 4: total_loss=")
+    (reason,) = [message for message in log.messages if message.startswith("Training diverged")]
+    assert reason.startswith("Training diverged at step 4: total_loss=")
     assert "Going back to step 2 (1 of 3 times); the batches since are left out." in log.messages
     skipped = read_tensors(directory / f"ckpt-{TOTAL_STEPS}")["skipped_steps/.ATTRIBUTES/VARIABLE_VALUE"]
     assert skipped == 2  # Steps 3 and 4, which were taken, but not kept.

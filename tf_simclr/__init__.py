@@ -10,8 +10,10 @@ import os
 import sys
 
 from tf_simclr.files import printable
+from tf_simclr.terminal.noise import LEVEL, QUIET, without_noise
 
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
+os.environ.setdefault(LEVEL, QUIET)
 
 _SUBMODULES = (
     "augment",
@@ -54,8 +56,9 @@ logging.getLogger(__name__).addFilter(_make_printable)
 
 
 def __getattr__(name: str):
-    if name in _PUBLIC:
-        return getattr(importlib.import_module(_PUBLIC[name]), name)
-    if name in _SUBMODULES:
-        return importlib.import_module(f"{__name__}.{name}")
+    with without_noise():
+        if name in _PUBLIC:
+            return getattr(importlib.import_module(_PUBLIC[name]), name)
+        if name in _SUBMODULES:
+            return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -23,10 +23,6 @@ _HEAD = "supervised_head/"
 _MEMORY = "memory/"
 # What TensorFlow raises where a checkpoint is truncated, overwritten or out of reach.
 READ_ERRORS = (tf.errors.OpError, DecodeError, ValueError, OSError, RuntimeError, IndexError)
-DIVERGED_MEND = (
-    "go on with --on_non_finite=restore, or start anew in another --model_dir with a smaller --learning_rate or a "
-    "longer --warmup_epochs"
-)
 
 
 class DamagedCheckpointError(UserError):
@@ -34,7 +30,21 @@ class DamagedCheckpointError(UserError):
 
 
 class DivergedError(UserError):
-    """A loss or a weight that is not finite."""
+    """A loss or a weight that is not finite.
+
+    Args:
+        what: which, and at which step.
+        checkpoint: path of the last good checkpoint; None if there is none.
+        can_restore: whether `--on_non_finite=restore` may still help.
+    """
+
+    def __init__(self, what: str, checkpoint: str | None, *, can_restore: bool = True):
+        self.what = what
+        restore = "go on with --on_non_finite=restore, or " if can_restore and checkpoint else ""
+        super().__init__(
+            f"training diverged {what}; the last good checkpoint is {checkpoint or 'none'}; {restore}start anew in "
+            "another --model_dir with a smaller --learning_rate or a longer --warmup_epochs."
+        )
 
 
 class Checkpoints:
@@ -98,10 +108,7 @@ class Checkpoints:
         checked = [*self._task.model.variables, *_flatten(self._task.state).values()]
         bad = [v.name for v in checked if not _is_finite(v)]
         if bad:
-            raise DivergedError(
-                f"training diverged by step {step}: {listed(bad)} not finite; the last good checkpoint is "
-                f"{self.latest or 'none'}; {DIVERGED_MEND}."
-            )
+            raise DivergedError(f"by step {step}: {listed(bad)} not finite", self.latest)
         path = os.path.join(self._manager.directory, f"ckpt-{step}")
         if self._writes:
             self._write(step)

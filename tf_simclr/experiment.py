@@ -35,6 +35,7 @@ from tf_simclr.strategies import is_augmented_on_device, is_step_compiled, make_
 from tf_simclr.tasks.base import Task
 from tf_simclr.teacher import teacher_class_names
 from tf_simclr.terminal.interrupts import interrupts_tell
+from tf_simclr.terminal.noise import without_noise
 from tf_simclr.train import Action, make_train_function, train
 
 _LOG = logging.getLogger("tf_simclr")
@@ -51,6 +52,7 @@ _LOST_WORKER = (
 )
 
 
+@without_noise()
 def train_and_evaluate(config: ExperimentConfig, actions: Sequence[Action] = ()) -> dict[str, Any]:
     """Trains, evaluates, or both, as `config.mode` says; goes on where an earlier start was stopped.
 

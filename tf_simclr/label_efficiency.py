@@ -26,6 +26,7 @@ from tf_simclr.report import efficiency as report
 from tf_simclr.run_directory import check_directory, claim_directory, write_outcome
 from tf_simclr.strategies import make_strategy
 from tf_simclr.terminal.interrupts import interrupts_tell
+from tf_simclr.terminal.noise import without_noise
 from tf_simclr.train import Action
 
 _LOG = logging.getLogger("tf_simclr")
@@ -34,6 +35,7 @@ _BASELINE = "supervised"
 _FILE_NAME = "label_efficiency"
 
 
+@without_noise()
 def measure_label_efficiency(
     config: LabelEfficiencyConfig,
     make_actions: Callable[[ExperimentConfig], Iterable[Action]] = lambda step: (),

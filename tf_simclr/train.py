@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_simclr import distribute
-from tf_simclr.checkpoint import DIVERGED_MEND, DivergedError
+from tf_simclr.checkpoint import DivergedError
 from tf_simclr.config import PreemptedError
 
 _LOG = logging.getLogger("tf_simclr")
@@ -165,10 +165,12 @@ def train(
         except DivergedError as error:
             num_restored += 1
             if num_restored > plan.max_restores or checkpoints.latest is None:
-                raise
+                raise DivergedError(
+                    error.what, checkpoints.latest, can_restore=plan.max_restores == 0
+                ) from error
             step = checkpoints.go_back(stop)
             batches = make_batches(step + checkpoints.skipped_steps)
-            _LOG.info("%s", error)
+            _LOG.info("Training diverged %s.", error.what)
             times = f"{num_restored} of {plan.max_restores} times"
             _LOG.info("Going back to step %d (%s); the batches since are left out.", step, times)
             continue
@@ -193,7 +195,4 @@ def _check_finite(metrics: dict[str, float], step: int, checkpoint: str | None) 
     bad = {name: value for name, value in metrics.items() if not math.isfinite(value)}
     if bad:
         tensors = ", ".join(f"{name}={value}" for name, value in bad.items())
-        raise DivergedError(
-            f"training diverged at step {step}: {tensors}; the last good checkpoint is "
-            f"{checkpoint or 'none'}; {DIVERGED_MEND}."
-        )
+        raise DivergedError(f"at step {step}: {tensors}", checkpoint)

@@ -7,7 +7,7 @@ import json
 import pytest
 from absl import flags as absl_flags
 
-from flags.convert import help_text, parse_command_line
+from flags.convert import asks_for_help, help_text, parse_command_line
 from flags.definitions import ACCEPTED_WITHOUT_EFFECT, define_flags
 from tf_simclr.config import (
     TOOLS,
@@ -263,6 +263,22 @@ def test_flagfile_missing_names_it_and_the_ready_made_ones(tmp_path):
     assert "No such file or directory" in refusal(f"--flagfile={tmp_path}/no.flags")
     assert "ready-made ones are in" in refusal(f"--flagfile={tmp_path}")
     assert refusal("--flagfile").startswith("--flagfile: name a file")
+
+
+def test_flagfile_with_a_byte_order_mark_is_read(tmp_path):
+    (tmp_path / "x.flags").write_text("\ufeff--temperature=0.3\n", encoding="utf-8")
+    assert parse_command_line([f"--flagfile={tmp_path}/x.flags"])[0].contrast.temperature == 0.3
+
+
+@pytest.mark.parametrize(
+    ("argument", "asked"),
+    [
+        *[(argument, True) for argument in ("-h", "-help", "--help", "--help=True", "--helpfull")],
+        *[(argument, False) for argument in ("--help=false", "help", "--model_dir=help")],
+    ],
+)
+def test_help_is_asked_for_as_in_other_programs_with_absl(argument, asked):
+    assert asks_for_help(["--dataset=digits", argument]) == asked
 
 
 def test_flagfile_that_is_no_text_is_refused(tmp_path):

@@ -1,0 +1,67 @@
+"""Output that cannot be written: one line says so, and the work goes on."""
+
+import logging
+import subprocess
+import sys
+
+import pytest
+
+from tests.runs import REPOSITORY
+from tf_simclr.terminal.output import missing_package
+
+LOGGING = """
+import logging
+from tf_simclr.terminal.output import end_output, log_to_standard_output, tell
+log_to_standard_output()
+for number in range(3):
+    logging.getLogger("tf_simclr").info("line %d", number)
+tell("at the end")
+end_output()
+"""
+
+
+def run_shell(command):
+    return subprocess.run(
+        ["bash", "-c", command, sys.executable],
+        cwd=REPOSITORY,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("target", "reason"),
+    [("> /dev/full", "No space left on device"), ("| (exec <&-; sleep 1)", "Broken pipe")],
+)
+def test_log_that_cannot_be_written_is_one_line(target, reason):
+    pause = "import time; time.sleep(0.3)" if "|" in target else ""
+    done = run_shell(f"set -o pipefail; \"$0\" -c '{pause}{LOGGING}' {target}")
+    assert done.stderr.splitlines() == [
+        f"standard output cannot be written ({reason}): the work goes on without it.",
+        "at the end",
+    ]
+    assert done.returncode == 0
+
+
+def test_output_and_errors_that_both_go_nowhere_end_nothing():
+    assert run_shell(f"\"$0\" -c '{LOGGING}' > /dev/full 2>&1").returncode == 0
+
+
+def test_mistake_in_a_record_is_still_shown(capsys):
+    from tf_simclr.terminal.output import _OutputHandler
+
+    logger = logging.Logger("own")
+    logger.addHandler(_OutputHandler())
+    logger.info("%d", "x")
+    assert "not str" in capsys.readouterr().err
+
+
+def test_missing_package_is_named_with_the_command_that_installs_it():
+    error = ModuleNotFoundError("No module named 'sklearn'", name="sklearn.manifold")
+    assert missing_package(error) == (
+        "the package sklearn is not installed; run: python -m pip install -r requirements.txt"
+    )
+    with pytest.raises(ModuleNotFoundError):
+        missing_package(ModuleNotFoundError("No module named 'tf_simclr.x'", name="tf_simclr.x"))

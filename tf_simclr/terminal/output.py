@@ -1,0 +1,79 @@
+"""Lines on standard output and standard error, which may be a full disk, a closed pipe or a terminal that is gone."""
+
+import contextlib
+import logging
+import os
+import sys
+
+_LOG = logging.getLogger("tf_simclr")
+_REQUIREMENTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "requirements.txt")
+
+
+class _OutputHandler(logging.StreamHandler):
+    """Writes records to standard output; says once why it cannot, and goes on: the work must not end with the log."""
+
+    def __init__(self):
+        super().__init__(sys.stdout)
+        self._has_failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        """Reports the first error of the output; other errors are mistakes in `record`."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._has_failed:
+            self._has_failed = True
+            tell(f"standard output cannot be written ({error.strerror}): the work goes on without it.")
+
+
+def log_to_standard_output() -> None:
+    """Lets what the program logs appear on standard output, each message a line."""
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # Names of files may hold any bytes.
+    logging.basicConfig(format="%(message)s", handlers=[_OutputHandler()])
+    _LOG.setLevel(logging.INFO)
+
+
+def tell(line: str) -> None:
+    """Writes a line to standard error, or nowhere if that is gone."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
+
+
+def show(text: str) -> None:
+    """Writes what the user asked for to standard output. A reader that has seen enough may close it (`| head`).
+
+    Raises:
+        SystemExit: It cannot be written.
+    """
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        return
+    except OSError as error:
+        tell(f"error: standard output cannot be written ({error.strerror}).")
+        raise SystemExit(2) from error
+
+
+def end_output() -> None:
+    """Writes what is still buffered; after it, the interpreter has nothing left that it could fail to write."""
+    for stream, descriptor in ((sys.stdout, 1), (sys.stderr, 2)):
+        try:
+            stream.flush()
+        except OSError:
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, descriptor)
+            os.close(nowhere)
+
+
+def missing_package(error: ModuleNotFoundError) -> str:
+    """Returns which package is not installed, and the command that installs it.
+
+    Raises:
+        ModuleNotFoundError: The module is one of this program, which is a mistake in it.
+    """
+    name = (error.name or "").partition(".")[0]
+    if name in ("", "benchmarks", "exports", "flags", "tf_simclr"):
+        raise error
+    return (
+        f"the package {name} is not installed; run: python -m pip install -r {os.path.relpath(_REQUIREMENTS)}"
+    )
