@@ -9,7 +9,8 @@ from tf_simclr.config import is_handle
 from tf_simclr.files import find_json, to_json
 from tf_simclr.images import MAX_PIXELS
 from tf_simclr.models import SimCLRModel, endpoint_strides
-from tf_simclr.run_directory import defining_settings, read_class_names, read_settings
+from tf_simclr.run_data import read_class_names
+from tf_simclr.run_directory import defining_settings, read_settings
 
 FILE_NAME = "metadata.json"
 

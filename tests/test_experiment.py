@@ -39,7 +39,11 @@ def copy(tmp_path):
 def test_run_ends_at_the_exact_step_and_writes_its_files():
     run = finished_run()
     assert run.result["global_step"] == TOTAL_STEPS
-    evaluated = {"eval_split": "test", "eval_steps": 0}
+    evaluated = {
+        "eval_split": "test",
+        "eval_steps": 0,
+        "eval_fingerprint": run.read_json("result.json")["eval_fingerprint"],
+    }
     assert (
         run.read_json("result.json") == run.read_json(f"result_{TOTAL_STEPS}.json") == run.result | evaluated
     )
@@ -93,8 +97,10 @@ def test_run_gives_its_result_with_the_last_event():
     assert [event.result for event in run.events] == [None, None, None, run.result]
 
 
-def test_run_writes_the_names_of_its_classes():
+def test_run_writes_what_it_learned_from():
     assert finished_run().read_json("class_names.json") == list("0123456789")
+    data = finished_run().read_json("data.json")
+    assert (data["num_images"], data["num_classes"], len(data["fingerprint"])) == (1347, 10, 64)
 
 
 def test_run_started_again_prints_its_result_and_changes_nothing(log, without_network):

@@ -255,6 +255,28 @@ def test_finetuning_keeps_the_head_of_a_checkpoint_in_the_home(monkeypatch):
     assert np.abs(start_finetuning(checkpoint=f"~/{directory.name}")[0]).max() > 0
 
 
+def may_keep_head(dataset, class_names, *, fingerprint=None):
+    """Whether finetuning on `dataset` keeps the head of the finished run."""
+    config = tiny_config("x", mode="finetune", checkpoint=finished_run().directory, dataset=dataset)
+    source = load_source(tiny_config("x").data, "train")
+    source.class_names = class_names
+    source.fingerprint = lambda: fingerprint
+    return ingredients._may_keep_head(config, source)
+
+
+def test_head_is_taken_over_by_the_names_of_its_classes():
+    names = tuple("0123456789")
+    assert may_keep_head("digits", names)
+    assert not may_keep_head("digits", (*names[:9], "a nine"))
+    assert not may_keep_head("digits", names[::-1])
+
+
+def test_head_is_taken_over_where_the_same_images_lie_elsewhere():
+    names, fingerprint = tuple("0123456789"), finished_run().read_json("data.json")["fingerprint"]
+    assert not may_keep_head("folder:elsewhere", names)
+    assert may_keep_head("folder:elsewhere", names, fingerprint=fingerprint)
+
+
 def test_student_does_not_take_over_a_head_that_has_seen_other_labels():
     settings = {"labels_per_class": 5, "checkpoint": finished_run().directory, "proj_head_mode": "nonlinear"}
     config, parts = make(**(DISTILL | settings))

@@ -235,10 +235,10 @@ def test_labels_are_numbers_of_the_network_whose_classes_may_be_in_another_order
     source = ArraySource("some", np.zeros([2, 4, 4, 3], np.uint8), np.array([7, 999]), names)
     settings = config("runs/x", "data", "a.json")
     for network in (None, names):
-        monkeypatch.setattr(module, "teacher_class_names", lambda path, network=network: network)
+        monkeypatch.setattr(module, "network_class_names", lambda path, flag, network=network: network)
         matched, numbers = module._with_numbers_of_network(settings, source)
         assert (matched.read_labels().tolist(), numbers.tolist()) == ([7, 999], list(range(1000)))
-    monkeypatch.setattr(module, "teacher_class_names", lambda path: names[::-1])
+    monkeypatch.setattr(module, "network_class_names", lambda path, flag: names[::-1])
     matched, numbers = module._with_numbers_of_network(settings, source)
     assert (matched.read_labels().tolist(), numbers.tolist()) == ([992, 0], list(range(999, -1, -1)))
 

@@ -12,13 +12,16 @@ import tensorflow as tf
 from exports.saved_model import save_model
 from tests.networks import random_images
 from tests.runs import TOTAL_STEPS, finished_run, refusal, tiny_config, write_images
+from tf_simclr import ingredients
 from tf_simclr.checkpoint import load_network
 from tf_simclr.config import ModelConfig, UserError
+from tf_simclr.data import ArraySource
 from tf_simclr.ingredients import make_ingredients
 from tf_simclr.models import build_simclr_model
+from tf_simclr.run_data import RunData
 from tf_simclr.run_directory import check_directory, claim_directory
 from tf_simclr.schedules import WarmupCosine
-from tf_simclr.teacher import load_teacher, teacher_class_names
+from tf_simclr.teacher import Teacher, load_teacher, network_class_names
 
 # Of tensorflow-hub.
 pytestmark = pytest.mark.filterwarnings(
@@ -102,7 +105,7 @@ def path_of(form, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("form", ["directory", "checkpoint", "~", "SavedModel", "file://", "handle"])
 def test_teacher_tells_the_names_of_its_classes(form, tmp_path, monkeypatch):
-    assert teacher_class_names(path_of(form, tmp_path, monkeypatch)) == list("0123456789")
+    assert network_class_names(path_of(form, tmp_path, monkeypatch), "teacher") == list("0123456789")
 
 
 @pytest.mark.parametrize("content", [None, "[]", '{"class_names": 3}'])
@@ -110,7 +113,7 @@ def test_teacher_of_another_program_tells_no_names(tmp_path, content):
     path = save_foreign(tmp_path / "hub")
     if content is not None:
         (tmp_path / "hub" / "assets" / "metadata.json").write_text(content)
-    assert teacher_class_names(path) is None
+    assert network_class_names(path, "teacher") is None
 
 
 @pytest.mark.parametrize("form", ["directory", "checkpoint", "index", "~", "SavedModel", "file://", "handle"])
@@ -294,15 +297,46 @@ def test_teacher_with_other_classes_than_the_data_is_refused(tmp_path):
     assert not (tmp_path / "student").exists()
 
 
+def fitting_teacher(tmp_path, monkeypatch, names, class_names):
+    """A teacher of `names`, with the logits 0, 1, 2, ..., as it is used for images of `class_names`."""
+    logits = tf.range(len(names), dtype=tf.float32)[tf.newaxis]
+    teacher = Teacher(lambda images: logits, len(names), None)
+    monkeypatch.setattr(ingredients, "load_teacher", lambda *arguments, **settings: teacher)
+    monkeypatch.setattr(ingredients, "network_class_names", lambda path, flag: list(names))
+    count = len(class_names)
+    source = ArraySource("some", np.zeros([count, 4, 4, 3], np.uint8), np.arange(count), class_names)
+    return ingredients._load_fitting_teacher(distill_config(tmp_path, teacher="hub"), source)
+
+
+def test_teacher_whose_classes_are_in_another_order_is_read_by_name(tmp_path, monkeypatch):
+    for class_names, expected in (("abc", [0, 1, 2]), ("cab", [2, 0, 1])):
+        teacher = fitting_teacher(tmp_path, monkeypatch, "abc", class_names)
+        assert teacher.logits(None).numpy().tolist() == [expected]
+
+
+@pytest.mark.parametrize(
+    ("class_names", "listed"), [("abd", "3 classes (a, b, d)"), ("ab", "2 classes (a, b)")]
+)
+def test_teacher_of_other_classes_is_refused_with_both_lists(tmp_path, monkeypatch, class_names, listed):
+    with pytest.raises(UserError) as error:
+        fitting_teacher(tmp_path, monkeypatch, "abc", class_names)
+    assert str(error.value) == (
+        f"--teacher=hub: has 3 classes (a, b, c), some {listed}; use a teacher of the same classes."
+    )
+
+
 def test_evaluation_of_a_student_needs_no_teacher(tmp_path):
     """Nor the labels of its training images: a run says itself how many classes it tells apart."""
     data = {"dataset": f"folder:{write_images(tmp_path / 'images', count=2)}", "eval_split": None}
     config = distill_config(tmp_path, teacher="gone", **data)
-    claim_directory(config, ["a", "b", "c"])
+    began_with = RunData(("a", "b", "c"), 3, 2, "1f")
+    claim_directory(config, began_with)
     (tmp_path / "student" / "result.json").write_text("{}")
     evaluated = distill_config(tmp_path, mode="eval", teacher="moved", **data)
     check_directory(evaluated)
-    assert make_ingredients(evaluated, 1).make_task(WarmupCosine(1.0, 0, 1)).model.num_classes == 3
+    assert make_ingredients(evaluated, 1, began_with).num_classes == 3
+    of_an_earlier_version = make_ingredients(evaluated, 1, began_with._replace(num_images=None))
+    assert of_an_earlier_version.make_task(WarmupCosine(1.0, 0, 1)).model.num_classes == 3
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ from tf_simclr.confusion import count_confusions
 from tf_simclr.data import (
     BatchPlan,
     Source,
+    TrainingSource,
     check_bad_images,
     check_service,
     eval_dataset,
@@ -30,10 +31,11 @@ from tf_simclr.ingredients import make_ingredients, training_batches, training_v
 from tf_simclr.planning import chance_loss, long_warmup, make_plan, make_schedule
 from tf_simclr.preemption import PreemptionWatch, newest_start
 from tf_simclr.results import ResultFiles
-from tf_simclr.run_directory import check_directory, claim_directory, latest_checkpoint
+from tf_simclr.run_data import RunData, describe_change, read_run_data
+from tf_simclr.run_directory import check_directory, checkpoint_step, claim_directory, latest_checkpoint
 from tf_simclr.strategies import is_augmented_on_device, is_step_compiled, make_strategy
 from tf_simclr.tasks.base import Task
-from tf_simclr.teacher import teacher_class_names
+from tf_simclr.teacher import network_class_names
 from tf_simclr.terminal.interrupts import interrupts_tell
 from tf_simclr.terminal.noise import without_noise
 from tf_simclr.train import Action, make_train_function, train
@@ -98,12 +100,22 @@ class Experiment:
         self._on_device = is_augmented_on_device(
             config.augment.augment_on, config.train.jit_compile, self.strategy
         )
-        self._ingredients = make_ingredients(config, self._num_replicas)
-        self.train_source = self._ingredients.source
+        has_begun = bool(check_directory(config))
+        self._begun_with = read_run_data(str(config.model_dir)) if has_begun else None
+        self._ingredients = make_ingredients(config, self._num_replicas, self._begun_with)
+        self._check_same_classes()
         self.eval_source = self._load_eval_source()
-        self.plan = make_plan(config, self.train_source.num_examples)
-        self._results = ResultFiles(config)
-        self.schedule = make_schedule(config, self.train_source.num_examples, self.plan.total_steps)
+        # Steps and learning rates stay those that the run began with.
+        begun_with = self._begun_with and self._begun_with.num_images
+        num_images = begun_with or self.train_source.num_examples
+        self.plan = make_plan(config, num_images)
+        self._results = ResultFiles(config, self.eval_source.fingerprint() if self.eval_source else None)
+        self.schedule = make_schedule(config, num_images, self.plan.total_steps)
+
+    @property
+    def train_source(self) -> TrainingSource:
+        """The images to learn from, which an evaluation of a run that remembers them does without."""
+        return self._ingredients.source
 
     @functools.cached_property
     def task(self) -> Task:
@@ -113,17 +125,7 @@ class Experiment:
             UserError: a teacher does not fit.
         """
         with self.strategy.scope():
-            task = self._ingredients.make_task(self.schedule)
-        source, num_classes = self.eval_source, task.model.num_classes
-        if source is not None and None not in (source.num_classes, num_classes):
-            check(
-                source.num_classes == num_classes,
-                "eval_split",
-                self.config.data.eval_split,
-                f"{source.name} has {source.num_classes} classes, the network has {num_classes}; use a split "
-                "with the same classes.",
-            )
-        return task
+            return self._ingredients.make_task(self.schedule)
 
     @functools.cached_property
     def _evaluate_batch(self):
@@ -143,8 +145,11 @@ class Experiment:
         check_directory(config)
         finished = self._results.finished(self.plan.total_steps)
         if config.mode == "train_then_eval" and self._agree(finished is not None) and finished is not None:
+            self._check_same_data(self.plan.total_steps)
             _LOG.info("Already finished: %s", self._results.describe(finished))
             return finished
+        newest_step = checkpoint_step(latest_checkpoint(str(config.model_dir)))
+        self._check_same_data(newest_step)
         held = standard_actions.HeldActions(actions)
         held.check(self.plan.total_steps)
         if config.data.data_service:
@@ -158,11 +163,14 @@ class Experiment:
             str(config.model_dir), self.task, keep=config.train.keep_checkpoint_max, writes=self._is_chief
         )
         step = self._check_same_start(checkpoints.restore())
+        if step < newest_step:  # Which is damaged.
+            self._check_same_data(step)
+        self._match_eval_source()
         # Before the directory is made: what does not fit must leave nothing behind.
         if config.train.checkpoint and not step:
             _LOG.info(self._ingredients.initialize(self.task.model))
         if self._is_chief:
-            claim_directory(config, self._class_names())
+            claim_directory(config, self._run_data())
         if step:
             _LOG.info("Going on from step %d of %d.", step, self.plan.total_steps)
         self._announce()
@@ -202,8 +210,49 @@ class Experiment:
         """Returns whether `value` holds at all workers."""
         return bool(gather_from_workers(self.strategy, [float(value)]).all())
 
+    def _check_same_data(self, step: int) -> None:
+        """Raises UserError if training would go on from `step` with other images, in an order of their own."""
+        is_trained = step >= self.plan.total_steps
+        # The teacher of a finished run may be gone.
+        names = self.train_source.class_names if is_trained else self._names_now()
+        change = self._begun_with and describe_change(self._begun_with, self._data_now(names))
+        if not change:
+            return
+        if not is_trained:
+            raise self._other_images(change)
+        _LOG.info(
+            "The training images of %s have changed since (%s): to learn from those of now, use another --model_dir.",
+            self.config.model_dir,
+            change,
+        )
+
+    def _check_same_classes(self) -> None:
+        """Raises UserError if the classes of the images are no longer those of the network."""
+        begun_with, images = self._begun_with, self._ingredients.images
+        if begun_with is None or images is None:
+            return
+        change = describe_change(RunData(begun_with.class_names), RunData(images.class_names))
+        if change:
+            raise self._other_images(change)
+
+    def _other_images(self, change: str) -> UserError:
+        return UserError(
+            f"--model_dir={self.config.model_dir}: holds a run that began with other images ({change}); restore them "
+            "to go on with it, or use another --model_dir."
+        )
+
+    def _data_now(self, class_names: tuple[str, ...] | None, num_classes: int | None = None) -> RunData:
+        source = self.train_source
+        return RunData(class_names, num_classes, source.num_examples, source.fingerprint())
+
     def _check_same_start(self, step: int) -> int:
-        steps = gather_from_workers(self.strategy, [step]).ravel()
+        fingerprint = float(int(self.train_source.fingerprint()[:12], 16))
+        steps, fingerprints = gather_from_workers(self.strategy, [step, fingerprint]).T
+        if (fingerprints != fingerprint).any():
+            raise UserError(
+                f"--dataset={self.config.data.dataset}: the workers find different images there; give all of them the "
+                "same."
+            )
         if (steps != step).any():
             raise UserError(
                 f"--model_dir={self.config.model_dir}: the workers find checkpoints of different steps there "
@@ -236,6 +285,7 @@ class Experiment:
                 "use a data set with labels and an --eval_split, and for pretraining "
                 "--lineareval_while_pretraining=True and all labels."
             )
+        self._match_eval_source()
         checkpoints = Checkpoints(directory, self.task)
         result: dict[str, Any] = {"global_step": 0}
         if latest_checkpoint(directory) is None:
@@ -260,14 +310,29 @@ class Experiment:
         if source is not None:
             self._share(self.config.evaluation.eval_batch_size).check("eval_batch_size")
             if self._ingredients.num_classes is not None:
-                source = match_classes(
-                    source,
-                    self.train_source.class_names,
-                    flag="eval_split",
-                    whose=self.train_source.name,
-                    fix="use splits with the same classes, or with some of them",
-                )
+                source = self._match_classes(source, self._known_names())
         return source
+
+    def _match_eval_source(self) -> None:
+        """Gives the images to evaluate on labels that are numbers of the network's classes."""
+        source, num_classes = self.eval_source, self.task.model.num_classes
+        if source is None or source.num_classes is None or num_classes is None:
+            return
+        names = self._known_names()
+        if names is None and self.config.mode != "eval":
+            names = self._names_now()
+        self.eval_source = source = self._match_classes(source, names)
+        check(
+            source.num_classes == num_classes,
+            "eval_split",
+            self.config.data.eval_split,
+            f"{source.name} has {source.num_classes} classes, the network has {num_classes}; use a split "
+            "with the same classes.",
+        )
+
+    def _match_classes(self, source: Source, class_names: Sequence[str] | None) -> Source:
+        fix = "use splits with the same classes, or with some of them"
+        return match_classes(source, class_names, flag="eval_split", whose="the network", fix=fix)
 
     def _can_evaluate(self) -> bool:
         return self._why_not_evaluated() is None
@@ -340,10 +405,27 @@ class Experiment:
         stack.enter_context(contextlib.closing(profiler))
         return (progress, watch, board, profiler)
 
-    def _class_names(self) -> Sequence[str] | None:
-        """Returns the names of the classes that the network tells apart; None where they are not known."""
+    def _run_data(self) -> RunData:
+        """Returns what the directory of the run remembers of its data: that of its beginning."""
+        begun_with = self._begun_with
+        if begun_with is not None and begun_with.fingerprint is not None:
+            return begun_with
+        return self._data_now(self._names_now(), self.task.model.num_classes)
+
+    def _known_names(self) -> tuple[str, ...] | None:
+        """Returns the names of the classes that the run began with, or else those of its images."""
+        begun_with, images = self._begun_with, self._ingredients.images
+        if begun_with is not None and begun_with.class_names is not None:
+            return begun_with.class_names
+        return None if images is None else images.class_names
+
+    def _names_now(self) -> tuple[str, ...] | None:
+        """Returns the names of the classes of the images, or else of the teacher; None if they are not known."""
         names, teacher = self.train_source.class_names, self.config.distill.teacher
-        return teacher_class_names(teacher) if names is None and teacher is not None else names
+        if names is None and teacher is not None:
+            theirs = network_class_names(teacher, "teacher")
+            names = None if theirs is None else tuple(theirs)
+        return names
 
     def _announce(self) -> None:
         model, plan = self.config.model, self.plan

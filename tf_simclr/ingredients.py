@@ -16,6 +16,8 @@ from tf_simclr.data import (
     MixedSource,
     Source,
     TrainingSource,
+    class_list,
+    class_numbers,
     few_labels,
     load_eval_source,
     load_source,
@@ -24,13 +26,14 @@ from tf_simclr.data import (
     train_dataset,
 )
 from tf_simclr.models import SimCLRModel, build_simclr_model
-from tf_simclr.run_directory import read_class_names, read_settings
+from tf_simclr.run_data import RunData, read_class_names, read_run_data
+from tf_simclr.run_directory import read_settings
 from tf_simclr.schedules import WarmupCosine
 from tf_simclr.tasks.base import Task
 from tf_simclr.tasks.distill import DistillTask
 from tf_simclr.tasks.finetune import FinetuneTask
 from tf_simclr.tasks.pretrain import MemoryPretrainTask, PretrainTask
-from tf_simclr.teacher import Teacher, load_teacher
+from tf_simclr.teacher import Teacher, load_teacher, network_class_names
 
 _LOG = logging.getLogger("tf_simclr")
 # Keeps the random numbers of the labelled images apart from those of the unlabelled ones.
@@ -42,7 +45,7 @@ class Ingredients:
     """What one kind of training is made of.
 
     Attributes:
-        source: the training images, of which the epochs are counted.
+        images: see `source`; None for an evaluation, which needs none.
         num_classes: of the supervised head; None for no head.
         make_task: takes the schedule; to be called in the strategy's scope.
         initialize: loads what `--checkpoint` names into a model; returns lines for the user.
@@ -50,24 +53,36 @@ class Ingredients:
         num_labelled: how many of a batch, over all replicas.
     """
 
-    source: TrainingSource
+    images: TrainingSource | None
     num_classes: int | None
     make_task: Callable[[WarmupCosine], Task]
     initialize: Callable[[SimCLRModel], str]
     labelled: Source | None = None
     num_labelled: int = 0
 
+    @property
+    def source(self) -> TrainingSource:
+        """The training images, of which the epochs are counted."""
+        if self.images is None:
+            raise RuntimeError("An evaluation opens no training images.")
+        return self.images
 
-def make_ingredients(config: ExperimentConfig, num_replicas: int) -> Ingredients:
+
+def make_ingredients(
+    config: ExperimentConfig, num_replicas: int, begun_with: RunData | None = None
+) -> Ingredients:
     """Opens the data of a run and says how its network and task are made.
 
     Args:
         config: of the run.
         num_replicas: that share a batch.
+        begun_with: the data that the run began with, if it has begun: an evaluation then opens no training images.
 
     Raises:
         UserError: the data or the batch do not fit.
     """
+    if config.mode == "eval" and begun_with is not None and begun_with.num_images is not None:
+        return _evaluate(config, begun_with.num_classes)
     make = {"pretrain": _pretrain, "finetune": _finetune, "supervised": _finetune, "distill": _distill}
     return make[config.train.train_mode](config, num_replicas)
 
@@ -170,6 +185,13 @@ def _load_images(config: ExperimentConfig) -> TrainingSource:
     return source
 
 
+def _evaluate(config: ExperimentConfig, num_classes: int | None) -> Ingredients:
+    def make_task(schedule: WarmupCosine) -> Task:
+        return FinetuneTask(_fresh_network(config, config.model, num_classes), config.optimizer, schedule)
+
+    return Ingredients(None, num_classes, make_task, lambda model: "")
+
+
 def _pretrain(config: ExperimentConfig, num_replicas: int) -> Ingredients:
     source, plan = _load_images(config), _plan(config.train.train_batch_size, num_replicas)
     _check_chunks(plan, config.contrast.contrast_chunks, source)
@@ -197,7 +219,10 @@ def _pretrain(config: ExperimentConfig, num_replicas: int) -> Ingredients:
         task = MemoryPretrainTask if config.contrast.memory_size else PretrainTask
         return task(model, config.optimizer, schedule, config.contrast)
 
-    return Ingredients(source, num_classes, make_task, lambda model: _start(config, model))
+    def initialize(model: SimCLRModel) -> str:
+        return _start(config, model, keep_head=_has_same_classes(config, source))
+
+    return Ingredients(source, num_classes, make_task, initialize)
 
 
 def _announce_memory(size: int, plan: BatchPlan, source: TrainingSource) -> None:
@@ -234,25 +259,36 @@ def _finetune(config: ExperimentConfig, num_replicas: int) -> Ingredients:
         return FinetuneTask(model, config.optimizer, schedule)
 
     def initialize(model: SimCLRModel) -> str:
-        return _start(config, model, keep_head=_may_keep_head(config))
+        return _start(config, model, keep_head=_may_keep_head(config, source))
 
     return Ingredients(source, source.num_classes, make_task, initialize)
 
 
-def _may_keep_head(config: ExperimentConfig) -> bool:
+def _has_same_classes(config: ExperimentConfig, source: TrainingSource) -> bool:
+    """Whether the checkpoint's head tells the classes of the images apart, in the same order, as far as is known."""
+    names = network_class_names(str(config.train.checkpoint), "checkpoint")
+    return names is None or source.class_names in (None, tuple(names))
+
+
+def _may_keep_head(config: ExperimentConfig, source: TrainingSource) -> bool:
     """Whether the checkpoint's head was trained on the same layer and on the same labels."""
-    if config.model.zero_init_logits_layer:
+    if config.model.zero_init_logits_layer or not _has_same_classes(config, source):
         return False
     checkpoint = os.path.expanduser(str(config.train.checkpoint))
-    settings = read_settings(checkpoint if tf.io.gfile.isdir(checkpoint) else os.path.dirname(checkpoint))
+    directory = checkpoint if tf.io.gfile.isdir(checkpoint) else os.path.dirname(checkpoint)
+    settings = read_settings(directory)
     ours: dict[str, object] = {"ft_proj_selector": config.model.ft_proj_selector}
     # What a student's teacher has seen may be seen: in self-distillation it is where the student starts.
     if config.train.checkpoint != config.distill.teacher:
         distills = config.train.train_mode == "distill"
         if settings.get("train_mode") == "pretrain" and (distills or config.data.few_labels):
             return False  # A probe has seen all labels.
-        names = ("dataset", "train_split", "label_fraction", "labels_per_class", "label_seed")
+        names = ("train_split", "label_fraction", "labels_per_class", "label_seed")
         ours |= {name: getattr(config.data, name) for name in names}
+        learned_from = read_run_data(directory)
+        # The same images may lie elsewhere now.
+        if learned_from is None or learned_from.fingerprint != source.fingerprint():
+            ours["dataset"] = config.data.dataset
     return settings.items() >= ours.items()
 
 
@@ -278,7 +314,7 @@ def _distill(config: ExperimentConfig, num_replicas: int) -> Ingredients:
         )
 
     def initialize(model: SimCLRModel) -> str:
-        return _start(config, model, keep_head=_may_keep_head(config))
+        return _start(config, model, keep_head=_may_keep_head(config, source))
 
     return Ingredients(source, source.num_classes, make_task, initialize, labelled, num_labelled)
 
@@ -319,12 +355,23 @@ def _num_classes_of_run(config: ExperimentConfig) -> int | None:
 def _load_fitting_teacher(config: ExperimentConfig, source: TrainingSource) -> Teacher:
     named, allowed = str(config.distill.teacher), config.distill.allow_remote_teacher
     teacher = load_teacher(named, config.model.image_size, allow_remote=allowed)
-    if source.num_classes not in (None, teacher.num_classes):
+    ours, theirs = source.class_names, network_class_names(named, "teacher")
+    if ours is None or (theirs is None and len(ours) == teacher.num_classes):
+        return teacher
+    if theirs is None:
         raise UserError(
-            f"--teacher={named}: has {teacher.num_classes} classes, {source.name} has "
-            f"{source.num_classes}; use a teacher of the same classes."
+            f"--teacher={named}: has {teacher.num_classes} classes, {source.name} has {len(ours)}; use a teacher of "
+            "the same classes."
         )
-    return teacher
+    numbers = class_numbers(ours, theirs)
+    if numbers is None or len(ours) != len(theirs):
+        raise UserError(
+            f"--teacher={named}: has {class_list(theirs, ours)}, {source.name} {class_list(ours, theirs)}; use a "
+            "teacher of the same classes."
+        )
+    if ours == tuple(theirs):
+        return teacher
+    return teacher._replace(logits=lambda images: tf.gather(teacher.logits(images), numbers, axis=-1))
 
 
 def _compare_sizes(student: SimCLRModel, teacher: Teacher) -> None:

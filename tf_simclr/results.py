@@ -21,11 +21,14 @@ class ResultFiles:
 
     Args:
         config: of the run; `eval_name` becomes a part of the names of the files.
+        eval_fingerprint: of the images that are evaluated on; None if there are none.
     """
 
-    def __init__(self, config: ExperimentConfig):
+    def __init__(self, config: ExperimentConfig, eval_fingerprint: str | None = None):
         self._directory = str(config.model_dir)
-        self._settings = config.to_dict()
+        settings = config.to_dict()
+        self._evaluated = {name: settings[name] for name in _EVALUATION_SETTINGS}
+        self._fingerprint = {"eval_fingerprint": eval_fingerprint}
         self._what = "linear probe" if config.train.train_mode == "pretrain" else config.train.train_mode
         name = config.evaluation.eval_name
         self._stem = os.path.join(self._directory, f"result_{name}" if name else "result")
@@ -56,7 +59,7 @@ class ResultFiles:
         write_outcome(self._directory, confusion_path(f"{self._stem}.json"), to_csv(confusion))
 
     def _write(self, path: str, result: Mapping[str, Any]) -> None:
-        content = dict(result) | {name: self._settings[name] for name in _EVALUATION_SETTINGS}
+        content = dict(result) | self._evaluated | self._fingerprint
         write_outcome(self._directory, path, to_json(content))
 
     def finished(self, total_steps: int) -> dict[str, Any] | None:
@@ -70,7 +73,10 @@ class ResultFiles:
                 result = json.loads(file.read())
         except (tf.errors.OpError, OSError, ValueError):
             return None  # Missing or damaged: evaluating again writes it.
-        if any(result.pop(name, None) != self._settings[name] for name in _EVALUATION_SETTINGS):
+        if any(result.pop(name, None) != value for name, value in self._evaluated.items()):
+            return None
+        # Earlier versions wrote no fingerprint.
+        if any(result.pop(name, value) != value for name, value in self._fingerprint.items()):
             return None
         return result if result.get("global_step", 0) >= total_steps else None
 

@@ -16,7 +16,7 @@ from tf_simclr.probe_inputs import compute_features
 from tf_simclr.scores import classification_scores
 from tf_simclr.suite_results import SuiteResults, finish_suite, run_suite
 from tf_simclr.suite_tables import ROBUSTNESS_FILE, robustness_table
-from tf_simclr.teacher import teacher_class_names
+from tf_simclr.teacher import network_class_names
 
 _LOGITS = "logits_sup"
 _NUM_CLASSES = 1000
@@ -130,7 +130,7 @@ def _with_numbers_of_network(config: RobustnessConfig, source: Source) -> tuple[
         UserError: the data set has other classes.
     """
     own = source.class_names or ()
-    known = teacher_class_names(str(config.checkpoint))
+    known = network_class_names(str(config.checkpoint), "checkpoint")
     if not own or (known is None and len(own) != _NUM_CLASSES):
         raise UserError(
             f"--datasets: {source.name} has {len(own) or 'no'} classes, not the {_NUM_CLASSES} of ImageNet; prepare it "

@@ -1,17 +1,27 @@
 """The directory of a run: whose it is, its settings, its newest checkpoint."""
 
+import dataclasses
 import json
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from typing import Any
 
 import tensorflow as tf
 
-from tf_simclr.config import LABEL_EFFICIENCY, SEMI_SUPERVISED, TRAIN_MODES, Run, UserError
+from tf_simclr.config import (
+    LABEL_EFFICIENCY,
+    SEMI_SUPERVISED,
+    TRAIN_MODES,
+    DataConfig,
+    Run,
+    UserError,
+    split_sources,
+)
 from tf_simclr.files import find_json, first_line, listed, write_json, write_text
+from tf_simclr.run_data import RunData, has_run_data, write_run_data
 
 _SETTINGS_FILE = "flags.json"
-_CLASS_NAMES_FILE = "class_names.json"
 # Changing these between two starts of a run changes neither the weights nor what they mean.
 _FREE_SETTINGS = frozenset(
     [
@@ -53,6 +63,8 @@ _FREE_SETTINGS = frozenset(
 )
 # Which labels are used makes no difference to pretraining without a probe.
 _LABEL_SETTINGS = frozenset(["label_fraction", "labels_per_class", "label_seed"])
+# An evaluation may be on other data than the training.
+_DATA_SETTINGS = frozenset(field.name for field in dataclasses.fields(DataConfig))
 # Where the runs are that others consist of.
 _DIRECTORIES_BELOW = {SEMI_SUPERVISED: TRAIN_MODES, LABEL_EFFICIENCY: ("pretrain", "labels_*/seed_*/*")}
 # What a run starts from.
@@ -62,6 +74,11 @@ _INPUTS = frozenset(["checkpoint", "teacher"])
 def latest_checkpoint(directory: str) -> str | None:
     """Returns the newest checkpoint of a directory, None if there is none."""
     return next(iter(checkpoints_newest_first(directory)), None)
+
+
+def checkpoint_step(path: str | None) -> int:
+    """Returns the step of a checkpoint by its name; 0 if there is none."""
+    return int(os.path.basename(path).removeprefix("ckpt-")) if path else 0
 
 
 def checkpoints_newest_first(directory: str) -> list[str]:
@@ -112,8 +129,8 @@ def check_directory(config: Run) -> dict:
     return old if begun else {}
 
 
-def claim_directory(config: Run, class_names: Sequence[str] | None = None) -> None:
-    """Makes `model_dir` and writes its settings, and the names of the classes where they are known.
+def claim_directory(config: Run, data: RunData | None = None) -> None:
+    """Makes `model_dir` and writes its settings, and what the run learns from.
 
     Raises:
         UserError: it cannot be written.
@@ -122,8 +139,8 @@ def claim_directory(config: Run, class_names: Sequence[str] | None = None) -> No
     try:
         tf.io.gfile.makedirs(directory)
         write_json(os.path.join(directory, _SETTINGS_FILE), config.to_dict())
-        if class_names is not None:
-            write_json(os.path.join(directory, _CLASS_NAMES_FILE), class_names)
+        if data is not None:
+            write_run_data(directory, data)
     except (tf.errors.OpError, OSError) as error:
         raise UserError(
             f"--model_dir={directory}: cannot be written ({first_line(error)}); use a directory you may write to."
@@ -134,8 +151,12 @@ def _check_same_settings(directory: str, old: dict, new: dict) -> None:
     free = set(_FREE_SETTINGS)
     if new["train_mode"] == "pretrain":
         free |= _LABEL_SETTINGS
+    knows_its_data = has_run_data(directory)
     if new.get("mode") == "eval":
         free |= _INPUTS  # An evaluation loads neither.
+        free |= _DATA_SETTINGS if knows_its_data else frozenset()
+    if knows_its_data and "dataset" in new and _kinds(new["dataset"]) == _kinds(old.get("dataset")):
+        free.add("dataset")  # Its place may change. The images themselves are compared once they are listed.
     changed = [
         f"--{name}={old[name]} there, {new[name]} now"
         for name in sorted(new, key=lambda name: name != "train_mode")
@@ -156,6 +177,11 @@ def _same(name: str, old: dict, new: dict) -> bool:
     # A directory that was moved together with this one, or is named in another way, is the same.
     places = [os.path.relpath(os.path.expanduser(run[name]), run["model_dir"]) for run in (old, new)]
     return places[0] == places[1]
+
+
+def _kinds(dataset: Any) -> list[str]:
+    """Returns a data set without its place, such as `folder`, or its version; of several, each."""
+    return [name.partition(":")[0] for name in split_sources(str(dataset))]
 
 
 def write_outcome(directory: str, path: str, text: str | bytes) -> None:
@@ -182,9 +208,3 @@ def read_settings(directory: str) -> dict:
 def defining_settings(settings: Mapping) -> dict:
     """Returns those settings of a run that its weights, and what they mean, depend on."""
     return {name: value for name, value in settings.items() if name not in _FREE_SETTINGS}
-
-
-def read_class_names(directory: str) -> list[str] | None:
-    """Returns the names of the classes of the run in a directory; None where they are not known."""
-    names = find_json(os.path.join(directory, _CLASS_NAMES_FILE))
-    return [str(name) for name in names] if isinstance(names, list) else None

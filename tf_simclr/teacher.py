@@ -11,7 +11,7 @@ from tf_simclr.checkpoint import find_checkpoint, is_saved_model, load_network
 from tf_simclr.config import UserError, is_handle
 from tf_simclr.files import first_line
 from tf_simclr.modules import load_module, read_metadata
-from tf_simclr.run_directory import read_class_names
+from tf_simclr.run_data import read_class_names
 
 _LOGITS = "logits_sup"
 _WHAT_FITS = "name the directory of a finetuned run, a checkpoint in it, or a SavedModel with logits"
@@ -61,16 +61,17 @@ def load_teacher(path: str, image_size: int, *, allow_remote: bool = False) -> T
     )
 
 
-def teacher_class_names(path: str) -> list[str] | None:
-    """Returns the names of a teacher's classes; None where they are not known.
+def network_class_names(path: str, flag: str) -> list[str] | None:
+    """Returns the names of a network's classes; None where they are not known.
 
     Args:
         path: as for `load_teacher`.
+        flag: that named the path, for messages.
     """
     path = _find(path)
     if not is_saved_model(path):
-        return read_class_names(os.path.dirname(find_checkpoint(path, "teacher")))
-    names = read_metadata(path, "teacher").get("class_names")
+        return read_class_names(os.path.dirname(find_checkpoint(path, flag)))
+    names = read_metadata(path, flag).get("class_names")
     return [str(name) for name in names] if isinstance(names, list) else None
 
 

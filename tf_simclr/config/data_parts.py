@@ -165,14 +165,8 @@ class DataConfig:
 
     @property
     def sources(self) -> tuple[str, ...]:
-        """The data sets that `dataset` names, one or several.
-
-        A comma before `folder:` or `tfrecord:` separates two, and so does each between the names that come first;
-        any other one is a part of a path.
-        """
-        first, *others = re.split(rf",(?={_PATH_PREFIX})", self.dataset)
-        names = [first] if re.match(_PATH_PREFIX, first) else first.split(",")
-        return (*names, *others)
+        """The data sets that `dataset` names, one or several."""
+        return split_sources(self.dataset)
 
     @property
     def weights(self) -> tuple[float, ...] | None:
@@ -186,6 +180,17 @@ class DataConfig:
     def few_labels(self) -> bool:
         """Whether only a part of the labels is used."""
         return self.label_fraction < 1 or self.labels_per_class > 0
+
+
+def split_sources(dataset: str) -> tuple[str, ...]:
+    """Returns the data sets that `dataset` names, one or several.
+
+    A comma before `folder:` or `tfrecord:` separates two, and so does each between the names that come first;
+    any other one is a part of a path.
+    """
+    first, *others = re.split(rf",(?={_PATH_PREFIX})", dataset)
+    names = [first] if re.match(_PATH_PREFIX, first) else first.split(",")
+    return (*names, *others)
 
 
 def _is_grpc_address(address: str) -> bool:
