@@ -45,6 +45,8 @@ def test_two_workers_of_the_program_train_evaluate_and_report_once(tmp_path):
 def test_workers_of_the_program_with_other_flags_are_refused(tmp_path):
     codes, said = start(tmp_path, (), ("--temperature=0.3",))
     assert codes == [2, 2]
-    line = "error: --temperature=0.2 at worker 0, 0.3 at worker 1; start all workers with the same flags."
+    line = (
+        "error: --temperature: not the same at worker 0 and worker 1; start all workers with the same flags."
+    )
     assert all(text.rstrip().endswith(line) for text in said)
     assert not (tmp_path / "run").exists()

@@ -33,6 +33,8 @@ _LOG = logging.getLogger("tf_simclr")
 _SCORES = ("label_top_1_accuracy", "mean_per_class_accuracy")
 _BASELINE = "supervised"
 _FILE_NAME = "label_efficiency"
+# All runs follow from these and the steps' settings.
+_SETTINGS_OF_THE_CURVE = ("labels_per_class", "num_seeds", "efficiency_methods")
 
 
 @without_noise()
@@ -56,7 +58,9 @@ def measure_label_efficiency(
         UserError: anything the user can mend. What other runs have done stays.
     """
     _check_starts(config)
-    settings = {f"{name}.{flag}": v for name, run in config.runs.items() for flag, v in run.to_dict().items()}
+    steps = config.method.steps.items()
+    settings = {f"{name}.{flag}": v for name, step in steps for flag, v in step.to_dict().items()}
+    settings |= {name: getattr(config, name) for name in _SETTINGS_OF_THE_CURVE}
     strategy = make_strategy(config.method.finetune.strategy, settings)
     evaluated_on = _check_runs(config, strategy, make_actions)
     if is_chief(strategy):

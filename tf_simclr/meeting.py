@@ -1,102 +1,140 @@
-"""All workers of a run come together before TensorFlow connects them: it would wait for a missing one for ever.
+"""Meeting of all workers before TensorFlow connects them, because TensorFlow waits for a missing one for ever.
 
-Each worker listens on its own port, where TensorFlow will, and reports to the chief, worker 0: a line of JSON
-each way, and then one with the outcome. The chief compares the reports, tries every address, and lets all go
-on or tells all of them what is wrong.
+Each worker listens on its own port, as TensorFlow will, and reports to the chief, worker 0. Chief and worker first
+prove to each other that they know the token of the run. The report then holds digests of the settings. The chief
+compares them, tries every address, and lets all go on or tells all of them what is wrong.
 """
 
 import contextlib
+import dataclasses
 import functools
-import json
 import logging
-import os
+import secrets
 import selectors
 import socket
 import time
 from collections.abc import Mapping
-from typing import IO, Any
+from typing import Any
 
 from tf_simclr.cluster import Cluster
 from tf_simclr.config import UserError
-from tf_simclr.files import listed
+from tf_simclr.files import Form, between, listed, one_line
+from tf_simclr.listening import listening
+from tf_simclr.proofs import MAX_BYTES, TOKEN_VARIABLE, Talk, digest, receive_line, token_key
 
 _LOG = logging.getLogger("tf_simclr")
 _SECONDS_TO_ANSWER = 5.0
 _SECONDS_BETWEEN_TRIES = 0.2
-_MAX_BYTES = 2**20
+# Connections without a proof that the chief holds at once, besides one for each worker.
+_MAX_STRANGERS = 64
+_HELLO: Form = {"nonce": str}
+_REPORT: Form = {"worker": between(0, 2**31), "workers": str, "settings": {str: str}}
+_ANSWER: Form = {"seconds": lambda value: isinstance(value, float | int) and 0 <= value < 2**31}
+_OUTCOME: Form = {"problem": (str, None)}
+_SAME_TOKEN = f"give all workers the same {TOKEN_VARIABLE} and the same list of workers"
 
 
 def meet(cluster: Cluster, settings: Mapping[str, Any], timeout: float) -> None:
     """Waits until every worker has come, and leaves only together with them.
 
     Args:
-        cluster: the workers.
-        settings: of the run, which have to be the same everywhere; values that JSON can hold.
-        timeout: seconds to wait for the chief, and there for all others.
+        cluster: The workers.
+        settings: Settings of the run, which must be the same everywhere; values that JSON can hold. Only digests
+            of them leave this process.
+        timeout: Seconds to wait for the chief, and there for all others.
 
     Raises:
-        UserError: a worker does not come, was started with other settings, or the port is in use.
+        UserError: A worker does not come, was started with other settings, or the port is in use.
     """
-    report = {"worker": cluster.index, "settings": dict(settings), "addresses": list(cluster.addresses)}
+    key = token_key(cluster.addresses)
+    report = {
+        "worker": cluster.index,
+        "workers": digest(key, cluster.addresses),
+        "settings": {name: digest(key, (name, value)) for name, value in settings.items()},
+    }
     _LOG.info("Waiting for all workers: %s.", listed(cluster.addresses))
-    with _listen(cluster) as listener:
+    with listening(cluster) as listeners:
         if cluster.index:
-            problem = _report_to_chief(cluster, report, timeout)
+            problem = _report_to_chief(cluster, key, report, timeout)
         else:
-            problem = _Chief(cluster, report, listener, timeout).lead()
+            problem = _Chief(cluster, key, report, timeout).lead(listeners)
     if problem:
         raise UserError(problem)
 
 
-def _listen(cluster: Cluster) -> socket.socket:
-    port = cluster.host_and_port(cluster.index)[1]
-    dual = socket.has_dualstack_ipv6()
-    family = socket.AF_INET6 if dual else socket.AF_INET
-    try:
-        return socket.create_server(("", port), family=family, backlog=128, dualstack_ipv6=dual)
-    except OSError as error:
-        raise UserError(
-            f"{cluster.source}: port {port} of this worker ({cluster.addresses[cluster.index]}) cannot be used "
-            f"({os.strerror(error.errno or 0)}); stop what uses it - an earlier worker? - or choose another port."
-        ) from error
+# ---- The chief
+
+
+@dataclasses.dataclass(eq=False)
+class _Guest:
+    """A connection to the chief.
+
+    Attributes:
+        connection: The socket, non-blocking.
+        host: Where it comes from.
+        deadline: When its report must be here.
+        received: What has come of the next line.
+        talk: How to read the report, None before the first line.
+        worker: The number of the worker, None before its report.
+    """
+
+    connection: socket.socket
+    host: str
+    deadline: float
+    received: bytearray = dataclasses.field(default_factory=bytearray)
+    talk: Talk | None = None
+    worker: int | None = None
 
 
 class _Chief:
     """Worker 0 at the meeting. No connection can hold it up: it reads what is there.
 
     Args:
-        cluster: the workers.
-        own: the chief's report.
-        listener: where the others connect.
-        timeout: seconds to wait for them.
+        cluster: The workers.
+        key: The hash of the token.
+        own: The chief's report.
+        timeout: Seconds to wait for the others.
     """
 
-    def __init__(self, cluster: Cluster, own: dict, listener: socket.socket, timeout: float):
+    def __init__(self, cluster: Cluster, key: bytes, own: dict, timeout: float):
         self._cluster = cluster
-        self._own = json.loads(json.dumps(own))  # As the others' look.
-        self._listener = listener
+        self._key = key
+        self._own = own
         self._timeout = timeout
         self._deadline = time.monotonic() + timeout
-        self._present: dict[socket.socket, int] = {}
+        self._guests: list[_Guest] = []
+        self._named_strangers: set[str] = set()
 
-    def lead(self) -> str | None:
+    def lead(self, listeners: list[socket.socket]) -> str | None:
         """Receives the report of every other worker; returns what is wrong, which it has told them."""
-        with contextlib.ExitStack() as self._connections:
-            self._selector = self._connections.enter_context(selectors.DefaultSelector())
-            self._listener.setblocking(False)
-            self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
-            problem = self._receive_reports()
-            for connection in self._present:
-                with contextlib.suppress(OSError):
-                    _send(connection, {"problem": problem})
+        with selectors.DefaultSelector() as self._selector:
+            for listener in listeners:
+                listener.setblocking(False)
+                self._selector.register(
+                    listener, selectors.EVENT_READ, functools.partial(self._accept, listener)
+                )
+            try:
+                problem = self._receive_reports()
+                for guest in self._guests:
+                    if guest.talk and guest.worker is not None:
+                        _send(guest, guest.talk.write("outcome", {"problem": problem}))
+            finally:
+                for guest in self._guests:
+                    guest.connection.close()
             return problem
 
     def _receive_reports(self) -> str | None:
         problem = None
-        while absent := set(range(1, len(self._cluster.addresses))) - set(self._present.values()):
-            if self._seconds_left() == 0:
+        while absent := self._absent():
+            now = time.monotonic()
+            if now >= self._deadline:
                 return problem or _missing(self._cluster, absent, self._timeout)
-            for key, _ in self._selector.select(self._seconds_left()):
+            waiting = [guest for guest in self._guests if guest.worker is None]
+            for guest in waiting:
+                if now >= guest.deadline:
+                    self._ignore(guest)
+            first_deadline = min([self._deadline, *(guest.deadline for guest in waiting)])
+            for key, _ in self._selector.select(max(first_deadline - now, 0)):
                 found = key.data()
                 if found and not problem:
                     problem = found
@@ -104,113 +142,154 @@ class _Chief:
                     self._deadline = min(self._deadline, time.monotonic() + _SECONDS_TO_ANSWER)
         return problem
 
-    def _seconds_left(self) -> float:
-        return max(self._deadline - time.monotonic(), 0)
+    def _absent(self) -> set[int]:
+        return set(range(1, len(self._cluster.addresses))) - {guest.worker for guest in self._guests}
 
-    def _accept(self) -> None:
+    def _accept(self, listener: socket.socket) -> None:
         with contextlib.suppress(OSError):
-            connection, _ = self._listener.accept()
-            self._connections.enter_context(connection)
+            connection, address = listener.accept()
             connection.setblocking(False)
-            read = functools.partial(self._read, connection, bytearray())
-            self._selector.register(connection, selectors.EVENT_READ, read)
+            guest = _Guest(connection, address[0], time.monotonic() + _SECONDS_TO_ANSWER)
+            self._guests.append(guest)
+            self._selector.register(connection, selectors.EVENT_READ, functools.partial(self._receive, guest))
+            strangers = [other for other in self._guests if other.worker is None]
+            if len(strangers) > _MAX_STRANGERS + len(self._cluster.addresses):
+                self._ignore(strangers[0])
 
-    def _read(self, connection: socket.socket, received: bytearray) -> str | None:
-        """Takes what a connection has sent; returns what is wrong with the report, once that is whole."""
+    def _receive(self, guest: _Guest) -> str | None:
+        """Takes what a guest has sent; returns what is wrong with the report, once that is whole."""
+        if guest not in self._guests:  # It was dropped since the selector found it.
+            return None
         try:
-            part = connection.recv(_MAX_BYTES)
+            part = guest.connection.recv(MAX_BYTES)
         except OSError:
             part = b""
-        received += part
-        is_whole = b"\n" in part
-        report = _parse_report(received) if is_whole and connection not in self._present else None
-        if report is not None:
-            problem = self._check(report)
-            self._present[connection] = report["worker"]
-            with contextlib.suppress(OSError):
-                _send(connection, {"seconds": self._seconds_left()})
-            return problem
-        if is_whole or not part or len(received) > _MAX_BYTES:
-            # It has gone, and may come again, or it is none of ours.
-            self._present.pop(connection, None)
-            self._selector.unregister(connection)
-            connection.close()
-        return None
+        if guest.worker is not None or not (part or guest.received or guest.talk):
+            # It has gone, and may come again, or it only looked whether somebody listens.
+            self._drop(guest)
+            return None
+        guest.received += part
+        if not part or len(guest.received) > MAX_BYTES:
+            self._ignore(guest)
+            return None
+        if b"\n" not in part:
+            return None
+        line, guest.received = bytes(guest.received), bytearray()
+        try:
+            return self._answer(guest, line)
+        except ValueError:
+            self._ignore(guest)
+            return None
+
+    def _answer(self, guest: _Guest, line: bytes) -> str | None:
+        if guest.talk is None:
+            theirs, ours = line.decode().strip(), secrets.token_hex(16)
+            if len(theirs) != len(ours):
+                raise ValueError("no greeting")
+            guest.talk = Talk(self._key, theirs + ours)
+            _send(guest, Talk(self._key, theirs).write("hello", {"nonce": ours}))
+            return None
+        report = guest.talk.read("report", line, _REPORT)
+        problem = self._check(report)
+        guest.worker = report["worker"]
+        seconds = max(self._deadline - time.monotonic(), 0)
+        _send(guest, guest.talk.write("answer", {"seconds": seconds}))
+        return problem
 
     def _check(self, report: dict) -> str | None:
-        problem = _difference(self._own, report, self._cluster.source)
-        if problem:
-            return problem
-        number = report["worker"]
-        where = f"{self._cluster.source}: worker {number}"
-        if number in {0, *self._present.values()}:
-            return f"{where} has come twice; start each worker once, with its own index."
+        number, where = report["worker"], f"{self._cluster.source}: worker {report['worker']}"
+        if report["workers"] != self._own["workers"]:
+            return f"{where} names other workers than worker 0; name the same everywhere, in the same order."
+        ours, theirs = self._own["settings"], report["settings"]
+        differing = [f"--{n}" for n in sorted(ours.keys() | theirs.keys()) if ours.get(n) != theirs.get(n)]
+        if differing:
+            return (
+                f"{listed(map(one_line, differing))}: not the same at worker 0 and worker {number}; start all "
+                "workers with the same flags."
+            )
+        if number not in self._absent():
+            return (
+                f"{where} has come twice, or is not in the list; start each worker once, with its own index."
+            )
         try:
             address = self._cluster.host_and_port(number)
             socket.create_connection(address, timeout=_SECONDS_TO_ANSWER / 2).close()
         except OSError as error:
             return (
                 f"{where} has come, but nothing answers at its address {self._cluster.addresses[number]} "
-                f"({error.strerror or error}); mend the address or the firewall."
+                f"({error.strerror or error}); fix the address or the firewall."
             )
         return None
 
+    def _ignore(self, stranger: _Guest) -> None:
+        self._drop(stranger)
+        if stranger.host not in self._named_strangers and len(self._named_strangers) < _MAX_STRANGERS:
+            self._named_strangers.add(stranger.host)
+            _LOG.warning(
+                "Ignored a connection from %s at the meeting of the workers: it did not prove that it belongs to this "
+                "run. If it is a worker, %s.",
+                one_line(stranger.host),
+                _SAME_TOKEN,
+            )
 
-def _report_to_chief(cluster: Cluster, report: dict, timeout: float) -> str | None:
+    def _drop(self, guest: _Guest) -> None:
+        self._guests.remove(guest)
+        self._selector.unregister(guest.connection)
+        guest.connection.close()
+
+
+def _send(guest: _Guest, line: bytes) -> None:
+    with contextlib.suppress(OSError):  # It has gone, which reading from it will show.
+        guest.connection.sendall(line)
+
+
+# ---- The other workers
+
+
+def _report_to_chief(cluster: Cluster, key: bytes, report: dict, timeout: float) -> str | None:
     """Reports to the chief as soon as it is there; returns what is wrong."""
     address, deadline = cluster.host_and_port(0), time.monotonic() + timeout
+    is_strange = False
     while (seconds_left := deadline - time.monotonic()) > 0:
-        # Nobody is there yet, or another program, such as a worker of an earlier start.
-        with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        try:
             patience = min(seconds_left, _SECONDS_TO_ANSWER)
-            with (
-                socket.create_connection(address, patience) as connection,
-                connection.makefile("rb") as answers,
-            ):
-                _send(connection, report)
-                seconds = _receive(answers)["seconds"]
-                connection.settimeout(seconds + _SECONDS_TO_ANSWER)
-                return _receive(answers)["problem"]
+            with socket.create_connection(address, patience) as connection:
+                return _talk_to_chief(connection, key, report, patience)
+        except OSError:
+            pass  # Nobody is there yet.
+        except ValueError:
+            if not is_strange:
+                _LOG.warning(
+                    "What answers at %s, the address of worker 0, did not prove that it belongs to this run; trying "
+                    "again. If it is worker 0, %s.",
+                    cluster.addresses[0],
+                    _SAME_TOKEN,
+                )
+            is_strange = True
         time.sleep(_SECONDS_BETWEEN_TRIES)
-    return _missing(cluster, {0}, timeout)
+    return _missing(cluster, {0}, timeout, is_strange)
 
 
-def _missing(cluster: Cluster, absent: set[int], timeout: float) -> str:
+def _talk_to_chief(connection: socket.socket, key: bytes, report: dict, patience: float) -> str | None:
+    ours = secrets.token_hex(16)
+    connection.sendall(f"{ours}\n".encode())
+    hello = Talk(key, ours).read("hello", receive_line(connection, patience), _HELLO)
+    talk = Talk(key, ours + hello["nonce"])
+    connection.sendall(talk.write("report", report))
+    answer = talk.read("answer", receive_line(connection, patience), _ANSWER)
+    # The answer is proved, so the seconds are those that the chief waits.
+    outcome = talk.read("outcome", receive_line(connection, answer["seconds"] + _SECONDS_TO_ANSWER), _OUTCOME)
+    return outcome["problem"] and one_line(outcome["problem"])
+
+
+def _missing(cluster: Cluster, absent: set[int], timeout: float, is_strange: bool = False) -> str:
     workers = listed(f"{number} ({cluster.addresses[number]})" for number in sorted(absent))
+    other = (
+        f", but a program that did not prove that it belongs to this run answered there: {_SAME_TOKEN}"
+        if is_strange
+        else ""
+    )
     return (
-        f"--cluster_timeout={timeout:g}: worker {workers} of {cluster.source} has not come; start it, check its "
+        f"--cluster_timeout={timeout:g}: worker {workers} of {cluster.source} has not come{other}; start it, check its "
         "index, its address and the firewall, or wait longer."
     )
-
-
-def _difference(ours: dict, theirs: dict, source: str) -> str | None:
-    number = theirs["worker"]
-    if ours["addresses"] != theirs["addresses"]:
-        return (
-            f"{source}: names the workers {', '.join(ours['addresses'])} at worker 0, "
-            f"{', '.join(map(str, theirs['addresses']))} at worker {number}; name the same everywhere."
-        )
-    mine, others = ours["settings"], theirs["settings"]
-    changed = [
-        f"--{name}={mine.get(name)} at worker 0, {others.get(name)} at worker {number}"
-        for name in sorted(mine.keys() | others.keys())
-        if mine.get(name) != others.get(name)
-    ]
-    return f"{listed(changed)}; start all workers with the same flags." if changed else None
-
-
-def _parse_report(line: bytearray) -> dict | None:
-    """Returns a worker's report, None where it is something else."""
-    with contextlib.suppress(ValueError):
-        match report := json.loads(line):
-            case {"worker": int(), "settings": dict(), "addresses": list()}:
-                return report
-    return None
-
-
-def _send(connection: socket.socket, content: dict) -> None:
-    connection.sendall(json.dumps(content).encode() + b"\n")
-
-
-def _receive(answers: IO[bytes]) -> dict:
-    return json.loads(answers.readline(_MAX_BYTES))
