@@ -14,6 +14,7 @@ from tf_simclr.config import ExportConfig, UserError
 from tf_simclr.models import SimCLRModel
 from tf_simclr.terminal.interrupts import interrupts_tell
 from tf_simclr.terminal.noise import without_noise
+from tf_simclr.terminal.progress import working
 
 _LOG = logging.getLogger("tf_simclr")
 _WHAT_FITS = "name the directory of a run, or a ckpt-* in it"
@@ -46,13 +47,9 @@ class SavedModelExport:
             return
         model = event.task.model
         metadata = describe_export(model, self._model_dir, event.step, event.result)
-        path = write_export(
-            self._folder,
-            event.step,
-            functools.partial(save_model, model, metadata=metadata),
-            keep=self._keep,
-            overwrite=False,
-        )
+        write = functools.partial(save_model, model, metadata=metadata)
+        with working("exporting"):
+            path = write_export(self._folder, event.step, write, keep=self._keep, overwrite=False)
         _LOG.info("Exported %s.", path)
 
 
@@ -96,7 +93,8 @@ def export_checkpoint(config: ExportConfig) -> list[str]:
         for name, folder in folders.items():
             write = functools.partial(writers[name], model, metadata=metadata)
             keep, overwrite = config.keep_hub_module_max, config.overwrite
-            paths.append(write_export(folder, step, write, keep=keep, overwrite=overwrite))
+            with working(f"exporting {name}"):
+                paths.append(write_export(folder, step, write, keep=keep, overwrite=overwrite))
             _LOG.info("Exported %s.", paths[-1])
     return paths
 

@@ -19,6 +19,7 @@ from tf_simclr.augment import EvalView
 from tf_simclr.checkpoint import load_network
 from tf_simclr.config import DataConfig, EmbedConfig, UserError
 from tf_simclr.embed import embed
+from tf_simclr.terminal import progress
 
 COUNT = 10
 PHOTOS = [f"cat/{number:03}.png" for number in range(5)] + [f"dog/{number:03}.png" for number in range(5)]
@@ -262,7 +263,7 @@ def test_progress_is_a_bar_on_a_terminal(photos, tmp_path, monkeypatch, log):
 
 
 def test_progress_elsewhere_is_a_line_now_and_then(photos, tmp_path, monkeypatch, log):
-    monkeypatch.setattr(passes, "_SECONDS_BETWEEN_LINES", 0)
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0)
     embed(config(photos, tmp_path / "f.npz"))
     lines = [message for message in log.messages if message.endswith(" left")]
     assert [line.split(" images")[0] for line in lines] == ["4/10", "8/10", "10/10"]

@@ -2,8 +2,9 @@
 
 import pytest
 
-from tf_simclr.config import ExperimentConfig, OptimizerConfig, TrainConfig
-from tf_simclr.planning import long_warmup, make_schedule
+from tf_simclr.config import ExperimentConfig, ModelConfig, OptimizerConfig, TrainConfig
+from tf_simclr.planning import long_warmup, make_schedule, relative_work
+from tf_simclr.train import LoopPlan
 
 
 def schedule_of(warmup, total_steps, num_examples=1347):
@@ -47,3 +48,19 @@ def test_warmup_of_half_of_the_run_is_told():
 @pytest.mark.parametrize("warmup", [0, 10, "5%"])
 def test_shorter_warmup_is_not_mentioned(warmup):
     assert schedule_of(warmup, 105)[1] is None
+
+
+def test_relative_work_counts_steps_views_network_and_teacher():
+    def work(train_mode, width=1.0, teacher=None, steps=10):
+        config = ExperimentConfig(
+            model=ModelConfig(resnet_depth=50, width_multiplier=width),
+            train=TrainConfig(train_mode=train_mode),
+        )
+        plan = LoopPlan(total_steps=steps, checkpoint_steps=1, steps_per_loop=1, global_batch_size=8)
+        return relative_work(config, plan, teacher)
+
+    assert work("pretrain") == 2 * work("supervised")
+    assert work("supervised", steps=30) == 3 * work("supervised")
+    assert work("supervised", width=2.0) == 4 * work("supervised")
+    teacher = ModelConfig(resnet_depth=50, width_multiplier=1.0)
+    assert work("distill", teacher=teacher) == pytest.approx(4 / 3 * work("supervised"))

@@ -333,7 +333,7 @@ def test_program_trains_evaluates_exports_and_shows_it(tmp_path):
     assert lines[2].startswith(
         f"pretrain on digits (train): 1347 images, {TOTAL_STEPS} steps of 32; ResNet-18"
     )
-    assert any(line.startswith("step 1/6 | compiled | contrast loss ") for line in lines)
+    assert any(line.startswith("step 1/6 | compiled | loss ") for line in lines)
     assert lines[-2].startswith("Result: linear probe top-1 ")
     assert lines[-1].startswith("Report: ")
     assert "Traceback" not in done.stderr

@@ -4,16 +4,14 @@ import contextlib
 import dataclasses
 import logging
 import os
-import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
-import tqdm
 
 from tf_simclr.data import TrainingSource, check_bad_images, format_hint
 from tf_simclr.files import find_json, write_json
+from tf_simclr.terminal.progress import Field, Line, TimeLeft, bar_fields, duration
 from tf_simclr.train import Action, LoopEvent
 
 _BAD_IMAGES_FILE = "bad_images.json"
@@ -55,79 +53,69 @@ class HeldActions:
 
 
 class ProgressReporter:
-    """Shows a bar on a terminal, and plain lines elsewhere.
+    """Shows a line that moves on a terminal, and lines of the log elsewhere; close it at the end.
 
     Args:
         schedule: learning rate of a step.
         chance_loss: the contrastive loss of a network that knows nothing; None if there is none.
+        later_work: of the stages after this one, as a multiple of this one.
     """
 
-    def __init__(self, schedule: Callable, chance_loss: float | None = None):
+    def __init__(self, schedule: Callable, chance_loss: float | None = None, *, later_work: float = 0.0):
         self._schedule = schedule
         self._chance = chance_loss
-        self._first: tuple[int, float] | None = None
-        self._bar: tqdm.tqdm | None = None
+        self._later_work = later_work
+        self._left = TimeLeft()
+        self._line = Line()
+        self._line.show([Field(0, "compiling the training step ...")])
 
     def __call__(self, event: LoopEvent) -> None:
         """Reports `event`."""
         if not event.metrics:
             return
-        self._first = self._first or (event.step, time.monotonic())
-        if sys.stderr.isatty():
-            self._update_bar(event)
+        self._left.add(event.num_steps, event.seconds)
+        step, total = event.step, event.plan.total_steps
+        speed = f"{event.images_per_second:.0f} images/s" if event.images_per_second else "compiled"
+        metrics, left = self._metrics(event), self._time_left(event)
+        if self._line.is_on_terminal:
+            self._line.show([*bar_fields(step, total), *left, *metrics, Field(9, speed)])
+            if event.is_last:
+                self.close()
         else:
-            left = self._time_left(event)
-            _LOG.info(
-                "step %d/%d | %s | %s left", event.step, event.plan.total_steps, self._describe(event), left
-            )
+            texts = [speed, *(field.text for field in (*metrics, *left))]
+            _LOG.info("step %d/%d | %s", step, total, " | ".join(texts))
 
-    def _describe(self, event: LoopEvent) -> str:
+    def _metrics(self, event: LoopEvent) -> list[Field]:
         metrics = event.metrics
-        parts = [f"{event.images_per_second:.0f} images/s"] if event.images_per_second else ["compiled"]
         if "contrast_loss" in metrics:
-            level = metrics.get("contrast_chance", self._chance)  # It rises while a memory fills.
-            chance = f" (chance {level:.2f})" if level else ""
-            parts.append(
-                f"contrast loss {metrics['contrast_loss']:.3f}{chance}, acc {metrics['contrast_acc']:.1%}"
-            )
+            fields = [Field(2, f"loss {metrics['contrast_loss']:.3f}")]
+            if level := metrics.get("contrast_chance", self._chance):  # It rises while a memory fills.
+                fields.append(Field(10, f"chance {level:.2f}"))
+            fields.append(Field(3, f"acc {metrics['contrast_acc']:.1%}"))
         elif "distill_loss" in metrics:
-            agreement = metrics["teacher_agreement"]
-            parts.append(f"distill loss {metrics['distill_loss']:.3f}, as the teacher {agreement:.1%}")
+            fields = [Field(2, f"loss {metrics['distill_loss']:.3f}")]
+            fields.append(Field(3, f"as the teacher {metrics['teacher_agreement']:.1%}"))
         else:
-            parts.append(f"loss {metrics['total_loss']:.3f}")
+            fields = [Field(2, f"loss {metrics['total_loss']:.3f}")]
         if "supervised_acc" in metrics:
-            what = "probe acc" if "contrast_loss" in metrics else "acc"
-            parts.append(f"{what} {metrics['supervised_acc']:.1%}")
+            what, importance = ("probe acc", 6) if "contrast_loss" in metrics else ("acc", 3)
+            fields.append(Field(importance, f"{what} {metrics['supervised_acc']:.1%}"))
         if num_bad := round(metrics.get("bad_images", 0) * event.num_steps):
-            parts.append(f"{num_bad} unreadable")
-        parts.append(f"lr {float(self._schedule(event.step)):.3g}")
-        return " | ".join(parts)
+            fields.append(Field(7, f"{num_bad} unreadable"))
+        return [*fields, Field(5, f"lr {float(self._schedule(event.step)):.3g}")]
 
-    def _time_left(self, event: LoopEvent) -> str:
-        first_step, first_time = self._first or (event.step, time.monotonic())
-        if event.step == first_step:
-            return "?"
-        seconds = (time.monotonic() - first_time) / (event.step - first_step)
-        return tqdm.tqdm.format_interval(seconds * (event.plan.total_steps - event.step))
-
-    def _update_bar(self, event: LoopEvent) -> None:
-        if self._bar is None:
-            self._bar = tqdm.tqdm(
-                total=event.plan.total_steps,
-                initial=event.step,
-                bar_format="{l_bar}{bar:10}| {n_fmt}/{total_fmt}, {remaining} left{postfix}",
-                dynamic_ncols=True,
-            )
-        self._bar.update(event.step - self._bar.n)
-        self._bar.set_postfix_str(self._describe(event))
-        if event.is_last:
-            self.close()
+    def _time_left(self, event: LoopEvent) -> list[Field]:
+        total = event.plan.total_steps
+        left = total - event.step
+        fields = [Field(4, f"{duration(self._left.of(left))} left")]
+        if self._later_work:
+            seconds = self._left.of(left + total * self._later_work)
+            fields.append(Field(8, f"all stages {duration(seconds)}"))
+        return fields
 
     def close(self) -> None:
-        """Leaves the bar, so that what is printed next starts on a line of its own."""
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+        """Leaves the line, so that what is printed next starts on a line of its own."""
+        self._line.close()
 
 
 class TensorBoardWriter:

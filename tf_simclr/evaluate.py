@@ -42,13 +42,16 @@ def make_eval_function(task, strategy: tf.distribute.Strategy):
     return run
 
 
-def evaluate(function, dataset, *, num_steps: int = 0) -> Evaluation:
+def evaluate(
+    function, dataset, *, num_steps: int = 0, report: Callable[[int], None] = lambda num_images: None
+) -> Evaluation:
     """Runs `function` over `dataset` and scores what it says.
 
     Args:
         function: from `make_eval_function`.
         dataset: a finite, distributed data set of batches.
         num_steps: batches to use; 0 for all.
+        report: called after each batch with the number of images so far.
 
     Returns:
         An evaluation with the scores `eval/label_top_1_accuracy`, `eval/label_top_5_accuracy`,
@@ -57,9 +60,12 @@ def evaluate(function, dataset, *, num_steps: int = 0) -> Evaluation:
         not counted as examples; nor are those without a label.
     """
     parts: dict[str, list[np.ndarray]] = collections.defaultdict(list)
+    num_images = 0
     for batch in itertools.islice(dataset, num_steps or None):
         for name, value in function(batch).items():
             parts[name].append(np.atleast_1d(value.numpy()).astype(np.float64))
+        num_images += len(parts["mask"][-1])
+        report(num_images)
     columns = {name: np.concatenate(values) for name, values in parts.items()}
     num_bad = int(columns.pop("bad_images").sum())
     rows = {name: column[columns["mask"] > 0] for name, column in columns.items()}

@@ -38,6 +38,7 @@ from tf_simclr.tasks.base import Task
 from tf_simclr.teacher import network_class_names
 from tf_simclr.terminal.interrupts import interrupts_tell
 from tf_simclr.terminal.noise import without_noise
+from tf_simclr.terminal.progress import Progress
 from tf_simclr.train import Action, make_train_function, train
 
 _LOG = logging.getLogger("tf_simclr")
@@ -131,16 +132,21 @@ class Experiment:
     def _evaluate_batch(self):
         return make_eval_function(self.task, self.strategy)
 
-    def train(self, actions: Sequence[Action]) -> dict[str, Any]:
-        """Trains to the last step, then evaluates if the mode asks for it; see `train_and_evaluate`."""
+    def train(self, actions: Sequence[Action], *, later_work: float = 0.0) -> dict[str, Any]:
+        """Trains to the last step, then evaluates if the mode asks for it; see `train_and_evaluate`.
+
+        Args:
+            actions: see `train_and_evaluate`.
+            later_work: of the stages after this run, as a multiple of this run, for the time that is left.
+        """
         with self._report_lost_workers():
             try:
-                return self._train(actions)
+                return self._train(actions, later_work)
             except PreemptedError:
                 wait_for_all(self.strategy)  # None ends while the chief still writes the checkpoint.
                 raise
 
-    def _train(self, actions: Sequence[Action]) -> dict[str, Any]:
+    def _train(self, actions: Sequence[Action], later_work: float) -> dict[str, Any]:
         config = self.config
         check_directory(config)
         finished = self._results.finished(self.plan.total_steps)
@@ -183,7 +189,7 @@ class Experiment:
                 checkpoints=checkpoints,
                 plan=self.plan,
                 watch=stack.enter_context(PreemptionWatch(self.strategy, config.train.preemption_grace)),
-                actions=(*self._actions(stack, watch), *([held] if self._is_chief else [])),
+                actions=(*self._actions(stack, watch, later_work), *([held] if self._is_chief else [])),
             )
         result = {"global_step": int(self.task.optimizer.iterations.numpy())}
         if config.mode != "train":
@@ -388,12 +394,14 @@ class Experiment:
         )
 
     def _actions(
-        self, stack: contextlib.ExitStack, watch: standard_actions.BadImageWatch
+        self, stack: contextlib.ExitStack, watch: standard_actions.BadImageWatch, later_work: float
     ) -> tuple[Action, ...]:
         config = self.config
         if not self._is_chief:
             return (watch,)
-        progress = standard_actions.ProgressReporter(self.schedule, chance_loss(config))
+        progress = standard_actions.ProgressReporter(
+            self.schedule, chance_loss(config), later_work=later_work
+        )
         stack.enter_context(contextlib.closing(progress))
         directory = str(config.model_dir)
         board = standard_actions.TensorBoardWriter(
@@ -480,7 +488,10 @@ class Experiment:
         dataset = self.strategy.distribute_datasets_from_function(
             lambda context: eval_dataset(source, view, plan=self._share(batch_size, context))
         )
-        evaluation = evaluate(self._evaluate_batch, dataset, num_steps=self.config.evaluation.eval_steps)
+        num_steps = self.config.evaluation.eval_steps
+        num_images = min(source.num_examples, num_steps * batch_size or source.num_examples)
+        with contextlib.closing(Progress(0, num_images, "evaluating", keep=False)) as progress:
+            evaluation = evaluate(self._evaluate_batch, dataset, num_steps=num_steps, report=progress.update)
         result = evaluation.scores
         num_bad = result["eval/num_bad_images"] = result["eval/num_bad_images"] + source.num_left_out
         if num_bad:

@@ -3,14 +3,11 @@
 import hashlib
 import logging
 import os
-import sys
-import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
-import tqdm
 
 from tf_simclr.augment import EvalView
 from tf_simclr.checkpoint import find_checkpoint, is_saved_model, load_network
@@ -20,10 +17,10 @@ from tf_simclr.data.sources import FOLDER_PREFIX
 from tf_simclr.evaluate import FeatureBatch, feature_batches, make_feature_function
 from tf_simclr.files import first_line, shown_path
 from tf_simclr.modules import load_module, read_image_size
+from tf_simclr.terminal.progress import Progress
 
 _LOG = logging.getLogger("tf_simclr")
 _WHAT_FITS = "name the directory of a run, a checkpoint in it, or a SavedModel with named outputs"
-_SECONDS_BETWEEN_LINES = 10
 
 
 class Network(NamedTuple):
@@ -253,32 +250,3 @@ class _Table:
         if len(kept) == len(self._labels):
             return Features(self._features, self._labels, first + kept, self.unreadable)  # Without a copy.
         return Features(self._features[kept], self._labels[kept], first + kept, self.unreadable)
-
-
-class Progress:
-    """Shows a bar on a terminal, and a plain line now and then elsewhere."""
-
-    def __init__(self, done: int, total: int):
-        self._first, self._total = done, total
-        self._start = self._last = time.monotonic()
-        is_terminal = sys.stderr.isatty()
-        bar = (
-            tqdm.tqdm(total=total, initial=done, unit=" images", dynamic_ncols=True) if is_terminal else None
-        )
-        self._bar = bar
-
-    def update(self, done: int) -> None:
-        """Shows that so many images are done."""
-        now = time.monotonic()
-        if self._bar is not None:
-            self._bar.update(done - self._bar.n)
-        elif now - self._last >= _SECONDS_BETWEEN_LINES:
-            self._last = now
-            rate = (done - self._first) / (now - self._start)
-            left = tqdm.tqdm.format_interval((self._total - done) / rate)
-            _LOG.info("%d/%d images | %.0f images/s | %s left", done, self._total, rate, left)
-
-    def close(self) -> None:
-        """Leaves the bar, so that what is printed next starts on a line of its own."""
-        if self._bar is not None:
-            self._bar.close()

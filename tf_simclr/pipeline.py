@@ -12,6 +12,7 @@ from tf_simclr.distribute import is_chief
 from tf_simclr.experiment import Experiment
 from tf_simclr.files import to_json
 from tf_simclr.modules import check_module_is_local
+from tf_simclr.planning import relative_work
 from tf_simclr.preemption import newest_start
 from tf_simclr.run_directory import (
     check_directory,
@@ -54,12 +55,17 @@ def semi_supervised(
         HeldActions(tuple(make_actions(run.config))).check(run.plan.total_steps)
     if is_chief(strategy):
         claim_directory(config)
+    work = {
+        name: relative_work(run.config, run.plan, config.finetune.model if name == "distill" else None)
+        for name, run in runs.items()
+    }
     results = {}
     with interrupts_tell(lambda: newest_start(config.steps.values())):
         for number, name in enumerate(config.steps, start=1):
             _LOG.info("[%d/%d] %s", number, len(config.steps), name)
             run = runs.pop(name)  # So that one network at a time is in memory.
-            results[name] = run.train(tuple(make_actions(run.config)))
+            later_work = sum(work[later] for later in runs) / work[name]
+            results[name] = run.train(tuple(make_actions(run.config)), later_work=later_work)
     if is_chief(strategy):
         write_outcome(config.model_dir, os.path.join(config.model_dir, "result.json"), to_json(results))
     for line in results_table(config, results):

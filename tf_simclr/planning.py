@@ -5,7 +5,7 @@ import math
 import tensorflow as tf
 
 from tf_simclr import losses, schedules
-from tf_simclr.config import ExperimentConfig, check
+from tf_simclr.config import ExperimentConfig, ModelConfig, check
 from tf_simclr.train import LoopPlan
 
 _MAX_RESTORES = 3
@@ -70,6 +70,25 @@ def long_warmup(config: ExperimentConfig, schedule: schedules.WarmupCosine) -> s
         )
     epochs = str(config.optimizer.warmup_epochs).removesuffix(".0")
     return f"--warmup_epochs={epochs}: {effect}; --warmup_epochs=5% fits any run."
+
+
+def relative_work(config: ExperimentConfig, plan: LoopPlan, teacher: ModelConfig | None = None) -> float:
+    """Returns roughly how much a run computes, to compare it with others; in no unit.
+
+    A step is a forward pass and a backward pass of twice its work for each view, and a forward pass of the teacher.
+
+    Args:
+        config: of the run.
+        plan: of the run.
+        teacher: the network that is followed; None without one.
+    """
+
+    def of_image(model: ModelConfig) -> float:
+        return model.resnet_depth * model.width_multiplier**2 * model.image_size**2
+
+    num_views = 2 if config.train.train_mode == "pretrain" else 1
+    work = 3 * num_views * of_image(config.model) + (of_image(teacher) if teacher else 0)
+    return plan.total_steps * plan.global_batch_size * work
 
 
 def chance_loss(config: ExperimentConfig) -> float | None:

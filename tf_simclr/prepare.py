@@ -18,13 +18,14 @@ import numpy as np
 from tf_simclr.config import PrepareConfig, UserError, check
 from tf_simclr.data import Source, available_splits, check_bad_images, load_source, match_classes
 from tf_simclr.data.sources import FOLDER_PREFIX
-from tf_simclr.features import Progress, digest
+from tf_simclr.features import digest
 from tf_simclr.files import shown_path
 from tf_simclr.image_files import Conversion, Converted, ReadError, convert_files, start_worker
 from tf_simclr.images import MAX_PIXELS
 from tf_simclr.prepared_files import UNREADABLE, PreparedFiles, Row
 from tf_simclr.prepared_manifest import Shard
 from tf_simclr.terminal.interrupts import interrupts_tell
+from tf_simclr.terminal.progress import Progress
 
 _LOG = logging.getLogger("tf_simclr")
 _SETTINGS = ("prepare_short_side", "prepare_quality", "prepare_shard_megabytes", "prepare_shards", "seed")

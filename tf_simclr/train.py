@@ -58,6 +58,7 @@ class LoopEvent:
         checkpoint: path of the checkpoint written at this step, or None.
         task: the task that is trained.
         result: of the run, in the last event for actions that are called after the evaluation.
+        seconds: that the call took with its checkpoint; 0 if that tells nothing, as the call compiled.
     """
 
     step: int
@@ -68,6 +69,7 @@ class LoopEvent:
     checkpoint: str | None
     task: Any
     result: Mapping[str, Any] | None = None
+    seconds: float = 0.0
 
     @property
     def is_last(self) -> bool:
@@ -178,7 +180,9 @@ def train(
         signal_number = watch.after_call(seconds)
         if signal_number:
             path = path or checkpoints.save()
-        _emit(actions, LoopEvent(stop, stop - step, plan, metrics, speed, path, task))
+        total_seconds = 0.0 if first else time.perf_counter() - start
+        event = LoopEvent(stop, stop - step, plan, metrics, speed, path, task, seconds=total_seconds)
+        _emit(actions, event)
         if signal_number:
             raise PreemptedError(
                 f"asked to end after step {stop} of {plan.total_steps}: {path} is written", signal_number

@@ -16,6 +16,7 @@ from tf_simclr.report.events import read_events
 from tf_simclr.report.sections import Result, Steps
 from tf_simclr.run_directory import latest_checkpoint, write_outcome
 from tf_simclr.suite_tables import SUITES
+from tf_simclr.terminal.progress import working
 
 _LOG = logging.getLogger("tf_simclr")
 
@@ -43,7 +44,8 @@ def write_report(
     by_step: Any = results if isinstance(config, SemiSupervisedConfig) else {next(iter(steps)): results}
     lists = {name: [one] if isinstance(one, Mapping) else list(one) for name, one in by_step.items()}
     path = _path(config)
-    write_outcome(str(config.model_dir), path, render_report(steps, lists))
+    with working("writing the report"):
+        write_outcome(str(config.model_dir), path, render_report(steps, lists))
     _LOG.info("Report: %s", path)
     return path
 

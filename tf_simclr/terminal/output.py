@@ -5,6 +5,8 @@ import logging
 import os
 import sys
 
+from tf_simclr.terminal.progress import above_line
+
 _LOG = logging.getLogger("tf_simclr")
 _REQUIREMENTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "requirements.txt")
 
@@ -15,6 +17,11 @@ class _OutputHandler(logging.StreamHandler):
     def __init__(self):
         super().__init__(sys.stdout)
         self._has_failed = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Writes a record above the line that shows progress."""
+        with above_line():
+            super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
         """Reports the first error of the output; other errors are mistakes in `record`."""
@@ -35,7 +42,7 @@ def log_to_standard_output() -> None:
 
 def tell(line: str) -> None:
     """Writes a line to standard error, or nowhere if that is gone."""
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError), above_line():
         print(line, file=sys.stderr, flush=True)
 
 
