@@ -1,6 +1,7 @@
 """Every field refuses what makes no sense, in one line that names flag, value and mend."""
 
 import dataclasses
+import os
 import re
 
 import pytest
@@ -15,6 +16,7 @@ from tf_simclr.config import (
     StrategyConfig,
     TrainConfig,
     UserError,
+    absolute_dataset,
 )
 
 GROUPS = [
@@ -375,3 +377,19 @@ def test_remote_teacher_needs_to_be_allowed():
         lambda: config.DistillConfig(teacher=handle), "teacher", handle, "--allow_remote_teacher=True"
     )
     assert config.DistillConfig(teacher=handle, allow_remote_teacher=True).teacher == handle
+
+
+@pytest.mark.parametrize(
+    ("dataset", "expected"),
+    [
+        ("digits", "digits"),
+        ("cifar10:3.0.2", "cifar10:3.0.2"),
+        ("folder:photos", "folder:/here/photos"),
+        ("digits,folder:a,b,tfrecord:../c/*.tfrecord", "digits,folder:/here/a,b,tfrecord:/c/*.tfrecord"),
+        ("tfrecord:gs://bucket/x", "tfrecord:gs://bucket/x"),
+        ("folder:/photos/", "folder:/photos"),
+    ],
+)
+def test_absolute_dataset(dataset, expected, monkeypatch):
+    monkeypatch.setattr(os, "getcwd", lambda: "/here")
+    assert absolute_dataset(dataset) == expected

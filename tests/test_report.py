@@ -15,6 +15,7 @@ import tensorflow as tf
 import run
 import tf_simclr
 from tests.runs import TOTAL_STEPS, finished_run, tiny_config, write_images
+from tf_simclr import report
 from tf_simclr.config import SEMI_SUPERVISED, TRAIN_MODES, SemiSupervisedConfig, UserError
 from tf_simclr.confusion import Confusion, largest_mistakes, read_confusion, to_csv
 from tf_simclr.report import (
@@ -187,6 +188,12 @@ def test_report_is_due_until_it_is_newer_than_the_results(finished):
     assert not report_is_due(config)
     os.utime(path, (0, 0))
     assert report_is_due(config)
+
+
+def test_named_evaluation_has_a_page_of_its_own():
+    """It may be on other data: the page of the run stays."""
+    assert report._path(tiny_config("x")) == "x/report.html"
+    assert report._path(tiny_config("x", mode="eval", eval_name="other")) == "x/report_other.html"
 
 
 def test_report_of_nothing_is_not_due(method):

@@ -144,3 +144,10 @@ def test_evaluation_on_data_of_other_classes_is_refused(tmp_path, begun, without
     assert message.startswith(
         f"--eval_split: folder:{tmp_path}/other (test) has 1 class (fox), the network 2 classes (cat, dog)"
     )
+
+
+def test_relative_path_of_the_data_is_written_as_one_that_holds_anywhere(tmp_path, photos, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    claim_directory(config_of(tmp_path, "photos"), SOME)
+    written = json.loads((tmp_path / "run" / "flags.json").read_text())["dataset"]
+    assert written == f"folder:{photos}"

@@ -6,9 +6,8 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 
-from tf_simclr.config import EmbedConfig, check, is_remote
-from tf_simclr.data import Source, load_source, record_source
-from tf_simclr.data.sources import FOLDER_PREFIX
+from tf_simclr.config import EmbedConfig, absolute_dataset, check
+from tf_simclr.data import Source, load_source
 from tf_simclr.feature_files import FeatureFiles, Rows
 from tf_simclr.features import FeaturePass, Network, digest, image_names, load_inference_network
 from tf_simclr.files import listed
@@ -43,7 +42,7 @@ def embed(config: EmbedConfig) -> None:
     names = image_names(config.data, source)
     shape = list(network.shapes[config.endpoint])
     contents = {
-        "dataset": _absolute(config.data.dataset),
+        "dataset": absolute_dataset(config.data.dataset),
         "split": config.split,
         "endpoint": config.endpoint,
         "shard_size": config.shard_size,
@@ -113,15 +112,6 @@ def _check_memory(config: EmbedConfig, network: Network, num_images: int) -> Non
         f"{config.endpoint} {list(shape)} takes {bytes_per_image / 2**20:.1f} MiB an image, and a file is held in "
         f"memory until it is written; use at most {most}.",
     )
-
-
-def _absolute(dataset: str) -> str:
-    """Returns the name of a data set, that of a folder or files from wherever it is named."""
-    for prefix in (FOLDER_PREFIX, record_source.PREFIX):
-        if dataset.startswith(prefix):
-            path = dataset.removeprefix(prefix)
-            return prefix + (path if is_remote(path) else os.path.abspath(os.path.expanduser(path)))
-    return dataset
 
 
 def _image_states(names: Iterable[str], files: Iterable[str]) -> Iterator[bytes]:

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tf_simclr.augment import TrainView
 from tf_simclr.checkpoint import initialize_from
-from tf_simclr.config import ExperimentConfig, ModelConfig, UserError
+from tf_simclr.config import ExperimentConfig, ModelConfig, UserError, absolute_dataset
 from tf_simclr.data import (
     BatchPlan,
     DataService,
@@ -287,8 +287,10 @@ def _may_keep_head(config: ExperimentConfig, source: TrainingSource) -> bool:
         ours |= {name: getattr(config.data, name) for name in names}
         learned_from = read_run_data(directory)
         # The same images may lie elsewhere now.
-        if learned_from is None or learned_from.fingerprint != source.fingerprint():
-            ours["dataset"] = config.data.dataset
+        moved = learned_from is not None and learned_from.fingerprint == source.fingerprint()
+        theirs = absolute_dataset(str(settings.get("dataset")))
+        if not moved and theirs != absolute_dataset(config.data.dataset):
+            return False
     return settings.items() >= ours.items()
 
 

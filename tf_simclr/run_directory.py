@@ -16,6 +16,7 @@ from tf_simclr.config import (
     DataConfig,
     Run,
     UserError,
+    absolute_dataset,
     split_sources,
 )
 from tf_simclr.files import find_json, first_line, listed, write_json, write_text
@@ -135,10 +136,12 @@ def claim_directory(config: Run, data: RunData | None = None) -> None:
     Raises:
         UserError: it cannot be written.
     """
-    directory = str(config.model_dir)
+    directory, settings = str(config.model_dir), config.to_dict()
+    if "dataset" in settings:  # An evaluation that reads it may be started in another directory.
+        settings["dataset"] = absolute_dataset(settings["dataset"])
     try:
         tf.io.gfile.makedirs(directory)
-        write_json(os.path.join(directory, _SETTINGS_FILE), config.to_dict())
+        write_json(os.path.join(directory, _SETTINGS_FILE), settings)
         if data is not None:
             write_run_data(directory, data)
     except (tf.errors.OpError, OSError) as error:

@@ -5,7 +5,7 @@ program where that has the flag. This package imports no TensorFlow: a wrong val
 """
 
 from tf_simclr.config.checks import PreemptedError, UserError, check, is_handle, is_remote
-from tf_simclr.config.data_parts import AugmentConfig, DataConfig, split_sources
+from tf_simclr.config.data_parts import AugmentConfig, DataConfig, absolute_dataset, split_sources
 from tf_simclr.config.data_tools import PREVIEW, PrepareConfig, PreviewConfig
 from tf_simclr.config.label_efficiency import LabelEfficiencyConfig, Run
 from tf_simclr.config.parts import (
@@ -81,6 +81,7 @@ __all__ = [
     "TrainConfig",
     "TransferConfig",
     "UserError",
+    "absolute_dataset",
     "check",
     "default_model_dir",
     "is_handle",

@@ -2,10 +2,11 @@
 
 import dataclasses
 import math
+import os
 import re
 import urllib.parse
 
-from tf_simclr.config.checks import check, check_choice, check_finite
+from tf_simclr.config.checks import check, check_choice, check_finite, is_remote
 
 _PATH_PREFIX = "(?:folder|tfrecord):"
 
@@ -191,6 +192,19 @@ def split_sources(dataset: str) -> tuple[str, ...]:
     first, *others = re.split(rf",(?={_PATH_PREFIX})", dataset)
     names = [first] if re.match(_PATH_PREFIX, first) else first.split(",")
     return (*names, *others)
+
+
+def absolute_dataset(dataset: str) -> str:
+    """Returns `dataset` with folders and files as they are named from any directory of this machine."""
+    return ",".join(map(_absolute, split_sources(dataset)))
+
+
+def _absolute(source: str) -> str:
+    prefix = re.match(_PATH_PREFIX, source)
+    path = source[prefix.end() :] if prefix else ""
+    if prefix is None or not path or is_remote(path):
+        return source
+    return prefix[0] + os.path.abspath(os.path.expanduser(path))
 
 
 def _is_grpc_address(address: str) -> bool:

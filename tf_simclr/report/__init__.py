@@ -128,7 +128,9 @@ def _steps(config: ExperimentConfig | SemiSupervisedConfig) -> Steps:
 
 
 def _path(config: ExperimentConfig | SemiSupervisedConfig) -> str:
-    return os.path.join(str(config.model_dir), "report.html")
+    """Returns the page of a run, or of a named evaluation of it, which may be on other data."""
+    name = config.evaluation.eval_name if isinstance(config, ExperimentConfig) else None
+    return os.path.join(str(config.model_dir), f"report_{name}.html" if name else "report.html")
 
 
 def _modified(path: str) -> int:
