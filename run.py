@@ -74,7 +74,7 @@ def run(config: Run) -> dict:
     # TensorFlow starts only here: a wrong flag has failed before.
     from exports.export import SavedModelExport
     from tf_simclr import semi_supervised, train_and_evaluate
-    from tf_simclr.report import report_is_due, write_report
+    from tf_simclr.report import update_report
     from tf_simclr.strategies import is_chief_process, wait_for_workers
 
     def make_actions(step: ExperimentConfig) -> list:
@@ -91,8 +91,8 @@ def run(config: Run) -> dict:
         case ExperimentConfig():
             result = train_and_evaluate(config, make_actions(config))
     # A curve writes a page of its own.
-    if not isinstance(config, LabelEfficiencyConfig) and is_chief_process() and report_is_due(config):
-        write_report(config, result)
+    if not isinstance(config, LabelEfficiencyConfig) and is_chief_process():
+        update_report(config, result)
     wait_for_workers()
     return result
 

@@ -189,12 +189,12 @@ def test_bad_image_watch_tolerates_and_reports_once(log):
     watch(make_event(10, bad_images=0.2))
     assert log.messages == []
     watch(make_event(100, bad_images=0.0))
-    assert log.messages == ["2 unreadable images were skipped: a.png, b.png"]
+    assert log.messages == ["Skipped 2 unreadable images: a.png, b.png"]
 
 
 def test_bad_image_watch_reports_how_many_where_it_knows_no_names(log):
     make_watch(0.1)(make_event(100, bad_images=0.2))
-    assert log.messages == ["Unreadable images were skipped 2 times."]
+    assert log.messages == ["Skipped unreadable images 2 times."]
 
 
 def test_bad_image_watch_is_silent_about_readable_images(log):

@@ -260,7 +260,24 @@ def test_configuration_cannot_be_changed():
 
 def test_model_dir_unset_is_named_after_data_and_stage():
     assert ExperimentConfig(data=DataConfig(dataset="digits")).model_dir == "runs/digits-pretrain"
-    assert ExperimentConfig(data=DataConfig(dataset="folder:/a b")).model_dir == "runs/folder__a_b-pretrain"
+
+
+@pytest.mark.parametrize(
+    ("dataset", "directory"),
+    [
+        ("digits", "digits"),
+        ("imagenet2012_subset/1pct", "imagenet2012_subset_1pct"),
+        ("folder:/home/me/my photos/", "my_photos"),
+        ("folder:/data/fold[1]", "fold_1_"),
+        ("folder:/", "folder"),
+        ("tfrecord:/data/photos", "photos"),
+        ("tfrecord:/data/photos/{split}-*", "photos"),
+        ("tfrecord:gs://bucket/*/x-*.tfrecord", "bucket"),
+        ("digits,folder:/a/b", "digits_b"),
+    ],
+)
+def test_default_directory_is_named_after_the_data(dataset, directory):
+    assert ExperimentConfig(data=DataConfig(dataset=dataset)).model_dir == f"runs/{directory}-pretrain"
 
 
 def test_to_dict_has_every_flag_once():

@@ -215,7 +215,7 @@ def test_unreadable_images_are_left_out_and_named(photos, tmp_path, log):
     assert [name for _, _, names in rows for name in names] == kept
     features = np.concatenate([features for features, _, _ in rows])
     np.testing.assert_allclose(features, expected_of(photos, kept), rtol=1e-4, atol=1e-5)
-    assert "2 unreadable images were left out: cat/002.png, dog/004.png." in log.text
+    assert "Left out 2 unreadable images: cat/002.png, dog/004.png." in log.text
 
 
 def test_too_many_unreadable_images_stop(photos, tmp_path):

@@ -127,13 +127,21 @@ def test_unlabelled_folder_is_pretrained_without_probe_and_evaluation(tmp_path, 
     events = []
     result = train_and_evaluate(config, [events.append])
     # Two epochs of 40 images: the one that cannot be read was drawn twice.
-    expected = {"global_step": 4, "num_weights": result["num_weights"], "train/num_bad_images": 2}
+    expected = {
+        "global_step": 4,
+        "num_weights": result["num_weights"],
+        "train/num_bad_images": 2,
+        "train/num_labels": 0,
+    }
     assert result == expected
     with open(tmp_path / "run" / "result.json") as file:
         assert json.load(file)["train/num_bad_images"] == 2
     assert any("has no labels: pretraining without the online linear probe" in m for m in log.messages)
-    assert any(m.startswith("Not evaluated: there is no linear probe") for m in log.messages)
-    assert any(m.startswith("1 unreadable images were skipped: ") and "007.png" in m for m in log.messages)
+    assert any(
+        m.startswith("No accuracy to report: there is no linear probe (--mode=linear_eval and")
+        for m in log.messages
+    )
+    assert any(m.startswith("Skipped 1 unreadable image: ") and "007.png" in m for m in log.messages)
     assert "supervised_acc" not in events[-1].metrics
     assert sum(event.metrics["bad_images"] * event.num_steps for event in events) == pytest.approx(2)
     assert not [name for name in read_tensors(tmp_path / "run" / "ckpt-4") if "supervised_head" in name]
@@ -161,7 +169,7 @@ def test_unreadable_images_in_evaluation_are_counted_and_over_the_share_an_error
     config = tiny_config(tmp_path / "run", max_bad_image_fraction=0.1, **flags)
     result = train_and_evaluate(config)
     assert (result["eval/num_examples"], result["eval/num_bad_images"]) == (39, 1)
-    assert any(message.startswith("1 unreadable images of ") for message in log.messages)
+    assert any(message.startswith("Skipped 1 unreadable image of ") for message in log.messages)
     message = refusal(tiny_config(tmp_path / "run", mode="eval", max_bad_image_fraction=0.01, **flags))
     assert message.startswith("--max_bad_image_fraction=0.01: 1 of 40 images of ")
 

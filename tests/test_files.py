@@ -10,6 +10,7 @@ from tf_simclr.files import (
     TEMPORARY,
     DamagedFileError,
     between,
+    counted,
     find_json,
     first_line,
     form_problem,
@@ -120,3 +121,11 @@ def test_texts_for_the_terminal_hold_no_control_characters():
     assert len(one_line("x" * 10**6)) < 600
     assert first_line(ValueError("\n one\ntwo")) == "one"
     assert first_line(ValueError()) == "ValueError"
+
+
+@pytest.mark.parametrize(
+    ("number", "noun", "text"),
+    [(1, "image", "1 image"), (0, "image", "0 images"), (2, "view", "2 views"), (3, "class", "3 classes")],
+)
+def test_a_number_has_its_noun_in_singular_or_plural(number, noun, text):
+    assert counted(number, noun) == text

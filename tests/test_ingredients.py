@@ -27,11 +27,13 @@ def make(directory="x", num_replicas=1, **flags):
     return config, ingredients.make_ingredients(config, num_replicas)
 
 
-def test_memory_says_when_it_is_full_and_where_it_is_large_for_the_images(log):
-    make(memory_size=2693)
-    assert log.messages == ["The memory of 2693 negatives is full after 43 steps."]
-    make(memory_size=2694)
-    assert log.messages[2].startswith("--memory_size=2694: the training images have 2694 views an epoch, so")
+def test_memory_says_when_it_is_full_and_where_it_is_large_for_the_images():
+    assert make(memory_size=2693)[1].notes == ("The memory of 2693 negatives is full after 43 steps.",)
+    assert (
+        make(memory_size=2694)[1]
+        .notes[1]
+        .startswith("--memory_size=2694: the training images have 2694 views an epoch, so")
+    )
 
 
 DISTILL = {"mode": "distill", "teacher": "y", "distill_alpha": 0.5}
@@ -53,7 +55,7 @@ def test_labelled_share_of_a_batch(flags, num_replicas, expected):
     assert (parts.labelled is None) == (expected == 0)
     assert parts.source.num_examples == 1347
     if expected and "labels_per_class" in flags:
-        assert parts.labelled.num_examples == 10 * flags["labels_per_class"]
+        assert parts.labelled.num_examples == parts.num_labels == 10 * flags["labels_per_class"]
 
 
 @pytest.mark.parametrize(
@@ -128,11 +130,12 @@ def test_finetuning_and_its_baseline_see_the_labels_of_the_seed():
 
 
 @pytest.mark.parametrize("mode", ["finetune", "supervised"])
-def test_batch_of_labelled_images_may_be_larger_than_their_number(mode, caplog):
+def test_batch_of_labelled_images_may_be_larger_than_their_number(mode, log):
     flags = {"checkpoint": "y"} if mode == "finetune" else {}
-    with caplog.at_level("INFO", "tf_simclr"):
-        config, parts = make(mode=mode, train_split="train[:20]", train_batch_size=48, **flags)
-    assert "--train_batch_size=48 is more than the 20 examples of digits (train[:20])" in caplog.text
+    config, parts = make(mode=mode, train_split="train[:20]", train_batch_size=48, **flags)
+    (note,) = parts.notes  # Told when this stage starts, not when its data is opened.
+    assert note.startswith("--train_batch_size=48 is more than the 20 images of digits (train[:20])")
+    assert log.messages == []
     (batch,) = ingredients.training_batches(
         config, parts, BatchPlan(global_batch_size=48), num_views=1, first_step=0
     ).take(1)
@@ -175,22 +178,23 @@ def test_distillation_sees_all_records_and_the_labels_of_a_few(tmp_path, cache):
     assert sorted(seen) == list(range(30)) and len(set(few)) == 6
 
 
-def test_pretraining_on_images_of_which_some_have_no_label_has_no_probe(tmp_path, log):
+def test_pretraining_on_images_of_which_some_have_no_label_has_no_probe(tmp_path):
     write(tmp_path / "train-0.tfrecord", [example(png(n), n % 3 - 1) for n in range(36)])
     _, parts = make(mode="pretrain", dataset=f"tfrecord:{tmp_path}")
     assert (parts.source.num_classes, parts.num_classes) == (2, None)
-    assert log.messages[-1].startswith("12 of the 36 images of ") and "without the online" in log.messages[-1]
+    assert parts.notes[-1].startswith("12 of the 36 images of ") and "without the online" in parts.notes[-1]
+    assert parts.num_labels == 0
     _, parts = make(mode="finetune", checkpoint="y", dataset=f"tfrecord:{tmp_path}")
-    assert (parts.source.num_examples, parts.num_classes) == (24, 2)
+    assert (parts.source.num_examples, parts.num_classes, parts.num_labels) == (24, 2, 24)
 
 
 @pytest.mark.parametrize("mode", ["pretrain", "distill"])
-def test_several_sources_are_images_without_labels(tmp_path, log, mode):
+def test_several_sources_are_images_without_labels(tmp_path, mode):
     data = f"digits,tfrecord:{write_greys(tmp_path, range(30))}"
     _, parts = make(mode=mode, dataset=data, mix="3,1", **({"teacher": "y"} if mode == "distill" else {}))
     assert (parts.source.num_examples, parts.num_classes, parts.labelled) == (1377, None, None)
     line = "Several sources, without their labels: 24 of digits (train), 8 of tfrecord:"
-    assert [message for message in log.messages if message.startswith(line)]
+    assert parts.notes[0].startswith(line)
     with pytest.raises(
         UserError, match=r"^--train_batch_size=1378: .* has only 1377 examples; use at most 1377"
     ):

@@ -68,7 +68,7 @@ def test_picture_is_a_png_and_the_same_each_time(photos, tmp_path, log):
     assert paths[0].read_bytes() == paths[1].read_bytes()
     assert tf.io.decode_png(paths[0].read_bytes()).shape[0] > 500
     assert "Map of 11 images of folder:" in log.text
-    assert "1 unreadable images were left out." in log.text
+    assert "Left out 1 unreadable image." in log.text
 
 
 def served(directory):

@@ -249,7 +249,7 @@ def test_flag_of_the_other_evaluation_is_refused():
             "--labels_per_class=1: one image a class leaves none to choose the penalty by",
         ),
         ({"labels_per_class": 500}, "--labels_per_class=500: digits (train) has"),
-        ({"train_split": "train[:1]"}, "--train_split=train[:1]: all 1 labelled images are of one class"),
+        ({"train_split": "train[:1]"}, "--train_split=train[:1]: there is one class in 1 labelled image;"),
     ],
 )
 def test_what_does_not_fit_is_refused(counted, tmp_path, settings, message):

@@ -200,14 +200,16 @@ def test_report_of_nothing_is_not_due(method):
     assert not report_is_due(method)
 
 
-def test_program_reports_a_finished_run_once(finished, monkeypatch):
+def test_program_reports_a_finished_run_once(finished, monkeypatch, log):
     config, result = finished
     monkeypatch.setattr(tf_simclr, "train_and_evaluate", lambda *arguments: result, raising=False)
     assert run.run(config) == result
     path = os.path.join(config.model_dir, "report.html")
     os.utime(path, ns=(written := os.stat(path).st_mtime_ns, written))
+    log.clear()
     run.run(config)
     assert os.stat(path).st_mtime_ns == written
+    assert log.messages == [f"Report: {path}"]
     os.remove(path)
     run.run(config)
     assert os.path.exists(path)
@@ -335,6 +337,12 @@ def test_labels_used_follow_the_flags():
         "10% of all",
         "4 per class",
     )
+    counted = {"finetune": [{"train/num_labels": 40}]}
+    steps = {"finetune": step_config("finetune")}
+    assert rows_of(sections.results_table(steps, counted))[0][2] == "all 40"
+    assert sections.describe_run(steps, counted) == "Finetuning on all 40 labels."
+    steps = {"finetune": step_config("finetune", labels_per_class=1)}
+    assert sections.describe_run(steps, counted) == "Finetuning on 1 label per class."
     distilled = step_config("distill", distill_alpha=0.5)
     assert rows_of(sections.results_table({"distill": distilled}, {}))[0][2] == "all"
 
@@ -390,7 +398,7 @@ def test_confusions_of_all_steps_are_shown_and_their_names_escaped(method, tmp_p
 
 def test_frozen_features_of_a_run_are_in_its_report(tmp_path):
     steps = {"pretrain": tiny_config(tmp_path / "run")}
-    assert "Not evaluated" in evaluations.frozen_features(steps)
+    assert "Nothing yet" in evaluations.frozen_features(steps)
     write_probe(tmp_path / "run", "linear_eval")
     write_probe(tmp_path / "run", "knn_eval", linear_eval_protocol=None)
     assert report_is_due(steps["pretrain"])
@@ -410,7 +418,7 @@ def test_frozen_features_of_a_run_are_in_its_report(tmp_path):
 
 def test_suites_of_a_run_are_in_its_report(tmp_path):
     steps = {"pretrain": tiny_config(tmp_path)}
-    assert "Not evaluated: --mode=transfer and" in evaluations.suites(steps)
+    assert "Nothing yet: --mode=transfer and" in evaluations.suites(steps)
     (tmp_path / "transfer").mkdir()
     scores = {"label_top_1_accuracy": 0.5, "num_examples": 12}
     settings = {"weights": "w", "metric": "top-1"}

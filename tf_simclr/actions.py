@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_simclr.data import TrainingSource, check_bad_images, format_hint
-from tf_simclr.files import find_json, write_json
+from tf_simclr.files import counted, find_json, write_json
 from tf_simclr.terminal.progress import Field, Line, TimeLeft, bar_fields, duration
 from tf_simclr.train import Action, LoopEvent
 
@@ -231,11 +231,11 @@ class BadImageWatch:
             )
         names = self._source.bad_image_names()
         if event.is_last and names:
-            _LOG.info("%d unreadable images were skipped: %s", len(names), ", ".join(names[:10]))
+            _LOG.info("Skipped %s: %s", counted(len(names), "unreadable image"), ", ".join(names[:10]))
             if hint := format_hint(names):
                 _LOG.info("%s.", hint.removesuffix("; "))
         elif event.is_last and self._bad:  # They were read in other processes.
-            _LOG.info("Unreadable images were skipped %d times.", self._bad)
+            _LOG.info("Skipped unreadable images %s.", counted(self._bad, "time"))
 
 
 def _read_counts(path: str) -> dict[int, tuple[int, int]]:

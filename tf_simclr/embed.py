@@ -10,7 +10,7 @@ from tf_simclr.config import EmbedConfig, absolute_dataset, check
 from tf_simclr.data import Source, load_source
 from tf_simclr.feature_files import FeatureFiles, Rows
 from tf_simclr.features import FeaturePass, Network, digest, image_names, load_inference_network
-from tf_simclr.files import listed
+from tf_simclr.files import counted, listed
 from tf_simclr.terminal.interrupts import interrupts_tell
 
 _LOG = logging.getLogger("tf_simclr")
@@ -56,9 +56,9 @@ def embed(config: EmbedConfig) -> None:
     }
     files.open(contents, num_images=source.num_examples, checkpoint=network.path)
     _LOG.info(
-        "Embedding %s: %d images of %d px, output %s %s of %s.",
+        "Embedding %s: %s of %d px, output %s %s of %s.",
         source.name,
-        source.num_examples,
+        counted(source.num_examples, "image"),
         network.image_size,
         config.endpoint,
         shape,
@@ -131,5 +131,6 @@ def _report(source: Source, files: FeatureFiles) -> None:
     shards, unreadable = files.shards, source.bad_image_names()
     where = shards[0].name if len(shards) == 1 else f"{shards[0].name} to {shards[-1].name}"
     if unreadable:
-        _LOG.info("%d unreadable images were left out: %s.", len(unreadable), listed(list(unreadable)))
-    _LOG.info("Wrote the features of %d images: %s.", files.num_rows, where)
+        images = counted(len(unreadable), "unreadable image")
+        _LOG.info("Left out %s: %s.", images, listed(list(unreadable)))
+    _LOG.info("Wrote the features of %s: %s.", counted(files.num_rows, "image"), where)

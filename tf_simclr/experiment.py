@@ -6,7 +6,6 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import tensorflow as tf
 
 from tf_simclr import actions as standard_actions
@@ -27,6 +26,7 @@ from tf_simclr.data import (
 )
 from tf_simclr.distribute import gather_from_workers, is_chief, wait_for_all
 from tf_simclr.evaluate import evaluate, make_eval_function
+from tf_simclr.files import counted
 from tf_simclr.ingredients import make_ingredients, training_batches, training_view
 from tf_simclr.planning import chance_loss, long_warmup, make_plan, make_schedule
 from tf_simclr.preemption import PreemptionWatch, newest_start
@@ -44,6 +44,7 @@ from tf_simclr.train import Action, make_train_function, train
 _LOG = logging.getLogger("tf_simclr")
 _NUM_EXAMPLE_VIEWS = 8
 _BAD_IMAGES = "train/num_bad_images"
+_NUM_LABELS = "train/num_labels"
 # What TensorFlow raises at the workers that are left, by the moment at which another was lost.
 _LOST_WORKER = (
     tf.errors.UnavailableError,
@@ -193,7 +194,10 @@ class Experiment:
             )
         result = {"global_step": int(self.task.optimizer.iterations.numpy())}
         if config.mode != "train":
-            result = self._evaluate_all() | {_BAD_IMAGES: watch.num_bad_images}
+            result = self._evaluate_all() | {
+                _BAD_IMAGES: watch.num_bad_images,
+                _NUM_LABELS: self._ingredients.num_labels,
+            }
             if self._is_chief:
                 self._results.write_step(result)
         held.release(result)
@@ -438,33 +442,36 @@ class Experiment:
     def _announce(self) -> None:
         model, plan = self.config.model, self.plan
         sk = f", SK {model.sk_ratio:g}" if model.sk_ratio else ""
-        weights = sum(int(np.prod(v.shape)) for v in self.task.model.trainable_variables)
-        devices = self.strategy.num_replicas_in_sync
         _LOG.info(
-            "%s on %s: %d images, %d steps of %d; ResNet-%d (width %g%s, %d px, %.2f M weights) on %d %s (%s%s); in %s",
+            "%s on %s: %s, %s of %d; ResNet-%d (width %g%s, %d px, %.2f M weights) on %s (%s%s); in %s",
             self.config.train.train_mode,
             self.train_source.name,
-            self.train_source.num_examples,
-            plan.total_steps,
+            counted(self.train_source.num_examples, "image"),
+            counted(plan.total_steps, "step"),
             plan.global_batch_size,
             model.resnet_depth,
             model.width_multiplier,
             sk,
             model.image_size,
-            weights / 1e6,
-            devices,
-            "replica" if devices == 1 else "replicas",
+            self._num_weights / 1e6,
+            counted(self._num_replicas, "replica"),
             self.strategy.extended.worker_devices[0].rpartition("device:")[2] or "CPU",
             ", compiled by XLA" if self._jit_compile else "",
             self.config.model_dir,
         )
-        if note := long_warmup(self.config, self.schedule):
-            _LOG.warning(note)
+        warmup = long_warmup(self.config, self.schedule)
+        for note in (*self._ingredients.notes, *([warmup] if warmup else [])):
+            _LOG.info(note)
+
+    @property
+    def _num_weights(self) -> int:
+        """Numbers in the part of the network that the run uses, batch-norm statistics included."""
+        return sum(variable.shape.num_elements() for variable in self.task.model.used_variables)
 
     def _evaluate_all(self) -> dict[str, Any]:
         result: dict[str, Any] = {
             "global_step": int(self.task.optimizer.iterations.numpy()),
-            "num_weights": sum(v.shape.num_elements() for v in self.task.model.used_variables),
+            "num_weights": self._num_weights,
         }
         directory = str(self.config.model_dir)
         reason = self._why_not_evaluated()
@@ -474,7 +481,9 @@ class Experiment:
             if self._is_chief:
                 standard_actions.write_eval_scalars(directory, result, result["global_step"])
         else:
-            _LOG.info("Not evaluated: %s.", reason)
+            is_pretraining = self.config.train.train_mode == "pretrain"
+            hint = " (--mode=linear_eval and --mode=knn_eval measure its features)" if is_pretraining else ""
+            _LOG.info("No accuracy to report: %s%s.", reason, hint)
         return result
 
     def _write(self, result: dict[str, Any]) -> None:
@@ -495,7 +504,7 @@ class Experiment:
         result = evaluation.scores
         num_bad = result["eval/num_bad_images"] = result["eval/num_bad_images"] + source.num_left_out
         if num_bad:
-            _LOG.info("%d unreadable images of %s were skipped.", num_bad, source.name)
+            _LOG.info("Skipped %s of %s.", counted(num_bad, "unreadable image"), source.name)
         check_bad_images(
             source,
             num_bad=num_bad,

@@ -239,6 +239,12 @@ def listed(items: Iterable[str]) -> str:
     return ", ".join(items[:MAX_LISTED]) + rest
 
 
+def counted(number: int, noun: str) -> str:
+    """Returns a number with its noun, such as "1 image", "2 images" and "3 classes"."""
+    plural = "" if number == 1 else "es" if noun.endswith("s") else "s"
+    return f"{number} {noun}{plural}"
+
+
 def shown_path(path: str) -> str:
     r"""Returns a path as text: a name on disk is any bytes, those that are no UTF-8 are shown as `\xff`."""
     return os.fsencode(path).decode(errors="backslashreplace")

@@ -25,6 +25,7 @@ from tf_simclr.data import (
     mix_labelled,
     train_dataset,
 )
+from tf_simclr.files import counted
 from tf_simclr.models import SimCLRModel, build_simclr_model
 from tf_simclr.run_data import RunData, read_class_names, read_run_data
 from tf_simclr.run_directory import read_settings
@@ -51,6 +52,8 @@ class Ingredients:
         initialize: loads what `--checkpoint` names into a model; returns lines for the user.
         labelled: images that are added to each batch with their labels; None for none.
         num_labelled: how many of a batch, over all replicas.
+        num_labels: images whose labels are learnt from.
+        notes: lines for the user, to be told when the training starts.
     """
 
     images: TrainingSource | None
@@ -59,6 +62,8 @@ class Ingredients:
     initialize: Callable[[SimCLRModel], str]
     labelled: Source | None = None
     num_labelled: int = 0
+    num_labels: int = 0
+    notes: tuple[str, ...] = ()
 
     @property
     def source(self) -> TrainingSource:
@@ -177,12 +182,8 @@ def _check_chunks(plan: BatchPlan, num_chunks: int, source: TrainingSource) -> N
         )
 
 
-def _load_images(config: ExperimentConfig) -> TrainingSource:
-    """Opens what is learnt from without labels, of several sources too."""
-    source = load_training_source(config.data)
-    if isinstance(source, MixedSource):
-        _LOG.info(source.describe(config.train.train_batch_size))
-    return source
+def _describe_mix(config: ExperimentConfig, source: TrainingSource) -> list[str]:
+    return [source.describe(config.train.train_batch_size)] if isinstance(source, MixedSource) else []
 
 
 def _evaluate(config: ExperimentConfig, num_classes: int | None) -> Ingredients:
@@ -193,26 +194,17 @@ def _evaluate(config: ExperimentConfig, num_classes: int | None) -> Ingredients:
 
 
 def _pretrain(config: ExperimentConfig, num_replicas: int) -> Ingredients:
-    source, plan = _load_images(config), _plan(config.train.train_batch_size, num_replicas)
+    source, plan = load_training_source(config.data), _plan(config.train.train_batch_size, num_replicas)
     _check_chunks(plan, config.contrast.contrast_chunks, source)
     _check_fits(config, plan, source)
-    num_classes = source.num_classes if config.train.lineareval_while_pretraining else None
-    if config.train.lineareval_while_pretraining and num_classes is None:
-        _LOG.info("%s has no labels: pretraining without the online linear probe.", source.name)
-    elif num_classes is not None and config.data.few_labels:
-        _LOG.info("Few labels are asked for: pretraining without the online linear probe, which needs all.")
-        num_classes = None
-    elif num_classes is not None and source.num_unlabelled:
-        _LOG.info(
-            "%d of the %d images of %s have no label: pretraining without the online linear probe, which needs all.",
-            source.num_unlabelled,
-            source.num_examples,
-            source.name,
-        )
-        num_classes = None
-
-    if config.contrast.memory_size and config.mode != "eval":
-        _announce_memory(config.contrast.memory_size, plan, source)
+    notes = _describe_mix(config, source)
+    without_probe = _why_no_probe(config, source)
+    has_probe = config.train.lineareval_while_pretraining and without_probe is None
+    num_classes = source.num_classes if has_probe else None
+    if config.train.lineareval_while_pretraining and without_probe:
+        notes.append(f"{without_probe}: pretraining without the online linear probe, which needs all labels.")
+    if config.contrast.memory_size:
+        notes += _describe_memory(config.contrast.memory_size, plan, source)
 
     def make_task(schedule: WarmupCosine) -> Task:
         model = _fresh_network(config, config.model, num_classes)
@@ -222,32 +214,48 @@ def _pretrain(config: ExperimentConfig, num_replicas: int) -> Ingredients:
     def initialize(model: SimCLRModel) -> str:
         return _start(config, model, keep_head=_has_same_classes(config, source))
 
-    return Ingredients(source, num_classes, make_task, initialize)
+    return Ingredients(
+        source,
+        num_classes,
+        make_task,
+        initialize,
+        num_labels=source.num_examples if has_probe else 0,
+        notes=tuple(notes),
+    )
 
 
-def _announce_memory(size: int, plan: BatchPlan, source: TrainingSource) -> None:
-    num_steps = -(-size // (2 * plan.global_batch_size))
-    _LOG.info("The memory of %d negatives is full after %d steps.", size, num_steps)
-    if size >= 2 * source.num_examples:
-        _LOG.info(
-            "--memory_size=%d: the training images have %d views an epoch, so each image meets earlier views of "
-            "itself as negatives; a part of that leaves most of them out.",
-            size,
-            2 * source.num_examples,
+def _why_no_probe(config: ExperimentConfig, source: TrainingSource) -> str | None:
+    """Returns why no linear probe can be trained beside pretraining; None if one can."""
+    if source.num_classes is None:
+        return f"{source.name} has no labels"
+    if config.data.few_labels:
+        return "Few labels are asked for"
+    if source.num_unlabelled:
+        return f"{source.num_unlabelled} of the {source.num_examples} images of {source.name} have no label"
+    return None
+
+
+def _describe_memory(size: int, plan: BatchPlan, source: TrainingSource) -> list[str]:
+    num_steps, num_views = -(-size // (2 * plan.global_batch_size)), 2 * source.num_examples
+    notes = [f"The memory of {size} negatives is full after {counted(num_steps, 'step')}."]
+    if size >= num_views:
+        notes.append(
+            f"--memory_size={size}: the training images have {num_views} views an epoch, so each image meets earlier "
+            "views of itself as negatives; a part of that leaves most of them out."
         )
+    return notes
 
 
 def _finetune(config: ExperimentConfig, num_replicas: int) -> Ingredients:
     source = few_labels(load_source(config.data, config.data.train_split), config.data)
+    batch_size, notes = config.train.train_batch_size, []
     if config.mode != "eval":
-        _plan(config.train.train_batch_size, num_replicas).check("train_batch_size")
-        if config.train.train_batch_size > source.num_examples:
-            _LOG.info(
-                "--train_batch_size=%d is more than the %d examples of %s: a batch shows each several times.",
-                config.train.train_batch_size,
-                source.num_examples,
-                source.name,
-            )
+        _plan(batch_size, num_replicas).check("train_batch_size")
+    if batch_size > source.num_examples:
+        notes.append(
+            f"--train_batch_size={batch_size} is more than the {counted(source.num_examples, 'image')} of "
+            f"{source.name}: a batch shows each several times."
+        )
     model_config = config.model
     if config.train.train_mode == "finetune":
         # A new classifier on learnt features starts undecided, as in the paper.
@@ -261,7 +269,14 @@ def _finetune(config: ExperimentConfig, num_replicas: int) -> Ingredients:
     def initialize(model: SimCLRModel) -> str:
         return _start(config, model, keep_head=_may_keep_head(config, source))
 
-    return Ingredients(source, source.num_classes, make_task, initialize)
+    return Ingredients(
+        source,
+        source.num_classes,
+        make_task,
+        initialize,
+        num_labels=source.num_examples,
+        notes=tuple(notes),
+    )
 
 
 def _has_same_classes(config: ExperimentConfig, source: TrainingSource) -> bool:
@@ -295,11 +310,14 @@ def _may_keep_head(config: ExperimentConfig, source: TrainingSource) -> bool:
 
 
 def _distill(config: ExperimentConfig, num_replicas: int) -> Ingredients:
-    source, plan = _load_images(config), _plan(config.train.train_batch_size, num_replicas)
+    source, plan = load_training_source(config.data), _plan(config.train.train_batch_size, num_replicas)
     _check_fits(config, plan, source)
+    notes = _describe_mix(config, source)
     labelled, num_labelled = None, 0
     if config.mode != "eval" and isinstance(source, Source):
         labelled, num_labelled = _labelled_rows(config, source, plan)
+    if num_labelled:
+        notes.append(f"{num_labelled} of the {plan.global_batch_size} images of a batch are labelled.")
 
     def make_task(schedule: WarmupCosine) -> Task:
         is_trained = config.mode != "eval"  # Which needs no teacher: it may be gone.
@@ -318,7 +336,16 @@ def _distill(config: ExperimentConfig, num_replicas: int) -> Ingredients:
     def initialize(model: SimCLRModel) -> str:
         return _start(config, model, keep_head=_may_keep_head(config, source))
 
-    return Ingredients(source, source.num_classes, make_task, initialize, labelled, num_labelled)
+    return Ingredients(
+        source,
+        source.num_classes,
+        make_task,
+        initialize,
+        labelled,
+        num_labelled,
+        num_labels=(labelled or source).num_examples if num_labelled else 0,
+        notes=tuple(notes),
+    )
 
 
 def _labelled_rows(config: ExperimentConfig, source: Source, plan: BatchPlan) -> tuple[Source | None, int]:
@@ -342,7 +369,6 @@ def _labelled_rows(config: ExperimentConfig, source: Source, plan: BatchPlan) ->
             f"--distill_labeled_share={share:.4g}: leaves no place for unlabelled images in a batch of "
             f"{batch_size}; use a smaller share or a larger --train_batch_size."
         )
-    _LOG.info("%d of the %d images of a batch are labelled.", num_labelled, batch_size)
     return None if all_are else labelled, num_labelled
 
 

@@ -14,7 +14,7 @@ from tf_simclr.augment import EvalView
 from tf_simclr.config import EmbedConfig, UserError, check
 from tf_simclr.data import BatchPlan, Source, eval_dataset, load_source
 from tf_simclr.features import FeaturePass, Features, image_names, load_inference_network, sample_source
-from tf_simclr.files import first_line
+from tf_simclr.files import counted, first_line
 from tf_simclr.report import pictures
 
 _LOG = logging.getLogger("tf_simclr")
@@ -55,7 +55,7 @@ def show_features(config: EmbedConfig) -> None:
     with contextlib.closing(features):
         rows = features.read(0, source.num_examples)
     if rows.unreadable:
-        _LOG.info("%d unreadable images were left out.", len(rows.unreadable))
+        _LOG.info("Left out %s.", counted(len(rows.unreadable), "unreadable image"))
     if not len(rows.features):
         raise UserError(f"--dataset={config.data.dataset}: no image of {source.name} can be read.")
     try:
@@ -66,7 +66,7 @@ def show_features(config: EmbedConfig) -> None:
             tile = min(network.image_size, _MAX_TILE, _MAX_SPRITE // _num_columns(len(own_names)))
             images = _small_images(source, tile, config.eval_batch_size)[rows.positions]
             _write_projector(output, rows, source, endpoint=config.endpoint, names=own_names, images=images)
-            _LOG.info("%d images of %s: tensorboard --logdir=%s", len(images), source.name, output)
+            _LOG.info("%s of %s: tensorboard --logdir=%s", counted(len(images), "image"), source.name, output)
     except OSError as error:
         raise _unwritable(config, error) from error
 
@@ -116,7 +116,8 @@ def _write_map(path: str, rows: Features, source: Source) -> None:
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.remove(temporary)
-    _LOG.info("Map of %d images of %s, by PCA and then t-SNE: %s.", len(points), source.name, path)
+    images = counted(len(points), "image")
+    _LOG.info("Map of %s of %s, by PCA and then t-SNE: %s.", images, source.name, path)
 
 
 def _write_projector(

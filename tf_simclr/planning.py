@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from tf_simclr import losses, schedules
 from tf_simclr.config import ExperimentConfig, ModelConfig, check
+from tf_simclr.files import counted
 from tf_simclr.train import LoopPlan
 
 _MAX_RESTORES = 3
@@ -28,7 +29,7 @@ def make_plan(config: ExperimentConfig, num_examples: int) -> LoopPlan:
         profile is None or profile[1] <= total_steps,
         "profile_steps",
         settings.profile_steps,
-        f"the run has {total_steps} steps; name some of these.",
+        f"the run has {counted(total_steps, 'step')}; name some of these.",
     )
     return LoopPlan(
         total_steps=total_steps,

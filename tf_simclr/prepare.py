@@ -19,7 +19,7 @@ from tf_simclr.config import PrepareConfig, UserError, check
 from tf_simclr.data import Source, available_splits, check_bad_images, load_source, match_classes
 from tf_simclr.data.sources import FOLDER_PREFIX
 from tf_simclr.features import digest
-from tf_simclr.files import shown_path
+from tf_simclr.files import counted, shown_path
 from tf_simclr.image_files import Conversion, Converted, ReadError, convert_files, start_worker
 from tf_simclr.images import MAX_PIXELS
 from tf_simclr.prepared_files import UNREADABLE, PreparedFiles, Row
@@ -95,7 +95,8 @@ def _prepare(config: PrepareConfig, files: PreparedFiles) -> None:
     with _start_workers(config) as convert:
         if goes_on:
             files.go_on()
-            _LOG.info("Going on: %d of %d files are missing.", len(files.missing), len(files.shards))
+            missing, all_files = len(files.missing), counted(len(files.shards), "file")
+            _LOG.info("Going on: %d of %s still to be written.", missing, all_files)
         else:
             sizes = {name: _sizes(config, split, convert) for name, split in splits.items()}
             files.begin(settings, _class_names(splits), sizes)

@@ -13,7 +13,7 @@ from tf_simclr.config import ExperimentConfig, PreviewConfig, UserError, check
 from tf_simclr.data import BatchPlan, Source, TrainingSource, step_views
 from tf_simclr.data.rows import batch_rows
 from tf_simclr.data.source import NUM_CANDIDATES
-from tf_simclr.files import first_line
+from tf_simclr.files import counted, first_line
 from tf_simclr.ingredients import Ingredients, make_ingredients, training_batches, training_view
 from tf_simclr.report.view_pictures import most_that_fit, plot_views
 
@@ -59,7 +59,8 @@ def preview(config: PreviewConfig) -> None:
         _LOG.info("All values are in [0, 1]: %.3f to %.3f.", lowest, highest)
     title = _describe(run, ingredients.source)
     _write(str(config.output), path, plot_views(first.originals, first.views, first.names, title))
-    _LOG.info("Wrote %d views of %d images: %s", first.views.shape[1], len(first.views), path)
+    views, images = counted(first.views.shape[1], "view"), counted(len(first.views), "image")
+    _LOG.info("Wrote %s of %s: %s", views, images, path)
 
 
 def _check_size(config: PreviewConfig) -> None:

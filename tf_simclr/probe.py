@@ -17,7 +17,7 @@ from tf_simclr.classifiers import Examples
 from tf_simclr.config import KnnEvalConfig, LinearEvalConfig, ProbeConfig, UserError, check
 from tf_simclr.confusion import confusion_path, count_confusions, to_csv
 from tf_simclr.features import Network, load_inference_network
-from tf_simclr.files import first_line, to_json, write_text
+from tf_simclr.files import counted, first_line, to_json, write_text
 from tf_simclr.probe_inputs import Sources, check_memory, compute_examples, open_sources
 from tf_simclr.report import render_probe_report
 from tf_simclr.scores import classification_scores
@@ -125,9 +125,8 @@ def check_vector(endpoint: str, network: Network) -> None:
 def _warn_of_new_classes(train: Examples, test: Examples) -> None:
     new = np.setdiff1d(test.labels, train.labels)
     if len(new):
-        _LOG.info(
-            "%d classes of the test have no labelled image to learn from: theirs count as wrong.", len(new)
-        )
+        has, classes = "has" if len(new) == 1 else "have", counted(len(new), "class")
+        _LOG.info("%s of the test %s no labelled image to learn from: theirs count as wrong.", classes, has)
 
 
 def _linear(
@@ -143,7 +142,7 @@ def _linear(
         len(found) > 1,
         "train_split",
         config.data.train_split,
-        f"all {len(train.labels)} labelled images are of one class; use a part that has some of every class.",
+        f"there is one class in {counted(len(train.labels), 'labelled image')}; use a part that has some of each.",
     )
     if config.linear_eval_protocol == "sgd":
         classifier = classifiers.fit_sgd(train, num_classes, seed=config.seed)

@@ -12,7 +12,7 @@ from tf_simclr.classifiers import Examples
 from tf_simclr.config import DataConfig, LinearEvalConfig, ProbeConfig, UserError, check
 from tf_simclr.data import Source, available_splits, few_labels, load_source, match_classes
 from tf_simclr.features import FeaturePass, Features, Network
-from tf_simclr.files import listed
+from tf_simclr.files import counted, listed
 
 _LOG = logging.getLogger("tf_simclr")
 _VALIDATION_SPLITS = ("validation", "val")
@@ -131,12 +131,14 @@ def compute_features(
     Raises:
         UserError: they cannot be read, or their features are not finite.
     """
-    _LOG.info("Features of %s: %d images of %d px.", source.name, source.num_examples, network.image_size)
+    images = counted(source.num_examples, "image")
+    _LOG.info("Features of %s: %s of %d px.", source.name, images, network.image_size)
     features = FeaturePass(network, endpoint, source, data=data, batch_size=batch_size)
     with contextlib.closing(features):
         part = features.read(0, source.num_examples)
     if part.unreadable:
-        _LOG.info("%d unreadable images were left out: %s.", len(part.unreadable), listed(part.unreadable))
+        images = counted(len(part.unreadable), "unreadable image")
+        _LOG.info("Left out %s: %s.", images, listed(part.unreadable))
     check(
         bool(np.isfinite(part.features).all()),
         "endpoint",

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tf_simclr.config import ExperimentConfig
 from tf_simclr.confusion import Confusion, confusion_path, to_csv
-from tf_simclr.files import to_json
+from tf_simclr.files import counted, to_json
 from tf_simclr.run_directory import write_outcome
 
 # A result counts as that of the same evaluation where these are the same.
@@ -86,5 +86,5 @@ class ResultFiles:
         if "eval/label_top_1_accuracy" not in result:
             return where
         top_1, top_5 = result["eval/label_top_1_accuracy"], result["eval/label_top_5_accuracy"]
-        images = result["eval/num_examples"]
-        return f"{self._what} top-1 {top_1:.2%}, top-5 {top_5:.2%} on {images} held-out images; {where}"
+        images = counted(result["eval/num_examples"], "held-out image")
+        return f"{self._what} top-1 {top_1:.2%}, top-5 {top_5:.2%} on {images}; {where}"

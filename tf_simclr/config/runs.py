@@ -35,9 +35,20 @@ _FLAG_BEHIND = {"cifar_stem": "image_size", "variable_dtype": "precision"}
 
 
 def default_model_dir(dataset: str, train_mode: str) -> str:
-    """Returns `runs/<dataset>-<train_mode>`, without what has no place in a file's name."""
-    name = "".join(c if c.isalnum() or c in "-_." else "_" for c in dataset)
+    """Returns `runs/<dataset>-<train_mode>`; of a path the last folder, and nothing that a file's name cannot hold."""
+    names = [_short_name(source) for source in DataConfig(dataset=dataset).sources]
+    name = "".join(c if c.isalnum() or c in "-_." else "_" for c in "_".join(names))
     return f"runs/{name}-{train_mode}"
+
+
+def _short_name(source: str) -> str:
+    """Returns a data set's name, or the last folder of its path that is no pattern."""
+    kind, colon, path = source.partition(":")
+    if not colon or kind not in ("folder", "tfrecord"):
+        return source
+    parts = [part for part in os.path.abspath(os.path.expanduser(path)).split(os.sep) if part]
+    plain = [part for part in parts if kind == "folder" or not set(part) & set("*?[]{}")]
+    return plain[-1] if plain else kind
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -50,6 +50,16 @@ def write_report(
     return path
 
 
+def update_report(
+    config: ExperimentConfig | SemiSupervisedConfig, results: Mapping[str, Any] | Sequence[Result]
+) -> None:
+    """Writes the report if it is older than a result or a checkpoint, and says where it is; see `write_report`."""
+    if report_is_due(config):
+        write_report(config, results)
+    else:
+        _LOG.info("Report: %s", _path(config))
+
+
 def report_is_due(config: ExperimentConfig | SemiSupervisedConfig) -> bool:
     """Returns whether a result or a checkpoint of the run is newer than its report."""
     files = []
@@ -89,7 +99,7 @@ def render_report(steps: Steps, results: Mapping[str, Sequence[Result]]) -> str:
     }
     return page.render(
         f"SimCLRv2 on {steps[first].data.dataset}",
-        sections.describe_run(steps),
+        sections.describe_run(steps, results),
         {heading: _guarded(section) for heading, section in make.items()},
         _versions(),
     )
@@ -105,7 +115,7 @@ def render_probe_report(mode: str, result: Mapping[str, Any], confusion: Confusi
     """
     return page.render(
         f"Frozen features on {result['dataset']}",
-        f"The {result['endpoint']} of {result['checkpoint']}.",
+        f"{evaluations.PROBES[mode]} on the frozen output {result['endpoint']} of {result['checkpoint']}.",
         evaluations.probe_sections(mode, result, confusion),
         _versions(),
     )

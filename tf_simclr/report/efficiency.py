@@ -7,6 +7,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_simclr.config import LabelEfficiencyConfig
+from tf_simclr.files import counted
 from tf_simclr.pipeline import describe_network
 from tf_simclr.report import page, pictures, sections
 
@@ -93,7 +94,8 @@ def render_page(
 
 def describe(outcome: Outcome) -> str:
     """Returns what the figures are."""
-    count, images = outcome["num_seeds"], f"{outcome['num_examples']} images of {outcome['evaluated_on']}"
+    count = outcome["num_seeds"]
+    images = f"{counted(outcome['num_examples'], 'image')} of {outcome['evaluated_on']}"
     if count == 1:
         return f"In percent, on {images}; of one seed, so that there is no spread."
     return (

@@ -21,7 +21,7 @@ _SCORES = (
     ("expected_calibration_error", "calibration error", False),
 )
 SCORE_HEADINGS = tuple(heading for _, heading, _ in _SCORES)
-_PROBES = ("linear_eval", "knn_eval")
+PROBES = {"linear_eval": "Linear classifier", "knn_eval": "Nearest neighbours"}
 _NUM_MISTAKES = 10
 
 
@@ -81,7 +81,7 @@ def frozen_features(steps: Mapping[str, ExperimentConfig]) -> str:
     """Returns what `--mode=linear_eval` and `--mode=knn_eval` have written into the directories of the steps."""
     rows, matrices = [], {}
     for name, step in steps.items():
-        for mode in _PROBES:
+        for mode in PROBES:
             path = os.path.join(str(step.model_dir), f"result_{mode}.json")
             result = find_json(path)
             if not isinstance(result, dict):
@@ -89,7 +89,7 @@ def frozen_features(steps: Mapping[str, ExperimentConfig]) -> str:
             rows.append([name, _how(mode, result), *_images(result), *score_cells([result], mode)])
             matrices[f"{name}, {mode}"] = read_confusion(confusion_path(path))
     if not rows:
-        return page.text("Not evaluated: --mode=linear_eval and --mode=knn_eval do.")
+        return page.text("Nothing yet: --mode=linear_eval and --mode=knn_eval evaluate the frozen features.")
     header = ["step", "evaluation", "learnt from", "tested on", *SCORE_HEADINGS]
     shown = "".join(show_confusion(name, matrix) for name, matrix in matrices.items() if matrix)
     return page.table(header, rows, "results") + shown
@@ -105,7 +105,9 @@ def suites(steps: Mapping[str, ExperimentConfig]) -> str:
                 header, rows = make_table(entries)
                 rows = [[DASH if cell == BLANK else cell for cell in row] for row in rows]
                 shown += page.subheading(f"{mode} of {name}") + page.table(header, rows, "results")
-    return shown or page.text("Not evaluated: --mode=transfer and --mode=robustness do.")
+    return shown or page.text(
+        "Nothing yet: --mode=transfer and --mode=robustness evaluate the network on other data."
+    )
 
 
 def probe_sections(mode: str, result: Mapping[str, Any], confusion: Confusion | None) -> dict[str, str]:

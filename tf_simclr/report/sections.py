@@ -14,6 +14,7 @@ from tf_simclr.config import ExperimentConfig
 from tf_simclr.data import BatchPlan, eval_dataset, load_eval_source
 from tf_simclr.evaluate import extract_features
 from tf_simclr.features import sample_source
+from tf_simclr.files import counted
 from tf_simclr.pipeline import describe_network
 from tf_simclr.planning import chance_loss
 from tf_simclr.report import evaluations, page, pictures
@@ -27,11 +28,11 @@ _MAX_IMAGES = 1000
 _SMALL_PICTURE = 700
 
 
-def describe_run(steps: Steps) -> str:
-    """Returns a sentence on what the steps do."""
+def describe_run(steps: Steps, results: Mapping[str, Sequence[Result]]) -> str:
+    """Returns a sentence on what the steps do; see `results_table`."""
     about = []
     for name, step in steps.items():
-        labels = _labels_used(step).replace("all", "all labels").replace("per", "labels per")
+        labels = _labels_used(step, results.get(name, ()), noun="label")
         about.append(
             {
                 "pretrain": "contrastive pretraining on images without labels",
@@ -59,7 +60,7 @@ def results_table(steps: Steps, results: Mapping[str, Sequence[Result]]) -> str:
             [
                 name,
                 describe_network(step),
-                _labels_used(step),
+                _labels_used(step, given),
                 _each(given, "num_weights", lambda value: f"{value / 1e6:.2f} M"),
                 _each(given, "global_step", str),
                 *evaluations.score_cells(given, "eval"),
@@ -125,7 +126,7 @@ def embedding(name: str, step: ExperimentConfig) -> str:
     class_names = (source.class_names or ()) if (labels >= 0).any() else ()
     png = pictures.plot_points(pictures.project(features), labels, len(class_names))
     about = (
-        f"{len(features)} images of {source.name}, placed by their representation (final_avg_pool) in the "
+        f"{counted(len(features), 'image')} of {source.name}, placed by their representation (final_avg_pool) in the "
         f"network of {name}: PCA, then t-SNE. Neighbours are similar; long distances mean little."
     )
     return page.text(about) + page.picture(png, "map of the images", "square") + _legend(class_names)
@@ -159,15 +160,20 @@ def settings(steps: Steps) -> str:
     return page.details("All flags of this run", tables)
 
 
-def _labels_used(step: ExperimentConfig) -> str:
-    mode = step.train.train_mode
+def _labels_used(step: ExperimentConfig, results: Sequence[Result], noun: str = "") -> str:
+    """Returns how many labels a step learns from; `noun` stands behind the number, if it is given."""
+    mode, counts = step.train.train_mode, {one.get("train/num_labels", 0) for one in results}
+    number = max(counts, default=0)
+    everything = f"all {number}" if number and len(counts) == 1 else "all"
     if mode == "pretrain" and step.train.lineareval_while_pretraining and not step.data.few_labels:
-        return "none; its probe all"
+        return f"none; its probe {everything}"
     if mode == "pretrain" or (mode == "distill" and step.distill.distill_alpha == 1):
         return "none"
-    if step.data.labels_per_class:
-        return f"{step.data.labels_per_class} per class"
-    return "all" if step.data.label_fraction == 1 else f"{100 * step.data.label_fraction:g}% of all"
+    if per_class := step.data.labels_per_class:
+        return f"{counted(per_class, noun) if noun else per_class} per class"
+    if step.data.label_fraction < 1:
+        everything = f"{100 * step.data.label_fraction:g}% of all"
+    return f"{everything} {noun}s" if noun else everything
 
 
 def _each(results: Sequence[Result], key: str, form: Callable[[Any], str]) -> str:
