@@ -6,6 +6,8 @@ import io
 import json
 import os
 import pickle
+import re
+import shlex
 import subprocess
 import sys
 import textwrap
@@ -16,13 +18,14 @@ import pytest
 import tensorflow as tf
 from PIL import Image
 
+from flags.convert import parse_command_line
 from tests.runs import REPOSITORY, run_program, write_images
 from tf_simclr import image_files, prepared_files
 from tf_simclr import prepare as module
 from tf_simclr.config import DataConfig, PrepareConfig, UserError
 from tf_simclr.data import load_source
 from tf_simclr.image_files import Conversion, convert_files, convert_image
-from tf_simclr.prepare import prepare
+from tf_simclr.prepare import prepare, training_flags
 from tf_simclr.prepared_files import PreparedFiles
 from tf_simclr.prepared_manifest import new_manifest
 
@@ -390,7 +393,7 @@ def test_overwriting_begins_anew_where_an_interrupted_output_would_go_on(photos,
 def test_finished_output_tells_what_is_there_and_converts_nothing(photos, tmp_path, monkeypatch, log):
     prepare(config(photos, tmp_path / "out"))
     before = files(tmp_path / "out")
-    assert "train: 20 images in 3 files, 0.0 MB." in log.text
+    assert re.search(r"^train: 20 images in 3 files, \d+\.\d kB\.$", "\n".join(log.messages), re.MULTILINE)
     assert f"--train_mode=pretrain --dataset=tfrecord:{tmp_path}/out" in log.text
     log.clear()
     monkeypatch.setattr(module, "convert_files", None)
@@ -477,7 +480,7 @@ def test_unreadable_images_are_left_out_counted_and_listed(photos, tmp_path, log
     assert sorted(line.split("\t") for line in lines) == [
         [name, "is no JPEG, PNG, BMP, GIF, WebP or TIFF image"] for name in bad
     ]
-    assert f"2 unreadable images were left out, listed in {tmp_path / 'out' / 'unreadable.txt'}: " in log.text
+    assert f"Left out 2 unreadable images, listed in {tmp_path / 'out' / 'unreadable.txt'}: " in log.text
 
 
 def test_too_many_unreadable_images_stop_until_they_are_tolerated(photos, tmp_path):
@@ -653,11 +656,40 @@ def test_split_that_lacks_a_class_keeps_the_labels_of_the_first(photos, tmp_path
     assert (source.class_names, source.read_labels().tolist()) == (("cat", "dog"), [1, 1])
 
 
+@pytest.mark.parametrize(
+    ("sizes", "num_classes", "more"),
+    [
+        ({"train": 64, "test": 10}, 2, []),
+        ({"train": 20, "unlabelled": 90}, 3, ["--train_batch_size=20"]),
+        ({"train": 100}, 0, ["--train_mode=pretrain"]),
+        ({"train": 100}, 1, ["--train_mode=pretrain"]),
+        ({"unlabelled": 9}, 0, ["--train_split=unlabelled", "--train_mode=pretrain", "--train_batch_size=9"]),
+    ],
+)
+def test_flags_of_a_training_fit_what_was_prepared(sizes, num_classes, more, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    flags = training_flags("a b", sizes, num_classes)
+    assert flags == ["--flagfile=flags/recipes/photos.flags", "--dataset=tfrecord:a b", *more]
+    config, _ = parse_command_line(flags)
+    steps = config.steps.values() if num_classes > 1 else [config]
+    batches = {
+        step.train.train_batch_size for step in steps if step.train.train_mode in ("pretrain", "distill")
+    }
+    assert batches == {min(64, sizes.get("train", 9))}
+
+
 @pytest.mark.slow
-def test_program_prepares_and_says_how_to_train(photos, tmp_path):
+def test_program_prepares_and_the_command_it_names_trains(photos, tmp_path):
     done = run_program("--mode=prepare", f"--dataset=folder:{photos}", f"--output={tmp_path / 'out'}")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == (
-        f"Train from them: python run.py --train_mode=pretrain --dataset=tfrecord:{tmp_path / 'out'}"
-    )
+    command = done.stdout.splitlines()[-1].removeprefix("Train from them: python run.py ")
+    shorter = [
+        "--train_steps=1",
+        "--width_multiplier=0.125",
+        "--image_size=16",
+        f"--model_dir={tmp_path / 'run'}",
+    ]
+    trained = run_program(*shlex.split(command), *shorter, "--keep_hub_module_max=0", timeout=600)
+    assert trained.returncode == 0, trained.stderr
+    assert "finetune on " in trained.stdout
     assert manifest_of(tmp_path / "out")["splits"]["train"]["num_examples"] == 20

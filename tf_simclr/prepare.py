@@ -34,6 +34,8 @@ _NUM_SAMPLES = 64
 # Images that a process works off before it hands them over, and such tasks that wait for each process.
 _TASK_SIZE, _TASKS_AHEAD = 8, 3
 _NUM_NAMED = 20
+# What training from the files starts with, and its batch.
+_RECIPE, _BATCH_SIZE = "flags/recipes/photos.flags", 64
 
 Convert = Callable[[Iterable[str]], Iterator[Converted]]
 
@@ -90,7 +92,7 @@ def _prepare(config: PrepareConfig, files: PreparedFiles) -> None:
     goes_on = files.goes_on(settings)
     if goes_on and files.is_finished:
         _LOG.info("Already prepared: %s.", files.directory)
-        _report(files)
+        _report(files, _class_names(splits))
         return
     with _start_workers(config) as convert:
         if goes_on:
@@ -102,7 +104,7 @@ def _prepare(config: PrepareConfig, files: PreparedFiles) -> None:
             files.begin(settings, _class_names(splits), sizes)
         _write_missing(config, splits, files, convert)
     files.finish()
-    _report(files)
+    _report(files, _class_names(splits))
 
 
 def _folder(config: PrepareConfig) -> str:
@@ -284,18 +286,38 @@ class _Watch:
         )
 
 
-def _report(files: PreparedFiles) -> None:
+def _report(files: PreparedFiles, class_names: Sequence[str] | None) -> None:
     for name, split in files.splits.items():
-        megabytes = sum(entry["bytes"] for entry in split["files"]) / 1e6
-        _LOG.info(
-            "%s: %d images in %d files, %.1f MB.", name, split["num_examples"], split["num_shards"], megabytes
-        )
+        images, shards = counted(split["num_examples"], "image"), counted(split["num_shards"], "file")
+        kilobytes = sum(entry["bytes"] for entry in split["files"]) / 1e3
+        size = f"{kilobytes / 1e3:.1f} MB" if kilobytes >= 1e3 else f"{kilobytes:.1f} kB"
+        _LOG.info("%s: %s in %s, %s.", name, images, shards, size)
     unreadable = [
         f"{image} ({problem})" for name in files.splits for image, problem in files.unreadable(name).items()
     ]
     if unreadable:
         where = os.path.join(files.directory, UNREADABLE)
-        shown = ", ".join(unreadable[:_NUM_NAMED])
-        _LOG.info("%d unreadable images were left out, listed in %s: %s.", len(unreadable), where, shown)
-    dataset = shlex.quote(f"tfrecord:{files.directory}")
-    _LOG.info("Train from them: python run.py --train_mode=pretrain --dataset=%s", dataset)
+        images, shown = counted(len(unreadable), "unreadable image"), ", ".join(unreadable[:_NUM_NAMED])
+        _LOG.info("Left out %s, listed in %s: %s.", images, where, shown)
+    sizes = {name: split["num_examples"] for name, split in files.splits.items()}
+    flags = training_flags(files.directory, sizes, len(class_names or ()))
+    _LOG.info("Train from them: python run.py %s", shlex.join(flags))
+
+
+def training_flags(directory: str, sizes: Mapping[str, int], num_classes: int) -> list[str]:
+    """Returns the flags of a training that works with what was prepared.
+
+    Args:
+        directory: of the record files.
+        sizes: number of images of each split.
+        num_classes: of the labels; 0 without labels.
+    """
+    split = "train" if "train" in sizes else next(iter(sizes))
+    flags = [f"--flagfile={_RECIPE}", f"--dataset=tfrecord:{directory}"]
+    if split != "train":
+        flags.append(f"--train_split={split}")
+    if num_classes < 2:  # There is nothing to tell apart.
+        flags.append("--train_mode=pretrain")
+    if sizes[split] < _BATCH_SIZE:
+        flags.append(f"--train_batch_size={sizes[split]}")
+    return flags
