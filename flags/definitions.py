@@ -129,7 +129,8 @@ def _define_data(flag_values):
         "many as there are labels, or as a manifest says.",
         tfrecord_first_label="Label of the first class of tfrecord:GLOB; 1 where they are counted from 1, as those of "
         "ImageNet often are. Images of lower labels, such as -1, have none.",
-        train_split="Split to train on; parts are named as in TFDS, for example train[:80%].",
+        train_split="Split to train on; parts and sums as in TFDS, for example train[:80%]+unlabelled. If not given: "
+        "train, for pretraining and distillation together with the split unlabelled where there is one.",
         eval_split="Split to evaluate on; validation, or else test, where the data has it, if not given; "
         "for linear_eval and knn_eval test, or else validation.",
         cache_dataset="Keep the examples of a data set that is read from records in memory.",

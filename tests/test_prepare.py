@@ -195,7 +195,7 @@ def problem_of(tmp_path, content, max_pixels=10**6):
 def test_unreadable_image_is_told_by_what_is_wrong(tmp_path):
     assert problem_of(tmp_path, None) == "No such file or directory"
     for content in (b"", b"text", b"GIF8", b"%!PS-Adobe-3.0 EPSF-3.0\n"):
-        assert problem_of(tmp_path, content) == "is no JPEG, PNG, BMP, GIF, WebP or TIFF image"
+        assert problem_of(tmp_path, content) == "is no JPEG, PNG, BMP, GIF, WebP, TIFF or PPM image"
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     for extension, options in (("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {}), ("TIFF", {})):
         whole = encode(noise, extension, **options)
@@ -478,7 +478,7 @@ def test_unreadable_images_are_left_out_counted_and_listed(photos, tmp_path, log
     assert (split["num_examples"], split["num_unreadable"]) == (18, 2)
     lines = (tmp_path / "out" / "unreadable.txt").read_text().splitlines()
     assert sorted(line.split("\t") for line in lines) == [
-        [name, "is no JPEG, PNG, BMP, GIF, WebP or TIFF image"] for name in bad
+        [name, "is no JPEG, PNG, BMP, GIF, WebP, TIFF or PPM image"] for name in bad
     ]
     assert f"Left out 2 unreadable images, listed in {tmp_path / 'out' / 'unreadable.txt'}: " in log.text
 

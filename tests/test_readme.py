@@ -134,8 +134,7 @@ def with_stand_ins(arguments, root):
 @pytest.mark.parametrize(
     "command",
     [
-        "--flagfile=flags/recipes/photos.flags --dataset=folder:PATH --pretrain.train_split=unlabelled "
-        "--distill.train_split=unlabelled --model_dir=runs/photos",
+        "--flagfile=flags/recipes/photos.flags --dataset=folder:PATH --model_dir=runs/photos",
         "--dataset=cifar10 --data_dir=PREPARED --image_size=32 --resnet_depth=18 --use_blur=False",
         "--flagfile=flags/recipes/cifar10_r18.flags --model_dir=runs/cifar10_r18",
     ],

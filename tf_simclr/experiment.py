@@ -19,6 +19,7 @@ from tf_simclr.data import (
     TrainingSource,
     check_bad_images,
     check_service,
+    data_lines,
     eval_dataset,
     load_eval_source,
     match_classes,
@@ -296,6 +297,7 @@ class Experiment:
                 "--lineareval_while_pretraining=True and all labels."
             )
         self._match_eval_source()
+        self._announce_data()
         checkpoints = Checkpoints(directory, self.task)
         result: dict[str, Any] = {"global_step": 0}
         if latest_checkpoint(directory) is None:
@@ -351,7 +353,9 @@ class Experiment:
         if self.task.model.supervised_head is None:
             return "there is no linear probe"
         if self.eval_source is None:
-            return f"{self.config.data.dataset} has no validation or test split"
+            data = self.config.data
+            used = f" besides --train_split={data.train_split}" if data.train_split else ""
+            return f"{data.dataset} has no validation or test split{used}"
         if self.eval_source.num_classes is None:
             return f"{self.eval_source.name} has no labels"
         return None
@@ -439,7 +443,13 @@ class Experiment:
             names = None if theirs is None else tuple(theirs)
         return names
 
+    def _announce_data(self) -> None:
+        why_not = self._why_not_evaluated() if self.config.mode != "train" else None
+        for line in data_lines(self._ingredients.images, self.eval_source, why_not=why_not):
+            _LOG.info(line)
+
     def _announce(self) -> None:
+        self._announce_data()
         model, plan = self.config.model, self.plan
         sk = f", SK {model.sk_ratio:g}" if model.sk_ratio else ""
         _LOG.info(

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF")
+_FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
 _JPEG = ("JPEG", "MPO")  # The latter has a second picture behind the first, as some cameras write it.
 _PLACE_OF_BIT_DEPTH = 24  # In a PNG: Pillow shows 16-bit RGB as RGB.
 
@@ -81,7 +81,7 @@ def _convert_file(path: str, conversion: Conversion) -> Converted:
         with open(path, "rb") as file:
             return Converted(convert_image(file.read(), conversion))
     except UnidentifiedImageError:
-        return Converted(b"", "is no JPEG, PNG, BMP, GIF, WebP or TIFF image")
+        return Converted(b"", "is no JPEG, PNG, BMP, GIF, WebP, TIFF or PPM image")
     except FileNotFoundError as error:
         if not os.path.isdir(os.path.dirname(path) or os.curdir):
             raise ReadError(path, "its folder is gone") from error
@@ -108,7 +108,7 @@ def convert_image(encoded: bytes, conversion: Conversion) -> bytes:
     TensorFlow does.
 
     Args:
-        encoded: JPEG, PNG, BMP, GIF, WebP or TIFF.
+        encoded: JPEG, PNG, BMP, GIF, WebP, TIFF or PPM.
         conversion: what to make of it.
 
     Raises:

@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tf_simclr.augment import TrainView
 from tf_simclr.checkpoint import initialize_from
-from tf_simclr.config import ExperimentConfig, ModelConfig, UserError, absolute_dataset
+from tf_simclr.config import DataConfig, ExperimentConfig, ModelConfig, UserError, absolute_dataset
 from tf_simclr.data import (
     BatchPlan,
     DataService,
@@ -247,7 +247,7 @@ def _describe_memory(size: int, plan: BatchPlan, source: TrainingSource) -> list
 
 
 def _finetune(config: ExperimentConfig, num_replicas: int) -> Ingredients:
-    source = few_labels(load_source(config.data, config.data.train_split), config.data)
+    source = few_labels(load_source(config.data, config.data.labelled_split), config.data)
     batch_size, notes = config.train.train_batch_size, []
     if config.mode != "eval":
         _plan(batch_size, num_replicas).check("train_batch_size")
@@ -298,15 +298,17 @@ def _may_keep_head(config: ExperimentConfig, source: TrainingSource) -> bool:
         distills = config.train.train_mode == "distill"
         if settings.get("train_mode") == "pretrain" and (distills or config.data.few_labels):
             return False  # A probe has seen all labels.
-        names = ("train_split", "label_fraction", "labels_per_class", "label_seed")
+        names = ("label_fraction", "labels_per_class", "label_seed")
         ours |= {name: getattr(config.data, name) for name in names}
+        ours["train_split"] = config.data.labelled_split
         learned_from = read_run_data(directory)
         # The same images may lie elsewhere now.
         moved = learned_from is not None and learned_from.fingerprint == source.fingerprint()
         theirs = absolute_dataset(str(settings.get("dataset")))
         if not moved and theirs != absolute_dataset(config.data.dataset):
             return False
-    return settings.items() >= ours.items()
+    known = settings | {"train_split": settings.get("train_split") or DataConfig().labelled_split}
+    return known.items() >= ours.items()
 
 
 def _distill(config: ExperimentConfig, num_replicas: int) -> Ingredients:

@@ -161,7 +161,7 @@ def summarize(config: LabelEfficiencyConfig, results: Mapping[str, Mapping[str, 
     step = config.method.finetune
     return {
         "dataset": step.data.dataset,
-        "train_split": step.data.train_split,
+        "train_split": step.data.labelled_split,
         "num_examples": list(results.values())[-1]["eval/num_examples"],
         "checkpoint": step.train.checkpoint,
         "methods": list(config.methods),

@@ -16,10 +16,18 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from tf_simclr.config import PrepareConfig, UserError, check
-from tf_simclr.data import Source, available_splits, check_bad_images, load_source, match_classes
+from tf_simclr.data import (
+    Source,
+    available_splits,
+    check_bad_images,
+    describe_source,
+    ignored_lines,
+    load_source,
+    match_classes,
+)
 from tf_simclr.data.sources import FOLDER_PREFIX
 from tf_simclr.features import digest
-from tf_simclr.files import counted, shown_path
+from tf_simclr.files import counted, one_line, shown_path
 from tf_simclr.image_files import Conversion, Converted, ReadError, convert_files, start_worker
 from tf_simclr.images import MAX_PIXELS
 from tf_simclr.prepared_files import UNREADABLE, PreparedFiles, Row
@@ -138,6 +146,9 @@ def _load_splits(config: PrepareConfig, output: str) -> dict[str, _Split]:
             labels=np.full(count, -1) if source.num_classes is None else source.read_labels(),
             order=np.random.RandomState(config.seed).permutation(count),
         )
+    sources = [split.source for split in splits.values()]
+    for line in (*map(describe_source, sources), *ignored_lines(sources)):
+        _LOG.info(one_line(line))
     return splits
 
 

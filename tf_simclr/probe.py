@@ -141,7 +141,7 @@ def _linear(
     check(
         len(found) > 1,
         "train_split",
-        config.data.train_split,
+        config.data.labelled_split,
         f"there is one class in {counted(len(train.labels), 'labelled image')}; use a part that has some of each.",
     )
     if config.linear_eval_protocol == "sgd":
@@ -168,8 +168,9 @@ def with_validation(
     kept, others = classifiers.split_off_validation(train.labels, share=_VALIDATION_SHARE, seed=config.seed)
     if not len(others):
         flag = "labels_per_class" if config.data.labels_per_class else "train_split"
+        value = config.data.labels_per_class or config.data.labelled_split
         raise UserError(
-            f"--{flag}={getattr(config.data, flag)}: one image a class leaves none to choose the penalty by; use "
+            f"--{flag}={value}: one image a class leaves none to choose the penalty by; use "
             "more, or --linear_eval_protocol=sgd, or --mode=knn_eval."
         )
     order = np.concatenate([kept, others])

@@ -3,19 +3,27 @@
 import contextlib
 import logging
 import os
-import re
 from typing import NamedTuple
 
 import numpy as np
 
 from tf_simclr.classifiers import Examples
 from tf_simclr.config import DataConfig, LinearEvalConfig, ProbeConfig, UserError, check
-from tf_simclr.data import Source, available_splits, few_labels, load_source, match_classes
+from tf_simclr.data import (
+    Source,
+    available_splits,
+    data_lines,
+    describe_source,
+    few_labels,
+    find_split,
+    load_source,
+    match_classes,
+    splits_left,
+)
 from tf_simclr.features import FeaturePass, Features, Network
 from tf_simclr.files import counted, listed
 
 _LOG = logging.getLogger("tf_simclr")
-_VALIDATION_SPLITS = ("validation", "val")
 # Of a feature: as float32, twice where validation images are put beside, and the copy that is fitted.
 _BYTES_PER_NUMBER = 16
 # Logits, their gradients and their exponentials as float64, while L-BFGS fits.
@@ -41,21 +49,27 @@ def open_sources(config: ProbeConfig) -> Sources:
     """
     data = config.data
     test_split = data.eval_split or _default_test_split(data)
-    train = few_labels(load_source(data, data.train_split), data)
+    train = few_labels(load_source(data, data.labelled_split), data)
     test = load_source(data, test_split, flag="eval_split")
     _check_classes(data, train, test, test_split)
     test = _with_training_numbers(test, train)
     needs_validation = isinstance(config, LinearEvalConfig) and config.linear_eval_protocol == "lbfgs"
-    if not needs_validation or data.few_labels:
-        return Sources(train, None, test)
-    return Sources(train, _validation_source(data, train, test_split), test)
+    validation = None
+    if needs_validation and not data.few_labels:
+        validation = _validation_source(data, train, test_split)
+    for line in data_lines(train, test):
+        _LOG.info(line)
+    if validation is not None:
+        _LOG.info("Validation images: %s", describe_source(validation))
+    return Sources(train, validation, test)
 
 
 def _validation_source(data: DataConfig, train: Source, test_split: str) -> Source | None:
     """Returns the validation images where they are a split of their own, with labels."""
-    used = _names_in(data.train_split) | _names_in(test_split)
-    free = [name for name in _VALIDATION_SPLITS if name in set(available_splits(data)) - used]
-    source = load_source(data, free[0], flag="eval_split") if free else None
+    free = find_split(
+        "validation", splits_left(available_splits(data), f"{data.labelled_split}+{test_split}")
+    )
+    source = load_source(data, free, flag="eval_split") if free else None
     if source is None or source.num_classes is None:
         return None
     try:
@@ -73,21 +87,15 @@ def _with_training_numbers(source: Source, train: Source) -> Source:
 
 
 def _default_test_split(data: DataConfig) -> str:
-    used = _names_in(data.train_split)
-    there = set() if "all" in used else set(available_splits(data)) - used
-    names = [name for name in ("test", *_VALIDATION_SPLITS) if name in there]
-    if not names:
+    there = splits_left(available_splits(data), data.labelled_split)
+    split = find_split("test", there) or find_split("validation", there)
+    if split is None:
         raise UserError(
             f"--eval_split: not given, and {data.dataset} has neither test nor validation images that "
-            f"--train_split={data.train_split} leaves; name a part, "
+            f"--train_split={data.labelled_split} leaves; name a part, "
             "such as --train_split=train[:80%] --eval_split=train[80%:]."
         )
-    return names[0]
-
-
-def _names_in(split: str) -> set[str]:
-    """Returns the names of the splits that `train[:80%]+test` is made of."""
-    return set(re.sub(r"\[[^]]*\]", "", split).split("+"))
+    return split
 
 
 def _check_classes(data: DataConfig, train: Source, test: Source, test_split: str) -> None:
@@ -96,12 +104,6 @@ def _check_classes(data: DataConfig, train: Source, test: Source, test_split: st
         "eval_split",
         test_split,
         f"{test.name} has no labels to compare with; name a split or a data set with labels.",
-    )
-    check(
-        train.num_classes != 1,
-        "train_split",
-        data.train_split,
-        f"{train.name} has a single class, {listed(train.class_names or [])}; there is nothing to tell apart.",
     )
 
 
@@ -117,7 +119,7 @@ def check_memory(config: ProbeConfig, network: Network, sources: Sources) -> Non
     check(
         needed <= there,
         "train_split",
-        config.data.train_split,
+        config.data.labelled_split,
         f"the {size} features of {count} images take {needed / 2**30:.1f} GiB, and this machine has "
         f"{there / 2**30:.1f}; use a part of the split, such as train[:10%], or --labels_per_class.",
     )

@@ -94,8 +94,12 @@ def tfds_dir(tmp_path_factory):
     prepare_tfds(root, "TinyJpegs", {"image": free, "label": label}, {"train": labelled}, num_shards=3)
     pictures = [{"picture": square["image"]} for square in squares]
     prepare_tfds(root, "TinyUnlabelled", {"picture": fixed}, {"train": pictures})
+    held_back = [squares[number] | {"label": -1} for number in (3, 5)]
     prepare_tfds(
-        root, "TinyHeldBack", {"image": fixed, "label": label}, {"test": [squares[3] | {"label": -1}]}
+        root,
+        "TinyHeldBack",
+        {"image": fixed, "label": label},
+        {"train": squares[:4], "test": held_back, "unlabelled": held_back},
     )
     broken = files / "broken.jpg"
     broken.write_bytes(jpegs[0].read_bytes()[:300])

@@ -26,6 +26,7 @@ def folder(tmp_path, monkeypatch):
         path.write_text("no image")
     (tmp_path / "images" / "b" / ".hidden.png").write_text("")
     (tmp_path / "images" / "b" / "notes.txt").write_text("")
+    (tmp_path / "images" / "b" / "README").write_text("")
     time.sleep(0.02)  # Longer than the steps of the file system's clock.
     return str(tmp_path / "images")
 
@@ -68,6 +69,7 @@ def test_second_start_takes_the_index(folder, num_listings):
     assert num_listings == [folder]
     assert paths_of(first) == paths_of(second) == walked(folder)
     assert (second.class_names, second.class_counts.tolist()) == (("a", "b"), [1, 6])
+    assert first.ignored == second.ignored == {"hidden": 1, ".txt": 1, "without extension": 1}
 
 
 def test_folder_source_is_the_same_with_and_without_an_index(folder, num_listings):

@@ -12,7 +12,14 @@ from tests.data.conftest import GREY_STEP, numbers_of
 from tests.data.records import damage, example, png, write, write_greys
 from tf_simclr.augment.views import TrainView
 from tf_simclr.config import DataConfig, UserError
-from tf_simclr.data import BatchPlan, available_splits, few_labels, load_source, train_dataset
+from tf_simclr.data import (
+    BatchPlan,
+    available_splits,
+    few_labels,
+    load_source,
+    load_training_source,
+    train_dataset,
+)
 from tf_simclr.data.random_access import EncodedImages
 from tf_simclr.data.source import first_success
 from tf_simclr.data.stream_source import StreamSource
@@ -324,6 +331,25 @@ def test_split_of_negative_labels_is_one_without(tmp_path, num_classes):
     test = load_source(data, "test")
     assert (test.class_names, test.num_unlabelled, evaluated(test)[2]) == (None, 0, 0)
     assert load_source(data, "train").num_classes == 2
+
+
+@pytest.mark.parametrize("num_classes", [0, 2])
+def test_records_of_splits_are_added(tmp_path, num_classes):
+    write(tmp_path / "train-0.tfrecord", [example(png(n), n % 2) for n in range(6)])
+    write(tmp_path / "train-1.tfrecord", [example(png(n), n % 2) for n in range(6, 8)])
+    write(tmp_path / "unlabelled-0.tfrecord", [example(png(n)) for n in range(8, 12)])
+    data = config(tmp_path, tfrecord_num_classes=num_classes)
+    source = load_training_source(data)
+    assert source.name == f"tfrecord:{tmp_path} (train+unlabelled)"
+    assert (source.num_examples, source.num_unlabelled, source.class_names) == (12, 4, ("0", "1"))
+    found, labels, num_bad = evaluated(source)
+    assert (sorted(found), num_bad) == (list(range(12)), 0)
+    assert labels == [number % 2 if number < 8 else -1 for number in found]
+    assert sorted(evaluated(few_labels(source, data))[0]) == list(range(8))
+    part = load_source(data, "train[6:]+unlabelled[:1]")
+    assert sorted(evaluated(part)[0]) == [6, 7, 8]
+    cached = load_training_source(config(tmp_path, tfrecord_num_classes=num_classes, cache_dataset=True))
+    assert sorted(cached.labels) == [-1] * 4 + [0] * 4 + [1] * 4
 
 
 def test_data_of_negative_labels_alone_is_without(tmp_path):

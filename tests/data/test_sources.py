@@ -14,9 +14,10 @@ from tf_simclr.data import (
     available_splits,
     check_bad_images,
     eval_dataset,
+    load_eval_source,
     load_source,
 )
-from tf_simclr.data.splits import slice_of_split
+from tf_simclr.data.splits import slices_of_split, split_kind, splits_left
 
 DIGITS = DataConfig(dataset="digits")
 
@@ -52,10 +53,39 @@ def test_digits_parts_of_a_split_join_to_the_whole():
 
 @pytest.mark.parametrize(
     ("split", "expected"),
-    [("train", (0, 100)), ("train[:10]", (0, 10)), ("train[90%:]", (90, 100)), ("train[-20:]", (80, 100))],
+    [
+        ("train", [("train", 0, 100)]),
+        ("train[:10]", [("train", 0, 10)]),
+        ("train[90%:]", [("train", 90, 100)]),
+        ("train[-20:]", [("train", 80, 100)]),
+        ("train[:10] + val", [("train", 0, 10), ("validation", 0, 50)]),
+        ("training[:10]+train[90%:]", [("train", 0, 10), ("train", 90, 100)]),
+    ],
 )
-def test_slice_of_split_follows_tfds(split, expected):
-    assert slice_of_split(split, {"train": 100}, "train_split", "x") == ("train", *expected)
+def test_slices_of_split_follow_tfds(split, expected):
+    sizes = {"train": 100, "validation": 50}
+    found = slices_of_split(split, tuple(sizes), sizes.get, flag="train_split", dataset="x")
+    assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "names"),
+    [
+        ("train", ["train", "Train", "TRAINING", "train2017", "train_set", "images_train", "trainset"]),
+        ("validation", ["val", "valid", "Validation", "val2017", "dev", "ILSVRC2012_img_val"]),
+        ("test", ["test", "Test", "testing", "test_images"]),
+        ("unlabelled", ["unlabelled", "Unlabeled", "UNLABELLED", "unlabeled_data", "no_labels"]),
+        (None, ["images", "bus", "trainer", "invalid", "tester", "data", "cat", "2017", "all"]),
+    ],
+)
+def test_splits_are_known_in_any_spelling(kind, names):
+    assert {name: split_kind(name) for name in names} == dict.fromkeys(names, kind)
+
+
+def test_splits_that_are_used_are_not_left():
+    splits = ("train", "test", "validation")
+    assert splits_left(splits, "train[:80%]+val") == ["test"]
+    assert splits_left(splits, "all") == []
 
 
 @pytest.mark.parametrize(
@@ -71,14 +101,54 @@ def test_slice_of_split_follows_tfds(split, expected):
         ),
         ("train[:8", r"^--eval_split=train\[:8: not a part of a split; write it like train\[:80%\]"),
         ("train[x:]", r"^--eval_split=train\[x:\]: not a part of a split"),
-        ("train+test", r"^--eval_split=train\+test: digits has the split"),
-        ("train[:5]+test", r"^--eval_split=train\[:5\]\+test: not a part of a split"),
+        ("train+dev", r"^--eval_split=train\+dev: digits has the split"),
+        ("train[:5]+test[", r"^--eval_split=train\[:5\]\+test\[: not a part of a split"),
+        ("train+", r"^--eval_split=train\+: not a part of a split"),
     ],
 )
 def test_load_source_refuses_split_in_one_line(split, message):
     with pytest.raises(UserError, match=message) as error:
         load_source(DIGITS, split, flag="eval_split")
     assert "\n" not in str(error.value)
+
+
+def test_digits_splits_are_added():
+    both = load_source(DIGITS, "train[:5]+test")
+    parts = [load_source(DIGITS, split) for split in ("train[:5]", "test")]
+    assert both.num_examples == 455 and both.name == "digits (train[:5]+test)"
+    np.testing.assert_array_equal(both.images, np.concatenate([part.images for part in parts]))
+    np.testing.assert_array_equal(both.labels, np.concatenate([part.labels for part in parts]))
+
+
+def test_split_that_is_trained_on_is_not_evaluated_on():
+    assert load_eval_source(DIGITS).name == "digits (test)"
+    assert load_eval_source(DataConfig(dataset="digits", train_split="train+test")) is None
+
+
+@pytest.mark.parametrize(
+    ("dataset", "fix"),
+    [
+        ("/photos", "a path; use folder:/photos for images, or tfrecord:/photos for record files."),
+        ("~/photos", "a path; use folder:~/photos for images"),
+        ("./a/b", "a path; use folder:./a/b for images"),
+        ("digits,/photos", "a path; use folder:/photos for images"),
+        (
+            "csv:labels.csv",
+            "there is no kind of data csv:; use folder:labels.csv for a folder of images, or tfrecord:",
+        ),
+        ("Folder:/photos", "there is no kind of data Folder:; use folder:/photos for a folder of images"),
+        ("gs://bucket/x", "there is no kind of data gs:; use tfrecord:gs://bucket/x for record files."),
+    ],
+)
+def test_paths_and_unknown_prefixes_are_offered_as_what_they_may_be(dataset, fix):
+    with pytest.raises(UserError) as error:
+        DataConfig(dataset=dataset)
+    assert str(error.value).startswith(f"--dataset={dataset}: {fix}")
+
+
+def test_names_of_tfds_are_no_paths():
+    for dataset in ("cifar10", "mnist:3.0.1", "imagenet2012_subset/1pct:5.*.*", "tfrecord:gs://bucket/x"):
+        assert DataConfig(dataset=dataset).dataset == dataset
 
 
 def test_load_source_of_digits_does_not_load_tfds():

@@ -12,6 +12,7 @@ from tf_simclr.data import (
     available_splits,
     eval_dataset,
     load_source,
+    load_training_source,
     load_with_label_sets,
     tfds_source,
     train_dataset,
@@ -100,6 +101,13 @@ def test_tfds_feature_that_is_not_known_is_refused(config, name, keys, message):
 
 def test_tfds_labels_that_are_held_back_are_none(config):
     assert load_source(config("tiny_held_back"), "test").num_classes is None
+
+
+def test_tfds_unlabelled_split_is_taken_where_no_labels_are_learnt(config):
+    source = load_training_source(config("tiny_held_back"))
+    assert source.name == "tiny_held_back (train+unlabelled)"
+    assert (source.num_examples, source.num_unlabelled) == (6, 2)
+    assert sorted(source.labels) == [-1, -1, 0, 0, 1, 1]
 
 
 def test_tfds_unreadable_small_image_is_left_out(config):

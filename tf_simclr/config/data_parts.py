@@ -9,6 +9,7 @@ import urllib.parse
 from tf_simclr.config.checks import check, check_choice, check_finite, is_remote
 
 _PATH_PREFIX = "(?:folder|tfrecord):"
+_KNOWN_PREFIX = "folder|tfrecord|huggingface"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -59,7 +60,7 @@ class DataConfig:
     tfrecord_num_classes: int = 0
     tfrecord_first_label: int = 0
     folder_index: bool = True
-    train_split: str = "train"
+    train_split: str | None = None
     eval_split: str | None = None
     cache_dataset: bool = False
     max_bad_image_fraction: float = 0.01
@@ -78,6 +79,7 @@ class DataConfig:
             "use digits, fashion_mnist_debian, a TFDS name, folder:PATH or tfrecord:GLOB.",
         )
         self._check_mix()
+        self._check_names()
         for flag in ("tfds_image_key", "tfrecord_image_key"):
             check(getattr(self, flag) != "", flag, "", "name a feature, such as image.")
         check(
@@ -92,7 +94,7 @@ class DataConfig:
             self.tfrecord_first_label,
             "the label of the first class; use 0, or 1 where they are counted from 1.",
         )
-        check(bool(self.train_split), "train_split", self.train_split, "name a split, such as train.")
+        check(self.train_split != "", "train_split", self.train_split, "name a split, such as train.")
         check(
             0 <= self.max_bad_image_fraction <= 1,
             "max_bad_image_fraction",
@@ -133,6 +135,28 @@ class DataConfig:
             self.label_seed,
             "use a whole number from 0 to 2147483647.",
         )
+
+    def _check_names(self) -> None:
+        """Refuses paths and prefixes that no kind of data has; TFDS would call them bad names."""
+        for source in self.sources:
+            prefix, _, rest = source.partition(":")
+            check(
+                not source.startswith(("/", "./", "../", "~")) and source not in (".", ".."),
+                "dataset",
+                self.dataset,
+                f"a path; use folder:{source} for images, or tfrecord:{source} for record files.",
+            )
+            # The version of a TFDS data set stands behind a colon, and `huggingface:` belongs to TFDS.
+            is_known = re.fullmatch(_KNOWN_PREFIX, prefix) or "/" in prefix or re.match(r"[\d*]", rest)
+            kinds = f"folder:{rest} for a folder of images, or tfrecord:{rest} for record files"
+            if rest.startswith("//"):
+                kinds = f"tfrecord:{source} for record files"
+            check(
+                not rest or bool(is_known),
+                "dataset",
+                self.dataset,
+                f"there is no kind of data {prefix}:; use {kinds}.",
+            )
 
     def _check_mix(self) -> None:
         sources = ", ".join(self.sources)
@@ -176,6 +200,11 @@ class DataConfig:
             return None if self.mix is None else tuple(float(number) for number in self.mix.split(","))
         except ValueError:
             return None
+
+    @property
+    def labelled_split(self) -> str:
+        """The split to learn labels from."""
+        return self.train_split or "train"
 
     @property
     def few_labels(self) -> bool:

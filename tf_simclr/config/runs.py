@@ -234,7 +234,7 @@ class SemiSupervisedConfig:
 
     def _same_data(self, name: str) -> bool:
         ours, theirs = getattr(self, name).data, self.finetune.data
-        return (ours.dataset, ours.train_split) == (theirs.dataset, theirs.train_split)
+        return (ours.dataset, ours.labelled_split) == (theirs.dataset, theirs.labelled_split)
 
     def _check_same_labels(self) -> None:
         with_labels = ["supervised"] + (["distill"] if self.distill.distill.distill_alpha < 1 else [])
@@ -243,8 +243,8 @@ class SemiSupervisedConfig:
                 self._same_data(name),
                 f"{name}.dataset",
                 self.steps[name].data.dataset,
-                f"takes its labels from {self.steps[name].data.train_split}, finetuning from "
-                f"{self.finetune.data.train_split} of {self.finetune.data.dataset}; use the same.",
+                f"takes its labels from {self.steps[name].data.labelled_split}, finetuning from "
+                f"{self.finetune.data.labelled_split} of {self.finetune.data.dataset}; use the same.",
             )
             for flag in ("label_fraction", "labels_per_class", "label_seed"):
                 ours, theirs = getattr(self.steps[name].data, flag), getattr(self.finetune.data, flag)

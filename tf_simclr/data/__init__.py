@@ -19,7 +19,9 @@ from tf_simclr.data.sources import (
     load_source,
     load_training_source,
 )
+from tf_simclr.data.splits import find_split, splits_left
 from tf_simclr.data.subsets import choose_labelled, few_labels
+from tf_simclr.data.summary import data_lines, describe_source, ignored_lines
 from tf_simclr.data.tfds_source import load_with_label_sets
 
 __all__ = [
@@ -35,15 +37,20 @@ __all__ = [
     "choose_labelled",
     "class_list",
     "class_numbers",
+    "data_lines",
+    "describe_source",
     "eval_dataset",
     "few_labels",
+    "find_split",
     "format_hint",
+    "ignored_lines",
     "load_eval_source",
     "load_source",
     "load_training_source",
     "load_with_label_sets",
     "match_classes",
     "mix_labelled",
+    "splits_left",
     "step_views",
     "train_dataset",
 ]

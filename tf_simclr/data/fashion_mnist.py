@@ -10,7 +10,7 @@ import numpy as np
 
 from tf_simclr.config import DataConfig, UserError
 from tf_simclr.data.random_access import ArraySource
-from tf_simclr.data.splits import missing_split, slice_of_split
+from tf_simclr.data.splits import slices_of_split
 
 NAME = "fashion_mnist_debian"
 FOLDER = "/usr/share/datasets/fashion-mnist"
@@ -36,15 +36,29 @@ def load(data: DataConfig, split: str, flag: str) -> ArraySource:
 
     Args:
         data: The data set; `data_dir` is a folder with the four files of the package.
-        split: A split, or a part of one.
+        split: A split, a part of one, or a sum of such.
         flag: The flag that named the split, for messages.
 
     Raises:
         UserError: No such split; a file is missing or damaged.
     """
-    name = split.partition("[")[0]
-    if name not in _FILES:
-        raise missing_split(split, SPLITS, flag, NAME)
+    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+
+    def num_examples(name: str) -> int:
+        if name not in found:
+            found[name] = _read_split(data, name)
+        return len(found[name][0])
+
+    slices = slices_of_split(split, SPLITS, num_examples, flag=flag, dataset=NAME)
+    images, labels = (
+        np.concatenate([found[name][which][start:stop] for name, start, stop in slices]) for which in (0, 1)
+    )
+    source = ArraySource(f"{NAME} ({split})", images[..., np.newaxis], labels, CLASS_NAMES)
+    source.identity = (source.name.encode(),)
+    return source
+
+
+def _read_split(data: DataConfig, name: str) -> tuple[np.ndarray, np.ndarray]:
     images = _read(data, f"{_FILES[name]}-images-idx3-ubyte.gz", rank=3)
     labels = _read(data, f"{_FILES[name]}-labels-idx1-ubyte.gz", rank=1)
     if len(images) != len(labels) or not len(labels) or labels.max() >= len(CLASS_NAMES):
@@ -52,11 +66,7 @@ def load(data: DataConfig, split: str, flag: str) -> ArraySource:
             data,
             f"the {len(images)} images and {len(labels)} labels of {name} do not belong together",
         )
-    _, start, stop = slice_of_split(split, {name: len(images)}, flag, NAME)
-    chosen = slice(start, stop)
-    source = ArraySource(f"{NAME} ({split})", images[chosen, :, :, np.newaxis], labels[chosen], CLASS_NAMES)
-    source.identity = (source.name.encode(),)
-    return source
+    return images, labels
 
 
 def _read(data: DataConfig, name: str, *, rank: int) -> np.ndarray:

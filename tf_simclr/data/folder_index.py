@@ -6,6 +6,7 @@ are compared, which is one question to the file system for each folder instead o
 
 import contextlib
 import hashlib
+import json
 import logging
 import os
 import secrets
@@ -15,13 +16,14 @@ from collections.abc import Sequence
 import numpy as np
 
 from tf_simclr.data.listing import END, IMAGE_EXTENSIONS, Listing, Times, list_images, times_of
+from tf_simclr.files import parse_json
 
 _LOG = logging.getLogger("tf_simclr")
 MIN_IMAGES = 10_000
 """Smaller folders are listed in less time than it takes to notice, and so each time."""
 # A change in the same moment as the listing may leave the times as they are: clocks of file systems are coarse.
 _SETTLED_NANOSECONDS = 2_000_000_000
-_VERSION = f"1 {' '.join(IMAGE_EXTENSIONS)}"
+_VERSION = f"2 {' '.join(IMAGE_EXTENSIONS)}"
 
 
 def indexed_images(folder: str, data_dir: str | None) -> Listing:
@@ -77,6 +79,7 @@ def _write(path: str, listing: Listing, times: Sequence[Times]) -> None:
                 times=np.array(times, np.int64),
                 counts=listing.counts,
                 names=_bytes(listing.names),
+                ignored=_bytes(json.dumps(listing.ignored).encode()),
             )
         os.replace(temporary, path)
     except BaseException:
@@ -109,7 +112,8 @@ def _checked(parts: dict[str, np.ndarray], folder: str) -> Listing | None:
         return None
     names, counts = parts["names"].tobytes(), parts["counts"]
     subfolders = [os.fsdecode(name) for name in parts["subfolders"].tobytes().split(END)[:-1]]
-    listing = Listing(folder, tuple(subfolders), counts, names)
+    ignored = parse_json(parts["ignored"].tobytes(), {str: int})
+    listing = Listing(folder, tuple(subfolders), counts, names, ignored)
     fits = counts.dtype == np.int64 and counts.shape == (len(subfolders),) and (counts >= 0).all()
     fits = fits and parts["times"].shape == (len(subfolders), len(Times._fields)) and subfolders[:1] == [""]
     if not fits or counts.sum() != len(listing) or not names.endswith(END) or os.fsencode(os.sep) in names:

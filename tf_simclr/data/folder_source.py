@@ -1,8 +1,10 @@
 """`folder:PATH`: image files with one subfolder a class, or flat and unlabelled."""
 
+import collections
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -11,57 +13,101 @@ from tf_simclr.config import DataConfig, UserError
 from tf_simclr.data.folder_index import indexed_images
 from tf_simclr.data.listing import IMAGE_EXTENSIONS, Listing, ListingError, list_images, scan
 from tf_simclr.data.random_access import EncodedImages
-from tf_simclr.data.splits import missing_split, slice_of_split
-from tf_simclr.files import shown_path
+from tf_simclr.data.splits import SPLITS, UNLABELLED, slices_of_split, split_kind
+from tf_simclr.files import listed, shown_path
 
-SPLIT_FOLDERS = ("train", "test", "validation", "val", "unlabelled", "unlabeled")
+# With more images than this beside the subfolders, the folder is a flat one: its millions are listed once only.
+_MANY_IMAGES = 10_000
+# Names of splits that are other words too, and so may be classes.
+_WORDS = ("train", "training", "valid")
+
+
+class _Part(NamedTuple):
+    """Images of one split: the path of its folder from the root, the listing of that, and which rows of it."""
+
+    path: str
+    listing: Listing
+    rows: np.ndarray
+    class_names: tuple[str, ...]
+
+    def labels(self, class_names: Sequence[str]) -> np.ndarray:
+        """Returns the label of each image among all classes, int32 [N]; -1 where it has none."""
+        if not self.class_names:
+            return np.full(len(self.rows), -1, np.int32)
+        number_of = {name: number for number, name in enumerate(class_names)}
+        numbers = np.array([number_of[name] for name in self.class_names], np.int32)
+        return np.repeat(numbers, self.listing.class_counts)[self.rows]
 
 
 def available_splits(data: DataConfig) -> tuple[str, ...]:
-    """Returns the subfolders that are splits, or `train`, which is then the whole folder.
+    """Returns which of `SPLITS` the subfolders are, or `train`, which is then the whole folder.
 
     Raises:
-        UserError: No such folder.
+        UserError: No such folder; two of its subfolders are the same split.
     """
-    return tuple(_split_folders(data))
+    return tuple(_split_folders(data)[0])
 
 
 def load(data: DataConfig, split: str, flag: str) -> EncodedImages:
-    """Lists the images of one split, or reads the index of an earlier listing; opens none of the images.
+    """Lists the images of one split, or reads the index of an earlier listing.
 
     Args:
         data: The data set; its name is `folder:PATH`.
-        split: A split, or a part of one, which is mixed over the classes.
+        split: A split, a part of one, which is mixed over the classes, or a sum of such.
         flag: The flag that named the split, for messages.
 
     Returns:
-        The examples, in the order of their paths.
+        The examples, in the order of their paths; those of a split `unlabelled` have no label.
 
     Raises:
-        UserError: No such folder or split; no images; images beside class folders.
+        UserError: No such folder or split; no images; images beside class folders; folders that are no classes.
     """
-    folders = _split_folders(data)
-    name = split.partition("[")[0]
-    if name not in folders:
-        raise missing_split(split, folders, flag, data.dataset)
-    listing = _list_images(data, folders[name])
-    _, start, stop = slice_of_split(split, {name: len(listing)}, flag, data.dataset)
-    # Paths are sorted by class: a part is taken after a fixed permutation, so that it holds all classes.
-    chosen = np.sort(np.random.RandomState(0).permutation(len(listing))[start:stop])
-    classes = np.arange(len(listing.class_counts), dtype=np.int32)
-    labels = np.repeat(classes, listing.class_counts)[chosen] if listing.class_names else None
+    folders, ignored = _split_folders(data)
+    listings: dict[str, Listing] = {}
+
+    def num_examples(name: str) -> int:
+        if name not in listings:
+            root = _root(data)
+            listings[name] = _list_images(data, os.path.join(root, folders[name]) if folders[name] else root)
+            if name != UNLABELLED and listings[name].class_names:
+                _check_classes(data, listings[name])
+            ignored.append(_ignored_line(listings[name].folder, listings[name].ignored))
+        return len(listings[name])
+
+    parts = []
+    for name, start, stop in slices_of_split(
+        split, tuple(folders), num_examples, flag=flag, dataset=data.dataset
+    ):
+        listing = listings[name]
+        # Paths are sorted by class: a part is taken after a fixed permutation, so that it holds all classes.
+        rows = np.sort(np.random.RandomState(0).permutation(len(listing))[start:stop])
+        parts.append(_Part(folders[name], listing, rows, () if name == UNLABELLED else listing.class_names))
+    source = _source(data, split, parts)
+    source.ignored = tuple(filter(None, ignored))
+    return source
+
+
+def _source(data: DataConfig, split: str, parts: Sequence[_Part]) -> EncodedImages:
+    firsts = np.cumsum([0, *(len(part.listing) for part in parts)])[:-1]
+    chosen = np.concatenate([first + part.rows for first, part in zip(firsts, parts, strict=True)])
+    listing = parts[0].listing
+    if len(parts) > 1:
+        listing = Listing.joined(_root(data), [(part.path, part.listing) for part in parts])
+    class_names = sorted({name for part in parts for name in part.class_names})
+    labels = np.concatenate([part.labels(class_names) for part in parts])
     files = _Lazily(lambda index: listing.path(chosen[index]), len(chosen))
     source = EncodedImages(
         f"{data.dataset} ({split})",
         _read_files(files) if data.cache_dataset else chosen,
         read=tf.identity if data.cache_dataset else lambda row: tf.io.read_file(listing.path_tensor(row)),
         example_names=_Lazily(lambda row: shown_path(listing.path(row)), len(listing)),
-        labels=labels,
-        class_names=[shown_path(name) for name in listing.class_names] or None,
+        labels=labels if class_names else None,
+        class_names=[shown_path(name) for name in class_names] or None,
         numbers=chosen,
     )
     source.files = files
     source.identity = (*listing.identity, chosen.astype(np.int64).tobytes())
+    source.num_unlabelled = int((labels < 0).sum()) if class_names else 0
     return source
 
 
@@ -85,41 +131,99 @@ def _error(data: DataConfig, what: str) -> UserError:
     return UserError(f"--dataset={data.dataset}: {what}")
 
 
-def _split_folders(data: DataConfig) -> dict[str, str]:
-    """Returns the folder of each split."""
-    root = os.path.expanduser(data.dataset.partition(":")[2])
+def _root(data: DataConfig) -> str:
+    return os.path.expanduser(data.dataset.partition(":")[2])
+
+
+def _split_folders(data: DataConfig) -> tuple[dict[str, str], list[str]]:
+    """Returns the subfolder of each split, "" for the whole folder, and lines about what lies beside them."""
+    root = _root(data)
     if not os.path.isdir(root):
         problem = "is a file" if os.path.exists(root) else "does not exist"
         raise _error(data, f"{root or 'the empty path'} {problem}; name a folder of images.")
-    # A flat folder may hold millions of images: it is not listed for this alone.
-    if not any(os.path.isdir(os.path.join(root, name)) for name in SPLIT_FOLDERS):
-        return {"train": root}
     try:
-        subfolders, _ = scan(root)
+        found = scan(root, most=_MANY_IMAGES)
     except OSError as error:
         raise _error(data, f"{root} cannot be read ({error.strerror}); name a folder that can.") from error
-    splits = [name for name in SPLIT_FOLDERS if name in subfolders]
-    # A single such name among others, say `train` beside `bus`, is a class.
-    if len(splits) > 1 or (splits and len(subfolders) == 1):
-        return {name: os.path.join(root, name) for name in splits}
-    return {"train": root}
+    splits: dict[str, str] = {}
+    for name in found.folders:
+        kind = split_kind(name)
+        if kind in splits:
+            raise _error(
+                data, f"{splits[kind]} and {name} in {root} are both the split {kind}; rename or join them."
+            )
+        if kind is not None:
+            splits[kind] = name
+    others = [name for name in found.folders if name not in splits.values()]
+    # A single such name among others, say `train` beside `bus`, may be a class.
+    if not splits or (len(splits) == 1 and others):
+        return {"train": ""}, []
+    splits = {kind: splits[kind] for kind in SPLITS if kind in splits}
+    ignored = found.ignored + collections.Counter({"images": len(found.images)})
+    lines = [_ignored_line(root, ignored)]
+    if others:
+        names = f"the folder{'s'[: len(others) > 1]} {listed(others)}"
+        lines.append(f"Ignored in {root}: {names}, beside the splits {listed(splits.values())}.")
+    return splits, lines
+
+
+def _ignored_line(folder: str, ignored: Mapping[str, int]) -> str:
+    """Returns a line that counts the files that are no images by their kinds; "" if there are none."""
+    counts = [f"{count} {kind}" for kind, count in sorted(ignored.items(), key=lambda item: -item[1])]
+    return f"Ignored in {folder}: {listed(counts)}." if counts else ""
 
 
 def _list_images(data: DataConfig, folder: str) -> Listing:
-    """Returns the images in a folder, which are in a folder for each class, or all in this one."""
+    """Returns the images in a folder and in the folders in it."""
     try:
         listing = indexed_images(folder, data.data_dir) if data.folder_index else list_images(folder)[0]
     except ListingError as error:
         raise _error(data, str(error)) from error
-    if not len(listing) and not listing.class_names:
-        raise _error(data, f"{folder} holds no images ({', '.join(IMAGE_EXTENSIONS)}); put some there.")
-    counts = zip(listing.class_names, listing.class_counts, strict=True)
+    if not len(listing):
+        kinds = f" but {listed(f'{count} {kind}' for kind, count in listing.ignored.items())}"
+        fix = f"use tfrecord:{folder}" if ".tfrecord" in listing.ignored else "put some there"
+        raise _error(
+            data,
+            f"{folder} holds no images ({', '.join(IMAGE_EXTENSIONS)}){kinds if listing.ignored else ''}; {fix}.",
+        )
+    return listing
+
+
+def _check_classes(data: DataConfig, listing: Listing) -> None:
+    """Raises UserError where the folders in a folder are no classes."""
+    folder, names, inner = listing.folder, listing.class_names, listing.folders_of_classes
+    if listing.counts[0]:
+        raise _error(
+            data,
+            f"{folder} holds images ({os.path.basename(listing.path(0))}) beside subfolders ({names[0]}); "
+            "use either one subfolder a class or a flat folder.",
+        )
+    counts = zip(names, listing.class_counts, strict=True)
     if empty := [name for name, count in counts if not count]:
         raise _error(
             data,
             f"no images in the class folder(s) {', '.join(empty[:3])} of {folder}; add some or remove them.",
         )
-    return listing
+    splits = [name for name in names if split_kind(name)]
+    is_word = len(splits) == 1 < len(names) and splits[0].lower() in _WORDS
+    if splits and not (is_word and not inner[splits[0]]):
+        raise _error(
+            data,
+            f"the folder(s) {listed(splits)} in {folder} would be classes, but are named like splits; put splits "
+            "side by side and all classes into them (train/cat, test/cat, unlabelled), or rename those that are "
+            "classes.",
+        )
+    common = set.intersection(*map(set, inner.values()))
+    are_splits = bool(common) and all(map(split_kind, common))
+    if all(common == set(folders) for folders in inner.values()) and (
+        are_splits or min(len(names), len(common)) > 1
+    ):
+        raise _error(
+            data,
+            f"the folder(s) {listed(names)} in {folder} would be classes, but each holds the folders "
+            f"{listed(sorted(common))}; if these are the classes or splits, name one folder, such as "
+            f"folder:{os.path.join(folder, names[0])}, otherwise put the images of each class right into its folder.",
+        )
 
 
 def _read_files(paths: Iterable[str]) -> list[bytes]:

@@ -1,19 +1,50 @@
-"""The images below a folder: found without opening any, and kept in a few bytes each."""
+"""The images below a folder: found by their names or first bytes, and kept in a few bytes each."""
 
+import collections
 import dataclasses
 import functools
 import logging
 import os
+import re
+import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 _LOG = logging.getLogger("tf_simclr")
-# What TensorFlow cannot read of these is counted and reported, rather than passed over in silence.
-IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".webp", ".tif", ".tiff")
+# What TensorFlow cannot read is counted as unreadable, rather than passed over in silence.
+CONVERTED_EXTENSIONS = (".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
+"""Of images that TensorFlow does not, or not wholly, read, and --mode=prepare converts."""
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", *CONVERTED_EXTENSIONS)
+# Files of other names are opened to see whether they are images, except these, which often lie beside images.
+_OTHER_EXTENSIONS = (
+    *(
+        ".txt",
+        ".csv",
+        ".tsv",
+        ".json",
+        ".jsonl",
+        ".xml",
+        ".yaml",
+        ".yml",
+        ".html",
+        ".md",
+        ".py",
+        ".npy",
+        ".npz",
+    ),
+    *(".mat", ".db", ".ini", ".mp4", ".mov", ".avi", ".zip", ".gz", ".tar", ".tfrecord"),
+)
+# The formats that TensorFlow decodes. A bitmap has four zeros behind its length.
+_FIRST_BYTES = re.compile(
+    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|BM....\0\0\0\0|RIFF....WEBP", flags=re.DOTALL
+)
+_NUM_FIRST_BYTES = 12
+# Folders that archives and network drives of other systems add, full of files named like images.
+_HIDDEN = (".", "__MACOSX", "@eaDir")
 END = b"\0"
 """Stands behind each name; no name holds it."""
 _SECONDS_BETWEEN_LINES = 5.0
@@ -35,12 +66,28 @@ class Listing:
         subfolders: Path from `folder` of each folder that was listed; the first is "".
         counts: Number of images in each of them; int64 [F].
         names: The names of all images, each with `END` behind it.
+        ignored: How many files are no images, by their kind: an extension, `hidden`, ...
     """
 
     folder: str
     subfolders: tuple[str, ...]
     counts: np.ndarray
     names: bytes
+    ignored: Mapping[str, int] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def joined(cls, folder: str, parts: Sequence[tuple[str, "Listing"]]) -> "Listing":
+        """Returns the images of several folders, each given by its path from `folder` and its listing."""
+        ignored = sum((collections.Counter(part.ignored) for _, part in parts), collections.Counter())
+        return cls(
+            folder,
+            tuple(
+                os.path.join(path, name) if name else path for path, part in parts for name in part.subfolders
+            ),
+            np.concatenate([part.counts for _, part in parts]),
+            b"".join(part.names for _, part in parts),
+            ignored,
+        )
 
     def __len__(self) -> int:
         return len(self._ends)
@@ -56,6 +103,17 @@ class Listing:
         # A folder comes right before those in it.
         starts = [number for number, name in enumerate(self.subfolders) if number and os.sep not in name]
         return np.add.reduceat(self.counts, starts) if starts else np.zeros([0], np.int64)
+
+    @property
+    def folders_of_classes(self) -> dict[str, list[str]]:
+        """The folders in each folder of `class_names`; none where images lie beside them."""
+        found: dict[str, list[str]] = {name: [] for name in self.class_names}
+        for name in self.subfolders[1:]:
+            parent, _, child = name.partition(os.sep)
+            if child and os.sep not in child:
+                found[parent].append(child)
+        direct = dict(zip(self.subfolders, self.counts, strict=True))
+        return {name: [] if direct[name] else folders for name, folders in found.items()}
 
     @functools.cached_property
     def _ends(self) -> np.ndarray:
@@ -110,7 +168,7 @@ def times_of(state: os.stat_result) -> Times:
 
 
 def list_images(folder: str) -> tuple[Listing, list[Times]]:
-    """Lists a folder of images, or of folders with images; asks the file system for no single file.
+    """Lists a folder of images, or of folders with images; opens only files whose names do not say what they are.
 
     Hidden files and folders are left out. Links are followed, but not those that lead back to a folder above them.
 
@@ -118,24 +176,28 @@ def list_images(folder: str) -> tuple[Listing, list[Times]]:
         The images, and the times that each of `subfolders` had before it was listed.
 
     Raises:
-        ListingError: A folder cannot be read; `folder` holds images beside folders.
+        ListingError: A folder cannot be read.
     """
     subfolders, times, counts, names = [], [], [], bytearray()
-    for found in _walk(folder):
-        subfolders.append(found.subfolder)
-        times.append(found.times)
+    ignored: collections.Counter[str] = collections.Counter()
+    for subfolder, modified, found in _walk(folder):
+        subfolders.append(subfolder)
+        times.append(modified)
         counts.append(len(found.images))
         names += b"".join(os.fsencode(name) + END for name in found.images)
-    return Listing(folder, tuple(subfolders), np.array(counts, np.int64), bytes(names)), times
+        ignored += found.ignored
+    return Listing(folder, tuple(subfolders), np.array(counts, np.int64), bytes(names), ignored), times
 
 
-class _Found(NamedTuple):
-    subfolder: str
-    times: Times
+class Scan(NamedTuple):
+    """What is in a folder itself: the names of folders and images, sorted, and how many other files of which kind."""
+
+    folders: list[str]
     images: list[str]
+    ignored: collections.Counter[str]
 
 
-def _walk(top: str) -> Iterator[_Found]:
+def _walk(top: str) -> Iterator[tuple[str, Times, Scan]]:
     report = _Progress(top)
     pending: list[tuple[str, frozenset]] = [("", frozenset())]
     while pending:
@@ -146,18 +208,13 @@ def _walk(top: str) -> Iterator[_Found]:
             identity = (state.st_dev, state.st_ino)
             if identity in above:
                 continue
-            folders, images = scan(folder, report)
+            found = scan(folder, report)
         except OSError as error:
             raise ListingError(
                 f"{folder} cannot be read ({error.strerror}); name a folder that can."
             ) from error
-        if images and folders and not subfolder:
-            raise ListingError(
-                f"{folder} holds images ({images[0]}) beside subfolders ({folders[0]}); "
-                "use either one subfolder a class or a flat folder."
-            )
-        yield _Found(subfolder, times_of(state), images)
-        pending += [(os.path.join(subfolder, name), above | {identity}) for name in reversed(folders)]
+        yield subfolder, times_of(state), found
+        pending += [(os.path.join(subfolder, name), above | {identity}) for name in reversed(found.folders)]
 
 
 class _Progress:
@@ -175,27 +232,33 @@ class _Progress:
             _LOG.info("Listing %s: %d images so far.", self._folder, self._count)
 
 
-def scan(folder: str, report: Callable[[], None] = lambda: None) -> tuple[list[str], list[str]]:
-    """Returns the names of subfolders and of images in a folder, sorted, without hidden ones.
+def scan(folder: str, report: Callable[[], None] = lambda: None, *, most: int | None = None) -> Scan:
+    """Returns what is in a folder itself.
 
     Args:
         folder: The folder.
         report: Called for each image.
+        most: After more images than this the rest is left out.
 
     Raises:
         OSError: It cannot be read.
     """
     subfolders, images = [], []
+    ignored: collections.Counter[str] = collections.Counter()
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if _is_folder(entry):
+            if entry.name.startswith(_HIDDEN):
+                ignored["hidden"] += 1
+            elif _is_folder(entry):
                 subfolders.append(entry.name)
-            elif entry.name.lower().endswith(IMAGE_EXTENSIONS):
+            elif kind := _why_ignored(entry):
+                ignored[kind] += 1
+            else:
                 images.append(entry.name)
                 report()
-    return sorted(subfolders), sorted(images)
+                if most is not None and len(images) > most:
+                    break
+    return Scan(sorted(subfolders), sorted(images), ignored)
 
 
 def _is_folder(entry: os.DirEntry) -> bool:
@@ -204,4 +267,31 @@ def _is_folder(entry: os.DirEntry) -> bool:
     except (
         OSError
     ):  # A link to itself, or to where nobody may look: an image that cannot be read, if it is named so.
+        return False
+
+
+def _why_ignored(entry: os.DirEntry) -> str | None:
+    """Returns of which kind a file is that is no image; None for an image, also one that cannot be read."""
+    extension = os.path.splitext(entry.name)[1].lower()
+    if _is_special(entry):
+        return "special"  # Reading a pipe would wait for ever.
+    if extension in IMAGE_EXTENSIONS or (extension not in _OTHER_EXTENSIONS and _begins_like_an_image(entry)):
+        return None
+    if not extension:
+        return "without extension"
+    return extension if re.fullmatch(r"\.[a-z0-9]{1,12}", extension) else "of other names"
+
+
+def _is_special(entry: os.DirEntry) -> bool:
+    try:
+        return not entry.is_file() and not stat.S_ISREG(entry.stat().st_mode)
+    except OSError:
+        return False
+
+
+def _begins_like_an_image(entry: os.DirEntry) -> bool:
+    try:
+        with open(entry.path, "rb") as file:
+            return _FIRST_BYTES.match(file.read(_NUM_FIRST_BYTES)) is not None
+    except OSError:
         return False

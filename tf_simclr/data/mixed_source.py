@@ -34,6 +34,7 @@ class MixedSource(TrainingSource):
         super().__init__(" + ".join(source.name for source in sources), sum(counts), None)
         self.sources = tuple(sources)
         self.identity = tuple(source.fingerprint().encode() for source in sources)
+        self.ignored = tuple(line for source in sources for line in source.ignored)
         self.weights = tuple(map(float, counts if weights is None else weights))
         self._firsts = np.cumsum([0, *counts])[:-1]
         self._decoders = [_decoder(source) for source in sources]

@@ -98,7 +98,7 @@ class ArraySource(RandomAccessSource):
     def subset(self, indices: np.ndarray, name: str) -> "ArraySource":
         """See `Source.subset`."""
         chosen = self._choose(indices, name)
-        chosen.identity = self._identity_of(indices)
+        chosen.identity, chosen.ignored = self._identity_of(indices), self.ignored
         return chosen
 
     def part(self, start: int, stop: int) -> "ArraySource":
@@ -168,7 +168,7 @@ class EncodedImages(RandomAccessSource, EncodedSource):
         """See `Source.subset`."""
         with tf.device("CPU:0"):
             chosen = self._choose(indices, name, tf.gather(self._images, indices))
-        chosen.identity = self._identity_of(indices)
+        chosen.identity, chosen.ignored = self._identity_of(indices), self.ignored
         return chosen
 
     def part(self, start: int, stop: int) -> "EncodedImages":

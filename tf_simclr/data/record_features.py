@@ -61,6 +61,7 @@ def parser(
     first_label: int = 0,
     num_classes: int | None = None,
     missing_label: int | None = None,
+    is_optional: bool = False,
 ) -> Parse:
     """Returns the function from a record to its encoded image and label; it fails where either is not there.
 
@@ -72,10 +73,12 @@ def parser(
         first_label: Label of class 0. Lower ones are those of images without a label.
         num_classes: Number of classes; None for any.
         missing_label: What an image without a label gets; None to fail.
+        is_optional: Whether a record without the feature of the label is one of these, and not damaged.
     """
     features = {image_key: tf.io.FixedLenFeature([], tf.string)}
     if label_key:
-        features[label_key] = tf.io.FixedLenFeature([], tf.int64)
+        missing = first_label - 1 if is_optional else None
+        features[label_key] = tf.io.FixedLenFeature([], tf.int64, default_value=missing)
     limit = tf.int32.max if num_classes is None else num_classes
 
     def parse(record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
@@ -22,12 +23,12 @@ from tf_simclr.data.manifest import (
 from tf_simclr.data.record_features import feature_keys, parser
 from tf_simclr.data.record_files import RecordFile, count_records
 from tf_simclr.data.source import Source
-from tf_simclr.data.splits import missing_split, slice_of_split
+from tf_simclr.data.splits import UNLABELLED, slices_of_split, split_kind, split_terms
 from tf_simclr.data.stream_source import StreamSource, shuffle_buffer_size
 
 _LOG = logging.getLogger("tf_simclr")
 PREFIX = "tfrecord:"
-_SPLITS = ("train", "test", "validation", "val", "unlabelled", "unlabeled")
+_SPLITS = ("train", "test", "validation", "valid", "val", "unlabelled", "unlabeled")
 _FILES_IN_FOLDER = "{split}-*.tfrecord*"
 _NO_RECORDS = frozenset([MANIFEST_FILE, UNFINISHED_FILE, UNREADABLE_FILE])
 _NUM_THREADS = 16
@@ -52,7 +53,14 @@ class _Files:
     def num_examples(self) -> int:
         return sum(file.take for file in self.files)
 
-    def stream(self, name: str, class_names: Sequence[str] | None, *, some_lack_labels: bool) -> StreamSource:
+    def stream(
+        self,
+        name: str,
+        class_names: Sequence[str] | None,
+        *,
+        some_lack_labels: bool,
+        label_is_optional: bool,
+    ) -> StreamSource:
         num_bytes = sum(tf.io.gfile.stat(file.filename).length for file in self.files)
         parse = parser(
             self.image_key,
@@ -60,6 +68,7 @@ class _Files:
             first_label=self.first_label,
             num_classes=None if class_names is None else len(class_names),
             missing_label=-1 if some_lack_labels else None,
+            is_optional=label_is_optional,
         )
         buffer_size = shuffle_buffer_size(num_bytes, self.num_examples)
         return StreamSource(
@@ -92,7 +101,7 @@ def load(data: DataConfig, split: str, flag: str) -> Source:
 
     Args:
         data: The data set; its name is `tfrecord:GLOB` or `tfrecord:DIRECTORY`.
-        split: A split, or a part of one, which are records that follow each other.
+        split: A split, a part of one, which are records that follow each other, or a sum of such.
         flag: The flag that named the split, for messages.
 
     Returns:
@@ -101,22 +110,57 @@ def load(data: DataConfig, split: str, flag: str) -> Source:
     Raises:
         UserError: No such files or split, no records, no image in them; not as many bytes as a manifest says.
     """
-    name = split.partition("[")[0]
-    paths = _paths(data, name)
-    if name not in paths:
-        raise missing_split(split, paths, flag, data.dataset)
-    opened = _open(data, paths[name])
-    _, start, stop = slice_of_split(split, {name: opened.num_examples}, flag, data.dataset)
+    names = [term.partition("[")[0] for term in split_terms(split, flag)]
+    paths = _paths(data, *names)
+    opened: dict[str, _Files] = {}
+
+    def num_examples(name: str) -> int:
+        if name not in opened:
+            opened[name] = _open(data, paths[name], label_is_needed=split_kind(name) != UNLABELLED)
+        return opened[name].num_examples
+
+    slices = slices_of_split(split, tuple(paths), num_examples, flag=flag, dataset=data.dataset)
+    terms = [_term(data, opened[name], name, start, stop) for name, start, stop in slices]
+    source = _join(data, f"{data.dataset} ({split})", terms)
+    source.files = [file.filename for files in opened.values() for file in files.files]
+    return source
+
+
+class _Term(NamedTuple):
+    """A part of a split: all its files, which records of them, the classes, and how many records have none."""
+
+    opened: _Files
+    start: int
+    stop: int
+    class_names: tuple[str, ...] | None
+    num_unlabelled: int
+
+
+def _term(data: DataConfig, opened: _Files, name: str, start: int, stop: int) -> _Term:
     class_names, labels = _classes(data, name, opened)
     labels = labels[start:stop]
     num_missing = int(np.count_nonzero(labels == _MISSING))
-    if num_missing and labels.max() < 0:
-        class_names, num_missing = None, 0
-    whole = opened.stream(f"{data.dataset} ({split})", class_names, some_lack_labels=num_missing > 0)
-    stream = whole.part(start, stop)
+    if class_names is None or (num_missing and labels.max() < 0):
+        return _Term(opened, start, stop, None, stop - start)
+    return _Term(opened, start, stop, class_names, num_missing)
+
+
+def _join(data: DataConfig, name: str, terms: Sequence[_Term]) -> Source:
+    """Returns the records of all terms; those of a term without classes have no label, if others have one."""
+    first = next((term for term in terms if term.class_names is not None), terms[0])
+    num_unlabelled = sum(term.num_unlabelled for term in terms) if first.class_names else 0
+    files = tuple(file for term in terms for file in term.opened.files)
+    whole = dataclasses.replace(first.opened, files=files).stream(
+        name,
+        first.class_names,
+        some_lack_labels=num_unlabelled > 0,
+        label_is_optional=any(term.opened.label_key is None for term in terms),
+    )
+    ends = np.cumsum([term.opened.num_examples for term in terms]).tolist()
+    firsts = [end - term.opened.num_examples for end, term in zip(ends, terms, strict=True)]
+    stream = whole.parts([(at + term.start, at + term.stop) for at, term in zip(firsts, terms, strict=True)])
     source = stream.in_memory() if data.cache_dataset else stream
-    source.files = [file.filename for file in opened.files]
-    source.num_unlabelled = num_missing
+    source.num_unlabelled = num_unlabelled
     return source
 
 
@@ -124,8 +168,8 @@ def _error(data: DataConfig, what: str) -> UserError:
     return UserError(f"--dataset={data.dataset}: {what}")
 
 
-def _paths(data: DataConfig, wanted: str = "train") -> dict[str, list[str]]:
-    """Returns the paths of the files of each split, of the usual ones and the one that is wanted."""
+def _paths(data: DataConfig, *wanted: str) -> dict[str, list[str]]:
+    """Returns the paths of the files of each split, of the usual ones and those that are wanted."""
     pattern = os.path.expanduser(data.dataset.removeprefix(PREFIX))
     try:
         if tf.io.gfile.isdir(pattern):
@@ -133,7 +177,7 @@ def _paths(data: DataConfig, wanted: str = "train") -> dict[str, list[str]]:
             if manifest is not None:
                 return manifest.paths
             pattern = os.path.join(glob.escape(pattern), _FILES_IN_FOLDER)
-        names = dict.fromkeys((*_SPLITS, wanted)) if "{split}" in pattern else ("train",)
+        names = dict.fromkeys((*_SPLITS, *wanted)) if "{split}" in pattern else ("train",)
         found = {name: _glob(pattern.replace("{split}", name)) for name in names}
     except tf.errors.OpError as error:
         raise _error(data, f"{pattern} cannot be read ({error.message}); name files that can.") from error
@@ -141,7 +185,7 @@ def _paths(data: DataConfig, wanted: str = "train") -> dict[str, list[str]]:
         raise _error(
             data,
             f"there is no file {pattern}; name files, such as tfrecord:data/{_FILES_IN_FOLDER}, or a folder that "
-            "--mode=prepare has written.",
+            "--mode=prepare has written, or use folder:PATH for images.",
         )
     return {split: paths for split, paths in found.items() if paths}
 

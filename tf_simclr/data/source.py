@@ -12,14 +12,13 @@ import numpy as np
 import tensorflow as tf
 
 from tf_simclr.config import UserError
+from tf_simclr.data.listing import CONVERTED_EXTENSIONS
 from tf_simclr.data.plan import BatchPlan
 
 # An unreadable image is replaced by the next example of the order, this many in all are tried.
 NUM_CANDIDATES = 4
 # Before this many images (or one epoch) the share of unreadable ones says nothing.
 MIN_IMAGES_SEEN = 1000
-# Pillow reads these.
-_CONVERTED = (".webp", ".tif", ".tiff", ".bmp")
 # Keeps the random numbers of the order apart from those of the augmentation.
 _ORDER_SALT = 0x0DE5
 
@@ -36,6 +35,8 @@ class TrainingSource(abc.ABC):
         prepared_in: The directory, named by its version, that the examples were prepared in, or None.
         num_left_out: Number of unreadable images that are none of the examples, as all were decoded at first.
         num_unlabelled: Number of examples without a label, where others have one.
+        labels: Label of each example, int32 [N], -1 for none; or None where they are not known, or there are none.
+        ignored: Lines that say what lies beside the examples and is none.
         identity: What the examples are, whatever place they lie at: their names, or the name of a published data set;
             empty where only `example_name` tells.
     """
@@ -48,6 +49,8 @@ class TrainingSource(abc.ABC):
         self.prepared_in: str | None = None
         self.num_left_out = 0
         self.num_unlabelled = 0
+        self.labels: np.ndarray | None = None
+        self.ignored: tuple[str, ...] = ()
         self.identity: tuple[bytes, ...] = ()
         self._bad_names: dict[str, None] = {}
         self._bad_lock = threading.Lock()
@@ -244,7 +247,7 @@ def format_hint(names: Sequence[str]) -> str:
     Args:
         names: of the unreadable images.
     """
-    kinds = {os.path.splitext(name)[1].lower() for name in names} & set(_CONVERTED)
+    kinds = {os.path.splitext(name)[1].lower() for name in names} & {*CONVERTED_EXTENSIONS, ".bmp"}
     if not kinds:
         return ""
     return (

@@ -10,22 +10,31 @@ from tf_simclr.data import fashion_mnist, folder_source, record_source, tfds_sou
 from tf_simclr.data.mixed_source import MixedSource
 from tf_simclr.data.random_access import ArraySource
 from tf_simclr.data.source import Source, TrainingSource
-from tf_simclr.data.splits import slice_of_split
+from tf_simclr.data.splits import UNLABELLED, find_split, slices_of_split, splits_left
 
 FOLDER_PREFIX = "folder:"
 _DIGITS_SPLITS = ("train", "test")
 
 
 def load_training_source(data: DataConfig) -> TrainingSource:
-    """Opens the split to train on, of all the sources where the data set is several.
+    """Opens all images to train on without their labels, of all the sources where the data set is several.
+
+    Those are the training images, and the unlabelled ones where there is such a split, unless `train_split` says else.
 
     Raises:
         UserError: No such data set or split, or nothing in it.
     """
     if len(data.sources) == 1:
-        return load_source(data, data.train_split)
+        return load_source(data, data.train_split or _all_images(data))
     parts = [dataclasses.replace(data, dataset=name, mix=None) for name in data.sources]
-    return MixedSource([load_source(part, data.train_split) for part in parts], data.weights)
+    sources = [load_source(part, data.train_split or _all_images(part)) for part in parts]
+    return MixedSource(sources, data.weights)
+
+
+def _all_images(data: DataConfig) -> str:
+    splits = available_splits(data)
+    found = [name for kind in ("train", UNLABELLED) if (name := find_split(kind, splits))]
+    return "+".join(found) or "train"
 
 
 def load_source(data: DataConfig, split: str, *, flag: str = "train_split") -> Source:
@@ -33,7 +42,7 @@ def load_source(data: DataConfig, split: str, *, flag: str = "train_split") -> S
 
     Args:
         data: The data set.
-        split: A split, or a part of one such as `train[:80%]`.
+        split: A split, a part of one, or a sum of such, as `train[:80%]+unlabelled`.
         flag: The flag that named the split, for messages.
 
     Returns:
@@ -57,7 +66,7 @@ def load_source(data: DataConfig, split: str, *, flag: str = "train_split") -> S
 def load_eval_source(data: DataConfig) -> Source | None:
     """Opens the split for evaluation: `eval_split`, or else validation, or else test; None without any.
 
-    Of several data sets it is that of the first.
+    A split that is trained on is left out, unless `eval_split` names it. Of several data sets it is that of the first.
 
     Raises:
         UserError: No such data set or split, or nothing in it.
@@ -65,11 +74,9 @@ def load_eval_source(data: DataConfig) -> Source | None:
     data = dataclasses.replace(data, dataset=data.sources[0], mix=None)
     if data.eval_split is not None:
         return load_source(data, data.eval_split, flag="eval_split")
-    splits = available_splits(data)
-    for split in ("validation", "val", "test"):
-        if split in splits:
-            return load_source(data, split, flag="eval_split")
-    return None
+    splits = splits_left(available_splits(data), data.train_split or "train")
+    found = [name for kind in ("validation", "test") if (name := find_split(kind, splits))]
+    return load_source(data, found[0], flag="eval_split") if found else None
 
 
 def available_splits(data: DataConfig) -> tuple[str, ...]:
@@ -114,10 +121,10 @@ def _digits_source(split: str, flag: str) -> ArraySource:
         np.arange(len(digits.target)), test_size=0.25, random_state=0, stratify=digits.target
     )
     parts = {"train": train, "test": test}
-    name, start, stop = slice_of_split(
-        split, {name: len(part) for name, part in parts.items()}, flag, "digits"
+    slices = slices_of_split(
+        split, _DIGITS_SPLITS, lambda name: len(parts[name]), flag=flag, dataset="digits"
     )
-    chosen = parts[name][start:stop]
+    chosen = np.concatenate([parts[name][start:stop] for name, start, stop in slices])
     # The pixels count inked points, 0 to 16.
     images = np.rint(digits.images[chosen] * (255 / 16)).astype(np.uint8)[..., np.newaxis]
     names = [str(digit) for digit in digits.target_names]

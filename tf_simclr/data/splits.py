@@ -1,44 +1,112 @@
-"""Parts of splits, such as `train[:80%]`, in the syntax of TensorFlow Datasets."""
+"""Names of splits in any spelling, and parts and sums of splits, such as `train[:80%]+unlabelled`.
 
-from collections.abc import Iterable, Mapping
+The syntax is that of TensorFlow Datasets.
+"""
+
+import re
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
 
 from tf_simclr.config import UserError
 
+_SPELLINGS = {
+    "train": ("train", "training", "trn"),
+    "test": ("test", "testing", "tst", "holdout"),
+    "validation": ("validation", "valid", "val", "validate", "dev", "eval", "evaluation"),
+    "unlabelled": ("unlabelled", "unlabeled", "unlabel", "nolabel", "nolabels", "unsupervised"),
+}
+_KINDS = {spelling: kind for kind, spellings in _SPELLINGS.items() for spelling in spellings}
+# Words that stand before or behind the name of a split.
+_ADDED = "(?:images?|imgs?|data|set|split|ilsvrc)+"
+SPLITS = tuple(_SPELLINGS)
+UNLABELLED = "unlabelled"
 
-def slice_of_split(split: str, sizes: Mapping[str, int], flag: str, dataset: str) -> tuple[str, int, int]:
-    """Finds which examples a split, or a part of one, names.
+
+class Slice(NamedTuple):
+    """The examples of a split from `start` to `stop` - 1."""
+
+    split: str
+    start: int
+    stop: int
+
+
+def split_kind(name: str) -> str | None:
+    """Returns which of `SPLITS` a name stands for, as in `Train`, `val2017` or `test_images`; None for another name."""
+    plain = re.sub(r"[\W\d_]", "", name.lower())
+    return _KINDS.get(plain) or _KINDS.get(re.sub(f"^{_ADDED}|{_ADDED}$", "", plain))
+
+
+def find_split(name: str, splits: Iterable[str]) -> str | None:
+    """Returns the split of this name, or else of this kind; None if there is none."""
+    splits = tuple(splits)
+    if name in splits:
+        return name
+    kind = split_kind(name)
+    return next((split for split in splits if kind and split_kind(split) == kind), None)
+
+
+def split_terms(split: str, flag: str) -> list[str]:
+    """Returns the terms of a sum of splits.
+
+    Raises:
+        UserError: A term is empty.
+    """
+    terms = [term.strip() for term in split.split("+")]
+    if not all(terms):
+        raise bad_part(split, flag)
+    return terms
+
+
+def splits_left(available: Iterable[str], used: str) -> list[str]:
+    """Returns the splits of which nothing is in the sum `used`, which may be `all`."""
+    names = re.sub(r"\[[^]]*\]", "", used).split("+")
+    taken = {split_kind(name.strip()) or name.strip() for name in names}
+    return [] if "all" in taken else [name for name in available if (split_kind(name) or name) not in taken]
+
+
+def slices_of_split(
+    split: str, splits: Iterable[str], num_examples: Callable[[str], int], *, flag: str, dataset: str
+) -> list[Slice]:
+    """Finds which examples a split, a part of one, or a sum of such names.
 
     Args:
-        split: Such as `train`, `train[:80%]` or `train[100:]`.
-        sizes: Number of examples of each split.
+        split: Such as `train`, `train[:80%]` or `train[100:]+unlabelled`.
+        splits: The names that there are.
+        num_examples: Takes one of `splits`, returns its number of examples.
         flag: The flag that named the split, for messages.
         dataset: Name of the data set, for messages.
 
     Returns:
-        Name of the split, first example and the one after the last.
+        One slice for each term.
 
     Raises:
         UserError: No such split, no such part, or nothing in it.
     """
-    name = split.partition("[")[0]
-    if name not in sizes:
-        raise missing_split(split, sizes, flag, dataset)
-    if name == split:
-        return name, 0, sizes[name]
+    slices = []
+    for term in split_terms(split, flag):
+        name, bracket, rest = term.partition("[")
+        found = find_split(name, splits)
+        if found is None:
+            raise missing_split(split, splits, flag, dataset)
+        slices.append(_slice_of(found, num_examples(found), bracket + rest, split, flag))
+    return slices
+
+
+def _slice_of(name: str, size: int, part: str, split: str, flag: str) -> Slice:
+    if not part:
+        return Slice(name, 0, size)
     # Only parts need it, and it takes seconds to import.
     import tensorflow_datasets as tfds
 
     try:
-        infos = {name: tfds.core.SplitInfo(name=name, shard_lengths=[sizes[name]], num_bytes=0)}
-        (part,) = tfds.core.ReadInstruction.from_spec(split).to_absolute(infos)
+        infos = {name: tfds.core.SplitInfo(name=name, shard_lengths=[size], num_bytes=0)}
+        (found,) = tfds.core.ReadInstruction.from_spec(name + part).to_absolute(infos)
     except (ValueError, AssertionError) as error:
         raise bad_part(split, flag) from error
-    start, stop = part.from_ or 0, sizes[name] if part.to is None else part.to
+    start, stop = found.from_ or 0, size if found.to is None else found.to
     if start >= stop:
-        raise UserError(
-            f"--{flag}={split}: no example of the {sizes[name]} of {name} is in it; take a larger part."
-        )
-    return name, start, stop
+        raise UserError(f"--{flag}={split}: no example of the {size} of {name} is in it; take a larger part.")
+    return Slice(name, start, stop)
 
 
 def missing_split(split: str, splits: Iterable[str], flag: str, dataset: str) -> UserError:

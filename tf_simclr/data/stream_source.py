@@ -3,7 +3,7 @@
 import dataclasses
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import tensorflow as tf
@@ -145,9 +145,13 @@ class StreamSource(EncodedSource):
 
     def part(self, start: int, stop: int) -> "StreamSource":
         """See `Source.part`; of the first file, the records before it are read, but not decoded."""
+        return self.parts([(start, stop)])
+
+    def parts(self, ranges: Iterable[tuple[int, int]]) -> "StreamSource":
+        """Returns a source of several parts, one after the other; see `part`."""
         return StreamSource(
             self.name,
-            files=[file for _, file in self._cut(start, stop)],
+            files=[file for start, stop in ranges for _, file in self._cut(start, stop)],
             parse=self._parse,
             shuffle_buffer_size=self._buffer_size,
             class_names=self.class_names,

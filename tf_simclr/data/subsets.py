@@ -7,6 +7,7 @@ import numpy as np
 from tf_simclr.config import DataConfig, UserError, check
 from tf_simclr.data import record_source
 from tf_simclr.data.source import Source
+from tf_simclr.files import one_line
 
 _LOG = logging.getLogger("tf_simclr")
 
@@ -55,9 +56,16 @@ def few_labels(source: Source, data: DataConfig) -> Source:
     """
     if source.class_names is None:
         raise UserError(
-            f"--train_split={data.train_split}: {source.name} has no labels, which this step learns from; "
+            f"--train_split={data.labelled_split}: {source.name} has no labels, which this step learns from; "
             "name a split or a data set with labels."
         )
+    check(
+        len(source.class_names) > 1,
+        "train_split",
+        data.labelled_split,
+        f"{source.name} has a single class, {one_line(source.class_names[0])}; there is nothing to tell apart: name "
+        "data with a folder, or a label, for each class.",
+    )
     if not data.few_labels:
         return _all_labelled(source) if source.num_unlabelled else source
     labels, num_classes = source.read_labels(), len(source.class_names)
@@ -68,7 +76,7 @@ def few_labels(source: Source, data: DataConfig) -> Source:
     check(
         counts[smallest] > 0,
         "train_split",
-        data.train_split,
+        data.labelled_split,
         f"{where}; {_mend_empty_class(data, counts)}.",
     )
     check(

@@ -15,7 +15,7 @@ from tf_simclr.config import DataConfig, UserError
 from tf_simclr.data.random_access import ArraySource, EncodedImages
 from tf_simclr.data.record_files import RecordFile
 from tf_simclr.data.source import Source, check_bad_images
-from tf_simclr.data.splits import bad_part, missing_split
+from tf_simclr.data.splits import bad_part, missing_split, split_terms
 from tf_simclr.data.stream_source import StreamSource, shuffle_buffer_size
 from tf_simclr.images import decode_image
 
@@ -49,7 +49,7 @@ def load(data: DataConfig, split: str, flag: str) -> Source:
 
     Args:
         data: The data set.
-        split: A split, or a part of one.
+        split: A split, a part of one, or a sum of such.
         flag: The flag that named the split, for messages.
 
     Returns:
@@ -63,10 +63,13 @@ def load(data: DataConfig, split: str, flag: str) -> Source:
     _check_split(builder, split, flag, data.dataset)
     keys = _image_key(builder, data), _label_key(builder, data)
     opened = _Split(builder, split, f"{data.dataset} ({split})", *keys)
-    if opened.label_key and opened.first_label() < 0:
-        # Labels that are held back are written as -1.
-        opened = dataclasses.replace(opened, label_key=None)
+    # Labels that are held back are written as -1.
+    terms = [dataclasses.replace(opened, split=term) for term in split_terms(split, flag)]
+    unlabelled = [term for term in terms if opened.label_key and term.first_label() < 0]
+    if len(unlabelled) == len(terms):
+        opened, unlabelled = dataclasses.replace(opened, label_key=None), []
     source = _read(data, opened)
+    source.num_unlabelled = sum(term.info.num_examples for term in unlabelled)
     source.prepared_in = str(builder.data_dir)
     source.identity = (f"{builder.info.full_name} {split} {opened.info.num_examples}".encode(),)
     return source
@@ -243,17 +246,13 @@ def _open(data: DataConfig) -> Any:
     except tfds.core.DatasetNotFoundError:
         pass
     except Exception as error:
-        raise UserError(
-            f"--dataset={data.dataset}: cannot be opened ({_reason(error)}); check the name."
-        ) from error
+        raise _unusable(data, error) from error
     try:
         builder = tfds.builder(data.dataset, data_dir=data_dir, try_gcs=False)
     except tfds.core.DatasetNotFoundError as error:
         raise _unknown(data, tfds.list_builders(with_community_datasets=False)) from error
     except Exception as error:
-        raise UserError(
-            f"--dataset={data.dataset}: cannot be opened ({_reason(error)}); check the name."
-        ) from error
+        raise _unusable(data, error) from error
     _LOG.info("%s is not prepared under --data_dir=%s: preparing it.", data.dataset, builder.data_dir_root)
     try:
         builder.download_and_prepare()
@@ -266,10 +265,23 @@ def _open(data: DataConfig) -> Any:
     return builder
 
 
+def _unusable(data: DataConfig, error: Exception) -> UserError:
+    fix = _path_hint(data) or "check the name."
+    return UserError(f"--dataset={data.dataset}: cannot be opened ({_reason(error)}); {fix}")
+
+
+def _path_hint(data: DataConfig) -> str | None:
+    """Returns what to write where the name is that of a folder or a file."""
+    if not os.path.exists(data.dataset):
+        return None
+    kind = "tfrecord" if os.path.isfile(data.dataset) else "folder"
+    return f"it is a path: use {kind}:{data.dataset}."
+
+
 def _unknown(data: DataConfig, names: list[str]) -> UserError:
     name = data.dataset.partition("/")[0].partition(":")[0]
     nearest = difflib.get_close_matches(name, ["digits", "fashion_mnist_debian", *names], n=3)
-    hint = (
+    hint = _path_hint(data) or (
         f"did you mean {', '.join(nearest)}?"
         if nearest
         else "use digits, fashion_mnist_debian, a name of the TFDS catalog or folder:PATH."
@@ -288,8 +300,9 @@ def _reason(error: Exception) -> str:
 
 def _check_split(builder: Any, split: str, flag: str, dataset: str) -> None:
     splits = builder.info.splits
-    if split.partition("[")[0] not in (*splits, "all"):
-        raise missing_split(split, tuple(splits), flag, dataset)
+    for term in split_terms(split, flag):
+        if term.partition("[")[0] not in (*splits, "all"):
+            raise missing_split(split, tuple(splits), flag, dataset)
     try:
         info = splits[split]
     except (ValueError, AssertionError, KeyError) as error:

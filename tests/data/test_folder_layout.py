@@ -1,0 +1,207 @@
+"""What the folders in a folder are: splits, classes, or refused; what is passed over, and said."""
+
+import os
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from tests.data.conftest import grey_image, write_image
+from tf_simclr.config import DataConfig, UserError
+from tf_simclr.data import (
+    available_splits,
+    data_lines,
+    describe_source,
+    few_labels,
+    load_eval_source,
+    load_source,
+    load_training_source,
+)
+from tf_simclr.data.listing import list_images
+
+
+def tree(root, *names):
+    """Makes empty files, which are not opened if they are named like images; returns the data set."""
+    for name in names:
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return DataConfig(dataset=f"folder:{root}")
+
+
+SPLITS = ("Train/cat/1.png", "Train/cat/2.png", "Train/dog/3.png", "valid/cat/4.png", "valid/dog/5.png")
+REST = ("UNLABELED/a/6.png", "UNLABELED/7.png", "test_images/dog/8.png", "test_images/cat/9.png")
+
+
+def test_splits_in_any_spelling_are_splits(tmp_path):
+    data = tree(tmp_path, *SPLITS, *REST)
+    assert available_splits(data) == ("train", "test", "validation", "unlabelled")
+    for name, count in {"train": 3, "Train": 3, "val": 2, "validation": 2, "test": 2}.items():
+        source = load_source(data, name)
+        assert (source.num_examples, source.class_names) == (count, ("cat", "dog")), name
+    source = load_source(data, "unlabelled")
+    assert (source.num_examples, source.class_names, source.labels) == (2, None, None)
+    assert load_eval_source(data).name.endswith("(validation)")
+
+
+def test_unlabelled_images_are_taken_where_no_labels_are_learnt(tmp_path):
+    data = tree(tmp_path, *SPLITS, *REST)
+    source = load_training_source(data)
+    assert source.name == f"folder:{tmp_path} (train+unlabelled)"
+    assert (source.num_unlabelled, source.class_names) == (2, ("cat", "dog"))
+    assert source.labels.tolist() == [0, 0, 1, -1, -1]
+    names = [os.path.relpath(name, tmp_path) for name in source.files]
+    assert names == [
+        "Train/cat/1.png",
+        "Train/cat/2.png",
+        "Train/dog/3.png",
+        "UNLABELED/7.png",
+        "UNLABELED/a/6.png",
+    ]
+    assert [source.example_name(key) for key in range(5)] == list(source.files)
+    labelled = few_labels(source, data)
+    assert labelled.labels.tolist() == [0, 0, 1]
+    assert few_labels(load_source(data, "train"), data).labels.tolist() == [0, 0, 1]
+    assert load_training_source(DataConfig(dataset=data.dataset, train_split="train")).num_examples == 3
+    (tmp_path / "UNLABELED").rename(tmp_path.parent / "elsewhere")
+    assert load_training_source(data).name.endswith("(train)")
+
+
+def test_few_labels_are_the_same_with_and_without_the_unlabelled_images(tmp_path):
+    images = [f"{kind}/{number}.png" for kind in ("train/a", "train/b", "unlabelled") for number in range(9)]
+    data = DataConfig(dataset=tree(tmp_path, *images).dataset, labels_per_class=3)
+    chosen = [few_labels(source, data) for source in (load_source(data, "train"), load_training_source(data))]
+    names = [[source.example_name(key) for key in range(6)] for source in chosen]
+    assert names[0] == names[1]
+
+
+def test_sum_of_splits_reads_its_images(tmp_path):
+    for number, name in enumerate(("train/a", "train/b", "test/b", "test/c")):
+        write_image(tmp_path / name / "0.png", grey_image(number))
+    data = DataConfig(dataset=f"folder:{tmp_path}", cache_dataset=True)
+    for source in (
+        load_source(data, "train+test"),
+        load_source(DataConfig(dataset=data.dataset), "train+test"),
+    ):
+        assert (source.class_names, source.labels.tolist()) == (("a", "b", "c"), [0, 1, 1, 2])
+        keys = tf.data.Dataset.range(4).batch(1)
+        images = keys.map(lambda key, source=source: source.decode({"keys": key}, 0)[0][0, 0])
+        np.testing.assert_array_equal(
+            list(images.as_numpy_iterator()), [grey_image(number)[0, 0] for number in range(4)]
+        )
+    parts = load_source(data, "train[:50%]+train[50%:]")
+    assert sorted(parts.labels) == [0, 1]
+
+
+REFUSED = {
+    "two names of a split": (
+        ["val/a/1.png", "valid/a/1.png"],
+        "val and valid in ROOT are both the split validation",
+    ),
+    "unlabelled beside classes": (
+        ["cat/1.png", "dog/1.png", "unlabelled/1.png"],
+        "the folder(s) unlabelled in ROOT would be classes, but are named like splits; put splits side by side",
+    ),
+    "test beside classes": (
+        ["cat/1.png", "dog/1.png", "test/1.png"],
+        "the folder(s) test in ROOT would be classes",
+    ),
+    "train with folders beside another": (
+        ["train/cat/1.png", "other/1.png"],
+        "the folder(s) train in ROOT would be",
+    ),
+    "splits in a split": (
+        ["train/train/1.png", "train/val/1.png"],
+        "the folder(s) train, val in ROOT/train would be",
+    ),
+    "classes in classes": (
+        ["one/cat/1.png", "one/dog/1.png", "two/cat/1.png", "two/dog/1.png"],
+        "the folder(s) one, two in ROOT would be classes, but each holds the folders cat, dog; if these are the "
+        "classes or splits, name one folder, such as folder:ROOT/one, otherwise put",
+    ),
+    "splits in classes": (
+        ["cat/train/1.png", "cat/test/1.png", "dog/train/1.png", "dog/test/1.png"],
+        "the folder(s) cat, dog in ROOT would be classes, but each holds the folders test, train",
+    ),
+    "splits one folder down": (
+        ["photos/train/1.png", "photos/test/1.png"],
+        "name one folder, such as folder:ROOT/photos",
+    ),
+    "records": (["train-0.tfrecord"], "but 1 .tfrecord; use tfrecord:ROOT."),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_folders_that_are_no_classes_are_refused(tmp_path, case):
+    names, message = REFUSED[case]
+    with pytest.raises(UserError) as error:
+        load_source(tree(tmp_path, *names), "train")
+    text = str(error.value)
+    assert text.startswith(f"--dataset=folder:{tmp_path}: ") and "\n" not in text
+    assert message.replace("ROOT", str(tmp_path)) in text
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["bus/1.png", "train/1.png"],
+        ["invalid/1.png", "valid/1.png"],
+        # Tiny ImageNet has such folders.
+        ["a/images/1.png", "b/images/1.png"],
+        ["a/x/1.png", "b/y/1.png"],
+        ["a/x/1.png", "a/y/1.png", "a/1.png", "b/x/1.png", "b/y/1.png"],
+    ],
+)
+def test_folders_that_may_be_classes_are_classes(tmp_path, names):
+    expected = tuple(sorted({name.partition("/")[0] for name in names}))
+    assert load_source(tree(tmp_path, *names), "train").class_names == expected
+
+
+def test_single_class_teaches_nothing(tmp_path):
+    data = tree(tmp_path, "images/1.png", "images/2.png", "labels.csv")
+    source = load_training_source(data)
+    assert (
+        describe_source(source) == f"folder:{tmp_path} (train): 2 images, 1 class (images), 2 of each class."
+    )
+    with pytest.raises(
+        UserError, match=r"^--train_split=train: folder:.* has a single class, images; there is not"
+    ):
+        few_labels(source, data)
+
+
+def test_start_says_classes_numbers_and_what_is_passed_over(tmp_path):
+    beside = ["notes.txt", "extra/1.png", "Train/dog/a.heic", "Train/dog/b.heic", "Train/cat/.c.png"]
+    data = tree(tmp_path, *SPLITS, *REST, *beside, "valid/cat/LICENSE")
+    lines = data_lines(load_training_source(data), load_eval_source(data))
+    assert lines == [
+        f"Training images: folder:{tmp_path} (train+unlabelled): 5 images, 2 classes (cat, dog), 1 to 2 of each class, "
+        "2 without a label.",
+        f"Evaluation images: folder:{tmp_path} (validation): 2 images, 2 classes (cat, dog), 1 of each class.",
+        f"Ignored in {tmp_path}: 1 .txt.",
+        f"Ignored in {tmp_path}: the folder extra, beside the splits Train, test_images, valid, UNLABELED.",
+        f"Ignored in {tmp_path}/Train: 2 .heic, 1 hidden.",
+        f"Ignored in {tmp_path}/valid: 1 without extension.",
+    ]
+    unlabelled = load_source(data, "unlabelled")
+    assert data_lines(unlabelled, why_not="there is no linear probe")[:2] == [
+        f"Training images: folder:{tmp_path} (unlabelled): 2 images without labels.",
+        "Nothing is evaluated: there is no linear probe.",
+    ]
+
+
+def test_images_are_found_by_their_content(tmp_path):
+    for name in ("a.jfif", "b", "c.dat", "d.ppm", "e.txt"):
+        write_image(tmp_path / "x.jpg", grey_image(1)).rename(tmp_path / name)
+    (tmp_path / "f").write_text("no image")
+    (tmp_path / "g.bin").write_bytes(b"BM")
+    (tmp_path / "__MACOSX").mkdir()
+    os.mkfifo(tmp_path / "pipe.jpg")
+    listing, _ = list_images(str(tmp_path))
+    assert [os.path.basename(listing.path(row)) for row in range(len(listing))] == [
+        "a.jfif",
+        "b",
+        "c.dat",
+        "d.ppm",
+    ]
+    kinds = {".txt": 1, "without extension": 1, ".bin": 1, "hidden": 1, "special": 1}
+    assert listing.ignored == kinds

@@ -1,0 +1,47 @@
+"""What is trained and evaluated on, in lines that every start prints."""
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from tf_simclr.data.source import TrainingSource
+from tf_simclr.files import counted, listed, one_line
+
+
+def describe_source(source: TrainingSource) -> str:
+    """Returns the name of a source, its number of images, its classes, and how many images have no label.
+
+    The numbers of images of a class, the least and the greatest, are left out where the labels are not in memory.
+    """
+    text = f"{source.name}: {counted(source.num_examples, 'image')}"
+    if source.class_names is None:
+        return f"{text} without labels."
+    text += f", {counted(len(source.class_names), 'class')} ({listed(source.class_names)})"
+    if source.labels is not None:
+        counts = np.bincount(source.labels[source.labels >= 0], minlength=len(source.class_names))
+        least, greatest = int(counts.min()), int(counts.max())
+        text += f", {least if least == greatest else f'{least} to {greatest}'} of each class"
+    return f"{text}, {source.num_unlabelled} without a label." if source.num_unlabelled else f"{text}."
+
+
+def data_lines(
+    train: TrainingSource | None, evaluated: TrainingSource | None = None, *, why_not: str | None = None
+) -> list[str]:
+    """Returns what a start says about its data.
+
+    Args:
+        train: The images to learn from; None if they are not opened.
+        evaluated: The images to evaluate on; None for none.
+        why_not: The reason why nothing is evaluated, which the lines then say.
+    """
+    lines = [] if train is None else [f"Training images: {describe_source(train)}"]
+    if why_not is not None:
+        lines.append(f"Nothing is evaluated: {why_not}.")
+    elif evaluated is not None:
+        lines.append(f"Evaluation images: {describe_source(evaluated)}")
+    return [one_line(line) for line in (*lines, *ignored_lines([train, evaluated]))]
+
+
+def ignored_lines(sources: Iterable[TrainingSource | None]) -> list[str]:
+    """Returns what lies beside the images of some sources and is passed over, each line once."""
+    return list(dict.fromkeys(line for source in sources if source is not None for line in source.ignored))
