@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from exports.metadata import write_metadata
+from tf_simclr.files import save_npz
 from tf_simclr.interop.pytorch import check_torchvision_has, to_head_state, to_resnet_state
 from tf_simclr.models import SimCLRModel
 
@@ -49,4 +50,4 @@ def _write_arrays(arrays: Mapping[str, np.ndarray], path: str) -> None:
 
         save_file(dict(arrays), f"{path}.safetensors")
     else:
-        np.savez(f"{path}.npz", **arrays)
+        save_npz(f"{path}.npz", arrays)

@@ -1,8 +1,11 @@
+import gc
 import json
 import logging
 import os
 import re
+import sys
 
+import numpy as np
 import pytest
 
 from tf_simclr import files
@@ -18,6 +21,7 @@ from tf_simclr.files import (
     plain_name,
     read_json,
     replacing,
+    save_npz,
     temporary_name,
     write_json,
     write_text,
@@ -129,3 +133,25 @@ def test_texts_for_the_terminal_hold_no_control_characters():
 )
 def test_a_number_has_its_noun_in_singular_or_plural(number, noun, text):
     assert counted(number, noun) == text
+
+
+def test_arrays_are_written_as_numpy_does(tmp_path):
+    arrays = {"features": np.arange(6.0).reshape(2, 3), "names": np.array(["a", "bc"])}
+    save_npz(str(tmp_path / "ours.npz"), arrays)
+    np.savez(tmp_path / "theirs.npz", **arrays)
+    assert (tmp_path / "ours.npz").read_bytes() == (tmp_path / "theirs.npz").read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["path", "file"])
+@pytest.mark.parametrize("size", [1, 10**6])
+def test_arrays_on_a_full_disk_are_one_error_and_nothing_else(monkeypatch, size, kind):
+    ignored = []
+    monkeypatch.setattr(sys, "unraisablehook", ignored.append)
+    with pytest.raises(OSError, match="No space left on device"):
+        if kind == "path":
+            save_npz("/dev/full", {"zeros": np.zeros(size)})
+        else:
+            with open("/dev/full", "wb") as file:
+                save_npz(file, {"zeros": np.zeros(size)})
+    gc.collect()
+    assert ignored == []

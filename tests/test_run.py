@@ -219,6 +219,22 @@ def test_wrong_flag_fails_before_tensorflow_is_loaded():
     assert "--temperature: Divides the logits" in done.stdout
 
 
+@pytest.mark.parametrize("package", ["absl", "tensorflow"])
+def test_missing_package_is_one_line_with_the_command_that_installs_it(package):
+    done = run_python(
+        f"""
+        import sys
+        sys.modules["{package}"] = None
+        import run
+        sys.exit(run.main(["--mode=pretrain", "--dataset=digits"]))
+        """
+    )
+    assert done.returncode != 0
+    assert done.stderr == (
+        f"error: the package {package} is not installed; run: python -m pip install -r requirements.txt\n"
+    )
+
+
 def test_program_with_a_wrong_flag_exits_with_an_error():
     done = run_program("--lerning_rate=1")
     assert (done.returncode, done.stdout) == (2, "")

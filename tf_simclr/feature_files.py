@@ -12,7 +12,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_simclr.config import UserError, check
-from tf_simclr.files import first_line, listed, write_json
+from tf_simclr.files import first_line, listed, save_npz, write_json
 
 _REPLACE = "use another name, or replace it with --overwrite=True"
 _FLAGS = ("dataset", "split", "endpoint", "shard_size")
@@ -251,8 +251,7 @@ def _write_npz(path: str, rows: Rows, class_names: Sequence[str] | None) -> None
     arrays = {"features": rows.features, "labels": rows.labels, "names": np.array(rows.names, np.str_)}
     if class_names is not None:
         arrays["class_names"] = np.array(class_names, np.str_)
-    with open(path, "wb") as file:
-        np.savez(file, **arrays)
+    save_npz(path, arrays)
 
 
 def _write_parquet(path: str, rows: Rows, class_names: Sequence[str] | None) -> None:

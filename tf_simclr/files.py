@@ -9,8 +9,9 @@ import os
 import re
 import secrets
 import stat
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 from tf_simclr.config import UserError
 
@@ -69,6 +70,24 @@ def write_text(path: str, text: str | bytes) -> None:
 def write_json(path: str, content: Mapping | Sequence) -> None:
     """Writes `content` as a file of JSON, whole or not at all; raises like `write_text`."""
     write_text(path, to_json(content))
+
+
+def save_npz(target: str | BinaryIO, arrays: Mapping[str, Any]) -> None:
+    """Writes arrays as `numpy.savez` does, which leaves an archive that complains when it is collected on a full disk.
+
+    Args:
+        target: A path, or a file that is open for writing.
+        arrays: The arrays by their names.
+
+    Raises:
+        OSError: The file cannot be written.
+    """
+    import numpy as np
+
+    with zipfile.ZipFile(target, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
 
 
 def to_json(content: Mapping | Sequence) -> str:

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from tf_simclr.data.listing import END, IMAGE_EXTENSIONS, Listing, Times, list_images, times_of
-from tf_simclr.files import parse_json
+from tf_simclr.files import parse_json, save_npz
 
 _LOG = logging.getLogger("tf_simclr")
 MIN_IMAGES = 10_000
@@ -71,16 +71,16 @@ def _write(path: str, listing: Listing, times: Sequence[Times]) -> None:
     temporary = f"{path}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
     try:
         with open(temporary, "xb") as file:
-            np.savez(
-                file,
-                version=_bytes(_VERSION.encode()),
-                folder=_bytes(_absolute(listing.folder)),
-                subfolders=_bytes(b"".join(os.fsencode(name) + END for name in listing.subfolders)),
-                times=np.array(times, np.int64),
-                counts=listing.counts,
-                names=_bytes(listing.names),
-                ignored=_bytes(json.dumps(listing.ignored).encode()),
-            )
+            parts = {
+                "version": _bytes(_VERSION.encode()),
+                "folder": _bytes(_absolute(listing.folder)),
+                "subfolders": _bytes(b"".join(os.fsencode(name) + END for name in listing.subfolders)),
+                "times": np.array(times, np.int64),
+                "counts": listing.counts,
+                "names": _bytes(listing.names),
+                "ignored": _bytes(json.dumps(listing.ignored).encode()),
+            }
+            save_npz(file, parts)
         os.replace(temporary, path)
     except BaseException:
         with contextlib.suppress(OSError):
