@@ -34,7 +34,7 @@ from tf_simclr.files import find_json
 # Nor does a file in a directory choose what is loaded or connected to: a module or a checkpoint, an address, a
 # directory of TFDS, which can name Python modules to import.
 _OWN_OF_EVAL = frozenset(field.name for field in dataclasses.fields(StrategyConfig)).union(
-    ("mode", "model_dir", "eval_name", "jit_compile", "profile_steps"),
+    ("mode", "model_dir", "eval_name", "eval_timeout", "jit_compile", "profile_steps"),
     ("teacher", "allow_remote_teacher", "checkpoint", "data_service", "data_dir"),
 )
 # Data on this machine, or the name of a data set that TFDS itself has; "namespace:name" fetches code.
@@ -79,6 +79,11 @@ def parse_command_line(arguments: Sequence[str]) -> tuple[Run | Tool, list[str]]
         of_run = [f"--{name}={value}" for name, value in settings.items() if name not in _OWN_OF_EVAL]
         lines = Lines([*of_run, *lines.from_files], lines.explicit)
         values = parse(lines.of_step(None))
+    elif values.mode == "eval" and unnamed and not uses_flagfile and values.model_dir is not None:
+        raise UserError(
+            f"--model_dir={values.model_dir}: no run is there, and no --dataset is named; name the directory of a run, "
+            "or give the flags of the run that you want to wait for."
+        )
     elif is_of_run and not uses_flagfile and (unnamed or values.dataset == "digits"):
         why = "no --dataset is named" if unnamed else "--dataset=digits"
         notes.append(

@@ -265,6 +265,7 @@ def _define_evaluation(flag_values):
         eval_batch_size="Images a step of evaluation, over all replicas.",
         eval_steps="Batches to evaluate; 0 means the whole split.",
         eval_name="Name of this evaluation; it becomes a part of the names of its result files.",
+        eval_timeout="Seconds that --mode=eval waits for the next checkpoint before it gives up; 0 means no limit.",
     )
     _define(
         flag_values,

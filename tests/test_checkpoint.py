@@ -12,8 +12,14 @@ import pytest
 import tensorflow as tf
 
 from tests.runs import TOTAL_STEPS, differing_tensors, finished_run, tiny_config
-from tf_simclr import run_directory
-from tf_simclr.checkpoint import Checkpoints, find_checkpoint, initialize_from, load_network
+from tf_simclr import checkpoint, run_directory
+from tf_simclr.checkpoint import (
+    Checkpoints,
+    find_checkpoint,
+    initialize_from,
+    load_network,
+    wait_for_checkpoint,
+)
 from tf_simclr.config import ModelConfig, UserError
 from tf_simclr.files import write_json
 from tf_simclr.models import build_simclr_model
@@ -210,6 +216,23 @@ def test_save_of_a_weight_that_is_not_finite_is_refused(tmp_path):
     assert message.startswith("training diverged by step 5: weight")
     assert f"the last good checkpoint is {tmp_path}/ckpt-0" in message
     assert not (tmp_path / "ckpt-5.index").exists()
+
+
+def test_next_checkpoint_is_waited_for_so_long(tmp_path, monkeypatch):
+    def sleep(seconds):
+        slept.append(seconds)
+        if len(slept) == 2:
+            (tmp_path / "ckpt-4.index").touch()
+
+    slept, clock = [], iter(range(100))
+    monkeypatch.setattr(checkpoint.time, "sleep", sleep)
+    monkeypatch.setattr(checkpoint.time, "monotonic", lambda: next(clock))
+    directory, path = str(tmp_path), f"{tmp_path}/ckpt-4"
+    assert wait_for_checkpoint(directory, None, timeout=0) == path
+    assert len(slept) == 2
+    assert wait_for_checkpoint(directory, None, timeout=5) == path
+    assert wait_for_checkpoint(directory, path, timeout=5) is None
+    assert len(slept) == 6
 
 
 def test_save_that_fails_names_the_last_good_checkpoint(tmp_path):

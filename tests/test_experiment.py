@@ -21,9 +21,12 @@ from tests.runs import (
     refusal,
     tiny_config,
 )
+from tf_simclr import experiment
 from tf_simclr.config import UserError
 from tf_simclr.confusion import read_confusion
+from tf_simclr.evaluate import Evaluation
 from tf_simclr.experiment import Experiment, train_and_evaluate
+from tf_simclr.run_data import RunData, write_run_data
 
 
 @pytest.fixture
@@ -237,6 +240,49 @@ def test_eval_of_a_run_with_other_settings_is_refused(copy, without_network, mon
     monkeypatch.setattr(Experiment, "_why_not_evaluated", lambda self: None)
     message = refusal(tiny_config(copy, mode="eval", train_steps=7))
     assert "--train_steps=6 there, 7 now" in message
+
+
+@pytest.fixture
+def nothing_evaluated(without_network, monkeypatch):
+    """Leaves out what an evaluation does with a checkpoint, for tests of what it waits for."""
+    monkeypatch.setattr(Experiment, "_why_not_evaluated", lambda self: None)
+    monkeypatch.setattr(Experiment, "_match_eval_source", lambda self: None)
+    monkeypatch.setattr(Experiment, "task", None)
+    monkeypatch.setattr(experiment, "Checkpoints", lambda directory, task: None)
+
+
+def test_eval_says_what_it_waits_for_and_gives_up_in_time(tmp_path, log, nothing_evaluated):
+    directory = tmp_path / "typo"
+    message = refusal(tiny_config(directory, mode="eval", eval_timeout=1))
+    assert message == (
+        f"--eval_timeout=1: no checkpoint has come to {directory} in so many seconds; see whether its training runs, "
+        "or wait longer."
+    )
+    assert log.messages[-1] == (
+        f"Waiting for the first checkpoint in {directory}, which does not exist yet, at most 00:01 (--eval_timeout)."
+    )
+
+
+def test_eval_ends_with_the_run_whatever_the_data_is_today(tmp_path, nothing_evaluated):
+    epoch = {"train_steps": 0, "train_epochs": 1, "train_batch_size": 32}
+    evaluation = Experiment(tiny_config(tmp_path, mode="eval", **epoch))
+    assert evaluation._total_steps_of_run() == 1347 // 32 + 1
+    write_run_data(str(tmp_path), RunData(None, num_images=64, fingerprint=""))  # The training begins.
+    assert evaluation._total_steps_of_run() == 64 // 32 + 1
+
+
+def test_eval_makes_its_batches_once(tmp_path, nothing_evaluated, monkeypatch):
+    """TensorFlow keeps the graphs of a data set: about 1 MB an evaluation, while a training is followed."""
+    scores = {"eval/num_bad_images": 0, "eval/num_examples": 450}
+    nothing = Evaluation(scores, np.zeros(0, np.int64), np.zeros(0, np.int64))
+    seen = []
+    monkeypatch.setattr(
+        experiment, "evaluate", lambda run, batches, **options: seen.append(batches) or nothing
+    )
+    evaluation = Experiment(tiny_config(tmp_path, mode="eval"))
+    for _ in range(2):
+        evaluation._evaluate(evaluation.eval_source)
+    assert seen[0] is seen[1]
 
 
 def test_eval_without_a_probe_is_refused(tmp_path):

@@ -125,6 +125,10 @@ def test_texts_for_the_terminal_hold_no_control_characters():
     assert len(one_line("x" * 10**6)) < 600
     assert first_line(ValueError("\n one\ntwo")) == "one"
     assert first_line(ValueError()) == "ValueError"
+    # The reason stands behind the path.
+    assert first_line(OSError(f"{'long/' * 300}ckpt-5; No space left on device")).endswith(
+        "; No space left on device"
+    )
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import dataclasses
 import logging
 import os
 import re
+import time
 from collections.abc import Mapping
 
 import tensorflow as tf
@@ -21,6 +22,7 @@ _LOG = logging.getLogger("tf_simclr")
 _ROOTS = ("model", "weights")
 _HEAD = "supervised_head/"
 _MEMORY = "memory/"
+_SECONDS_BETWEEN_LOOKS = 1.0
 # What TensorFlow raises where a checkpoint is truncated, overwritten or out of reach.
 READ_ERRORS = (tf.errors.OpError, DecodeError, ValueError, OSError, RuntimeError, IndexError)
 
@@ -196,6 +198,25 @@ class Checkpoints:
             raise _damaged(where, error, mend) from error
         self._latest = path
         return int(self._task.optimizer.iterations.numpy())
+
+
+def wait_for_checkpoint(directory: str, previous: str | None, *, timeout: float) -> str | None:
+    """Returns the newest checkpoint of a directory as soon as there is another one than `previous`.
+
+    Args:
+        directory: of a run.
+        previous: path of the newest checkpoint so far; None if there was none.
+        timeout: seconds; 0 for no limit.
+
+    Returns:
+        The path; None if there is none in time.
+    """
+    start = time.monotonic()
+    while (path := latest_checkpoint(directory)) in (None, previous):
+        if timeout and time.monotonic() - start >= timeout:
+            return None
+        time.sleep(_SECONDS_BETWEEN_LOOKS)
+    return path
 
 
 def initialize_from(path: str, model: SimCLRModel, *, keep_head: bool = True) -> str:

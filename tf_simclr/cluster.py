@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 from tf_simclr.config import StrategyConfig, UserError
-from tf_simclr.files import listed
+from tf_simclr.files import listed, one_line
 
 _TF_CONFIG_EXAMPLE = (
     '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}'
@@ -115,7 +115,7 @@ def _source(config: StrategyConfig) -> str | None:
 
 
 def _reason(error: BaseException) -> str:
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:200]
+    return one_line(f"{type(error).__name__}: {' '.join(str(error).split())}")
 
 
 def _from_tf_config() -> Cluster:

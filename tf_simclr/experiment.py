@@ -10,7 +10,7 @@ import tensorflow as tf
 
 from tf_simclr import actions as standard_actions
 from tf_simclr.augment import EvalView
-from tf_simclr.checkpoint import Checkpoints
+from tf_simclr.checkpoint import Checkpoints, wait_for_checkpoint
 from tf_simclr.config import ExperimentConfig, PreemptedError, UserError, check
 from tf_simclr.confusion import count_confusions
 from tf_simclr.data import (
@@ -39,7 +39,7 @@ from tf_simclr.tasks.base import Task
 from tf_simclr.teacher import network_class_names
 from tf_simclr.terminal.interrupts import interrupts_tell
 from tf_simclr.terminal.noise import without_noise
-from tf_simclr.terminal.progress import Progress
+from tf_simclr.terminal.progress import Progress, duration
 from tf_simclr.train import Action, make_train_function, train
 
 _LOG = logging.getLogger("tf_simclr")
@@ -112,6 +112,7 @@ class Experiment:
         begun_with = self._begun_with and self._begun_with.num_images
         num_images = begun_with or self.train_source.num_examples
         self.plan = make_plan(config, num_images)
+        self._eval_batches: tf.distribute.DistributedDataset | None = None
         self._results = ResultFiles(config, self.eval_source.fingerprint() if self.eval_source else None)
         self.schedule = make_schedule(config, num_images, self.plan.total_steps)
 
@@ -284,7 +285,11 @@ class Experiment:
             ) from error
 
     def evaluate_each_checkpoint(self) -> dict[str, Any]:
-        """Evaluates the newest checkpoint of `model_dir` each time there is a new one, until the last."""
+        """Evaluates the newest checkpoint of `model_dir` each time there is a new one, until the last.
+
+        Raises:
+            UserError: there is nothing to evaluate, or the next checkpoint does not come in time.
+        """
         directory = str(self.config.model_dir)
         if isinstance(self.strategy, tf.distribute.MultiWorkerMirroredStrategy):
             raise UserError(
@@ -299,10 +304,9 @@ class Experiment:
         self._match_eval_source()
         self._announce_data()
         checkpoints = Checkpoints(directory, self.task)
-        result: dict[str, Any] = {"global_step": 0}
-        if latest_checkpoint(directory) is None:
-            _LOG.info("Waiting for the first checkpoint in %s.", directory)
-        for path in tf.train.checkpoints_iterator(directory, min_interval_secs=1):
+        path, step = None, 0
+        while True:
+            path = self._next_checkpoint(path, step)
             check_directory(self.config)
             try:
                 step = checkpoints.restore_network(path)
@@ -312,10 +316,35 @@ class Experiment:
                 continue  # The training run has deleted it meanwhile, and written a newer one.
             result = self._evaluate_all()
             self._write(result)
-            if step >= self.plan.total_steps:
-                break
-            _LOG.info("Waiting for the next checkpoint in %s.", directory)
-        return result
+            if step >= self._total_steps_of_run():
+                return result
+
+    def _next_checkpoint(self, previous: str | None, step: int) -> str:
+        """Waits for another checkpoint than `previous`, which is of `step`."""
+        directory, timeout = str(self.config.model_dir), self.config.evaluation.eval_timeout
+        if latest_checkpoint(directory) in (None, previous):
+            what = (
+                f"a checkpoint after step {step} of {self._total_steps_of_run()}"
+                if step
+                else "the first checkpoint"
+            )
+            limit = f", at most {duration(timeout)} (--eval_timeout)" if timeout else ""
+            there = "" if tf.io.gfile.isdir(directory) else ", which does not exist yet"
+            _LOG.info("Waiting for %s in %s%s%s.", what, directory, there, limit)
+        path = wait_for_checkpoint(directory, previous, timeout=timeout)
+        if path is None:
+            last = f"after step {step} of {self._total_steps_of_run()} " if step else ""
+            raise UserError(
+                f"--eval_timeout={timeout}: no checkpoint {last}has come to {directory} in so many seconds; see "
+                "whether its training runs, or wait longer."
+            )
+        return path
+
+    def _total_steps_of_run(self) -> int:
+        """Returns the last step of the run that trains in `model_dir`, which may have begun after this evaluation."""
+        data = read_run_data(str(self.config.model_dir))
+        known = data and data.num_images
+        return make_plan(self.config, known).total_steps if known else self.plan.total_steps
 
     def _load_eval_source(self) -> Source | None:
         source = None if self.config.mode == "train" else load_eval_source(self.config.data)
@@ -501,16 +530,23 @@ class Experiment:
             self._results.write(result)
         _LOG.info("Result: %s", self._results.describe(result))
 
-    def _evaluate(self, source: Source) -> dict[str, Any]:
+    def _make_eval_batches(self, source: Source) -> tf.distribute.DistributedDataset:
         view = EvalView(image_size=self.config.model.image_size)
         batch_size = self.config.evaluation.eval_batch_size
-        dataset = self.strategy.distribute_datasets_from_function(
+        return self.strategy.distribute_datasets_from_function(
             lambda context: eval_dataset(source, view, plan=self._share(batch_size, context))
         )
+
+    def _evaluate(self, source: Source) -> dict[str, Any]:
+        if self._eval_batches is None:  # TensorFlow keeps the graphs of every data set that was ever made.
+            self._eval_batches = self._make_eval_batches(source)
+        batch_size = self.config.evaluation.eval_batch_size
         num_steps = self.config.evaluation.eval_steps
         num_images = min(source.num_examples, num_steps * batch_size or source.num_examples)
         with contextlib.closing(Progress(0, num_images, "evaluating", keep=False)) as progress:
-            evaluation = evaluate(self._evaluate_batch, dataset, num_steps=num_steps, report=progress.update)
+            evaluation = evaluate(
+                self._evaluate_batch, self._eval_batches, num_steps=num_steps, report=progress.update
+            )
         result = evaluation.scores
         num_bad = result["eval/num_bad_images"] = result["eval/num_bad_images"] + source.num_left_out
         if num_bad:

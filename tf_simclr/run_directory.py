@@ -38,6 +38,7 @@ _FREE_SETTINGS = frozenset(
         "eval_steps",
         "eval_batch_size",
         "eval_name",
+        "eval_timeout",
         "checkpoint_epochs",
         "checkpoint_steps",
         "keep_checkpoint_max",

@@ -632,6 +632,12 @@ def write_settings(directory, content):
     return f"--model_dir={directory}"
 
 
+def test_evaluation_of_a_directory_without_a_run_wants_a_data_set(tmp_path):
+    message = refusal("--mode=eval", f"--model_dir={tmp_path}/typo")
+    assert message.startswith(f"--model_dir={tmp_path}/typo: no run is there, and no --dataset is named;")
+    assert parse("--mode=eval", f"--model_dir={tmp_path}/typo", "--dataset=cifar10").mode == "eval"
+
+
 def test_evaluation_takes_what_is_not_given_from_the_run(tmp_path):
     settings = {
         "mode": "train_then_eval",

@@ -297,8 +297,10 @@ class EvaluationConfig:
     eval_batch_size: int = 256
     eval_steps: int = 0
     eval_name: str | None = None
+    eval_timeout: int = 7200
 
     def __post_init__(self):
+        check(self.eval_timeout >= 0, "eval_timeout", self.eval_timeout, "use 0 (no limit) or more seconds.")
         check(self.eval_batch_size >= 1, "eval_batch_size", self.eval_batch_size, "use at least 1.")
         check(self.eval_steps >= 0, "eval_steps", self.eval_steps, "use 0 (the whole split) or more.")
         check(

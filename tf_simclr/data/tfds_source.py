@@ -17,11 +17,11 @@ from tf_simclr.data.record_files import RecordFile
 from tf_simclr.data.source import Source, check_bad_images
 from tf_simclr.data.splits import bad_part, missing_split, split_terms
 from tf_simclr.data.stream_source import StreamSource, shuffle_buffer_size
+from tf_simclr.files import one_line
 from tf_simclr.images import decode_image
 
 _LOG = logging.getLogger("tf_simclr")
 MAX_BYTES_IN_MEMORY = 2**30
-_MAX_REASON_LENGTH = 200
 
 
 def _is_for_users(record: logging.LogRecord) -> bool:
@@ -294,8 +294,7 @@ def _reason(error: Exception) -> str:
     """Returns the first line of an error, without the context that TFDS puts before it."""
     lines = str(error).strip().splitlines() or [""]
     own_words = lines[0].rpartition('}": ')[2]
-    text = f"{type(error).__name__}: {own_words}"
-    return text if len(text) <= _MAX_REASON_LENGTH else f"{text[:_MAX_REASON_LENGTH]}..."
+    return one_line(f"{type(error).__name__}: {own_words}")
 
 
 def _check_split(builder: Any, split: str, flag: str, dataset: str) -> None:

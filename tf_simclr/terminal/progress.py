@@ -62,6 +62,8 @@ class TimeLeft:
 
     def of(self, amount: float) -> float | None:
         """Returns the seconds that so much work takes; None if that is not known yet."""
+        if amount <= 0:
+            return 0.0
         if len(self._calls) < _MIN_CALLS:
             return None
         amounts, seconds = zip(*self._calls, strict=True)
