@@ -1,5 +1,6 @@
 # make run        set up .venv and train, evaluate and export on the handwritten digits
-# make test       the same environment plus the tests' tools, then all tests
+# make test       the same environment plus the tests' tools, then all tests but repetitions
+# make test-all   the repetitions too: more kills, more replicas, every benchmark
 # make test-fast  the tests that need no long run
 # make test-optional  the tests that run optional packages, but for PyTorch, which is big
 # make lint       linter, formatter check, type checker
@@ -12,16 +13,19 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 TESTS ?= -n 2 --dist loadfile
 
-.PHONY: run test test-fast test-optional lint format bench clean
+.PHONY: run test test-all test-fast test-optional lint format bench clean
 
 run: $(VENV)/runtime
 	$(BIN)/python run.py --mode=train_then_eval
 
 test: $(VENV)/develop
+	$(BIN)/python -m pytest $(TESTS) -m "not exhaustive"
+
+test-all: $(VENV)/develop
 	$(BIN)/python -m pytest $(TESTS)
 
 test-fast: $(VENV)/develop
-	$(BIN)/python -m pytest $(TESTS) -m "not slow"
+	$(BIN)/python -m pytest $(TESTS) -m "not slow and not exhaustive"
 
 test-optional: $(VENV)/develop
 	grep -v '^torch' requirements-optional.txt | $(BIN)/pip install --quiet --requirement /dev/stdin

@@ -85,8 +85,11 @@ COMMANDS = {
         --use_tpu=True --tpu_name=$TPU_NAME --train_summary_steps=0
         --num_proj_layers=3 --ft_proj_selector=1""",
 }
-PRETRAININGS = [name for name in COMMANDS if name.endswith("pretrain")]
-FINETUNINGS = [name for name in COMMANDS if name not in PRETRAININGS]
+# One pretraining of each data set, linear evaluation and few labels; the others differ in numbers.
+USUAL = ("v2_cifar10_pretrain", "v2_cifar10_linear", "v2_imagenet_pretrain", "v2_imagenet_1pct")
+RUNS = [name if name in USUAL else pytest.param(name, marks=pytest.mark.exhaustive) for name in COMMANDS]
+PRETRAININGS = [run for run, name in zip(RUNS, COMMANDS, strict=True) if name.endswith("pretrain")]
+FINETUNINGS = [run for run, name in zip(RUNS, COMMANDS, strict=True) if not name.endswith("pretrain")]
 VARIABLES = {name: name for name in ("DATA_DIR", "MODEL_DIR", "CHKPT_DIR", "TPU_NAME")}
 SMALL = ["--use_tpu=False", "--train_steps=2", "--train_batch_size=8", "--eval_batch_size=8"]
 SMALL += ["--width_multiplier=0.125", "--resnet_depth=18"]

@@ -6,6 +6,7 @@ import shlex
 
 import pytest
 
+import run
 from flags.convert import parse_command_line
 from tests.data.conftest import grey_image, prepare_tfds
 from tests.runs import REPOSITORY, run_program, write_images
@@ -83,7 +84,7 @@ def runs(tmp_path_factory):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", run_on_digits())
-def test_command_on_digits_runs(command, runs):
+def test_command_on_digits_runs(command, runs, log, capsys):
     arguments = [argument.replace("=runs/", f"={runs}/") for argument in COMMANDS[command]]
     config, _ = parse_command_line(arguments)
     is_tool = isinstance(config, Tool)
@@ -95,13 +96,13 @@ def test_command_on_digits_runs(command, runs):
             arguments.append(f"--model_dir={runs}/{len(list(runs.iterdir()))}")
     elif "overwrite" not in command:
         arguments.append("--overwrite=True")  # Several pages write the same.
-    done = run_program(*arguments, timeout=300)
+    status = run.main(arguments)
     if "onnx" in command and not importlib.util.find_spec("tf2onnx"):
-        assert done.returncode == 2
-        assert done.stderr.startswith("error: --export_formats=onnx: needs the package tf2onnx")
+        assert status == 2
+        assert capsys.readouterr().err.startswith("error: --export_formats=onnx: needs the package tf2onnx")
         return
-    assert done.returncode == 0, done.stderr
-    assert is_tool or "Result: " in done.stdout
+    assert status == 0
+    assert is_tool or "Result: " in log.text
 
 
 # Stands in for sizes that need an accelerator.
@@ -130,6 +131,7 @@ def with_stand_ins(arguments, root):
         yield argument.replace("PATH", str(root / "photos")).replace("PREPARED", str(root))
 
 
+# Each in a process of its own, as a user starts it.
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "command",

@@ -62,7 +62,7 @@ def test_table_has_paired_intervals(capsys):
     )
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_each_seed_has_a_network_and_draws_of_its_own(tmp_path):
     options = ["--num_seeds=2", "--num_draws=2", "--labels=1", "--methods=finetuned"]
     tiny = ["--pretrain.train_epochs=1", "--finetune.train_steps=2", "--width_multiplier=0.125"]

@@ -28,15 +28,15 @@ NETWORKS = {
 }
 
 
-def slow_unless_in(fast, names):
-    return [pytest.param(name, marks=() if name in fast else pytest.mark.slow) for name in names]
+def exhaustive_unless_in(fast, names):
+    return [pytest.param(name, marks=() if name in fast else pytest.mark.exhaustive) for name in names]
 
 
 def model_config(**settings) -> ModelConfig:
     return tiny_config(**({"precision": "float32"} | settings))
 
 
-@pytest.mark.parametrize("name", slow_unless_in(FAST, NETWORKS))
+@pytest.mark.parametrize("name", exhaustive_unless_in(FAST, NETWORKS))
 def test_forward_pass_equals_the_graph(name):
     config = model_config(**NETWORKS[name])
     model = build_simclr_model(config)
@@ -96,7 +96,7 @@ def training(**settings):
     )
 
 
-@pytest.mark.parametrize("name", slow_unless_in(FAST, STEPS))
+@pytest.mark.parametrize("name", exhaustive_unless_in(FAST, STEPS))
 def test_step_equals_the_graph(name):
     config = training(**STEPS[name])
     task = make_task(config, NUM_CLASSES)

@@ -42,7 +42,7 @@ def figures_of(arguments):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["pretrain", "distill"])
+@pytest.mark.parametrize("mode", ["pretrain", pytest.param("distill", marks=pytest.mark.exhaustive)])
 def test_step_is_measured(mode):
     (figure,) = figures_of(f"--benchmark=step --train_mode={mode} --benchmark_repeats=2")
     assert figure.unit == ("pairs/s" if mode == "pretrain" else "images/s")
@@ -54,7 +54,7 @@ def test_step_is_measured(mode):
     assert ("not compared with PyTorch" in figure.notes[0]) != compared
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_memory_is_measured_with_and_without_what_saves_it():
     step, imported, whole = figures_of(
         "--benchmark=memory --contrast_chunks=2 --global_bn=False --benchmark_repeats=1"
@@ -67,7 +67,7 @@ def test_memory_is_measured_with_and_without_what_saves_it():
     )
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_startup_is_measured():
     figures = figures_of("--benchmark=startup --benchmark_repeats=1")
     names = [figure.work.removeprefix("from process start to ") for figure in figures]
@@ -76,7 +76,7 @@ def test_startup_is_measured():
     assert seconds == sorted(seconds, reverse=True)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_step_that_was_traced_is_not_run_and_not_traced_again(monkeypatch):
     prepared = []
     monkeypatch.setattr(
@@ -88,7 +88,7 @@ def test_step_that_was_traced_is_not_run_and_not_traced_again(monkeypatch):
     assert prepared[0].run.experimental_get_tracing_count() == 1
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("arguments", "source", "is_bounded"),
     [
@@ -108,7 +108,7 @@ def test_input_is_measured(monkeypatch, arguments, source, is_bounded):
     assert (figure.bound is not None) == is_bounded
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_table_has_what_was_measured_and_why_others_were_not():
     rows = {
         "step": f"--benchmark=step {TINY} --benchmark_repeats=1",
@@ -136,13 +136,13 @@ def test_contradicting_settings_are_refused_before_anything_is_measured(monkeypa
         run_benchmark(config_of("--benchmark=step --contrast_chunks=2"))
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_process_that_ends_itself_does_not_fit():
     with pytest.raises(OutOfMemoryError):
         in_fresh_process(os._exit, 1)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_limits_are_measured_in_the_format_of_the_network(dtype):
     limits = measure_limits(dtype)

@@ -34,8 +34,8 @@ PARAMETERS = {
 FAST = {(50, 1, False), (50, 1, True), (152, 3, True)}
 
 
-def slow_unless(fast, *values):
-    return pytest.param(*values, marks=() if fast else pytest.mark.slow)
+def exhaustive_unless(fast, *values):
+    return pytest.param(*values, marks=() if fast else pytest.mark.exhaustive)
 
 
 def count(variables):
@@ -59,7 +59,9 @@ def build_in_graph(config):
         return build_simclr_model(config)
 
 
-@pytest.mark.parametrize(("name", "expected"), [slow_unless(k in FAST, k, v) for k, v in PARAMETERS.items()])
+@pytest.mark.parametrize(
+    ("name", "expected"), [exhaustive_unless(k in FAST, k, v) for k, v in PARAMETERS.items()]
+)
 def test_parameters_equal_the_papers(name, expected):
     assert count(build_in_graph(network(*name)).variables) == expected
 
@@ -106,13 +108,13 @@ FAST_GRID = {(18, False, 0.0, 64), (18, True, 0.25, 64), (18, True, 0.0, 32), (1
 
 
 @pytest.mark.parametrize(
-    ("depth", "sk", "se", "image_size"), [slow_unless(values in FAST_GRID, *values) for values in GRID]
+    ("depth", "sk", "se", "image_size"), [exhaustive_unless(values in FAST_GRID, *values) for values in GRID]
 )
 def test_endpoints_have_their_shapes(depth, sk, se, image_size):
     check_shapes(network(depth, 0.5, sk, se_ratio=se, image_size=image_size), image_size)
 
 
-@pytest.mark.parametrize("size", [33, slow_unless(False, 50)])
+@pytest.mark.parametrize("size", [33, exhaustive_unless(False, 50)])
 def test_endpoints_of_a_bottleneck_network_have_their_shapes_for_any_image_size(size):
     check_shapes(network(50, 0.25, True, se_ratio=0.25, image_size=224), size)
 
