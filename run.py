@@ -6,7 +6,6 @@ python run.py --help
 
 import importlib
 import logging
-import signal
 import sys
 
 from tf_simclr.config import (
@@ -16,7 +15,6 @@ from tf_simclr.config import (
     ExportConfig,
     ImportConfig,
     LabelEfficiencyConfig,
-    PreemptedError,
     PrepareConfig,
     PreviewConfig,
     ProbeConfig,
@@ -25,11 +23,10 @@ from tf_simclr.config import (
     SemiSupervisedConfig,
     Tool,
     TransferConfig,
-    UserError,
 )
-from tf_simclr.files import printable
+from tf_simclr.terminal.ending import missing_package, status_of
 from tf_simclr.terminal.noise import without_noise
-from tf_simclr.terminal.output import end_output, log_to_standard_output, missing_package, show, tell
+from tf_simclr.terminal.output import end_output, log_to_standard_output, show
 
 try:
     from flags.convert import asks_for_help, help_text, parse_command_line
@@ -43,30 +40,19 @@ def main(arguments: list[str]) -> int:
         show(help_text())
         return 0
     log_to_standard_output()
-    try:
-        config, notes = parse_command_line(arguments)
-        for note in notes:
-            logging.getLogger("tf_simclr").info(note)
-        with without_noise():
-            if isinstance(config, Tool):
-                run_tool(config)
-            else:
-                run(config)
-    except UserError as error:
-        tell(f"error: {printable(str(error))}")
-        return 2
-    except ModuleNotFoundError as error:
-        tell(f"error: {missing_package(error)}")
-        return 2
-    except PreemptedError as error:
-        how = "interrupted" if error.signal_number == signal.SIGINT else "preempted"
-        tell(f"{how}: {error}; the same command goes on from there.")
-        return 128 + error.signal_number
-    except KeyboardInterrupt as error:
-        signal.signal(signal.SIGINT, signal.SIG_DFL)  # A second one ends the process without a traceback.
-        tell(f"interrupted: {str(error) or 'nothing was saved'}.")
-        return 128 + signal.SIGINT
-    return 0
+    return status_of(lambda: work(arguments))
+
+
+def work(arguments: list[str]) -> None:
+    """Does what the command line `arguments` says."""
+    config, notes = parse_command_line(arguments)
+    for note in notes:
+        logging.getLogger("tf_simclr").info(note)
+    with without_noise():
+        if isinstance(config, Tool):
+            run_tool(config)
+        else:
+            run(config)
 
 
 def run(config: Run) -> dict:

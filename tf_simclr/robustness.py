@@ -17,6 +17,7 @@ from tf_simclr.scores import classification_scores
 from tf_simclr.suite_results import SuiteResults, finish_suite, run_suite
 from tf_simclr.suite_tables import ROBUSTNESS_FILE, robustness_table
 from tf_simclr.teacher import network_class_names
+from tf_simclr.terminal.noise import without_noise
 
 _LOGITS = "logits_sup"
 _NUM_CLASSES = 1000
@@ -50,6 +51,7 @@ DATASETS: dict[str, RobustnessDataset] = {
 }
 
 
+@without_noise()
 def robustness(config: RobustnessConfig) -> dict[str, dict[str, Any] | None]:
     """Evaluates a classifier on each test; goes on where it was stopped, and prints and writes a table.
 

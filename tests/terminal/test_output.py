@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from tests.runs import REPOSITORY
-from tf_simclr.terminal.output import missing_package
+from tf_simclr.terminal.ending import missing_package
 
 LOGGING = """
 import logging

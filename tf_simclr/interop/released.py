@@ -14,6 +14,7 @@ from tf_simclr.interop.released_files import ReleasedFile, open_released
 from tf_simclr.interop.released_network import ReleasedNetwork, infer_network, released_names
 from tf_simclr.models import SimCLRModel, build_simclr_model
 from tf_simclr.run_directory import latest_checkpoint, read_settings
+from tf_simclr.terminal.noise import without_noise
 
 _LOG = logging.getLogger("tf_simclr")
 # Files of an import, and of what was done with it since.
@@ -23,6 +24,7 @@ _OWN_FILES = re.compile(
 _MARK = "imported_from"
 
 
+@without_noise()
 def import_weights(config: ImportConfig) -> ExportConfig:
     """Writes released weights into `model_dir`, as a checkpoint with the settings of its network.
 

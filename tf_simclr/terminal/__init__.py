@@ -1,1 +1,4 @@
-"""What the user sees while the program works. Imports nothing else of the library, and no TensorFlow."""
+"""What the user sees while the program works, and how it ends.
+
+Imports no TensorFlow, and of the library `config` and `files` alone.
+"""

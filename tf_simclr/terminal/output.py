@@ -8,7 +8,6 @@ import sys
 from tf_simclr.terminal.progress import above_line
 
 _LOG = logging.getLogger("tf_simclr")
-_REQUIREMENTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "requirements.txt")
 
 
 class _OutputHandler(logging.StreamHandler):
@@ -70,17 +69,3 @@ def end_output() -> None:
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, descriptor)
             os.close(nowhere)
-
-
-def missing_package(error: ModuleNotFoundError) -> str:
-    """Returns which package is not installed, and the command that installs it.
-
-    Raises:
-        ModuleNotFoundError: The module is one of this program, which is a mistake in it.
-    """
-    name = (error.name or "").partition(".")[0]
-    if name in ("", "benchmarks", "exports", "flags", "tf_simclr"):
-        raise error
-    return (
-        f"the package {name} is not installed; run: python -m pip install -r {os.path.relpath(_REQUIREMENTS)}"
-    )
