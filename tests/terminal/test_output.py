@@ -45,8 +45,11 @@ def test_log_that_cannot_be_written_is_one_line(target, reason):
     assert done.returncode == 0
 
 
-def test_output_and_errors_that_both_go_nowhere_end_nothing():
-    assert run_shell(f"\"$0\" -c '{LOGGING}' > /dev/full 2>&1").returncode == 0
+@pytest.mark.parametrize("target", ["> /dev/full 2>&1", ">&-", "2>&-", ">&- 2>&-"])
+def test_output_and_errors_that_go_nowhere_end_nothing(target):
+    done = run_shell(f"\"$0\" -c '{LOGGING}' {target}")
+    assert done.returncode == 0
+    assert "Traceback" not in done.stderr + done.stdout
 
 
 def test_mistake_in_a_record_is_still_shown(capsys):

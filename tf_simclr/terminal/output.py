@@ -34,9 +34,25 @@ class _OutputHandler(logging.StreamHandler):
 
 def log_to_standard_output() -> None:
     """Lets what the program logs appear on standard output, each message a line."""
+    _open_closed_streams()
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # Names of files may hold any bytes.
     logging.basicConfig(format="%(message)s", handlers=[_OutputHandler()])
     _LOG.setLevel(logging.INFO)
+
+
+def _open_closed_streams() -> None:
+    """Lets closed streams (`>&-`) lead nowhere: the next file to be opened would get their descriptors and output."""
+    for descriptor, name in ((1, "stdout"), (2, "stderr")):
+        if getattr(sys, name) is None:
+            _lead_nowhere(descriptor)
+            setattr(sys, name, os.fdopen(descriptor, "w"))
+
+
+def _lead_nowhere(descriptor: int) -> None:
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    if nowhere != descriptor:
+        os.dup2(nowhere, descriptor)
+        os.close(nowhere)
 
 
 def tell(line: str) -> None:
@@ -66,6 +82,4 @@ def end_output() -> None:
         try:
             stream.flush()
         except OSError:
-            nowhere = os.open(os.devnull, os.O_WRONLY)
-            os.dup2(nowhere, descriptor)
-            os.close(nowhere)
+            _lead_nowhere(descriptor)
