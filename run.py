@@ -25,6 +25,7 @@ from tf_simclr.config import (
     TransferConfig,
 )
 from tf_simclr.terminal.ending import missing_package, status_of
+from tf_simclr.terminal.interrupts import interrupts_tell
 from tf_simclr.terminal.noise import without_noise
 from tf_simclr.terminal.output import end_output, log_to_standard_output, show
 
@@ -60,6 +61,7 @@ def run(config: Run) -> dict:
     # TensorFlow starts only here: a wrong flag has failed before.
     from exports.export import SavedModelExport
     from tf_simclr import semi_supervised, train_and_evaluate
+    from tf_simclr.preemption import newest_start
     from tf_simclr.report import update_report
     from tf_simclr.strategies import is_chief_process, wait_for_workers
 
@@ -67,19 +69,20 @@ def run(config: Run) -> dict:
         keep = step.keep_hub_module_max
         return [SavedModelExport(step.model_dir, keep)] if keep else []
 
-    match config:
-        case LabelEfficiencyConfig():
-            from tf_simclr.label_efficiency import measure_label_efficiency
+    with interrupts_tell(lambda: newest_start(config)):
+        match config:
+            case LabelEfficiencyConfig():
+                from tf_simclr.label_efficiency import measure_label_efficiency
 
-            result = measure_label_efficiency(config, make_actions)
-        case SemiSupervisedConfig():
-            result = semi_supervised(config, make_actions)
-        case ExperimentConfig():
-            result = train_and_evaluate(config, make_actions(config))
-    # A curve writes a page of its own.
-    if not isinstance(config, LabelEfficiencyConfig) and is_chief_process():
-        update_report(config, result)
-    wait_for_workers()
+                result = measure_label_efficiency(config, make_actions)
+            case SemiSupervisedConfig():
+                result = semi_supervised(config, make_actions)
+            case ExperimentConfig():
+                result = train_and_evaluate(config, make_actions(config))
+        # A curve writes a page of its own.
+        if not isinstance(config, LabelEfficiencyConfig) and is_chief_process():
+            update_report(config, result)
+        wait_for_workers()
     return result
 
 

@@ -103,12 +103,13 @@ def test_ignored_signals_stay_ignored():
 
 
 def test_newest_start_is_the_checkpoint_of_the_last_run_that_has_one(tmp_path):
-    runs = [types.SimpleNamespace(model_dir=tmp_path / name) for name in ("pretrain", "finetune", "distill")]
-    assert newest_start(runs) is None
+    names = ("pretrain", "finetune", "distill")
+    config = types.SimpleNamespace(runs={n: types.SimpleNamespace(model_dir=tmp_path / n) for n in names})
+    assert newest_start(config) is None
     for path in ("pretrain/ckpt-9", "finetune/ckpt-2"):
         (tmp_path / path).parent.mkdir()
         (tmp_path / f"{path}.index").touch()
-    assert newest_start(runs) == f"the same command goes on from {tmp_path}/finetune/ckpt-2"
+    assert newest_start(config) == f"the same command goes on from {tmp_path}/finetune/ckpt-2"
 
 
 def test_outside_the_main_thread_nothing_is_installed(own_handler):

@@ -256,7 +256,7 @@ def test_interrupt_is_one_line_that_says_what_was_saved(monkeypatch, capsys, tmp
         assert signal.getsignal(signal.SIGINT) is signal.SIG_DFL  # No traceback of a second one.
     finally:
         signal.signal(signal.SIGINT, previous)
-    assert capsys.readouterr().err == f"interrupted: {saved or 'nothing was saved'}.\n"
+    assert capsys.readouterr().err == f"interrupted: {saved or 'nothing was saved since the start'}.\n"
 
 
 @pytest.mark.parametrize(

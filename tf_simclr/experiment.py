@@ -30,14 +30,13 @@ from tf_simclr.evaluate import evaluate, make_eval_function
 from tf_simclr.files import counted
 from tf_simclr.ingredients import make_ingredients, training_batches, training_view
 from tf_simclr.planning import chance_loss, long_warmup, make_plan, make_schedule
-from tf_simclr.preemption import PreemptionWatch, newest_start
+from tf_simclr.preemption import PreemptionWatch
 from tf_simclr.results import ResultFiles
 from tf_simclr.run_data import RunData, describe_change, read_run_data
 from tf_simclr.run_directory import check_directory, checkpoint_step, claim_directory, latest_checkpoint
 from tf_simclr.strategies import is_augmented_on_device, is_step_compiled, make_strategy
 from tf_simclr.tasks.base import Task
 from tf_simclr.teacher import network_class_names
-from tf_simclr.terminal.interrupts import interrupts_tell
 from tf_simclr.terminal.noise import without_noise
 from tf_simclr.terminal.progress import Progress, duration
 from tf_simclr.train import Action, make_train_function, train
@@ -76,11 +75,10 @@ def train_and_evaluate(config: ExperimentConfig, actions: Sequence[Action] = ())
     """
     config.check_inputs()
     check_directory(config)  # Before any work on data and devices.
-    with interrupts_tell(lambda: newest_start([config])):
-        run = Experiment(config)
-        if config.mode == "eval":
-            return run.evaluate_each_checkpoint()
-        return run.train(actions)
+    run = Experiment(config)
+    if config.mode == "eval":
+        return run.evaluate_each_checkpoint()
+    return run.train(actions)
 
 
 class Experiment:

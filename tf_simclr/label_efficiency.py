@@ -21,11 +21,9 @@ from tf_simclr.distribute import is_chief
 from tf_simclr.experiment import Experiment
 from tf_simclr.files import to_json
 from tf_simclr.pipeline import check_not_stale, check_teacher
-from tf_simclr.preemption import newest_start
 from tf_simclr.report import efficiency as report
 from tf_simclr.run_directory import check_directory, claim_directory, write_outcome
 from tf_simclr.strategies import make_strategy
-from tf_simclr.terminal.interrupts import interrupts_tell
 from tf_simclr.terminal.noise import without_noise
 from tf_simclr.train import Action
 
@@ -66,7 +64,7 @@ def measure_label_efficiency(
     if is_chief(strategy):
         claim_directory(config)
     results = {}
-    with _without_tracing_warnings(), interrupts_tell(lambda: newest_start(config.runs.values())):
+    with _without_tracing_warnings():
         for number, (name, run) in enumerate(config.runs.items(), start=1):
             _LOG.info("[%d/%d] %s", number, len(config.runs), name)
             results[name] = Experiment(run, strategy).train(tuple(make_actions(run)))

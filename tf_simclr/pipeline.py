@@ -13,7 +13,6 @@ from tf_simclr.experiment import Experiment
 from tf_simclr.files import to_json
 from tf_simclr.modules import check_module_is_local
 from tf_simclr.planning import relative_work
-from tf_simclr.preemption import newest_start
 from tf_simclr.run_directory import (
     check_directory,
     claim_directory,
@@ -22,7 +21,6 @@ from tf_simclr.run_directory import (
     write_outcome,
 )
 from tf_simclr.strategies import make_strategy
-from tf_simclr.terminal.interrupts import interrupts_tell
 from tf_simclr.terminal.noise import without_noise
 from tf_simclr.train import Action
 
@@ -60,12 +58,11 @@ def semi_supervised(
         for name, run in runs.items()
     }
     results = {}
-    with interrupts_tell(lambda: newest_start(config.steps.values())):
-        for number, name in enumerate(config.steps, start=1):
-            _LOG.info("[%d/%d] %s", number, len(config.steps), name)
-            run = runs.pop(name)  # So that one network at a time is in memory.
-            later_work = sum(work[later] for later in runs) / work[name]
-            results[name] = run.train(tuple(make_actions(run.config)), later_work=later_work)
+    for number, name in enumerate(config.steps, start=1):
+        _LOG.info("[%d/%d] %s", number, len(config.steps), name)
+        run = runs.pop(name)  # So that one network at a time is in memory.
+        later_work = sum(work[later] for later in runs) / work[name]
+        results[name] = run.train(tuple(make_actions(run.config)), later_work=later_work)
     if is_chief(strategy):
         write_outcome(config.model_dir, os.path.join(config.model_dir, "result.json"), to_json(results))
     for line in results_table(config, results):

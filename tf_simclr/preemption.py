@@ -5,12 +5,11 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterable
 from typing import Any
 
 import tensorflow as tf
 
-from tf_simclr.config import ExperimentConfig
+from tf_simclr.config import Run
 from tf_simclr.distribute import gather_from_workers
 from tf_simclr.run_directory import latest_checkpoint
 
@@ -77,11 +76,7 @@ class PreemptionWatch:
         return int(noticed)
 
 
-def newest_start(runs: Iterable[ExperimentConfig]) -> str | None:
-    """Returns where the same command goes on, for `interrupts_tell`; None if no run has a checkpoint.
-
-    Args:
-        runs: in the order in which they are trained.
-    """
-    paths = [latest_checkpoint(str(run.model_dir)) for run in reversed(list(runs))]
+def newest_start(config: Run) -> str | None:
+    """Returns where the same command goes on, for `interrupts_tell`; None if no run of it has a checkpoint."""
+    paths = [latest_checkpoint(str(run.model_dir)) for run in reversed(config.runs.values())]
     return next((f"the same command goes on from {path}" for path in paths if path), None)

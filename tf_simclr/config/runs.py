@@ -181,6 +181,11 @@ class ExperimentConfig:
                 "run, a checkpoint in it, or a SavedModel with logits."
             )
 
+    @property
+    def runs(self) -> dict[str, "ExperimentConfig"]:
+        """All runs of the command by name, in the order in which they are trained: this one alone."""
+        return {self.train.train_mode: self}
+
     def to_dict(self) -> dict[str, Any]:
         """Returns {flag name: value} of all settings, ready for JSON."""
         flat: dict[str, Any] = {}
@@ -277,6 +282,11 @@ class SemiSupervisedConfig:
     def to_dict(self) -> dict[str, Any]:
         """Returns what tells the directory of the whole method from that of a single step."""
         return {"train_mode": SEMI_SUPERVISED}
+
+    @property
+    def runs(self) -> dict[str, ExperimentConfig]:
+        """All runs of the command by name, in the order in which they are trained."""
+        return self.steps
 
     @property
     def steps(self) -> dict[str, ExperimentConfig]:

@@ -31,7 +31,7 @@ def status_of(work: Callable[[], object]) -> int:
         return 128 + error.signal_number
     except KeyboardInterrupt as error:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # A second one ends the process without a traceback.
-        tell(f"interrupted: {printable(str(error)) or 'nothing was saved'}.")
+        tell(f"interrupted: {printable(str(error)) or 'nothing was saved since the start'}.")
         return 128 + signal.SIGINT
     return 0
 
