@@ -107,7 +107,7 @@ class FewLabels:
         )
         data = config.finetune.data
         self._data = data
-        self._train = load_source(data, data.train_split)
+        self._train = load_source(data, data.labelled_split)
         self.held_out = load_source(data, data.eval_split, flag="eval_split")
         view = EvalView(image_size=config.finetune.model.image_size)
         self._images = view.crop_batch(self.held_out.images)

@@ -36,6 +36,14 @@ def test_memory_says_when_it_is_full_and_where_it_is_large_for_the_images():
     )
 
 
+def test_single_class_is_pretrained_on_without_a_probe(tmp_path):
+    write_images(tmp_path / "images", 8)
+    settings = {"dataset": f"folder:{tmp_path}", "train_batch_size": 8, "eval_split": None}
+    made = make(tmp_path / "run", lineareval_while_pretraining=True, **settings)[1]
+    assert made.num_classes is None
+    assert "has a single class: pretraining without the online linear probe" in made.notes[0]
+
+
 DISTILL = {"mode": "distill", "teacher": "y", "distill_alpha": 0.5}
 
 

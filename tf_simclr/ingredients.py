@@ -228,6 +228,8 @@ def _why_no_probe(config: ExperimentConfig, source: TrainingSource) -> str | Non
     """Returns why no linear probe can be trained beside pretraining; None if one can."""
     if source.num_classes is None:
         return f"{source.name} has no labels"
+    if source.num_classes == 1:
+        return f"{source.name} has a single class"
     if config.data.few_labels:
         return "Few labels are asked for"
     if source.num_unlabelled:
