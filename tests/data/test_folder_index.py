@@ -12,6 +12,7 @@ from tf_simclr.config import DataConfig, UserError
 from tf_simclr.data import folder_index, listing, load_source
 from tf_simclr.data.folder_index import index_path, indexed_images
 from tf_simclr.data.listing import list_images
+from tf_simclr.terminal import progress
 
 
 @pytest.fixture
@@ -231,7 +232,7 @@ def test_links_are_followed_but_not_in_circles(folder, tmp_path):
 
 
 def test_listing_that_takes_long_says_how_far_it_is(folder, log, monkeypatch):
-    monkeypatch.setattr(listing, "_SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0.0)
     list_images(folder)
     assert log.messages[-1] == f"Listing {folder}: 7 images so far."
 

@@ -8,7 +8,17 @@ import pytest
 
 from tf_simclr.terminal import progress
 from tf_simclr.terminal.output import tell
-from tf_simclr.terminal.progress import Field, Line, Progress, TimeLeft, bar_fields, duration, fit, working
+from tf_simclr.terminal.progress import (
+    Count,
+    Field,
+    Line,
+    Progress,
+    TimeLeft,
+    bar_fields,
+    duration,
+    fit,
+    working,
+)
 
 
 class Terminal(io.StringIO):
@@ -126,3 +136,14 @@ def test_progress_elsewhere_is_a_line_now_and_then(monkeypatch, caplog):
         "40/100 images | 2 images/s | ? left",
         "70/100 images | 2 images/s | 00:12 left",
     ]
+
+
+def test_count_on_a_terminal_is_a_line_that_goes_away(put_terminal, monkeypatch):
+    terminal = put_terminal(Terminal())
+    clock = iter(range(100))
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    count = Count("Listing photos")
+    count()
+    count()
+    count.close()
+    assert terminal.getvalue().split("\r")[2:] == ["Listing photos | 2 images so far\x1b[K", "\x1b[K"]

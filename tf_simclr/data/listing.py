@@ -1,18 +1,20 @@
 """The images below a folder: found by their names or first bytes, and kept in a few bytes each."""
 
 import collections
+import contextlib
 import dataclasses
 import functools
 import logging
 import os
 import re
 import stat
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
+
+from tf_simclr.terminal.progress import Count
 
 _LOG = logging.getLogger("tf_simclr")
 # What TensorFlow cannot read is counted as unreadable, rather than passed over in silence.
@@ -47,7 +49,6 @@ _NUM_FIRST_BYTES = 12
 _HIDDEN = (".", "__MACOSX", "@eaDir")
 END = b"\0"
 """Stands behind each name; no name holds it."""
-_SECONDS_BETWEEN_LINES = 5.0
 
 
 class ListingError(Exception):
@@ -198,38 +199,25 @@ class Scan(NamedTuple):
 
 
 def _walk(top: str) -> Iterator[tuple[str, Times, Scan]]:
-    report = _Progress(top)
-    pending: list[tuple[str, frozenset]] = [("", frozenset())]
-    while pending:
-        subfolder, above = pending.pop()
-        folder = os.path.join(top, subfolder) if subfolder else top
-        try:
-            state = os.stat(folder)
-            identity = (state.st_dev, state.st_ino)
-            if identity in above:
-                continue
-            found = scan(folder, report)
-        except OSError as error:
-            raise ListingError(
-                f"{folder} cannot be read ({error.strerror}); name a folder that can."
-            ) from error
-        yield subfolder, times_of(state), found
-        pending += [(os.path.join(subfolder, name), above | {identity}) for name in reversed(found.folders)]
-
-
-class _Progress:
-    """Says how far it is where listing takes a while; called once for each image."""
-
-    def __init__(self, folder: str):
-        self._folder = folder
-        self._count = 0
-        self._last = time.monotonic()
-
-    def __call__(self) -> None:
-        self._count += 1
-        if (now := time.monotonic()) - self._last >= _SECONDS_BETWEEN_LINES:
-            self._last = now
-            _LOG.info("Listing %s: %d images so far.", self._folder, self._count)
+    with contextlib.closing(Count(f"Listing {top}")) as report:
+        pending: list[tuple[str, frozenset]] = [("", frozenset())]
+        while pending:
+            subfolder, above = pending.pop()
+            folder = os.path.join(top, subfolder) if subfolder else top
+            try:
+                state = os.stat(folder)
+                identity = (state.st_dev, state.st_ino)
+                if identity in above:
+                    continue
+                found = scan(folder, report)
+            except OSError as error:
+                raise ListingError(
+                    f"{folder} cannot be read ({error.strerror}); name a folder that can."
+                ) from error
+            yield subfolder, times_of(state), found
+            pending += [
+                (os.path.join(subfolder, name), above | {identity}) for name in reversed(found.folders)
+            ]
 
 
 def scan(folder: str, report: Callable[[], None] = lambda: None, *, most: int | None = None) -> Scan:

@@ -136,6 +136,38 @@ def working(what: str) -> Iterator[None]:
         line.close(keep=False)
 
 
+class Count:
+    """Shows how many images were found so far, if all of them are not known; called for each, closed at the end.
+
+    Args:
+        what: the work.
+    """
+
+    def __init__(self, what: str):
+        self._what = what
+        self._count = 0
+        self._last = time.monotonic()
+        self._line = Line()
+
+    def __call__(self) -> None:
+        """Counts one image."""
+        self._count += 1
+        now = time.monotonic()
+        if now - self._last < (
+            _SECONDS_BETWEEN_DRAWINGS if self._line.is_on_terminal else _SECONDS_BETWEEN_LINES
+        ):
+            return
+        self._last = now
+        if self._line.is_on_terminal:
+            self._line.show([Field(0, self._what), Field(1, f"{self._count} images so far")])
+        else:
+            _LOG.info("%s: %d images so far.", self._what, self._count)
+
+    def close(self) -> None:
+        """Takes the line away."""
+        self._line.close(keep=False)
+
+
 class Progress:
     """Shows how many images are done, on a terminal all the time and elsewhere now and then; close it at the end.
 
