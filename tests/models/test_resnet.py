@@ -3,6 +3,8 @@
 import functools
 import itertools
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ import tensorflow as tf
 
 from tests.models import reference
 from tests.networks import random_images, randomize, snapshot, tiny_config
+from tests.runs import REPOSITORY
 from tf_simclr.config import ModelConfig
 from tf_simclr.models import build_simclr_model
 from tf_simclr.models.layers import BranchMix, BranchSum, Conv2D, ShortcutPooling
@@ -187,6 +190,37 @@ def test_conv_equals_loops(size, kernel_size, stride):
                 total += x[n, row, column, c] * kernel[di, dj, c, f]
         np.testing.assert_allclose(received[n, i, j, f], total, rtol=1e-10, atol=1e-12)
     assert received.shape[1:3] == tuple(-(-side // stride) for side in size)
+
+
+def test_conv_of_size_1_takes_its_stride_before_the_kernel():
+    """The kernel of a strided one damages memory; so its gradients are of one without stride."""
+    layer = Conv2D(22, 1, 2)
+    with tf.Graph().as_default() as graph:
+        x = tf.zeros([25, 32, 32, 11])
+        tf.gradients(layer(x), [x, layer.kernel])
+        strides = {op.type: op.get_attr("strides") for op in graph.get_operations() if "Conv2D" in op.type}
+    names = ("Conv2D", "Conv2DBackpropInput", "Conv2DBackpropFilter")
+    assert strides == {name: [1, 1, 1, 1] for name in names}
+
+
+# Shapes with which a strided convolution of size 1 wrote past its memory, on two threads.
+BAD_SHAPES = """
+import tf_simclr
+import tensorflow as tf
+from tf_simclr.models.layers import Conv2D
+tf.config.threading.set_intra_op_parallelism_threads(2)
+for batch, size, channels, filters in [(25, 32, 11, 22), (7, 64, 5, 22), (7, 12, 12, 4), (25, 16, 15, 24)] * 3:
+    layer = Conv2D(filters, 1, 2)
+    with tf.GradientTape() as tape:
+        outputs = layer(tf.random.normal([batch, size, size, channels]))
+    tape.gradient(outputs, layer.kernel)
+"""
+
+
+@pytest.mark.slow
+def test_process_survives_the_gradient_of_a_strided_conv_of_size_1():
+    """In a process of its own, which a kernel that damages memory would end."""
+    assert subprocess.run([sys.executable, "-c", BAD_SHAPES], cwd=REPOSITORY, check=False).returncode == 0
 
 
 @pytest.mark.parametrize("kernel_size", [1, 3, 7])
