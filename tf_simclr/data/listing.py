@@ -4,7 +4,6 @@ import collections
 import contextlib
 import dataclasses
 import functools
-import logging
 import os
 import re
 import stat
@@ -16,7 +15,6 @@ import tensorflow as tf
 
 from tf_simclr.terminal.progress import Count
 
-_LOG = logging.getLogger("tf_simclr")
 # What TensorFlow cannot read is counted as unreadable, rather than passed over in silence.
 CONVERTED_EXTENSIONS = (".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
 """Of images that TensorFlow does not, or not wholly, read, and --mode=prepare converts."""
