@@ -72,6 +72,7 @@ def export_step(path: str, flags: Sequence[str]) -> Program:
     from benchmarks.figures import network_name
     from benchmarks.lowering import lower_step
     from flags.convert import parse_command_line
+    from tf_simclr.files import replacing
 
     # Of an evaluation neither checkpoint nor teacher is asked for.
     config: Any = parse_command_line(["--dataset=imagenet2012", "--mode=eval", *flags])[0]
@@ -85,10 +86,8 @@ def export_step(path: str, flags: Sequence[str]) -> Program:
     }
     program = Program(lowered.hlo, lowered.arguments, about)
     text = json.dumps({"arguments": program.arguments, "about": about})
-    temporary = f"{path}.{os.getpid()}.tmp"
-    with open(temporary, "wb") as file:
+    with replacing(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, hlo=np.frombuffer(program.hlo, np.uint8), text=np.array(text))
-    os.replace(temporary, path)
     return program
 
 

@@ -17,6 +17,8 @@ from tf_simclr.terminal.noise import without_noise
 from tf_simclr.terminal.progress import working
 
 _LOG = logging.getLogger("tf_simclr")
+# For another export of the same run: training is over, and need not be repeated.
+_PATIENCE_SECONDS = 600
 _WHAT_FITS = "name the directory of a run, or a ckpt-* in it"
 
 
@@ -49,7 +51,14 @@ class SavedModelExport:
         metadata = describe_export(model, self._model_dir, event.step, event.result)
         write = functools.partial(save_model, model, metadata=metadata)
         with working("exporting"):
-            path = write_export(self._folder, event.step, write, keep=self._keep, overwrite=False)
+            path = write_export(
+                self._folder,
+                event.step,
+                write,
+                keep=self._keep,
+                overwrite=False,
+                patience=_PATIENCE_SECONDS,
+            )
         _LOG.info("Exported %s.", path)
 
 

@@ -3,27 +3,33 @@
 import logging
 import os
 import re
-import secrets
 import shutil
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import tensorflow as tf
 
 from tf_simclr.config import UserError
-from tf_simclr.files import find_json, first_line, to_json
+from tf_simclr.files import TEMPORARY, find_json, first_line, list_names, temporary_name, to_json
+from tf_simclr.ownership import LOCK, owning
 
 _LOG = logging.getLogger("tf_simclr")
 
 MARKER = "tf_simclr_export.json"
 _STEP = re.compile(r"0|[1-9][0-9]*")
-_UNFINISHED = re.compile(rf"({_STEP.pattern})\.[0-9a-f]+\.tmp")
-# Another process may still be writing a younger one.
-_UNFINISHED_SECONDS = 24 * 3600
+_UNFINISHED = re.compile(rf"({_STEP.pattern}){TEMPORARY}")
 
 
-def write_export(folder: str, step: int, write: Callable[[str], None], *, keep: int, overwrite: bool) -> str:
-    """Writes the export `<folder>/<step>`, then deletes the oldest of the others.
+def write_export(
+    folder: str,
+    step: int,
+    write: Callable[[str], None],
+    *,
+    keep: int,
+    overwrite: bool,
+    patience: float = 0,
+) -> str:
+    """Writes the export `<folder>/<step>`, then deletes the oldest others, and what killed processes have left.
 
     Args:
         folder: of the exports of one format.
@@ -32,32 +38,40 @@ def write_export(folder: str, step: int, write: Callable[[str], None], *, keep: 
         keep: how many exports stay, the newest and this one.
         overwrite: whether an export that is there already is replaced; what this program did not write
             never is.
+        patience: seconds to wait while another process exports to the same folder.
 
     Returns:
         The path of the export.
 
     Raises:
-        UserError: it is there already, or cannot be written.
+        UserError: it is there already, or cannot be written, or another process exports to the same folder.
     """
     path = check_target(folder, step, overwrite=overwrite)
-    temporary = _temporary(path)
+    temporary = temporary_name(path)
+    lock = owning(os.path.join(folder, LOCK), "model_dir", os.path.dirname(folder), patience=patience)
     try:
-        tf.io.gfile.makedirs(temporary)
-        with tf.io.gfile.GFile(os.path.join(temporary, MARKER), "w") as file:
-            file.write(to_json({"format": os.path.basename(folder), "global_step": step}))
-        write(temporary)
-        if not is_export(temporary):
-            raise UserError(f"{temporary}: was changed or deleted while it was written; export again.")
-        check_target(folder, step, overwrite=overwrite)  # Writing may have taken long.
-        _publish(temporary, path)
+        with lock:
+            try:
+                _fill(temporary, write, {"format": os.path.basename(folder), "global_step": step})
+                check_target(folder, step, overwrite=overwrite)  # Writing may have taken long.
+                _publish(temporary, path)
+            finally:
+                _delete(temporary)
+            _delete_old(folder, step, keep)
     except (tf.errors.OpError, OSError) as error:
         raise UserError(
             f"--model_dir: cannot write {path} ({first_line(error)}); free some space or choose another."
         ) from error
-    finally:
-        _delete(temporary)
-    _delete_old(folder, step, keep)
     return path
+
+
+def _fill(directory: str, write: Callable[[str], None], marker: Mapping[str, Any]) -> None:
+    tf.io.gfile.makedirs(directory)
+    with tf.io.gfile.GFile(os.path.join(directory, MARKER), "w") as file:
+        file.write(to_json(marker))
+    write(directory)
+    if not is_export(directory):
+        raise UserError(f"{directory}: was changed or deleted while it was written; export again.")
 
 
 def check_target(folder: str, step: int, *, overwrite: bool) -> str:
@@ -89,17 +103,12 @@ def is_export(path: str) -> bool:
     return isinstance(content, dict) and "global_step" in content
 
 
-def _temporary(path: str) -> str:
-    """Returns a name of which nothing can be left: numbers of processes come again."""
-    return f"{path}.{secrets.token_hex(8)}.tmp"
-
-
 def _publish(temporary: str, path: str) -> None:
     """Renames `temporary` to `path`, which is away for no longer than that takes."""
     if not tf.io.gfile.exists(path):
         tf.io.gfile.rename(temporary, path)
         return
-    replaced = _temporary(path)
+    replaced = temporary_name(path)
     tf.io.gfile.rename(path, replaced)
     try:
         tf.io.gfile.rename(temporary, path)
@@ -113,19 +122,12 @@ def _delete_old(folder: str, step: int, keep: int) -> None:
     """Deletes all exports but the newest `keep`, of which `step` is one, and what killed processes have left."""
     if os.path.islink(folder):
         return
-    names = [name.rstrip("/") for name in tf.io.gfile.listdir(folder)]  # Buckets have slashes there.
-    ours = [name for name in names if is_export(os.path.join(folder, name))]
+    ours = [name for name in list_names(folder) if is_export(os.path.join(folder, name))]
     others = sorted((name for name in ours if _STEP.fullmatch(name) and name != str(step)), key=int)
     old = others[::-1][keep - 1 :]
     unfinished = [name for name in ours if _UNFINISHED.fullmatch(name)]
-    left = [name for name in unfinished if _age(os.path.join(folder, name)) > _UNFINISHED_SECONDS]
-    for name in [*old, *left]:
+    for name in [*old, *unfinished]:
         _delete(os.path.join(folder, name))
-
-
-def _age(path: str) -> float:
-    """Returns the seconds since an export was begun."""
-    return time.time() - tf.io.gfile.stat(os.path.join(path, MARKER)).mtime_nsec / 1e9
 
 
 def _delete(path: str) -> None:

@@ -3,6 +3,7 @@
 import functools
 import json
 import pathlib
+import re
 import resource
 import shutil
 import types
@@ -20,10 +21,11 @@ from tf_simclr.checkpoint import (
     load_network,
     wait_for_checkpoint,
 )
+from tf_simclr.checkpoint_list import finished_checkpoint, latest_checkpoint
 from tf_simclr.config import ModelConfig, UserError
 from tf_simclr.files import write_json
 from tf_simclr.models import build_simclr_model
-from tf_simclr.run_directory import check_directory, claim_directory, latest_checkpoint
+from tf_simclr.run_directory import check_directory, claim_directory, owning_directory
 
 BASE = {"resnet_depth": 18, "width_multiplier": 0.125, "image_size": 8, "proj_out_dim": 16}
 
@@ -223,6 +225,8 @@ def test_next_checkpoint_is_waited_for_so_long(tmp_path, monkeypatch):
         slept.append(seconds)
         if len(slept) == 2:
             (tmp_path / "ckpt-4.index").touch()
+            names = 'model_checkpoint_path: "ckpt-4"\nall_model_checkpoint_paths: "ckpt-4"\n'
+            (tmp_path / "checkpoint").write_text(names)
 
     slept, clock = [], iter(range(100))
     monkeypatch.setattr(checkpoint.time, "sleep", sleep)
@@ -414,6 +418,121 @@ def test_save_leaves_only_whole_files(tmp_path, monkeypatch):
 
 
 # ---- Who may use a directory
+
+
+def steps_in_list(directory):
+    return re.findall(r'all_model_checkpoint_paths: "ckpt-(\d+)"', (directory / "checkpoint").read_text())
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"\x00\xff\xfe", b"no list", b'model_checkpoint_path: "ckpt-10"\nall_model_checkpoint_pa', None],
+    ids=repr,
+)
+def test_owner_makes_a_damaged_list_anew_from_the_checkpoints_that_are_there(tmp_path, log, content):
+    save_steps(tmp_path, 1, 2, 10)
+    (tmp_path / "checkpoint").unlink()
+    if content is not None:
+        (tmp_path / "checkpoint").write_bytes(content)
+    evaluation = Checkpoints(str(tmp_path), TinyTask())  # Of a process that may change nothing.
+    assert evaluation.restore_network(latest_checkpoint(str(tmp_path))) == 10
+    with owning_directory(str(tmp_path)):
+        assert steps_in_list(tmp_path) == ["1", "2", "10"]
+        assert tf.train.latest_checkpoint(str(tmp_path)) == f"{tmp_path}/ckpt-10"
+        save_steps(tmp_path, 11, keep=2)
+    assert steps_in_list(tmp_path) == ["10", "11"]
+    assert log.messages == [
+        f"{tmp_path}: the list of checkpoints is gone or damaged; it is made anew from the 3 that are there."
+    ]
+
+
+def test_owner_takes_up_what_a_killed_process_finished_and_deletes_what_it_did_not(tmp_path):
+    save_steps(tmp_path, 1, 2)
+    before = (tmp_path / "checkpoint").read_bytes()
+    save_steps(tmp_path, 3, 4, 5)
+    (tmp_path / "checkpoint").write_bytes(before)  # It was killed before it listed the others.
+    (tmp_path / "ckpt-4.index").write_bytes((tmp_path / "ckpt-4.index").read_bytes()[:-7])
+    (tmp_path / "ckpt-5.index").unlink()
+    (tmp_path / "ckpt-6_temp").mkdir()
+    (tmp_path / "ckpt-6_temp" / "part-00000-of-00001.data-00000-of-00001").touch()
+    for name in ("checkpoint.tmp0123456789abcdef0123456789abcdef", "flags.json.0123456789abcdef.tmp"):
+        (tmp_path / name).touch()
+    alive = ["result_3.json.0123456789abcdef.tmp", "checkpoint.tmp", "ckpt-4.index.kept"]
+    for name in alive:
+        (tmp_path / name).touch()  # It may be an evaluation's, or is the user's.
+    with owning_directory(str(tmp_path)):
+        names = {path.name for path in tmp_path.iterdir()}
+    kept = [f"ckpt-{step}.{suffix}" for step in (1, 2, 3) for suffix in ("index", "data-00000-of-00001")]
+    assert names == {"checkpoint", "owner.lock", *kept, *alive}
+    assert steps_in_list(tmp_path) == ["1", "2", "3"]
+
+
+def test_owner_leaves_whole_lists_and_what_is_older_alone(tmp_path):
+    save_steps(tmp_path, 1, 2)
+    for suffix in ("index", "data-00000-of-00001"):
+        (tmp_path / f"ckpt-0.{suffix}").write_text("put there by the user")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with owning_directory(str(tmp_path)):
+        pass
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+def test_worker_that_does_not_write_owns_nothing(tmp_path):
+    with owning_directory(str(tmp_path)), owning_directory(str(tmp_path), owns=False):
+        pass
+    assert "another process writes there" in refusal(own_twice, tmp_path)
+
+
+def own_twice(directory):
+    with owning_directory(str(directory)), owning_directory(str(directory)):
+        pass
+
+
+def test_directory_that_was_made_for_nothing_is_gone(tmp_path):
+    with pytest.raises(ZeroDivisionError), owning_directory(str(tmp_path / "a" / "b")):
+        raise ZeroDivisionError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_checkpoint_that_is_half_written_is_not_finished(tmp_path):
+    save_steps(tmp_path, 1)
+    (tmp_path / "ckpt-2.index").touch()
+    assert finished_checkpoint(str(tmp_path)) == f"{tmp_path}/ckpt-1"
+    (tmp_path / "checkpoint").unlink()
+    assert finished_checkpoint(str(tmp_path)) is None
+    (tmp_path / "ckpt-2.index").unlink()
+    assert finished_checkpoint(str(tmp_path)) == f"{tmp_path}/ckpt-1"
+
+
+def test_directory_is_never_taken_for_a_pattern(tmp_path, finished):
+    shutil.copytree(finished, tmp_path / "fold1")
+    (tmp_path / "fold[1]").mkdir()
+    assert latest_checkpoint(str(tmp_path / "fold[1]")) is None
+    assert latest_checkpoint(str(tmp_path / "fold1")) == f"{tmp_path}/fold1/ckpt-{TOTAL_STEPS}"
+    (tmp_path / "fold1").rename(tmp_path / "run?")
+    assert latest_checkpoint(str(tmp_path / "run?")) == f"{tmp_path}/run?/ckpt-{TOTAL_STEPS}"
+    assert "--temperature=0.2 there, 0.7 now" in refusal(
+        check_directory, tiny_config(tmp_path / "run?", temperature=0.7)
+    )
+
+
+@pytest.mark.parametrize("name", ["run [a]", "a\\b", "[a]/b"])
+def test_directory_that_tensorflow_cannot_read_is_refused(name):
+    for function, arguments in ((tiny_config, [name]), (find_checkpoint, [f"{name}/ckpt-1", "model_dir"])):
+        message = refusal(function, *arguments)
+        assert message.startswith(f"--model_dir={name}")
+        assert "TensorFlow cannot read networks from a path with [ ] or a backslash" in message
+    assert tiny_config("a [b, c*, d?").model_dir == "a [b, c*, d?"
+
+
+def test_directory_with_checkpoints_but_without_settings_is_refused(copy, log):
+    (copy / "flags.json").unlink()
+    assert refusal(check_directory, tiny_config(copy)) == (
+        f"--model_dir={copy}: has checkpoints, but no flags.json that says how they were trained; put that file back, "
+        "or use another --model_dir."
+    )
+    assert check_directory(tiny_config(copy, mode="eval")) == {}
+    assert log.messages[0].endswith("the flags of this command are taken for those of the run.")
 
 
 def test_directory_with_the_same_settings_goes_on(finished):

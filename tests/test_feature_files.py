@@ -22,7 +22,8 @@ CONTENTS = {
 
 def start(path, *, overwrite=False, **changes):
     files = FeatureFiles(str(path), overwrite=overwrite)
-    files.open(CONTENTS | changes, num_images=NUM_IMAGES, checkpoint="run/ckpt-1")
+    with files.owning(CONTENTS | changes, num_images=NUM_IMAGES, checkpoint="run/ckpt-1"):
+        pass
     return files
 
 
@@ -48,6 +49,31 @@ def contents(folder):
 def path(tmp_path):
     (tmp_path / "out").mkdir()
     return tmp_path / "out" / "f.npz"
+
+
+# ---- One process at a time
+
+
+def test_second_process_is_refused_and_nothing_of_the_first_is_deleted(path):
+    files = FeatureFiles(str(path), overwrite=False)
+    with files.owning(CONTENTS, num_images=NUM_IMAGES, checkpoint="run/ckpt-1"):
+        (path.parent / "f-00000-of-00003.npz.0123456789abcdef.tmp").touch()
+        before = contents(path.parent)
+        assert f"--output={path}: another process writes there (host " in refusal(start, path)
+        assert contents(path.parent) == before
+        write_missing(files)
+    assert "exists already" in refusal(start, path)
+
+
+def test_what_killed_processes_have_left_is_deleted(path):
+    for name in (
+        "f.npz.json.123.tmp",
+        "f-00001-of-00003.npz.0123456789abcdef.tmp",
+        "g.npz.0123456789abcdef.tmp",
+    ):
+        (path.parent / name).touch()
+    start(path)
+    assert set(contents(path.parent)) == {"f.npz.json", "g.npz.0123456789abcdef.tmp"}
 
 
 # ---- Going on

@@ -14,9 +14,12 @@ from tf_simclr.files import (
     DamagedFileError,
     between,
     counted,
+    delete_leftovers,
     find_json,
+    find_paths,
     first_line,
     form_problem,
+    list_names,
     one_line,
     plain_name,
     read_json,
@@ -159,3 +162,37 @@ def test_arrays_on_a_full_disk_are_one_error_and_nothing_else(monkeypatch, size,
                 save_npz(file, {"zeros": np.zeros(size)})
     gc.collect()
     assert ignored == []
+
+
+def test_leftovers_are_deleted_by_name_and_age_and_nothing_else(tmp_path):
+    ours = ["a.json.0123456789abcdef.tmp", "a.json.1234.tmp", "run [a].projector.0123456789abcdef.tmp"]
+    others = ["a.json", "b.json.1234.tmp", "a.json.tmp", "a.json.xyz.tmp", "xa.json.1234.tmp"]
+    for name in [*ours[:2], *others]:
+        (tmp_path / name).touch()
+    (tmp_path / ours[2] / "deep").mkdir(parents=True)
+    (tmp_path / "a.json.5678.tmp").symlink_to(tmp_path / "a.json")
+    names = r"a\.json|.*\.projector"
+    delete_leftovers(str(tmp_path), names)
+    assert set(list_names(str(tmp_path))) == {*ours, *others, "a.json.5678.tmp"}
+    delete_leftovers(str(tmp_path), names, min_age=0)
+    assert list_names(str(tmp_path)) == sorted([*others, "a.json.5678.tmp"])
+
+
+def test_paths_match_below_a_directory_that_is_no_pattern(tmp_path):
+    for path in ("[a]/labels_1/x", "[a]/labels_2/y", "a/labels_3/z", "[a]/labels_*/w"):
+        (tmp_path / path).mkdir(parents=True)
+    below = str(tmp_path / "[a]")
+    assert find_paths(below, "labels_?/[xy]") == [f"{below}/labels_1/x", f"{below}/labels_2/y"]
+    assert find_paths(below, "labels_*/*") == [f"{below}/labels_*/w"]  # It is there as it is written.
+    assert find_paths(below, "labels_[!1]/*") == [f"{below}/labels_*/w", f"{below}/labels_2/y"]
+    assert find_paths(below, "no/*") == find_paths(f"{below}/no", "*") == []
+
+
+def test_names_are_those_of_the_directory_whatever_its_name(tmp_path):
+    for name in ("run[1]", "run1"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"of {name}").touch()
+    assert list_names(str(tmp_path / "run[1]")) == ["of run[1]"]
+    assert list_names(str(tmp_path / "none")) == []
+    assert list_names(f"file://{tmp_path}/run1") == ["of run1"]
+    assert list_names(f"file://{tmp_path}/none") == []

@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 # From the bottom to the top: a part may import its own layer and those below.
 LAYERS = [
     {"config"},
-    {"files", "terminal"},
+    {"files", "ownership", "terminal"},
     {
         "models",
         "losses",
@@ -35,6 +35,7 @@ LAYERS = [
         "tasks",
         "memory",
         "checkpoint",
+        "checkpoint_list",
         "run_directory",
         "run_data",
         "mismatch",
@@ -88,6 +89,7 @@ LIBRARY_FOR = {
         "augment",
         "images",
         "checkpoint",
+        "ownership",
         "run_data",
         "run_directory",
         "interop",

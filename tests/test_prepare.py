@@ -360,15 +360,31 @@ def test_interrupted_output_goes_on_to_the_same_bytes(photos, tmp_path, monkeypa
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         Stopped(patch, num_records, KeyboardInterrupt())
         prepare(config(photos, tmp_path / "cut"))
-    (tmp_path / "cut" / "train-00002-of-00003.tfrecord.123.tmp").write_text("of a killed process")
+    for name in ("train-00002-of-00003.tfrecord.123.tmp", "unfinished.json.0123456789abcdef.tmp"):
+        (tmp_path / "cut" / name).write_text("of a killed process")
     finished = sorted((tmp_path / "cut").glob("*.tfrecord"))
     assert len(finished) == {0: 0, 6: 1, 10: 1, 19: 2}[num_records]
     assert not (tmp_path / "cut" / "manifest.json").exists()
     before = [path.stat().st_ino for path in finished]
     prepare(config(photos, tmp_path / "cut"))
-    assert f"{3 - len(finished)} of 3 files are missing" in log.text
+    assert f"{3 - len(finished)} of 3 files still to be written" in log.text
     assert files(tmp_path / "cut") == files(tmp_path / "whole")
     assert [path.stat().st_ino for path in finished] == before  # They are not written again.
+
+
+def test_second_process_is_refused_and_the_first_ends_as_if_alone(photos, tmp_path, monkeypatch):
+    prepare(config(photos, tmp_path / "alone"))
+    messages = []
+
+    def record(row, make=prepared_files._record):
+        if not messages:
+            messages.append(refusal(photos, tmp_path / "out"))
+        return make(row)
+
+    monkeypatch.setattr(prepared_files, "_record", record)
+    prepare(config(photos, tmp_path / "out"))
+    assert messages[0].startswith(f"--output={tmp_path}/out: another process writes there (host ")
+    assert files(tmp_path / "out") == files(tmp_path / "alone")
 
 
 def test_overwriting_begins_anew_where_an_interrupted_output_would_go_on(photos, tmp_path, monkeypatch, log):

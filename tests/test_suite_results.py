@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from tf_simclr.config import UserError
-from tf_simclr.suite_results import SuiteResults, finish_suite, run_suite
+from tf_simclr.suite_results import SuiteResults, finish_suite, owning_results, run_suite
 from tf_simclr.suite_tables import markdown_table, robustness_table, transfer_table
 
 SETTINGS = {name: {"weights": "w", "sets": ("a", 1)} for name in ("one", "two")}
@@ -43,6 +43,20 @@ def test_what_is_there_is_not_computed_again_and_what_fails_stops_nothing(tmp_pa
     assert "[1/2] one: there already" in log.messages
     written = json.loads((tmp_path / "sub" / "result.json").read_text())
     assert written == {"one": {"score": 0.5, "settings": {"weights": "w", "sets": ["a", 1]}}}
+
+
+def test_second_process_is_refused_and_told_who_computes(tmp_path):
+    path = str(tmp_path / "sub" / "result.json")
+    with owning_results(path, "output") as results:
+        results.add("one", {"score": 0.5}, SETTINGS["one"])
+        with (
+            pytest.raises(UserError, match=f"--output={path}: another process writes there"),
+            owning_results(path, "output"),
+        ):
+            pass
+    with owning_results(path, "output") as results:
+        assert set(results.entries) == {"one"}
+    assert [file.name for file in (tmp_path / "sub").iterdir()] == ["result.json"]
 
 
 def test_overwriting_replaces_other_settings_and_goes_on_where_it_was_stopped(tmp_path):

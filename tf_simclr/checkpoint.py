@@ -1,6 +1,7 @@
 """Checkpoints: save, resume, start from, and say exactly what does not fit."""
 
 import dataclasses
+import functools
 import logging
 import os
 import re
@@ -11,11 +12,18 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
-from tf_simclr.config import TRAIN_MODES, ModelConfig, UserError
-from tf_simclr.files import first_line, listed
+from tf_simclr.checkpoint_list import (
+    checkpoints_newest_first,
+    delete_unfinished,
+    finished_checkpoint,
+    latest_checkpoint,
+    listed_checkpoints,
+)
+from tf_simclr.config import TRAIN_MODES, ModelConfig, UserError, check_readable_place
+from tf_simclr.files import first_line, list_names, listed
 from tf_simclr.mismatch import describe_differences
 from tf_simclr.models import SimCLRModel, build_simclr_model
-from tf_simclr.run_directory import checkpoints_newest_first, latest_checkpoint, read_settings
+from tf_simclr.run_directory import read_settings
 
 _LOG = logging.getLogger("tf_simclr")
 # What the variables are filed under: in a checkpoint, in a SavedModel of this project.
@@ -60,8 +68,10 @@ class Checkpoints:
     """
 
     def __init__(self, directory: str, task, *, keep: int = 5, writes: bool = True):
+        self._directory = directory
         self._task = task
         self._writes = writes
+        self._keep = keep
         self._latest: str | None = None
         self._skipped_steps = tf.Variable(0, dtype=tf.int64, trainable=False)
         self._checkpoint = tf.train.Checkpoint(
@@ -74,8 +84,12 @@ class Checkpoints:
         self._network = tf.train.Checkpoint(
             model=task.model.variable_tree(), global_step=task.optimizer.iterations
         )
-        self._manager = tf.train.CheckpointManager(
-            self._checkpoint, directory, max_to_keep=keep, checkpoint_name="ckpt"
+
+    @functools.cached_property
+    def _manager(self) -> tf.train.CheckpointManager:
+        """Made for writing alone: it cannot read a damaged list of checkpoints."""
+        return tf.train.CheckpointManager(
+            self._checkpoint, self._directory, max_to_keep=self._keep, checkpoint_name="ckpt"
         )
 
     @property
@@ -111,7 +125,7 @@ class Checkpoints:
         bad = [v.name for v in checked if not _is_finite(v)]
         if bad:
             raise DivergedError(f"by step {step}: {listed(bad)} not finite", self.latest)
-        path = os.path.join(self._manager.directory, f"ckpt-{step}")
+        path = os.path.join(self._directory, f"ckpt-{step}")
         if self._writes:
             self._write(step)
         self._latest = path
@@ -119,21 +133,15 @@ class Checkpoints:
 
     def _write(self, step: int) -> None:
         try:
-            self._delete_unfinished()  # Those that a killed process has left.
             # It counts how often was saved, and is saved too: interrupted runs must end in the same bytes.
             self._checkpoint.save_counter.assign(step - 1)
             self._manager.save(checkpoint_number=step)
         except (tf.errors.OpError, OSError) as error:
-            self._delete_unfinished()
+            delete_unfinished(self._directory)
             raise UserError(
-                f"--model_dir={self._manager.directory}: cannot write checkpoint {step} ({first_line(error)}); "
+                f"--model_dir={self._directory}: cannot write checkpoint {step} ({first_line(error)}); "
                 f"the last good one is {self.latest or 'none'}; free some space or choose another directory."
             ) from error
-
-    def _delete_unfinished(self) -> None:
-        for path in tf.io.gfile.glob(os.path.join(self._manager.directory, "ckpt-*_temp")):
-            if re.fullmatch(r"ckpt-\d+_temp", os.path.basename(path)):
-                tf.io.gfile.rmtree(path)
 
     def restore(self, path: str | None = None) -> int:
         """Restores everything from `path`, or from the newest that is not damaged.
@@ -147,16 +155,16 @@ class Checkpoints:
         """
         if path is not None:
             return self._restore(path)
-        listed_ones = {os.path.basename(name) for name in self._manager.checkpoints}
+        finished = set(listed_checkpoints(self._directory) or ())
         damaged = []
-        for candidate in checkpoints_newest_first(self._manager.directory):
+        for candidate in checkpoints_newest_first(self._directory):
             name = os.path.basename(candidate)
             try:
                 step = self._restore(candidate)
             except DamagedCheckpointError as error:
                 _LOG.info("%s", error)
                 # One that TensorFlow's list lacks was never finished: its process was killed.
-                damaged += [error] if name in listed_ones else []
+                damaged += [error] if name in finished else []
                 continue
             if damaged:
                 _LOG.info("Taking %s, the one before it.", name)
@@ -178,7 +186,7 @@ class Checkpoints:
         return self._restore(path, network_only=True)
 
     def _restore(self, path: str, *, network_only: bool = False) -> int:
-        where = f"--model_dir={self._manager.directory}: {os.path.basename(path)}"
+        where = f"--model_dir={self._directory}: {os.path.basename(path)}"
         mend = "an earlier one is used, where there is one; or use another --model_dir"
         _check_same_network(path, where, self._task.model, mend=mend)
         try:
@@ -212,7 +220,7 @@ def wait_for_checkpoint(directory: str, previous: str | None, *, timeout: float)
         The path; None if there is none in time.
     """
     start = time.monotonic()
-    while (path := latest_checkpoint(directory)) in (None, previous):
+    while (path := finished_checkpoint(directory)) in (None, previous):
         if timeout and time.monotonic() - start >= timeout:
             return None
         time.sleep(_SECONDS_BETWEEN_LOOKS)
@@ -293,6 +301,7 @@ def find_checkpoint(path: str, flag: str) -> str:
     Raises:
         UserError: there is none.
     """
+    check_readable_place(flag, path)
     path = os.path.expanduser(path)
     if is_saved_model(path):
         return os.path.join(path, "variables", "variables")
@@ -318,7 +327,8 @@ def find_checkpoint(path: str, flag: str) -> str:
         ) from error
     if not is_there:
         directory = os.path.dirname(path) or "."
-        there = sorted(f.removesuffix(".index") for f in tf.io.gfile.glob(os.path.join(directory, "*.index")))
+        there = [name.removesuffix(".index") for name in list_names(directory) if name.endswith(".index")]
+        there = [os.path.join(directory, name) for name in there]
         mend = f"use one of {listed(there)}" if there else "no checkpoint is in that directory either"
         raise UserError(f"--{flag}={path}: no such checkpoint; {mend}.")
     return path

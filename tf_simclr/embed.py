@@ -56,17 +56,17 @@ def embed(config: EmbedConfig) -> None:
         "dtype": "float32",
         "shape": shape,
     }
-    files.open(contents, num_images=source.num_examples, checkpoint=network.path)
-    _LOG.info(
-        "Embedding %s: %s of %d px, output %s %s of %s.",
-        source.name,
-        counted(source.num_examples, "image"),
-        network.image_size,
-        config.endpoint,
-        shape,
-        network.path,
-    )
-    _embed_missing(config, network, source, names, files)
+    with files.owning(contents, num_images=source.num_examples, checkpoint=network.path):
+        _LOG.info(
+            "Embedding %s: %s of %d px, output %s %s of %s.",
+            source.name,
+            counted(source.num_examples, "image"),
+            network.image_size,
+            config.endpoint,
+            shape,
+            network.path,
+        )
+        _embed_missing(config, network, source, names, files)
     _report(source, files)
 
 

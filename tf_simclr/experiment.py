@@ -11,6 +11,7 @@ import tensorflow as tf
 from tf_simclr import actions as standard_actions
 from tf_simclr.augment import EvalView
 from tf_simclr.checkpoint import Checkpoints, wait_for_checkpoint
+from tf_simclr.checkpoint_list import checkpoint_step, finished_checkpoint, latest_checkpoint
 from tf_simclr.config import ExperimentConfig, PreemptedError, UserError, check
 from tf_simclr.confusion import count_confusions
 from tf_simclr.data import (
@@ -33,7 +34,7 @@ from tf_simclr.planning import chance_loss, long_warmup, make_plan, make_schedul
 from tf_simclr.preemption import PreemptionWatch
 from tf_simclr.results import ResultFiles
 from tf_simclr.run_data import RunData, describe_change, read_run_data
-from tf_simclr.run_directory import check_directory, checkpoint_step, claim_directory, latest_checkpoint
+from tf_simclr.run_directory import check_directory, claim_directory, owning_directory
 from tf_simclr.strategies import is_augmented_on_device, is_step_compiled, make_strategy
 from tf_simclr.tasks.base import Task
 from tf_simclr.teacher import network_class_names
@@ -155,6 +156,13 @@ class Experiment:
             self._check_same_data(self.plan.total_steps)
             _LOG.info("Already finished: %s", self._results.describe(finished))
             return finished
+        with owning_directory(str(config.model_dir), owns=self._is_chief):
+            wait_for_all(self.strategy)  # None looks for checkpoints while the chief repairs their list.
+            return self._train_to_the_end(actions, later_work)
+
+    def _train_to_the_end(self, actions: Sequence[Action], later_work: float) -> dict[str, Any]:
+        config = self.config
+        check_directory(config)  # Another process may have owned it until now.
         newest_step = checkpoint_step(latest_checkpoint(str(config.model_dir)))
         self._check_same_data(newest_step)
         held = standard_actions.HeldActions(actions)
@@ -320,7 +328,7 @@ class Experiment:
     def _next_checkpoint(self, previous: str | None, step: int) -> str:
         """Waits for another checkpoint than `previous`, which is of `step`."""
         directory, timeout = str(self.config.model_dir), self.config.evaluation.eval_timeout
-        if latest_checkpoint(directory) in (None, previous):
+        if finished_checkpoint(directory) in (None, previous):
             what = (
                 f"a checkpoint after step {step} of {self._total_steps_of_run()}"
                 if step

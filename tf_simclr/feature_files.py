@@ -5,14 +5,15 @@ import json
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
 
 from tf_simclr.config import UserError, check
-from tf_simclr.files import first_line, listed, save_npz, write_json
+from tf_simclr.files import delete_leftovers, first_line, list_names, listed, replacing, save_npz, write_json
+from tf_simclr.ownership import owning
 
 _REPLACE = "use another name, or replace it with --overwrite=True"
 _FLAGS = ("dataset", "split", "endpoint", "shard_size")
@@ -105,8 +106,9 @@ class FeatureFiles:
         """The files that are still to be written."""
         return [shard for shard in self.shards if not self._is_written(shard)]
 
-    def open(self, contents: Mapping[str, Any], *, num_images: int, checkpoint: str) -> None:
-        """Goes on with unfinished files of the same contents, or begins anew.
+    @contextlib.contextmanager
+    def owning(self, contents: Mapping[str, Any], *, num_images: int, checkpoint: str) -> Iterator[None]:
+        """Keeps other processes away; goes on with unfinished files of the same contents, or begins anew.
 
         Args:
             contents: what determines the files: `dataset`, `split`, `endpoint`, `shard_size`,
@@ -115,31 +117,37 @@ class FeatureFiles:
             checkpoint: path of the network.
 
         Raises:
-            UserError: there are files with other contents, or the directory cannot be written.
+            UserError: there are files with other contents, another process writes them, or the directory cannot be
+                written.
         """
-        begun = self._manifest
+        with contextlib.ExitStack() as stack:
+            try:
+                stack.enter_context(owning(self._path(f"{self._base}.lock"), "output", self._output))
+                self._begin(contents, num_images, checkpoint)
+            except (OSError, tf.errors.OpError) as error:
+                raise UserError(
+                    f"--output={self._output}: cannot be written ({first_line(error)}); name a file in a directory "
+                    "that you may write to."
+                ) from error
+            yield
+
+    def _begin(self, contents: Mapping[str, Any], num_images: int, checkpoint: str) -> None:
+        begun = self._manifest = self._read_manifest()  # Another process may have written it until now.
         goes_on = bool(begun) and begun["contents"] == dict(contents) and bool(self.missing)
         if begun and not goes_on and not self._overwrite and self._existing():
             changed = _differences(begun, contents, checkpoint)
-            raise UserError(f"--output={self._output}: exists with {listed(changed)}; {_REPLACE}.")
-        try:
-            os.makedirs(self._directory or ".", exist_ok=True)
-            for name in self._named_like(r"(\.json)?\.\d+\.tmp"):  # Left by killed processes.
-                os.remove(self._path(name))
-            if not goes_on:
-                self._delete_files()
-                self._manifest = {
-                    "contents": dict(contents),
-                    "checkpoint": checkpoint,
-                    "num_images": num_images,
-                    "files": {},
-                }
-            self._write_manifest()
-        except (OSError, tf.errors.OpError) as error:
-            raise UserError(
-                f"--output={self._output}: cannot be written ({first_line(error)}); name a file in a directory "
-                "that you may write to."
-            ) from error
+            how = f" with {listed(changed)}" if changed else " already"
+            raise UserError(f"--output={self._output}: exists{how}; {_REPLACE}.")
+        delete_leftovers(self._directory or ".", rf"{self._names}(\.json)?", min_age=0)
+        if not goes_on:
+            self._delete_files()
+            self._manifest = {
+                "contents": dict(contents),
+                "checkpoint": checkpoint,
+                "num_images": num_images,
+                "files": {},
+            }
+        self._write_manifest()
 
     def write(self, shard: Shard, rows: Rows, unreadable: Sequence[str]) -> None:
         """Writes one file.
@@ -153,10 +161,9 @@ class FeatureFiles:
             UserError: it cannot be written.
         """
         path = self._path(shard.name)
-        temporary = f"{path}.{os.getpid()}.tmp"
         try:
-            _WRITERS[self._extension](temporary, rows, self.class_names)
-            os.replace(temporary, path)
+            with replacing(path) as temporary:
+                _WRITERS[self._extension](temporary, rows, self.class_names)
             self._manifest["files"][shard.name] = {
                 "num_rows": len(rows.names),
                 "num_bytes": os.path.getsize(path),
@@ -168,9 +175,6 @@ class FeatureFiles:
                 f"--output={self._output}: cannot write {shard.name} ({first_line(error)}); free some space and "
                 "start the same command again: it goes on from there."
             ) from error
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(temporary)
 
     def _path(self, name: str) -> str:
         return os.path.join(self._directory, name)
@@ -199,16 +203,16 @@ class FeatureFiles:
     def _existing(self) -> list[str]:
         """Returns the files that are named as those of the output are, also those of another program."""
         foreign = not self._manifest and os.path.lexists(self._path(self._manifest_name))
-        return self._named_like("") + ([self._manifest_name] if foreign else [])
-
-    def _named_like(self, ending: str) -> list[str]:
-        stem, extension = re.escape(self._stem), re.escape(self._extension)
-        pattern = re.compile(rf"{stem}(-\d{{5,}}-of-\d{{5,}})?{extension}{ending}")
         try:
-            names = os.listdir(self._directory or ".")
+            names = list_names(self._directory or ".")
         except OSError:
-            return []  # What is wrong with it, writing reports.
-        return sorted(name for name in names if pattern.fullmatch(name))
+            names = []  # What is wrong with it, writing reports.
+        return [name for name in names if re.fullmatch(self._names, name)] + [self._manifest_name] * foreign
+
+    @property
+    def _names(self) -> str:
+        """Regular expression of the names of the files."""
+        return rf"{re.escape(self._stem)}(-\d{{5,}}-of-\d{{5,}})?{re.escape(self._extension)}"
 
     def _delete_files(self) -> None:
         """Deletes the files of the manifest: others may be somebody else's, whatever their names."""

@@ -4,11 +4,14 @@ Nothing here loads TensorFlow until a file is read or written.
 """
 
 import contextlib
+import fnmatch
+import glob
 import json
 import os
 import re
 import secrets
 import stat
+import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
@@ -16,8 +19,8 @@ from typing import Any, BinaryIO
 from tf_simclr.config import UserError
 
 MAX_LISTED = 6
-TEMPORARY = r"\.[0-9a-f]{16}\.tmp"
-"""Regular expression of what `temporary_name` adds to a name."""
+TEMPORARY = r"\.[0-9a-f]+\.tmp"
+"""Regular expression of what `temporary_name` adds to a name; earlier versions added the number of the process."""
 _MAX_JSON_BYTES = 2**26
 _MAX_LINE = 500
 # Control characters; those that turn the direction of a line; bytes of file names that are no text.
@@ -53,6 +56,70 @@ def replacing(path: str) -> Iterator[str]:
         with contextlib.suppress(Exception):  # The first error is the one to report.
             gfile.remove(temporary)
         raise
+
+
+def delete_leftovers(directory: str, names: str, *, min_age: float = 3600) -> None:
+    """Deletes the temporary files and directories that killed processes have left.
+
+    Args:
+        directory: Where to look; it need not be there.
+        names: Regular expression of the names that they would have got.
+        min_age: Seconds since they were changed: what is younger may belong to a process that still writes it. The
+            owner of an output can say 0.
+
+    Raises:
+        OSError, tf.errors.OpError: One cannot be deleted.
+    """
+    from tensorflow.io import gfile
+
+    for name in list_names(directory):
+        path = os.path.join(directory, name)
+        if not re.fullmatch(f"(?:{names}){TEMPORARY}", name) or os.path.islink(path):
+            continue
+        if min_age == 0 or time.time() - gfile.stat(path).mtime_nsec / 1e9 > min_age:
+            (gfile.rmtree if gfile.isdir(path) else gfile.remove)(path)
+
+
+def list_names(directory: str) -> list[str]:
+    """Returns the names in a directory, sorted; none if it is not there.
+
+    Unlike `glob`, it takes no part of the path as a pattern.
+
+    Raises:
+        OSError, tf.errors.OpError: The directory cannot be read.
+    """
+    from tensorflow.io import gfile
+
+    try:
+        if "://" not in directory:
+            return sorted(os.listdir(directory))
+        # Buckets have slashes at the end of directories.
+        return sorted(name.rstrip("/") for name in gfile.listdir(directory)) if gfile.isdir(directory) else []
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+
+
+def find_paths(directory: str, pattern: str) -> list[str]:
+    """Returns the paths below a directory that match a pattern, sorted.
+
+    Args:
+        directory: Its name is no pattern.
+        pattern: Parts between slashes with `*`, `?` and `[...]`; a part that is there as it is written is no pattern.
+
+    Raises:
+        OSError, tf.errors.OpError: A directory cannot be read.
+    """
+    from tensorflow.io import gfile
+
+    part, _, rest = pattern.partition("/")
+    if gfile.exists(literal := os.path.join(directory, part)):
+        found = [literal]
+    elif glob.has_magic(part):
+        names = fnmatch.filter(list_names(directory or "."), part.replace("[^", "[!"))
+        found = [os.path.join(directory, name) for name in names]
+    else:
+        found = []
+    return [path for below in found for path in find_paths(below, rest)] if rest else found
 
 
 def write_text(path: str, text: str | bytes) -> None:

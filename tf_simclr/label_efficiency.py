@@ -22,7 +22,7 @@ from tf_simclr.experiment import Experiment
 from tf_simclr.files import to_json
 from tf_simclr.pipeline import check_not_stale, check_teacher
 from tf_simclr.report import efficiency as report
-from tf_simclr.run_directory import check_directory, claim_directory, write_outcome
+from tf_simclr.run_directory import check_directory, claim_directory, owning_directory, write_outcome
 from tf_simclr.strategies import make_strategy
 from tf_simclr.terminal.noise import without_noise
 from tf_simclr.train import Action
@@ -61,17 +61,17 @@ def measure_label_efficiency(
     settings |= {name: getattr(config, name) for name in _SETTINGS_OF_THE_CURVE}
     strategy = make_strategy(config.method.finetune.strategy, settings)
     evaluated_on = _check_runs(config, strategy, make_actions)
-    if is_chief(strategy):
-        claim_directory(config)
     results = {}
-    with _without_tracing_warnings():
+    with owning_directory(config.model_dir, owns=is_chief(strategy)), _without_tracing_warnings():
+        if is_chief(strategy):
+            claim_directory(config)
         for number, (name, run) in enumerate(config.runs.items(), start=1):
             _LOG.info("[%d/%d] %s", number, len(config.runs), name)
             results[name] = Experiment(run, strategy).train(tuple(make_actions(run)))
             gc.collect()  # Else the weights of a run stay in the memory of the device for a while.
-    outcome = {"evaluated_on": evaluated_on} | summarize(config, results)
-    if is_chief(strategy):
-        _write(config, outcome)
+        outcome = {"evaluated_on": evaluated_on} | summarize(config, results)
+        if is_chief(strategy):
+            _write(config, outcome)
     for line in report.table_lines(outcome, _SCORES[0]):
         _LOG.info(line)
     return outcome

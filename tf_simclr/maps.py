@@ -4,6 +4,7 @@ import contextlib
 import logging
 import math
 import os
+import re
 import shutil
 from collections.abc import Sequence
 
@@ -14,7 +15,7 @@ from tf_simclr.augment import EvalView
 from tf_simclr.config import EmbedConfig, UserError, check
 from tf_simclr.data import BatchPlan, Source, eval_dataset, load_source
 from tf_simclr.features import FeaturePass, Features, image_names, load_inference_network, sample_source
-from tf_simclr.files import counted, first_line
+from tf_simclr.files import counted, delete_leftovers, first_line, temporary_name, write_text
 from tf_simclr.report import pictures
 
 _LOG = logging.getLogger("tf_simclr")
@@ -59,6 +60,7 @@ def show_features(config: EmbedConfig) -> None:
     if not len(rows.features):
         raise UserError(f"--dataset={config.data.dataset}: no image of {source.name} can be read.")
     try:
+        delete_leftovers(os.path.dirname(output) or ".", re.escape(os.path.basename(output)))
         if output.endswith(".png"):
             _write_map(output, rows, source)
         else:
@@ -67,7 +69,7 @@ def show_features(config: EmbedConfig) -> None:
             images = _small_images(source, tile, config.eval_batch_size)[rows.positions]
             _write_projector(output, rows, source, endpoint=config.endpoint, names=own_names, images=images)
             _LOG.info("%s of %s: tensorboard --logdir=%s", counted(len(images), "image"), source.name, output)
-    except OSError as error:
+    except (OSError, tf.errors.OpError) as error:
         raise _unwritable(config, error) from error
 
 
@@ -95,7 +97,7 @@ def _is_projector(path: str) -> bool:
     return os.path.isdir(path) and not os.path.islink(path) and set(os.listdir(path)) <= own
 
 
-def _unwritable(config: EmbedConfig, error: OSError) -> UserError:
+def _unwritable(config: EmbedConfig, error: Exception) -> UserError:
     return UserError(
         f"--output={config.output}: cannot be written ({first_line(error)}); use a place that you may write to "
         "and that has room."
@@ -108,14 +110,7 @@ def _write_map(path: str, rows: Features, source: Source) -> None:
         raise UserError(f"--output={path}: nothing to draw of {source.name}: {reason}.")
     class_names = (source.class_names or ()) if (rows.labels >= 0).any() else ()
     points = pictures.project(rows.features)
-    temporary = f"{path}.{os.getpid()}.tmp"
-    try:
-        with open(temporary, "wb") as file:
-            file.write(pictures.plot_points(points, rows.labels, len(class_names), legend=class_names))
-        os.replace(temporary, path)
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.remove(temporary)
+    write_text(path, pictures.plot_points(points, rows.labels, len(class_names), legend=class_names))
     images = counted(len(points), "image")
     _LOG.info("Map of %s of %s, by PCA and then t-SNE: %s.", images, source.name, path)
 
@@ -131,7 +126,7 @@ def _write_projector(
 ) -> None:
     from tensorboard.plugins import projector
 
-    temporary = f"{directory}.{os.getpid()}.tmp"
+    temporary = temporary_name(directory)
     os.makedirs(temporary)
     try:
         np.savetxt(os.path.join(temporary, _TENSOR), rows.features, fmt="%.6g", delimiter="\t")

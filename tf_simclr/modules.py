@@ -9,7 +9,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_simclr.checkpoint import READ_ERRORS, is_saved_model
-from tf_simclr.config import UserError, check, is_remote
+from tf_simclr.config import UserError, check, check_readable_place, is_remote
 from tf_simclr.files import first_line
 
 _LOG = logging.getLogger("tf_simclr")
@@ -59,7 +59,11 @@ def load_module(
 
 
 def check_module_is_local(path: str, flag: str, *, allow_remote: bool = False) -> None:
-    """Raises UserError for a SavedModel in a bucket, unless that is allowed: whoever loads it runs it."""
+    """Raises UserError for a SavedModel that TensorFlow cannot read, or in a bucket, unless that is allowed.
+
+    Whoever loads a module runs it.
+    """
+    check_readable_place(flag, path)
     check(
         allow_remote or not is_remote(path) or not is_saved_model(path),
         flag,

@@ -7,6 +7,7 @@ from typing import Any
 
 from tf_simclr.actions import HeldActions
 from tf_simclr.checkpoint import find_checkpoint
+from tf_simclr.checkpoint_list import latest_checkpoint
 from tf_simclr.config import ExperimentConfig, SemiSupervisedConfig, UserError, is_handle
 from tf_simclr.distribute import is_chief
 from tf_simclr.experiment import Experiment
@@ -16,7 +17,7 @@ from tf_simclr.planning import relative_work
 from tf_simclr.run_directory import (
     check_directory,
     claim_directory,
-    latest_checkpoint,
+    owning_directory,
     read_settings,
     write_outcome,
 )
@@ -51,20 +52,21 @@ def semi_supervised(
     runs = {name: Experiment(step, strategy) for name, step in config.steps.items()}
     for run in runs.values():
         HeldActions(tuple(make_actions(run.config))).check(run.plan.total_steps)
-    if is_chief(strategy):
-        claim_directory(config)
     work = {
         name: relative_work(run.config, run.plan, config.finetune.model if name == "distill" else None)
         for name, run in runs.items()
     }
     results = {}
-    for number, name in enumerate(config.steps, start=1):
-        _LOG.info("[%d/%d] %s", number, len(config.steps), name)
-        run = runs.pop(name)  # So that one network at a time is in memory.
-        later_work = sum(work[later] for later in runs) / work[name]
-        results[name] = run.train(tuple(make_actions(run.config)), later_work=later_work)
-    if is_chief(strategy):
-        write_outcome(config.model_dir, os.path.join(config.model_dir, "result.json"), to_json(results))
+    with owning_directory(config.model_dir, owns=is_chief(strategy)):
+        if is_chief(strategy):
+            claim_directory(config)
+        for number, name in enumerate(config.steps, start=1):
+            _LOG.info("[%d/%d] %s", number, len(config.steps), name)
+            run = runs.pop(name)  # So that one network at a time is in memory.
+            later_work = sum(work[later] for later in runs) / work[name]
+            results[name] = run.train(tuple(make_actions(run.config)), later_work=later_work)
+        if is_chief(strategy):
+            write_outcome(config.model_dir, os.path.join(config.model_dir, "result.json"), to_json(results))
     for line in results_table(config, results):
         _LOG.info(line)
     return results

@@ -9,9 +9,9 @@ from typing import Any
 
 import tensorflow as tf
 
+from tf_simclr.checkpoint_list import latest_checkpoint
 from tf_simclr.config import Run
 from tf_simclr.distribute import gather_from_workers
-from tf_simclr.run_directory import latest_checkpoint
 
 # The end of a machine, Ctrl-C, the end of a terminal.
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)

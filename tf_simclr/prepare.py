@@ -97,13 +97,12 @@ def _prepare(config: PrepareConfig, files: PreparedFiles) -> None:
         "images": digest(_image_states(splits)),
         "dataset": FOLDER_PREFIX + os.path.abspath(_folder(config)),
     }
-    goes_on = files.goes_on(settings)
-    if goes_on and files.is_finished:
+    if files.goes_on(settings) and files.is_finished:
         _LOG.info("Already prepared: %s.", files.directory)
         _report(files, _class_names(splits))
         return
-    with _start_workers(config) as convert:
-        if goes_on:
+    with files.owning(), _start_workers(config) as convert:
+        if files.goes_on(settings):
             files.go_on()
             missing, all_files = len(files.missing), counted(len(files.shards), "file")
             _LOG.info("Going on: %d of %s still to be written.", missing, all_files)
@@ -111,7 +110,7 @@ def _prepare(config: PrepareConfig, files: PreparedFiles) -> None:
             sizes = {name: _sizes(config, split, convert) for name, split in splits.items()}
             files.begin(settings, _class_names(splits), sizes)
         _write_missing(config, splits, files, convert)
-    files.finish()
+        files.finish()
     _report(files, _class_names(splits))
 
 

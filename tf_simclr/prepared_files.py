@@ -10,17 +10,26 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tf_simclr.config import UserError, check
-from tf_simclr.files import find_json, first_line, listed, printable, write_json, write_text
+from tf_simclr.files import (
+    TEMPORARY,
+    delete_leftovers,
+    find_json,
+    first_line,
+    listed,
+    printable,
+    replacing,
+    write_json,
+    write_text,
+)
+from tf_simclr.ownership import LOCK, owning
 from tf_simclr.prepared_manifest import FORM, Shard, differences, new_manifest, shards_of
 
 MANIFEST = "manifest.json"
 UNREADABLE = "unreadable.txt"
 # The manifest while files are missing.
 _UNFINISHED = "unfinished.json"
-_OUR_NAMES = re.compile(r"\w+-\d{5,}-of-\d{5,}\.tfrecord")
-_LEFT_BY_KILLED = re.compile(
-    rf"({_OUR_NAMES.pattern}|{re.escape(MANIFEST)}|{re.escape(_UNFINISHED)}|{re.escape(UNREADABLE)})\.\d+\.tmp"
-)
+_RECORDS = r"\w+-\d{5,}-of-\d{5,}\.tfrecord"
+_OUR_NAMES = rf"{_RECORDS}|{re.escape(MANIFEST)}|{re.escape(_UNFINISHED)}|{re.escape(UNREADABLE)}"
 _MEND = "use another directory, or begin anew with --overwrite=True"
 
 
@@ -127,13 +136,27 @@ class PreparedFiles:
             raise UserError(f"--output={self._output}: was prepared with {listed(changed)}; {_MEND}.")
         return True
 
+    @contextlib.contextmanager
+    def owning(self) -> Iterator[None]:
+        """Keeps other processes away, and reads anew what they may have written until now.
+
+        Raises:
+            UserError: another process writes there, or the directory cannot be written.
+        """
+        with contextlib.ExitStack() as stack:
+            with self._report_unwritable():
+                stack.enter_context(owning(self._path(LOCK), "output", self._output))
+                delete_leftovers(self.directory, _OUR_NAMES, min_age=0)
+            self._manifest = self._read_manifest()
+            yield
+
     def begin(
         self,
         settings: Mapping[str, Any],
         class_names: Sequence[str] | None,
         sizes: Mapping[str, tuple[int, int]],
     ) -> None:
-        """Begins anew.
+        """Begins anew, where no other process writes.
 
         Args:
             settings: see `goes_on`.
@@ -144,7 +167,6 @@ class PreparedFiles:
             UserError: the directory cannot be written.
         """
         with self._report_unwritable():
-            os.makedirs(self.directory, exist_ok=True)
             self._take_up()
             self._delete_files()
             self._has_overwritten = self._overwrite
@@ -152,7 +174,7 @@ class PreparedFiles:
             self._write_manifest()
 
     def go_on(self) -> None:
-        """Takes up what is there: it is no longer finished, and what killed processes have left is deleted.
+        """Takes up what is there, where no other process writes: it is no longer finished.
 
         Raises:
             UserError: the directory cannot be written.
@@ -176,25 +198,23 @@ class PreparedFiles:
         Raises:
             UserError: it cannot be written.
         """
-        path = self._path(shard.name)
-        temporary = f"{path}.{os.getpid()}.tmp"
         unreadable, count = {}, 0
         try:
-            with tf.io.TFRecordWriter(temporary) as writer:
-                for row in rows:
-                    if row.problem:
-                        unreadable[row.name] = row.problem
-                    else:
-                        writer.write(_record(row))
-                        count += 1
-            entry = {
-                "name": shard.name,
-                "num_examples": count,
-                "bytes": os.path.getsize(temporary),
-                "sha256": _sha256(temporary),
-                "unreadable": unreadable,
-            }
-            os.replace(temporary, path)
+            with replacing(self._path(shard.name)) as temporary:
+                with tf.io.TFRecordWriter(temporary) as writer:
+                    for row in rows:
+                        if row.problem:
+                            unreadable[row.name] = row.problem
+                        else:
+                            writer.write(_record(row))
+                            count += 1
+                entry = {
+                    "name": shard.name,
+                    "num_examples": count,
+                    "bytes": os.path.getsize(temporary),
+                    "sha256": _sha256(temporary),
+                    "unreadable": unreadable,
+                }
             self._keep(shard.split, [*self.splits[shard.split]["files"], entry])
             self._write_manifest()
         except (OSError, tf.errors.OpError) as error:
@@ -202,9 +222,6 @@ class PreparedFiles:
                 f"--output={self._output}: cannot write {shard.name} ({first_line(error)}); free some space and "
                 f"{self.how_to_go_on}."
             ) from error
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.remove(temporary)
 
     def finish(self) -> None:
         """Lists the unreadable images, then gives the manifest its name.
@@ -238,19 +255,16 @@ class PreparedFiles:
         content["num_unreadable"] = sum(len(entry["unreadable"]) for entry in entries)
 
     def _take_up(self) -> None:
-        """Takes the name of a finished manifest away; deletes what killed processes have left."""
+        """Takes the name of a finished manifest away."""
         if os.path.lexists(self._path(MANIFEST)):
             os.replace(self._path(MANIFEST), self._path(_UNFINISHED))
-        for name in os.listdir(self.directory):
-            if _LEFT_BY_KILLED.fullmatch(name):
-                os.remove(self._path(name))
 
     def _delete_files(self) -> None:
         """Deletes the files of the manifest: others may be somebody else's, whatever their names."""
         if not self._manifest:
             return
         entries = [entry for split in self.splits.values() for entry in split["files"]]
-        names = [entry["name"] for entry in entries if _OUR_NAMES.fullmatch(entry["name"])]
+        names = [entry["name"] for entry in entries if re.fullmatch(_RECORDS, entry["name"])]
         for name in [*names, UNREADABLE]:
             with contextlib.suppress(FileNotFoundError):
                 os.remove(self._path(name))
@@ -284,7 +298,8 @@ class PreparedFiles:
             raise UserError(
                 f"--output={self._output}: cannot be read ({error.strerror}); name another directory."
             ) from error
-        return sorted(name for name in names if not _LEFT_BY_KILLED.fullmatch(name))
+        ours = rf"(?:{_OUR_NAMES}){TEMPORARY}|{re.escape(LOCK)}"
+        return sorted(name for name in names if not re.fullmatch(ours, name))
 
     def _read_manifest(self) -> dict[str, Any]:
         """Returns the manifest, finished or not; {} where there is none, or one of another program."""

@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import os
+import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from tf_simclr.config import ExperimentConfig, PreviewConfig, UserError, check
 from tf_simclr.data import BatchPlan, Source, TrainingSource, step_views
 from tf_simclr.data.rows import batch_rows
 from tf_simclr.data.source import NUM_CANDIDATES
-from tf_simclr.files import counted, first_line
+from tf_simclr.files import counted, delete_leftovers, first_line, write_text
 from tf_simclr.ingredients import Ingredients, make_ingredients, training_batches, training_view
 from tf_simclr.report.view_pictures import most_that_fit, plot_views
 from tf_simclr.terminal.noise import without_noise
@@ -159,17 +160,13 @@ def _describe(run: ExperimentConfig, source: TrainingSource) -> str:
 
 
 def _write(output: str, path: str, png: bytes) -> None:
-    temporary = f"{path}.{os.getpid()}.tmp"
+    directory, name = os.path.split(path)
     try:
-        os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
-        with open(temporary, "wb") as file:
-            file.write(png)
-        os.replace(temporary, path)
-    except OSError as error:
+        os.makedirs(directory or ".", exist_ok=True)
+        delete_leftovers(directory or ".", re.escape(name))
+        write_text(path, png)
+    except (OSError, tf.errors.OpError) as error:
         raise UserError(
             f"--output={output}: cannot be written ({first_line(error)}); name a file in a directory that you may "
             "write to."
         ) from error
-    finally:
-        if os.path.exists(temporary):
-            os.remove(temporary)

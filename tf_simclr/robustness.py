@@ -14,7 +14,7 @@ from tf_simclr.data import Source, load_source, load_with_label_sets, match_clas
 from tf_simclr.features import Network, load_inference_network
 from tf_simclr.probe_inputs import compute_features
 from tf_simclr.scores import classification_scores
-from tf_simclr.suite_results import SuiteResults, finish_suite, run_suite
+from tf_simclr.suite_results import finish_suite, owning_results, run_suite
 from tf_simclr.suite_tables import ROBUSTNESS_FILE, robustness_table
 from tf_simclr.teacher import network_class_names
 from tf_simclr.terminal.noise import without_noise
@@ -66,13 +66,13 @@ def robustness(config: RobustnessConfig) -> dict[str, dict[str, Any] | None]:
     """
     network = load_inference_network(str(config.checkpoint))
     _check_classifier(config, network)
-    results = SuiteResults(_result_path(config, network), "output", overwrite=config.overwrite)
     settings = {
         name: {"weights": network.fingerprint, "split": DATASETS[name].split} for name in config.names
     }
-    found = run_suite(results, settings, lambda name: _evaluate(config, network, name))
     blank = {name: {"settings": own} for name, own in settings.items()}
-    finish_suite(results, robustness_table(blank | results.entries), found)
+    with owning_results(_result_path(config, network), "output", overwrite=config.overwrite) as results:
+        found = run_suite(results, settings, lambda name: _evaluate(config, network, name))
+        finish_suite(results, robustness_table(blank | results.entries), found)
     return found
 
 

@@ -1,14 +1,17 @@
 """The directory of a run: whose it is, its settings, its newest checkpoint."""
 
+import contextlib
 import dataclasses
+import functools
 import json
+import logging
 import os
-import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import tensorflow as tf
 
+from tf_simclr.checkpoint_list import find_checkpoints, repair_checkpoints
 from tf_simclr.config import (
     LABEL_EFFICIENCY,
     SEMI_SUPERVISED,
@@ -19,9 +22,19 @@ from tf_simclr.config import (
     absolute_dataset,
     split_sources,
 )
-from tf_simclr.files import find_json, first_line, listed, write_json, write_text
+from tf_simclr.files import (
+    delete_leftovers,
+    find_json,
+    find_paths,
+    first_line,
+    listed,
+    write_json,
+    write_text,
+)
+from tf_simclr.ownership import LOCK, owning
 from tf_simclr.run_data import RunData, has_run_data, write_run_data
 
+_LOG = logging.getLogger("tf_simclr")
 _SETTINGS_FILE = "flags.json"
 # Changing these between two starts of a run changes neither the weights nor what they mean.
 _FREE_SETTINGS = frozenset(
@@ -69,37 +82,42 @@ _LABEL_SETTINGS = frozenset(["label_fraction", "labels_per_class", "label_seed"]
 _DATA_SETTINGS = frozenset(field.name for field in dataclasses.fields(DataConfig))
 # Where the runs are that others consist of.
 _DIRECTORIES_BELOW = {SEMI_SUPERVISED: TRAIN_MODES, LABEL_EFFICIENCY: ("pretrain", "labels_*/seed_*/*")}
+# Of the files of a run, those that its owner alone writes, and those that evaluations write too.
+_OWNERS_FILES = r"(flags|class_names|data|bad_images)\.json"
+_RESULTS = r"(result.*|report|label_efficiency)\.(json|csv|html|md|png)"
 # What a run starts from.
 _INPUTS = frozenset(["checkpoint", "teacher"])
 
 
-def latest_checkpoint(directory: str) -> str | None:
-    """Returns the newest checkpoint of a directory, None if there is none."""
-    return next(iter(checkpoints_newest_first(directory)), None)
+@contextlib.contextmanager
+def owning_directory(directory: str, *, owns: bool = True) -> Iterator[None]:
+    """Keeps other processes from training in `model_dir`, and deletes what killed ones have left there.
 
+    Args:
+        directory: The directory, which is made.
+        owns: Whether this process is the one of the run that writes files; another one owns nothing.
 
-def checkpoint_step(path: str | None) -> int:
-    """Returns the step of a checkpoint by its name; 0 if there is none."""
-    return int(os.path.basename(path).removeprefix("ckpt-")) if path else 0
-
-
-def checkpoints_newest_first(directory: str) -> list[str]:
-    """Returns the paths of all checkpoints of a directory, also of those that have lost a file.
-
-    Those that TensorFlow's list of checkpoints has come first: others may be unfinished, or older. Where
-    that list is gone or damaged, the numbers in the names tell which is newest.
+    Raises:
+        UserError: Another process owns the directory, or it cannot be written.
     """
-    there = {}
-    for name in tf.io.gfile.glob(os.path.join(directory, "ckpt-*")):
-        if match := re.fullmatch(r"(ckpt-(\d+))\.(index|data-\d+-of-\d+)", os.path.basename(name)):
-            there[os.path.join(directory, match[1])] = int(match[2])
+    with contextlib.ExitStack() as stack:
+        if owns:
+            with _reporting_unwritable(directory):
+                stack.enter_context(owning(os.path.join(directory, LOCK), "model_dir", directory))
+                delete_leftovers(directory, _OWNERS_FILES, min_age=0)
+                delete_leftovers(directory, _RESULTS)
+                repair_checkpoints(directory)
+        yield
+
+
+@contextlib.contextmanager
+def _reporting_unwritable(directory: str) -> Iterator[None]:
     try:
-        state = tf.train.get_checkpoint_state(directory)
-    except ValueError:  # It is empty.
-        state = None
-    names = [os.path.basename(path) for path in (state.all_model_checkpoint_paths if state else ())]
-    known = [path for name in reversed(names) if (path := os.path.join(directory, name)) in there]
-    return known + sorted(there.keys() - set(known), key=there.__getitem__, reverse=True)
+        yield
+    except (tf.errors.OpError, OSError) as error:
+        raise UserError(
+            f"--model_dir={directory}: cannot be written ({first_line(error)}); use a directory you may write to."
+        ) from error
 
 
 def check_directory(config: Run) -> dict:
@@ -114,21 +132,46 @@ def check_directory(config: Run) -> dict:
     path = os.path.join(directory, _SETTINGS_FILE)
     try:
         if not tf.io.gfile.exists(path):
+            _check_no_checkpoints(directory, config)
             return {}
         with tf.io.gfile.GFile(path) as file:
             old = json.loads(file.read())
+        begun = _has_begun(directory, old.get("train_mode"))
     except json.JSONDecodeError as error:
         raise UserError(
             f"--model_dir={directory}: {path} is damaged ({error}); use another directory."
         ) from error
     except (tf.errors.OpError, OSError):
         return {}  # Such a directory cannot be written either, which claiming it reports.
-    begun = latest_checkpoint(directory) or tf.io.gfile.glob(os.path.join(directory, "result*.json"))
-    for runs in _DIRECTORIES_BELOW.get(old.get("train_mode"), ()):
-        begun = begun or tf.io.gfile.glob(os.path.join(directory, runs, "ckpt-*.index"))
     if begun:
         _check_same_settings(directory, old, config.to_dict())
     return old if begun else {}
+
+
+def _has_begun(directory: str, train_mode: Any) -> bool:
+    """Returns whether there is a checkpoint or a result of a run, or of those that it consists of."""
+    patterns = ["result*.json", *(f"{runs}/ckpt-*.index" for runs in _DIRECTORIES_BELOW.get(train_mode, ()))]
+    return bool(find_checkpoints(directory)) or any(find_paths(directory, pattern) for pattern in patterns)
+
+
+def _check_no_checkpoints(directory: str, config: Run) -> None:
+    """Raises UserError where checkpoints are there without settings, which those of this command may not be.
+
+    An evaluation changes nothing, and a wrong network does not fit: it takes the settings of this command.
+    """
+    if not find_checkpoints(directory):
+        return
+    what = (
+        f"--model_dir={directory}: has checkpoints, but no {_SETTINGS_FILE} that says how they were trained"
+    )
+    if config.to_dict().get("mode") != "eval":
+        raise UserError(f"{what}; put that file back, or use another --model_dir.")
+    _warn_once(f"{what}; the flags of this command are taken for those of the run.")
+
+
+@functools.cache
+def _warn_once(line: str) -> None:
+    _LOG.warning("%s", line)
 
 
 def claim_directory(config: Run, data: RunData | None = None) -> None:
@@ -140,15 +183,11 @@ def claim_directory(config: Run, data: RunData | None = None) -> None:
     directory, settings = str(config.model_dir), config.to_dict()
     if "dataset" in settings:  # An evaluation that reads it may be started in another directory.
         settings["dataset"] = absolute_dataset(settings["dataset"])
-    try:
+    with _reporting_unwritable(directory):
         tf.io.gfile.makedirs(directory)
         write_json(os.path.join(directory, _SETTINGS_FILE), settings)
         if data is not None:
             write_run_data(directory, data)
-    except (tf.errors.OpError, OSError) as error:
-        raise UserError(
-            f"--model_dir={directory}: cannot be written ({first_line(error)}); use a directory you may write to."
-        ) from error
 
 
 def _check_same_settings(directory: str, old: dict, new: dict) -> None:

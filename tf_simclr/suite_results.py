@@ -1,20 +1,51 @@
 """The results of one data set after the other: a file that later starts go on with, and a table."""
 
+import contextlib
 import gc
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from tf_simclr.config import UserError
-from tf_simclr.files import find_json, first_line, listed, to_json, write_text
+from tf_simclr.files import delete_leftovers, find_json, first_line, listed, to_json, write_text
+from tf_simclr.ownership import owning
 from tf_simclr.suite_tables import Table, markdown_table
 from tf_simclr.terminal.interrupts import interrupts_tell
 
 _LOG = logging.getLogger("tf_simclr")
+
+
+@contextlib.contextmanager
+def owning_results(path: str, flag: str, *, overwrite: bool = False) -> Iterator["SuiteResults"]:
+    """Yields the results of a suite, and keeps other processes away, each of which would lose those of the other.
+
+    Args:
+        path: see `SuiteResults`, as for the others.
+        flag: that names another place.
+        overwrite: whether results with other settings are replaced.
+
+    Raises:
+        UserError: another process computes them, or see `SuiteResults`.
+    """
+    directory, name = os.path.split(path)
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(owning(f"{path}.lock", flag, path))
+            delete_leftovers(
+                directory or ".", rf"{re.escape(os.path.splitext(name)[0])}\.(json|md)", min_age=0
+            )
+        except (tf.errors.OpError, OSError) as error:
+            raise _unwritable(path, flag, error) from error
+        yield SuiteResults(path, flag, overwrite=overwrite)
+
+
+def _unwritable(path: str, flag: str, error: Exception) -> UserError:
+    return UserError(f"{path}: cannot be written ({first_line(error)}); name another place with --{flag}.")
 
 
 class SuiteResults:
@@ -42,7 +73,7 @@ class SuiteResults:
             tf.io.gfile.makedirs(os.path.dirname(path) or ".")
             is_there = tf.io.gfile.exists(path)
         except (tf.errors.OpError, OSError) as error:
-            raise UserError(f"{path}: cannot be written ({first_line(error)}); {self._mend}.") from error
+            raise _unwritable(path, flag, error) from error
         if is_there:
             entries = read_entries(path)
             if entries is None:

@@ -20,7 +20,7 @@ from tf_simclr.probe import check_vector, with_validation
 from tf_simclr.probe_inputs import Sources, check_memory, compute_examples, compute_features, open_sources
 from tf_simclr.scores import classification_scores, mean_average_precision, mean_per_class_accuracy
 from tf_simclr.strategies import make_strategy
-from tf_simclr.suite_results import SuiteResults, finish_suite, run_suite
+from tf_simclr.suite_results import finish_suite, owning_results, run_suite
 from tf_simclr.suite_tables import TRANSFER_DIRECTORY, TRANSFER_FILE, transfer_table
 from tf_simclr.terminal.noise import without_noise
 from tf_simclr.transfer_datasets import MEAN_PER_CLASS, TransferDataset, find_dataset
@@ -45,7 +45,6 @@ def transfer(config: TransferConfig) -> dict[str, dict[str, Any] | None]:
     learnable = _learnable(config)
     network = load_inference_network(str(config.checkpoint))
     directory = _directory(config, network)
-    results = SuiteResults(os.path.join(directory, TRANSFER_FILE), "model_dir", overwrite=config.overwrite)
     compute, of_protocol = _protocol(config, network, directory)
     settings = {
         name: {"weights": network.fingerprint} | dataclasses.asdict(find_dataset(name)) | of_protocol
@@ -55,14 +54,16 @@ def transfer(config: TransferConfig) -> dict[str, dict[str, Any] | None]:
     def key(name: str) -> str:
         return f"{config.transfer_protocol}/{name}"
 
-    found = run_suite(
-        results,
-        {name: settings[name] for name in learnable},
-        lambda name: compute(find_dataset(name)),
-        key=key,
-    )
     blank = {key(name): {"settings": own} for name, own in settings.items()}
-    finish_suite(results, transfer_table(blank | results.entries), found)
+    path = os.path.join(directory, TRANSFER_FILE)
+    with owning_results(path, "model_dir", overwrite=config.overwrite) as results:
+        found = run_suite(
+            results,
+            {name: settings[name] for name in learnable},
+            lambda name: compute(find_dataset(name)),
+            key=key,
+        )
+        finish_suite(results, transfer_table(blank | results.entries), found)
     return found
 
 

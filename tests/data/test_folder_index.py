@@ -199,7 +199,7 @@ def test_cache_that_cannot_be_written_is_no_error(folder, tmp_path, monkeypatch)
         raise OSError(28, "No space left on device")
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "full"))
-    monkeypatch.setattr(os, "replace", no_space)
+    monkeypatch.setattr(tf.io.gfile, "rename", no_space)
     assert paths_of(indexed_images(folder, None)) == walked(folder)
     assert not [name for _, _, names in os.walk(tmp_path / "full") for name in names]
 

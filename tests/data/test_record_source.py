@@ -107,6 +107,19 @@ def test_folder_glob_and_single_file(folder):
     assert open_train(f"{folder}/train-00001-of-00003.tfrecord").num_examples == 8
 
 
+def test_directory_is_no_pattern_whatever_its_name(tmp_path):
+    for number, name in enumerate(["run [a]", "run a", "run*", "{split}"], start=1):
+        (tmp_path / name / "part [1]").mkdir(parents=True)
+        write_greys(tmp_path / name / "part [1]", range(number))
+        where = f"{tmp_path}/{name}/part [1]"
+        assert open_train(where).num_examples == number
+        if name != "{split}":
+            assert open_train(f"{where}/{{split}}-*").num_examples == number
+            assert open_train(f"{where}/t[r]ain-*").num_examples == number
+    assert open_train(f"{tmp_path}/run [ab]/part*/train-*").num_examples == 2
+    assert open_train(f"{tmp_path}/run [^b]/part*/train-*").num_examples == 2
+
+
 def test_split_of_any_name(folder, tmp_path):
     write_greys(tmp_path, range(4), split="more")
     where = f"{tmp_path}/{{split}}-*"

@@ -4,7 +4,14 @@ Every field is named like its command-line flag, and its default is the default 
 program where that has the flag. This package imports no TensorFlow: a wrong value fails at once.
 """
 
-from tf_simclr.config.checks import PreemptedError, UserError, check, is_handle, is_remote
+from tf_simclr.config.checks import (
+    PreemptedError,
+    UserError,
+    check,
+    check_readable_place,
+    is_handle,
+    is_remote,
+)
 from tf_simclr.config.data_parts import AugmentConfig, DataConfig, absolute_dataset, split_sources
 from tf_simclr.config.data_tools import PREVIEW, PrepareConfig, PreviewConfig
 from tf_simclr.config.label_efficiency import LabelEfficiencyConfig, Run
@@ -83,6 +90,7 @@ __all__ = [
     "UserError",
     "absolute_dataset",
     "check",
+    "check_readable_place",
     "default_model_dir",
     "is_handle",
     "is_remote",

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 import signal
 from typing import Any
 
@@ -48,6 +49,17 @@ def check_finite(config: Any) -> None:
         value = getattr(config, field.name)
         if isinstance(value, float):
             check(math.isfinite(value), field.name, value, "use a finite number.")
+
+
+def check_readable_place(flag: str, path: str) -> None:
+    """Raises UserError unless TensorFlow can read networks from `path`: it takes paths to them as patterns."""
+    check(
+        not re.search(r"\[.*\]|\\", path),
+        flag,
+        path,
+        "TensorFlow cannot read networks from a path with [ ] or a backslash; use another name, or a symbolic link "
+        "that has one.",
+    )
 
 
 def is_remote(path: str) -> bool:

@@ -4,7 +4,7 @@ import dataclasses
 import os
 from typing import Any
 
-from tf_simclr.config.checks import UserError, check
+from tf_simclr.config.checks import UserError, check, check_readable_place
 from tf_simclr.config.data_parts import AugmentConfig, DataConfig
 from tf_simclr.config.parts import (
     TRAIN_MODES,
@@ -103,6 +103,7 @@ class ExperimentConfig:
         check(self.model_dir != "", "model_dir", "", "name a directory, or leave it out.")
         if self.model_dir is None:
             object.__setattr__(self, "model_dir", default_model_dir(self.data.dataset, self.train.train_mode))
+        check_readable_place("model_dir", self.model_dir)
         object.__setattr__(self, "model_dir", os.path.expanduser(self.model_dir))
 
     def _check_sources(self) -> None:

@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any, ClassVar
 
-from tf_simclr.config.checks import WHICH_NETWORK, check, check_choice, check_given
+from tf_simclr.config.checks import WHICH_NETWORK, check, check_choice, check_given, check_readable_place
 from tf_simclr.config.data_parts import AugmentConfig, DataConfig
 from tf_simclr.config.parts import ModelConfig, OptimizerConfig, StrategyConfig, TrainConfig
 
@@ -105,6 +105,7 @@ class TransferConfig(SuiteConfig):
         check_choice("transfer_protocol", self.transfer_protocol, TRANSFER_PROTOCOLS)
         check(bool(self.endpoint), "endpoint", self.endpoint, "name an output, such as default.")
         check(self.model_dir != "", "model_dir", "", "name a directory, or leave it out.")
+        check_readable_place("model_dir", str(self.model_dir))
         if self.transfer_protocol == "linear":
             self._check_nothing_is_trained()
             return

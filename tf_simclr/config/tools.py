@@ -5,7 +5,7 @@ import math
 import os
 from typing import ClassVar
 
-from tf_simclr.config.checks import WHICH_NETWORK, check, check_choice, check_given
+from tf_simclr.config.checks import WHICH_NETWORK, check, check_choice, check_given, check_readable_place
 from tf_simclr.config.data_parts import AugmentConfig, DataConfig
 from tf_simclr.config.data_tools import PREVIEW, PrepareConfig, PreviewConfig
 from tf_simclr.config.parts import (
@@ -49,6 +49,7 @@ class ExportConfig:
             self.checkpoint or self.model_dir,
             "name the directory of a run, or a checkpoint in it.",
         )
+        check_readable_place("model_dir", str(self.model_dir))
         for name in self.formats:
             check(
                 name in EXPORT_FORMATS,
@@ -86,6 +87,7 @@ class ImportConfig:
         check_given(
             "model_dir", self.model_dir, "name the directory that the imported network is written to."
         )
+        check_readable_place("model_dir", str(self.model_dir))
         _check_at_least_one(self, "keep_hub_module_max")
 
 

@@ -9,14 +9,14 @@ import hashlib
 import json
 import logging
 import os
-import secrets
 import time
 from collections.abc import Sequence
 
 import numpy as np
+import tensorflow as tf
 
 from tf_simclr.data.listing import END, IMAGE_EXTENSIONS, Listing, Times, list_images, times_of
-from tf_simclr.files import parse_json, save_npz
+from tf_simclr.files import delete_leftovers, parse_json, replacing, save_npz
 
 _LOG = logging.getLogger("tf_simclr")
 MIN_IMAGES = 10_000
@@ -48,7 +48,7 @@ def indexed_images(folder: str, data_dir: str | None) -> Listing:
     # Times of 0 are those of file systems that keep none.
     settled = min(map(min, times)) > 0 and max(map(max, times)) < started - _SETTLED_NANOSECONDS
     if path and settled and len(listing) >= MIN_IMAGES:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, tf.errors.OpError):
             _write(path, listing, times)
     return listing
 
@@ -68,24 +68,18 @@ def index_path(folder: str, data_dir: str | None) -> str | None:
 
 def _write(path: str, listing: Listing, times: Sequence[Times]) -> None:
     os.makedirs(os.path.dirname(path), exist_ok=True)
-    temporary = f"{path}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
-    try:
-        with open(temporary, "xb") as file:
-            parts = {
-                "version": _bytes(_VERSION.encode()),
-                "folder": _bytes(_absolute(listing.folder)),
-                "subfolders": _bytes(b"".join(os.fsencode(name) + END for name in listing.subfolders)),
-                "times": np.array(times, np.int64),
-                "counts": listing.counts,
-                "names": _bytes(listing.names),
-                "ignored": _bytes(json.dumps(listing.ignored).encode()),
-            }
-            save_npz(file, parts)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            os.remove(temporary)
-        raise
+    parts = {
+        "version": _bytes(_VERSION.encode()),
+        "folder": _bytes(_absolute(listing.folder)),
+        "subfolders": _bytes(b"".join(os.fsencode(name) + END for name in listing.subfolders)),
+        "times": np.array(times, np.int64),
+        "counts": listing.counts,
+        "names": _bytes(listing.names),
+        "ignored": _bytes(json.dumps(listing.ignored).encode()),
+    }
+    delete_leftovers(os.path.dirname(path), r"[0-9a-f]{32}\.npz(\.\d+)?")
+    with replacing(path) as temporary:
+        save_npz(temporary, parts)
 
 
 def _read(path: str, folder: str) -> Listing | None:

@@ -2,9 +2,9 @@
 
 import dataclasses
 import functools
-import glob
 import logging
 import os
+import re
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
@@ -25,6 +25,7 @@ from tf_simclr.data.record_files import RecordFile, count_records
 from tf_simclr.data.source import Source
 from tf_simclr.data.splits import UNLABELLED, slices_of_split, split_kind, split_terms
 from tf_simclr.data.stream_source import StreamSource, shuffle_buffer_size
+from tf_simclr.files import find_paths, first_line
 
 _LOG = logging.getLogger("tf_simclr")
 PREFIX = "tfrecord:"
@@ -170,35 +171,39 @@ def _error(data: DataConfig, what: str) -> UserError:
 
 def _paths(data: DataConfig, *wanted: str) -> dict[str, list[str]]:
     """Returns the paths of the files of each split, of the usual ones and those that are wanted."""
-    pattern = os.path.expanduser(data.dataset.removeprefix(PREFIX))
+    path = os.path.expanduser(data.dataset.removeprefix(PREFIX))
     try:
-        if tf.io.gfile.isdir(pattern):
-            manifest = read_manifest(pattern)
+        if tf.io.gfile.isdir(path):
+            manifest = read_manifest(path)
             if manifest is not None:
                 return manifest.paths
-            pattern = os.path.join(glob.escape(pattern), _FILES_IN_FOLDER)
+            directory, pattern = path, _FILES_IN_FOLDER
+        else:
+            directory = root[0] if (root := re.match(r"\w+://[^/]*/|/+", path)) else ""
+            pattern = path[len(directory) :]
         names = dict.fromkeys((*_SPLITS, *wanted)) if "{split}" in pattern else ("train",)
-        found = {name: _glob(pattern.replace("{split}", name)) for name in names}
-    except tf.errors.OpError as error:
-        raise _error(data, f"{pattern} cannot be read ({error.message}); name files that can.") from error
+        found = {name: _find_files(directory, pattern.replace("{split}", name)) for name in names}
+    except (tf.errors.OpError, OSError) as error:
+        raise _error(data, f"{path} cannot be read ({first_line(error)}); name files that can.") from error
     if not any(found.values()):
         raise _error(
             data,
-            f"there is no file {pattern}; name files, such as tfrecord:data/{_FILES_IN_FOLDER}, or a folder that "
-            "--mode=prepare has written, or use folder:PATH for images.",
+            f"there is no file {os.path.join(directory, pattern)}; name files, such as "
+            f"tfrecord:data/{_FILES_IN_FOLDER}, or a folder that --mode=prepare has written, or use folder:PATH for "
+            "images.",
         )
     return {split: paths for split, paths in found.items() if paths}
 
 
-def _glob(pattern: str) -> list[str]:
-    if tf.io.gfile.exists(pattern):
-        return [] if tf.io.gfile.isdir(pattern) else [pattern]
-    return sorted(path for path in tf.io.gfile.glob(pattern) if _may_be_records(os.path.basename(path)))
+def _find_files(directory: str, pattern: str) -> list[str]:
+    if tf.io.gfile.exists(path := os.path.join(directory, pattern)):
+        return [] if tf.io.gfile.isdir(path) else [path]
+    return [path for path in find_paths(directory, pattern) if _may_be_records(os.path.basename(path))]
 
 
 def _may_be_records(name: str) -> bool:
     # Killed processes leave files that end in .tmp.
-    return name not in _NO_RECORDS and not name.endswith(".tmp")
+    return name not in _NO_RECORDS and not name.endswith((".tmp", ".lock"))
 
 
 def _open(data: DataConfig, paths: Sequence[str], *, label_is_needed: bool = True) -> _Files:

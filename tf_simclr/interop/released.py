@@ -8,12 +8,13 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
+from tf_simclr.checkpoint_list import latest_checkpoint
 from tf_simclr.config import ExportConfig, ImportConfig, UserError
 from tf_simclr.files import first_line, listed, write_json
 from tf_simclr.interop.released_files import ReleasedFile, open_released
 from tf_simclr.interop.released_network import ReleasedNetwork, infer_network, released_names
 from tf_simclr.models import SimCLRModel, build_simclr_model
-from tf_simclr.run_directory import latest_checkpoint, read_settings
+from tf_simclr.run_directory import owning_directory, read_settings
 from tf_simclr.terminal.noise import without_noise
 
 _LOG = logging.getLogger("tf_simclr")
@@ -51,7 +52,9 @@ def import_weights(config: ImportConfig) -> ExportConfig:
         variables = released_names(model)
         for name, variable in variables.items():
             variable.assign(file.read(name))
-        _write(directory, model, settings, step)
+        with owning_directory(directory):
+            _check_no_other_run(directory)  # One may have begun meanwhile.
+            _write(directory, model, settings, step)
         _LOG.info("Imported %d variables, step %d; files in %s", len(variables), step, directory)
     return ExportConfig(
         checkpoint=directory, keep_hub_module_max=config.keep_hub_module_max, overwrite=config.overwrite

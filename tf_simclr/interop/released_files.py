@@ -17,7 +17,7 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2, trackable_object_graph_pb2
 
 from tf_simclr.checkpoint import READ_ERRORS, DamagedCheckpointError, find_checkpoint, is_saved_model
-from tf_simclr.config import UserError
+from tf_simclr.config import UserError, check_readable_place
 from tf_simclr.files import first_line, listed
 
 _GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
@@ -91,6 +91,7 @@ def open_released(path: str, *, ema: bool = False) -> ReleasedFile:
         DamagedCheckpointError: the file cannot be read.
         UserError: there is none, or it is of another program.
     """
+    check_readable_place("checkpoint", path)
     path = os.path.expanduser(path)
     where = f"--checkpoint={path}"
     try:

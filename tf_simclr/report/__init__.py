@@ -8,13 +8,14 @@ from typing import Any
 
 import tensorflow as tf
 
+from tf_simclr.checkpoint_list import latest_checkpoint
 from tf_simclr.config import ExperimentConfig, SemiSupervisedConfig
 from tf_simclr.confusion import Confusion
-from tf_simclr.files import first_line
+from tf_simclr.files import find_paths, first_line
 from tf_simclr.report import evaluations, page, sections
 from tf_simclr.report.events import read_events
 from tf_simclr.report.sections import Result, Steps
-from tf_simclr.run_directory import latest_checkpoint, write_outcome
+from tf_simclr.run_directory import write_outcome
 from tf_simclr.suite_tables import SUITES
 from tf_simclr.terminal.progress import working
 
@@ -66,7 +67,7 @@ def report_is_due(config: ExperimentConfig | SemiSupervisedConfig) -> bool:
     for step in _steps(config).values():
         directory = str(step.model_dir)
         checkpoint = latest_checkpoint(directory)
-        files += tf.io.gfile.glob(os.path.join(directory, "result*.json"))
+        files += find_paths(directory, "result*.json")
         files += [f"{checkpoint}.index"] if checkpoint else []
         suites = (os.path.join(directory, path) for path, _ in SUITES.values())
         files += [path for path in suites if tf.io.gfile.exists(path)]

@@ -1,0 +1,130 @@
+"""The files of the checkpoints `ckpt-<step>` in a directory, and TensorFlow's list of them."""
+
+import logging
+import os
+import re
+import time
+
+import tensorflow as tf
+
+from tf_simclr.files import list_names, write_text
+
+_LOG = logging.getLogger("tf_simclr")
+_LIST_LINE = re.compile(r'(\w+): ("(?:[^"\\]|\\.)*"|[-+.\w]+)')
+_CHECKPOINT_FILE = re.compile(r"(ckpt-(\d+))\.(index|data-\d+-of-\d+)")
+
+
+def latest_checkpoint(directory: str) -> str | None:
+    """Returns the newest checkpoint of a directory, None if there is none."""
+    return next(iter(checkpoints_newest_first(directory)), None)
+
+
+def checkpoint_step(path: str | None) -> int:
+    """Returns the step of a checkpoint by its name; 0 if there is none."""
+    return int(os.path.basename(path).removeprefix("ckpt-")) if path else 0
+
+
+def checkpoints_newest_first(directory: str) -> list[str]:
+    """Returns the paths of all checkpoints of a directory, also of those that have lost a file.
+
+    Those that TensorFlow's list of checkpoints has come first: others may be unfinished, or older. Where
+    that list is gone or damaged, the numbers in the names tell which is newest.
+    """
+    there = find_checkpoints(directory)
+    known = [name for name in reversed(listed_checkpoints(directory) or ()) if name in there]
+    others = sorted(there.keys() - set(known), key=there.__getitem__, reverse=True)
+    return [os.path.join(directory, name) for name in [*known, *others]]
+
+
+def finished_checkpoint(directory: str) -> str | None:
+    """Returns the newest checkpoint of a directory that another process may still write to; None if there is none.
+
+    Without a list of checkpoints the newest may be half written.
+    """
+    path = latest_checkpoint(directory)
+    is_finished = path and (
+        os.path.basename(path) in (listed_checkpoints(directory) or ()) or _is_whole(path)
+    )
+    return path if is_finished else None
+
+
+def find_checkpoints(directory: str) -> dict[str, int]:
+    """Returns the steps of the checkpoints of a directory by their names."""
+    try:
+        names = list_names(directory)
+    except (tf.errors.OpError, OSError):
+        return {}
+    found = map(_CHECKPOINT_FILE.fullmatch, names)
+    return {match[1]: int(match[2]) for match in found if match}
+
+
+def listed_checkpoints(directory: str) -> list[str] | None:
+    """Returns the names in TensorFlow's list of checkpoints; None where there is none, or it is damaged."""
+    try:
+        with tf.io.gfile.GFile(os.path.join(directory, "checkpoint"), "rb") as file:
+            lines = [_LIST_LINE.fullmatch(line) for line in file.read().decode().splitlines()]
+    except (tf.errors.OpError, OSError, UnicodeDecodeError):
+        return None
+    fields = [(line[1], line[2]) for line in lines if line]
+    if len(fields) < len(lines) or "model_checkpoint_path" not in dict(fields):
+        return None  # TensorFlow could not read it either.
+    return [
+        os.path.basename(path.strip('"')) for name, path in fields if name == "all_model_checkpoint_paths"
+    ]
+
+
+def repair_checkpoints(directory: str) -> None:
+    """Makes TensorFlow's list of checkpoints agree with what is there, and deletes what was never finished.
+
+    A killed process may have finished a checkpoint and not listed it, and may have left parts of one. A list that is
+    damaged or gone gets all checkpoints.
+    """
+    delete_unfinished(directory)
+    there, known = find_checkpoints(directory), listed_checkpoints(directory)
+    newest = max((there[name] for name in known or () if name in there), default=-1)
+    new = {name for name, step in there.items() if step > newest}
+    whole = {name for name in new if _is_whole(os.path.join(directory, name))}
+    kept = {name for name in known or () if name in there} | whole
+    if kept and known is None:
+        _LOG.info(
+            "%s: the list of checkpoints is gone or damaged; it is made anew from the %d that are there.",
+            directory,
+            len(kept),
+        )
+    if kept and kept != set(known or ()):
+        names = sorted(kept, key=there.__getitem__)
+        lines = [f'model_checkpoint_path: "{names[-1]}"']
+        lines += [f'all_model_checkpoint_paths: "{name}"' for name in names]
+        # TensorFlow keeps checkpoints without a time for ever.
+        lines += [f"all_model_checkpoint_timestamps: {time.time()}"] * len(names)
+        write_text(os.path.join(directory, "checkpoint"), "\n".join([*lines, ""]))
+    for name in new - whole if known else ():
+        for file in list_names(directory):
+            if (match := _CHECKPOINT_FILE.fullmatch(file)) and match[1] == name:
+                tf.io.gfile.remove(os.path.join(directory, file))
+
+
+def delete_unfinished(directory: str) -> None:
+    """Deletes what TensorFlow leaves of a checkpoint, or of its list, that is not written to its end."""
+    for name in list_names(directory):
+        path = os.path.join(directory, name)
+        if re.fullmatch(r"checkpoint\.tmp[0-9a-f]{32}", name):
+            tf.io.gfile.remove(path)
+        elif re.fullmatch(r"ckpt-\d+_temp", name):
+            tf.io.gfile.rmtree(path)
+
+
+def _is_whole(path: str) -> bool:
+    """Returns whether a checkpoint has all its files, and a table of contents that can be read."""
+    directory, name = os.path.split(path)
+    try:
+        tf.train.load_checkpoint(path)
+        parts = [
+            re.fullmatch(r".*\.data-\d+-of-(\d+)", file)
+            for file in list_names(directory)
+            if file.startswith(f"{name}.")
+        ]
+    except (tf.errors.OpError, OSError, RuntimeError, ValueError):
+        return False
+    numbers = [int(part[1]) for part in parts if part]
+    return len(numbers) in numbers

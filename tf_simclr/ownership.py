@@ -1,0 +1,224 @@
+"""One owner of an output: a second process that would write it is refused, and told who does."""
+
+import contextlib
+import datetime
+import errno
+import logging
+import os
+import secrets
+import shlex
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from tf_simclr.config import UserError
+from tf_simclr.files import find_json, one_line, to_json, write_json
+
+LOCK = "owner.lock"
+"""Name of the lock of a whole directory."""
+_LOG = logging.getLogger("tf_simclr")
+# What a system says of a file system that has no locks.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+# How often an owner says that it is alive, and how long a silent one is waited for.
+_BEAT_SECONDS, _SILENT_SECONDS = 20.0, 90.0
+_POLL_SECONDS = 2.0
+_OWNER = {"host": str, "process": int, "since": str, "command": str}
+
+
+class OwnedError(UserError):
+    """Another process writes the output."""
+
+
+class _LockedError(Exception):
+    """Somebody else has the lock."""
+
+
+@contextlib.contextmanager
+def owning(lock: str, flag: str, value: str | None, *, patience: float = 0) -> Iterator[None]:
+    """Keeps other processes away from an output while the block runs.
+
+    The system locks a file for this process and unlocks it however the process ends, on this machine and on network
+    file systems that share locks. Where there are no such locks (buckets, some network file systems), the owner writes
+    the file again every 20 seconds: one that stays as it is for 90 seconds is that of a dead process.
+
+    Args:
+        lock: Path of that file. Its directory is made, and deleted again if nothing else is written into it.
+        flag: The flag that named the output, for the message.
+        value: Its value.
+        patience: Seconds to wait for another owner to end.
+
+    Raises:
+        OwnedError: Another process owns the output.
+        OSError, tf.errors.OpError: The lock cannot be written.
+    """
+    made = _make_directories(os.path.dirname(lock) or ".")
+    try:
+        with contextlib.ExitStack() as stack:
+            _enter(stack, lock, f"--{flag}={value}", f"--{flag}", time.monotonic() + patience)
+            yield
+    finally:
+        for directory in made:
+            with contextlib.suppress(OSError):  # It is not empty.
+                os.rmdir(directory)
+
+
+def _enter(stack: contextlib.ExitStack, lock: str, what: str, flag: str, deadline: float) -> None:
+    """Waits for the lock until the deadline; it is given back when the stack is closed."""
+    while True:
+        try:
+            if "://" in lock or not stack.enter_context(_system_lock(lock)):
+                stack.enter_context(_heartbeat(lock))
+            return
+        except _LockedError as error:
+            if time.monotonic() >= deadline:
+                raise OwnedError(
+                    f"{what}: another process writes there ({_describe(lock)}); wait until it ends, or use another "
+                    f"{flag}."
+                ) from error
+            time.sleep(_POLL_SECONDS)
+
+
+@contextlib.contextmanager
+def _system_lock(path: str) -> Iterator[bool]:
+    """Holds the system's lock of a file, and yields whether there are such locks.
+
+    Raises:
+        _LockedError: Another process holds it.
+    """
+    descriptor = _open_locked(path)
+    if descriptor is None:
+        yield False
+        return
+    try:
+        with contextlib.suppress(OSError):  # The lock holds on a full disk too.
+            os.ftruncate(descriptor, 0)
+            os.write(descriptor, to_json(_this_process()).encode())
+        yield True
+    finally:
+        with contextlib.suppress(OSError):
+            os.remove(path)  # Before it is unlocked: afterwards it may be another's.
+        os.close(descriptor)
+
+
+def _open_locked(path: str) -> int | None:
+    """Returns the descriptor of a locked file; None where there are no locks."""
+    try:
+        import fcntl
+    except ImportError:  # Windows.
+        return None
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(descriptor, path):
+                return descriptor
+        except BlockingIOError as error:
+            os.close(descriptor)
+            raise _LockedError from error
+        except OSError as error:
+            os.close(descriptor)
+            if error.errno not in _NO_LOCKS:
+                raise
+            return None
+        os.close(descriptor)  # Its owner has deleted it in between.
+
+
+def _is_at(descriptor: int, path: str) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), os.stat(path))
+    except FileNotFoundError:
+        return False
+
+
+@contextlib.contextmanager
+def _heartbeat(path: str) -> Iterator[None]:
+    """Holds a lock by writing its file again and again.
+
+    Raises:
+        _LockedError: Another process does so.
+    """
+    from tensorflow.io import gfile
+
+    own = _this_process() | {"token": secrets.token_hex(8)}
+    _wait_for_silence(path)
+    write_json(path, own | {"beat": 0})
+    time.sleep(_POLL_SECONDS)  # Of two that write at the same time, the second one stays.
+    if not _is_of(path, own):
+        raise _LockedError
+    ended = threading.Event()
+    beating = threading.Thread(target=_beat, args=(path, own, ended.wait), daemon=True)
+    beating.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        beating.join()
+        with contextlib.suppress(Exception):  # It is silent from now on.
+            if _is_of(path, own):
+                gfile.remove(path)
+
+
+def _wait_for_silence(path: str) -> None:
+    """Returns when no living process holds a lock; raises _LockedError where one does."""
+    first = find_json(path)
+    if first is None:
+        return
+    _LOG.info("%s: there was another process (%s); waiting whether it still is there.", path, _describe(path))
+    deadline = time.monotonic() + _SILENT_SECONDS
+    while time.monotonic() < deadline:
+        time.sleep(_POLL_SECONDS)
+        now = find_json(path)
+        if now is None:
+            return
+        if now != first:
+            raise _LockedError
+
+
+def _beat(path: str, own: dict[str, Any], wait: Callable[[float], bool]) -> None:
+    beat = 0
+    while not wait(_BEAT_SECONDS):
+        beat += 1
+        with contextlib.suppress(Exception):  # What is out of reach for a moment is written the next time.
+            if not _is_of(path, own):
+                _LOG.warning("%s: %s took this over; end one of the two.", path, _describe(path))
+                return
+            write_json(path, own | {"beat": beat})
+
+
+def _is_of(path: str, own: dict[str, Any]) -> bool:
+    return (find_json(path, {str: object}) or {}).get("token") == own["token"]
+
+
+def _this_process() -> dict[str, Any]:
+    return {
+        "host": socket.gethostname(),
+        "process": os.getpid(),
+        "since": datetime.datetime.now().astimezone().strftime("%Y-%m-%d %H:%M:%S %z"),
+        "command": shlex.join(sys.argv),
+    }
+
+
+def _describe(path: str) -> str:
+    owner = find_json(path, _OWNER)
+    if owner is None:
+        return "which has not yet said what it is"
+    return one_line("host {host}, process {process}, since {since}: {command}".format(**owner))
+
+
+def _make_directories(directory: str) -> list[str]:
+    """Makes a directory; returns those that were made and may be deleted again, the lowest first."""
+    if "://" in directory:
+        from tensorflow.io import gfile
+
+        gfile.makedirs(directory)
+        return []
+    made = []
+    above = os.path.abspath(directory)
+    while not os.path.lexists(above):
+        made.append(above)
+        above = os.path.dirname(above)
+    os.makedirs(directory, exist_ok=True)
+    return made
