@@ -96,9 +96,9 @@ def _define_run(flag_values):
         "--mode=train_then_eval --train_mode= the same. label_efficiency: accuracy against the number of labels. Of "
         "trained networks: export, import, embed, linear_eval, knn_eval, transfer, robustness, benchmark. Of data: "
         "prepare (a folder becomes record files), preview (a picture of the views).",
-        model_dir="Directory for checkpoints, results and exports; runs/<dataset>-<train_mode> if not given. "
-        "semi_supervised keeps a subfolder for each step. Of transfer: for the results and the finetuned networks; "
-        "transfer/ in the directory of the network if not given.",
+        model_dir="Directory for checkpoints, results and exports; runs/<dataset>-<train_mode> if not given, with the "
+        "last folder of a path. semi_supervised keeps a subfolder for each step. Of transfer: for the results and the "
+        "finetuned networks; transfer/ in the directory of the network if not given.",
         keep_hub_module_max="SavedModels that are kept: a run exports one, at its end; 0 switches the export off.",
     )
     for name, instead in ACCEPTED_WITHOUT_EFFECT.items():
