@@ -519,16 +519,13 @@ class Experiment:
             "num_weights": self._num_weights,
         }
         directory = str(self.config.model_dir)
-        reason = self._why_not_evaluated()
         source = self.eval_source
-        if source is not None and reason is None:
+        if source is not None and self._can_evaluate():
             result |= self._evaluate(source)
             if self._is_chief:
                 standard_actions.write_eval_scalars(directory, result, result["global_step"])
-        else:
-            is_pretraining = self.config.train.train_mode == "pretrain"
-            hint = " (--mode=linear_eval and --mode=knn_eval measure its features)" if is_pretraining else ""
-            _LOG.info("No accuracy to report: %s%s.", reason, hint)
+        elif self.config.train.train_mode == "pretrain":
+            _LOG.info("Features are measured by --mode=linear_eval or knn_eval, --checkpoint=%s.", directory)
         return result
 
     def _write(self, result: dict[str, Any]) -> None:

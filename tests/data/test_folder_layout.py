@@ -185,7 +185,7 @@ def test_start_says_classes_numbers_and_what_is_passed_over(tmp_path):
     unlabelled = load_source(data, "unlabelled")
     assert data_lines(unlabelled, why_not="there is no linear probe")[:2] == [
         f"Training images: folder:{tmp_path} (unlabelled): 2 images without labels.",
-        "Nothing is evaluated: there is no linear probe.",
+        "Training without an evaluation: there is no linear probe.",
     ]
 
 

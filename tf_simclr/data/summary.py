@@ -36,7 +36,7 @@ def data_lines(
     """
     lines = [] if train is None else [f"Training images: {describe_source(train)}"]
     if why_not is not None:
-        lines.append(f"Nothing is evaluated: {why_not}.")
+        lines.append(f"Training without an evaluation: {why_not}.")
     elif evaluated is not None:
         lines.append(f"Evaluation images: {describe_source(evaluated)}")
     return [one_line(line) for line in (*lines, *ignored_lines([train, evaluated]))]
