@@ -17,7 +17,7 @@ from tf_simclr.experiment import Experiment, train_and_evaluate
     ("folders", "expected"),
     [
         (["train", "validation", "test"], "validation"),
-        (["train", "val", "test"], "val"),
+        (["train", "val", "test"], "validation"),
         (["train", "test"], "test"),
         (["train"], None),
     ],
