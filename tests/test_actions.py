@@ -12,7 +12,14 @@ import tensorflow as tf
 
 from tests.runs import TOTAL_STEPS, finished_run
 from tf_simclr import losses
-from tf_simclr.actions import BadImageWatch, HeldActions, ProgressReporter, TensorBoardWriter, tile_views
+from tf_simclr.actions import (
+    BadImageWatch,
+    HeldActions,
+    ProgressReporter,
+    TensorBoardWriter,
+    tile_views,
+    write_eval_scalars,
+)
 from tf_simclr.config import ContrastConfig, UserError
 from tf_simclr.data import ArraySource
 from tf_simclr.planning import chance_loss
@@ -146,6 +153,20 @@ def test_tensorboard_writer_writes_scalars_and_views(tmp_path):
     image = tf.io.decode_png(encoded).numpy()
     assert image[:8, 8:16].min() == 255
     assert image.sum() == 8 * 8 * 3 * 255
+
+
+def test_tensorboard_writer_on_a_full_disk_says_so_once_and_stops_nothing(tmp_path, log, monkeypatch):
+    def fail(*arguments, **options):
+        raise tf.errors.ResourceExhaustedError(None, None, "events.v2; No space left on device")
+
+    monkeypatch.setattr(tf.summary, "scalar", fail)
+    writer = TensorBoardWriter(str(tmp_path), schedule, lambda: tf.zeros([1, 2, 8, 8, 3]))
+    for step in (1, 2):
+        writer(make_event(step))
+    line = f"{tmp_path}: no more files for TensorBoard (events.v2; No space left on device); the run goes on."
+    assert log.messages == [line]
+    write_eval_scalars(str(tmp_path), {"accuracy": 0.5}, 2)
+    assert log.messages == [line, line]
 
 
 def test_tile_views_puts_an_image_a_column_and_a_view_a_row():

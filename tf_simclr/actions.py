@@ -4,13 +4,13 @@ import contextlib
 import dataclasses
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 
 from tf_simclr.data import TrainingSource, check_bad_images, format_hint
-from tf_simclr.files import counted, find_json, write_json
+from tf_simclr.files import counted, find_json, first_line, write_json
 from tf_simclr.terminal.progress import Field, Line, TimeLeft, bar_fields, duration
 from tf_simclr.train import Action, LoopEvent
 
@@ -119,7 +119,7 @@ class ProgressReporter:
 
 
 class TensorBoardWriter:
-    """Writes scalars, and the views of the first batch as a picture.
+    """Writes scalars, and the views of the first batch as a picture; nothing more once the disk is full.
 
     Args:
         directory: of the event files.
@@ -140,16 +140,24 @@ class TensorBoardWriter:
         self._schedule = schedule
         self._example_views = example_views
         self._totals = totals
+        self._is_over = False
 
     def __call__(self, event: LoopEvent) -> None:
         """Writes the metrics of `event`."""
-        if not event.metrics:
+        if not event.metrics or self._is_over:
             return
+        picture = tile_views(self._example_views()) if self._writer is None else None
+        self._is_over = True
+        with _events_are_optional(self._directory):
+            self._write(event, picture)
+            self._is_over = False
+
+    def _write(self, event: LoopEvent, picture: tf.Tensor | None) -> None:
         if self._writer is None:
             self._writer = tf.summary.create_file_writer(self._directory)
-            with self._writer.as_default(step=event.step):
-                tf.summary.image("train/views", tile_views(self._example_views()))
         with self._writer.as_default(step=event.step):
+            if picture is not None:
+                tf.summary.image("train/views", picture)
             for name, value in event.metrics.items():
                 tf.summary.scalar(f"train/{name}", value)
             for name, value in self._totals().items():
@@ -163,11 +171,21 @@ class TensorBoardWriter:
 
 def write_eval_scalars(directory: str, results: dict[str, float], step: int) -> None:
     """Writes evaluation results as TensorBoard scalars."""
-    writer = tf.summary.create_file_writer(directory)
-    with writer.as_default(step=step):
-        for name, value in results.items():
-            tf.summary.scalar(name, value)
-    writer.close()
+    with _events_are_optional(directory):
+        writer = tf.summary.create_file_writer(directory)
+        with writer.as_default(step=step):
+            for name, value in results.items():
+                tf.summary.scalar(name, value)
+        writer.close()
+
+
+@contextlib.contextmanager
+def _events_are_optional(directory: str) -> Iterator[None]:
+    """Reports files of TensorBoard that cannot be written, which is no reason to stop."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        _LOG.warning("%s: no more files for TensorBoard (%s); the run goes on.", directory, first_line(error))
 
 
 def tile_views(views: tf.Tensor) -> tf.Tensor:
