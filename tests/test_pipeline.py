@@ -39,7 +39,7 @@ def trained(monkeypatch):
     """The steps that were trained, none of them really."""
     seen = []
 
-    def pretend(self, actions):
+    def pretend(self, actions, *, later_work):
         seen.append((self.config.train.train_mode, self.config, actions))
         return {"global_step": 2, "num_weights": 1_500_000, "actions": len(actions)}
 
