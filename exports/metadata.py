@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tf_simclr.augment import EvalView
-from tf_simclr.config import is_handle
+from tf_simclr.config import public_dataset, public_path
 from tf_simclr.files import find_json, to_json
 from tf_simclr.images import MAX_PIXELS
 from tf_simclr.models import SimCLRModel, endpoint_strides
@@ -61,14 +61,11 @@ def write_metadata(metadata: Mapping[str, Any], directory: str) -> str:
 
 def _without_local_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Returns `settings` with names in place of the paths of one machine, such as `folder:photos`."""
-    public = dict(settings)
-    for flag in ("checkpoint", "teacher", "dataset"):
-        value = settings.get(flag)
-        if isinstance(value, str) and not is_handle(value):
-            kind, colon, path = value.partition(":") if flag == "dataset" else ("", "", value)
-            if path and kind in ("", "folder", "tfrecord"):  # Else it is a data set of TFDS.
-                public[flag] = kind + colon + os.path.basename(os.path.normpath(path))
-    return public
+    shorten = {"checkpoint": public_path, "teacher": public_path, "dataset": public_dataset}
+    return {
+        name: shorten[name](value) if name in shorten and isinstance(value, str) else value
+        for name, value in settings.items()
+    }
 
 
 def _describe_endpoints(model: SimCLRModel) -> dict[str, dict[str, int]]:

@@ -279,6 +279,8 @@ def test_records_hold_all_images_with_labels_mixed_over_the_files(photos, tmp_pa
         assert (entry["name"], entry["num_examples"], entry["bytes"]) == (name, len(part), len(content))
         assert entry["sha256"] == hashlib.sha256(content).hexdigest()
     assert manifest["settings"]["prepare_shards"] == 3
+    assert manifest["settings"]["dataset"] == f"folder:{photos.name}"
+    assert str(tmp_path) not in json.dumps(manifest)
 
 
 def test_order_follows_from_the_seed(photos, tmp_path):

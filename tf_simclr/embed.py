@@ -6,7 +6,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 
-from tf_simclr.config import EmbedConfig, absolute_dataset, check
+from tf_simclr.config import EmbedConfig, check, public_dataset
 from tf_simclr.data import Source, load_source
 from tf_simclr.feature_files import FeatureFiles, Rows
 from tf_simclr.features import FeaturePass, Network, digest, image_names, load_inference_network
@@ -44,13 +44,13 @@ def embed(config: EmbedConfig) -> None:
     names = image_names(config.data, source)
     shape = list(network.shapes[config.endpoint])
     contents = {
-        "dataset": absolute_dataset(config.data.dataset),
+        "dataset": public_dataset(config.data.dataset),
         "split": config.split,
         "endpoint": config.endpoint,
         "shard_size": config.shard_size,
         "weights": network.fingerprint,
         "images": digest(_image_states(names, source.files)),
-        "prepared_data": source.prepared_in,
+        "prepared_data": source.prepared_in and digest([source.prepared_in.encode()]),
         "image_size": network.image_size,
         "class_names": None if source.class_names is None else list(source.class_names),
         "dtype": "float32",

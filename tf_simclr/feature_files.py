@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tf_simclr.config import UserError, check
+from tf_simclr.config import UserError, check, public_path
 from tf_simclr.files import delete_leftovers, first_line, list_names, listed, replacing, save_npz, write_json
 from tf_simclr.ownership import owning
 
@@ -143,7 +143,7 @@ class FeatureFiles:
             self._delete_files()
             self._manifest = {
                 "contents": dict(contents),
-                "checkpoint": checkpoint,
+                "checkpoint": public_path(checkpoint),
                 "num_images": num_images,
                 "files": {},
             }

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tf_simclr.config import PrepareConfig, UserError, check
+from tf_simclr.config import PrepareConfig, UserError, check, public_dataset
 from tf_simclr.data import (
     Source,
     available_splits,
@@ -95,7 +95,7 @@ def _prepare(config: PrepareConfig, files: PreparedFiles) -> None:
     splits = _load_splits(config, files.directory)
     settings = {name: getattr(config, name) for name in _SETTINGS} | {
         "images": digest(_image_states(splits)),
-        "dataset": FOLDER_PREFIX + os.path.abspath(_folder(config)),
+        "dataset": public_dataset(config.data.dataset),
     }
     if files.goes_on(settings) and files.is_finished:
         _LOG.info("Already prepared: %s.", files.directory)

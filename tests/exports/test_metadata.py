@@ -24,6 +24,7 @@ def model():
         ("teacher", None, None),
         ("dataset", "folder:/home/me/photos", "folder:photos"),
         ("dataset", "tfrecord:~/shards/train-*.tfrecord", "tfrecord:train-*.tfrecord"),
+        ("dataset", "digits,folder:/home/me/photos,tfrecord:/x/*", "digits,folder:photos,tfrecord:*"),
         ("dataset", "huggingface:org/set", "huggingface:org/set"),
         ("dataset", "imagenet2012_subset/1pct", "imagenet2012_subset/1pct"),
         ("dataset", "imagenet2012_subset/1pct:5.0.0", "imagenet2012_subset/1pct:5.0.0"),

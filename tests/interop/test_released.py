@@ -9,7 +9,7 @@ from tests.interop.importing import FINETUNED, import_from, network, settings_of
 from tests.runs import run_program, write_images
 from tf_simclr.checkpoint import load_network
 from tf_simclr.config import ModelConfig, UserError
-from tf_simclr.interop.released_files import ReleasedFile, _head_layer_of_logits
+from tf_simclr.interop.released_files import ReleasedFile, _head_layer_of_logits, open_released
 from tf_simclr.interop.released_network import infer_network, released_names
 from tf_simclr.models import build_simclr_model
 
@@ -86,6 +86,13 @@ def test_tf2_saved_model_computes_what_the_authors_network_does(tmp_path, settin
     theirs = network(**settings)
     import_from(write_tf2(tmp_path / "hub", theirs.variables, 751), tmp_path / "run")
     assert_computes_what(tmp_path / "run", theirs)
+
+
+@pytest.mark.parametrize("name", ["model.ckpt-3754", "model.ckpt"])
+def test_step_in_the_name_of_a_file_counts_where_the_file_has_none(tmp_path, name):
+    variables = {key: value for key, value in network(**FINETUNED).variables.items() if key != "global_step"}
+    file = open_released(str(write_tf1(tmp_path / name, variables)))
+    assert file.step == (3754 if name.endswith("3754") else None)
 
 
 def test_average_of_the_weights_is_taken_where_asked(tmp_path):

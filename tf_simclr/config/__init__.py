@@ -12,7 +12,14 @@ from tf_simclr.config.checks import (
     is_handle,
     is_remote,
 )
-from tf_simclr.config.data_parts import AugmentConfig, DataConfig, absolute_dataset, split_sources
+from tf_simclr.config.data_parts import (
+    AugmentConfig,
+    DataConfig,
+    absolute_dataset,
+    public_dataset,
+    public_path,
+    split_sources,
+)
 from tf_simclr.config.data_tools import PREVIEW, PrepareConfig, PreviewConfig
 from tf_simclr.config.label_efficiency import LabelEfficiencyConfig, Run
 from tf_simclr.config.parts import (
@@ -94,5 +101,7 @@ __all__ = [
     "default_model_dir",
     "is_handle",
     "is_remote",
+    "public_dataset",
+    "public_path",
     "split_sources",
 ]

@@ -6,7 +6,7 @@ import os
 import re
 import urllib.parse
 
-from tf_simclr.config.checks import check, check_choice, check_finite, is_remote
+from tf_simclr.config.checks import check, check_choice, check_finite, is_handle, is_remote
 
 _PATH_PREFIX = "(?:folder|tfrecord):"
 _KNOWN_PREFIX = "folder|tfrecord|huggingface"
@@ -228,12 +228,36 @@ def absolute_dataset(dataset: str) -> str:
     return ",".join(map(_absolute, split_sources(dataset)))
 
 
+def public_dataset(dataset: str) -> str:
+    """Returns `dataset` with the last part alone of each path, as it stands in files that are handed on."""
+    return ",".join(map(_public, split_sources(dataset)))
+
+
+def public_path(path: str) -> str:
+    """Returns the last part of a path, as it stands in files that are handed on; a handle as it is."""
+    if is_handle(path):
+        return path
+    return os.path.basename(os.path.normpath(path if is_remote(path) else _absolute_path(path)))
+
+
 def _absolute(source: str) -> str:
-    prefix = re.match(_PATH_PREFIX, source)
-    path = source[prefix.end() :] if prefix else ""
-    if prefix is None or not path or is_remote(path):
-        return source
-    return prefix[0] + os.path.abspath(os.path.expanduser(path))
+    prefix, path = _split_prefix(source)
+    return source if not path or is_remote(path) else prefix + _absolute_path(path)
+
+
+def _public(source: str) -> str:
+    prefix, path = _split_prefix(source)
+    return prefix + public_path(path) if path else source
+
+
+def _split_prefix(source: str) -> tuple[str, str]:
+    """Returns the kind of a data set that is a path, and the path; two empty strings for a name."""
+    match = re.match(_PATH_PREFIX, source)
+    return (match[0], source[match.end() :]) if match else ("", "")
+
+
+def _absolute_path(path: str) -> str:
+    return os.path.abspath(os.path.expanduser(path))
 
 
 def _is_grpc_address(address: str) -> bool:

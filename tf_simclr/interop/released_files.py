@@ -100,7 +100,7 @@ def open_released(path: str, *, ema: bool = False) -> ReleasedFile:
         shapes = {key: tuple(shape) for key, shape in reader.get_variable_to_shape_map().items()}
         _check_size(prefix, reader.get_variable_to_dtype_map(), shapes)
         named = list(_named_like_tf1(reader)) if _GRAPH in shapes else [(key, key) for key in shapes]
-        step = _read_step(reader, shapes)
+        step = _read_step(reader, shapes) or _step_in_name(prefix)
         head_layer = _head_layer_of_logits(path) if is_saved_model(path) else None
         with tf.io.gfile.GFile(f"{prefix}.index", "rb") as index:
             fingerprint = hashlib.sha256(index.read()).hexdigest()
@@ -157,6 +157,12 @@ def _read_step(reader: Any, shapes: dict[str, tuple]) -> int | None:
         if shapes.get(key) == () and dtypes[key].is_integer and (step := int(reader.get_tensor(key))) > 0:
             return step
     return None
+
+
+def _step_in_name(prefix: str) -> int | None:
+    """Returns the step that training had reached, as TensorFlow adds it to the name of a checkpoint."""
+    match = re.fullmatch(r".*-([1-9]\d{0,17})", os.path.basename(prefix))
+    return int(match[1]) if match else None
 
 
 def _leave_average(named: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
