@@ -678,7 +678,8 @@ def test_split_that_lacks_a_class_keeps_the_labels_of_the_first(photos, tmp_path
     ("sizes", "num_classes", "more"),
     [
         ({"train": 64, "test": 10}, 2, []),
-        ({"train": 20, "unlabelled": 90}, 3, ["--train_batch_size=20"]),
+        ({"train": 20, "unlabelled": 30}, 3, ["--train_batch_size=50"]),
+        ({"train": 20, "unlabelled": 44}, 3, []),
         ({"train": 100}, 0, ["--train_mode=pretrain"]),
         ({"train": 100}, 1, ["--train_mode=pretrain"]),
         ({"unlabelled": 9}, 0, ["--train_split=unlabelled", "--train_mode=pretrain", "--train_batch_size=9"]),
@@ -693,7 +694,7 @@ def test_flags_of_a_training_fit_what_was_prepared(sizes, num_classes, more, mon
     batches = {
         step.train.train_batch_size for step in steps if step.train.train_mode in ("pretrain", "distill")
     }
-    assert batches == {min(64, sizes.get("train", 9))}
+    assert batches == {min(64, sum(sizes.values()))}
 
 
 @pytest.mark.slow

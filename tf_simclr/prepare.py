@@ -26,6 +26,7 @@ from tf_simclr.data import (
     match_classes,
 )
 from tf_simclr.data.sources import FOLDER_PREFIX
+from tf_simclr.data.splits import UNLABELLED, find_split
 from tf_simclr.features import digest
 from tf_simclr.files import counted, one_line, shown_path
 from tf_simclr.image_files import Conversion, Converted, ReadError, convert_files, start_worker
@@ -99,7 +100,7 @@ def _prepare(config: PrepareConfig, files: PreparedFiles) -> None:
     }
     if files.goes_on(settings) and files.is_finished:
         _LOG.info("Already prepared: %s.", files.directory)
-        _report(files, _class_names(splits))
+        _report(files, splits)
         return
     with files.owning(), _start_workers(config) as convert:
         if files.goes_on(settings):
@@ -111,7 +112,7 @@ def _prepare(config: PrepareConfig, files: PreparedFiles) -> None:
             files.begin(settings, _class_names(splits), sizes)
         _write_missing(config, splits, files, convert)
         files.finish()
-    _report(files, _class_names(splits))
+    _report(files, splits)
 
 
 def _folder(config: PrepareConfig) -> str:
@@ -296,7 +297,7 @@ class _Watch:
         )
 
 
-def _report(files: PreparedFiles, class_names: Sequence[str] | None) -> None:
+def _report(files: PreparedFiles, splits: Mapping[str, _Split]) -> None:
     for name, split in files.splits.items():
         images, shards = counted(split["num_examples"], "image"), counted(split["num_shards"], "file")
         kilobytes = sum(entry["bytes"] for entry in split["files"]) / 1e3
@@ -310,7 +311,9 @@ def _report(files: PreparedFiles, class_names: Sequence[str] | None) -> None:
         images, shown = counted(len(unreadable), "unreadable image"), ", ".join(unreadable[:_NUM_NAMED])
         _LOG.info("Left out %s, listed in %s: %s.", images, where, shown)
     sizes = {name: split["num_examples"] for name, split in files.splits.items()}
-    flags = training_flags(files.directory, sizes, len(class_names or ()))
+    train = find_split("train", splits)
+    num_classes = splits[train].source.num_classes if train else None
+    flags = training_flags(files.directory, sizes, num_classes or 0)
     _LOG.info("Train from them: python run.py %s", shlex.join(flags))
 
 
@@ -320,14 +323,17 @@ def training_flags(directory: str, sizes: Mapping[str, int], num_classes: int) -
     Args:
         directory: of the record files.
         sizes: number of images of each split.
-        num_classes: of the labels; 0 without labels.
+        num_classes: of the labels of the training split; 0 without labels.
     """
-    split = "train" if "train" in sizes else next(iter(sizes))
+    train, unlabelled = find_split("train", sizes), find_split(UNLABELLED, sizes)
+    split = train or next(iter(sizes))
     flags = [f"--flagfile={_RECIPE}", f"--dataset=tfrecord:{directory}"]
-    if split != "train":
+    if train is None:
         flags.append(f"--train_split={split}")
     if num_classes < 2:  # There is nothing to tell apart.
         flags.append("--train_mode=pretrain")
-    if sizes[split] < _BATCH_SIZE:
-        flags.append(f"--train_batch_size={sizes[split]}")
+    # Pretraining and distillation take both by default.
+    count = sizes[split] + (sizes[unlabelled] if train and unlabelled else 0)
+    if count < _BATCH_SIZE:
+        flags.append(f"--train_batch_size={count}")
     return flags
