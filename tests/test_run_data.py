@@ -23,7 +23,7 @@ SOME = RunData(("cat", "dog"), 2, 4, "1f")
         (SOME._replace(class_names=None), None),
         (SOME._replace(num_images=6, fingerprint="2f"), "4 images then, 6 now: 2 added"),
         (SOME._replace(num_images=3, fingerprint="2f"), "4 images then, 3 now: 1 removed"),
-        (SOME._replace(fingerprint="2f"), "4 images then and now, but with other names"),
+        (SOME._replace(fingerprint="2f"), "4 images then and now, but not the same ones"),
         (
             SOME._replace(class_names=("a cat", "dog"), fingerprint="2f"),
             "2 classes (cat, dog) then, 2 classes (a cat, dog) now",

@@ -334,9 +334,14 @@ def test_evaluation_of_a_student_needs_no_teacher(tmp_path):
     (tmp_path / "student" / "result.json").write_text("{}")
     evaluated = distill_config(tmp_path, mode="eval", teacher="moved", **data)
     check_directory(evaluated)
-    assert make_ingredients(evaluated, 1, began_with).num_classes == 3
-    of_an_earlier_version = make_ingredients(evaluated, 1, began_with._replace(num_images=None))
-    assert of_an_earlier_version.make_task(WarmupCosine(1.0, 0, 1)).model.num_classes == 3
+    of_an_earlier_version = began_with._replace(num_images=None)
+    tasks = [
+        make_ingredients(evaluated, 1, known).make_task(WarmupCosine(1.0, 0, 1))
+        for known in (began_with, of_an_earlier_version)
+    ]
+    assert [task.model.num_classes for task in tasks] == [3, 3]
+    sizes = [len(task.model.used_variables) for task in tasks]
+    assert sizes[0] == sizes[1] < len(tasks[0].model.variables)
 
 
 @pytest.fixture

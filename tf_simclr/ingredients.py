@@ -188,7 +188,10 @@ def _describe_mix(config: ExperimentConfig, source: TrainingSource) -> list[str]
 
 def _evaluate(config: ExperimentConfig, num_classes: int | None) -> Ingredients:
     def make_task(schedule: WarmupCosine) -> Task:
-        return FinetuneTask(_fresh_network(config, config.model, num_classes), config.optimizer, schedule)
+        model = _fresh_network(config, config.model, num_classes)
+        if config.train.train_mode != "pretrain":
+            model.freeze_for_finetuning(config.model.fine_tune_after_block)  # Unused layers are not counted.
+        return FinetuneTask(model, config.optimizer, schedule)
 
     return Ingredients(None, num_classes, make_task, lambda model: "")
 

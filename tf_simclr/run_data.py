@@ -78,4 +78,4 @@ def describe_change(before: RunData, now: RunData) -> str | None:
         more = (now.num_images or 0) - (before.num_images or 0)
         what = f"{abs(more)} {'added' if more > 0 else 'removed'}"
         return f"{before.num_images} images then, {now.num_images} now: {what}"
-    return f"{now.num_images} images then and now, but with other names"
+    return f"{now.num_images} images then and now, but not the same ones"
