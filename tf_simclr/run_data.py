@@ -6,7 +6,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tf_simclr.data import class_list
-from tf_simclr.files import find_json, read_json, write_json
+from tf_simclr.files import counted, find_json, read_json, write_json
 
 _CLASS_NAMES_FILE = "class_names.json"
 _DATA_FILE = "data.json"
@@ -74,8 +74,7 @@ def describe_change(before: RunData, now: RunData) -> str | None:
         return f"{class_list(ours, theirs)} then, {class_list(theirs, ours)} now"
     if before.fingerprint in (None, now.fingerprint):
         return None
-    if before.num_images != now.num_images:
-        more = (now.num_images or 0) - (before.num_images or 0)
-        what = f"{abs(more)} {'added' if more > 0 else 'removed'}"
-        return f"{before.num_images} images then, {now.num_images} now: {what}"
-    return f"{now.num_images} images then and now, but not the same ones"
+    then, more = counted(before.num_images or 0, "image"), (now.num_images or 0) - (before.num_images or 0)
+    if more:
+        return f"{then} then, {now.num_images} now: {abs(more)} {'added' if more > 0 else 'removed'}"
+    return f"{then} then and now, but not the same ones"

@@ -235,6 +235,15 @@ def test_folder_without_any_readable_image_still_gives_batches(tmp_path):
     assert batch["bad_images"] == 4 and not batch["views"][0].any()
 
 
+def test_held_out_split_may_have_a_class_without_images(tmp_path):
+    write_image(tmp_path / "test" / "some" / "0.png", grey_image(0))
+    (tmp_path / "test" / "none").mkdir()
+    source = load_source(config(tmp_path), "test", flag="eval_split")
+    assert (source.class_names, source.read_labels().tolist()) == (("none", "some"), [1])
+    with pytest.raises(UserError, match=r"no images in the class folder\(s\) none of "):
+        load_source(config(tmp_path), "test")
+
+
 def test_folder_refuses_what_holds_no_images(tmp_path, class_folder):
     write_image(tmp_path / "one.jpg", grey_image(1))
     (tmp_path / "empty").mkdir()

@@ -7,7 +7,7 @@ import numpy as np
 
 from tf_simclr.config import UserError
 from tf_simclr.data.source import Source
-from tf_simclr.files import MAX_LISTED, listed
+from tf_simclr.files import MAX_LISTED, counted, listed
 
 _LOG = logging.getLogger("tf_simclr")
 
@@ -56,7 +56,7 @@ def match_classes(
 
 def class_list(names: Sequence[str], others: Sequence[str]) -> str:
     """Returns class names for a message beside those of `others`: all of them, or of many those that `others` lacks."""
-    count = f"{len(names)} {'class' if len(names) == 1 else 'classes'}"
+    count = counted(len(names), "class")
     if len(names) <= MAX_LISTED:
         return f"{count} ({', '.join(names)})"
     own = sorted(set(names) - set(others))

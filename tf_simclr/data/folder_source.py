@@ -70,7 +70,7 @@ def load(data: DataConfig, split: str, flag: str) -> EncodedImages:
             root = _root(data)
             listings[name] = _list_images(data, os.path.join(root, folders[name]) if folders[name] else root)
             if name != UNLABELLED and listings[name].class_names:
-                _check_classes(data, listings[name])
+                _check_classes(data, listings[name], is_held_out=flag == "eval_split")
             ignored.append(_ignored_line(listings[name].folder, listings[name].ignored))
         return len(listings[name])
 
@@ -189,8 +189,8 @@ def _list_images(data: DataConfig, folder: str) -> Listing:
     return listing
 
 
-def _check_classes(data: DataConfig, listing: Listing) -> None:
-    """Raises UserError where the folders in a folder are no classes."""
+def _check_classes(data: DataConfig, listing: Listing, *, is_held_out: bool) -> None:
+    """Raises UserError where the folders in a folder are no classes; those of a held-out split may be empty."""
     folder, names, inner = listing.folder, listing.class_names, listing.folders_of_classes
     if listing.counts[0]:
         raise _error(
@@ -199,7 +199,8 @@ def _check_classes(data: DataConfig, listing: Listing) -> None:
             "use either one subfolder a class or a flat folder.",
         )
     counts = zip(names, listing.class_counts, strict=True)
-    if empty := [name for name, count in counts if not count]:
+    empty = [name for name, count in counts if not count]
+    if empty and not is_held_out:
         raise _error(
             data,
             f"no images in the class folder(s) {', '.join(empty[:3])} of {folder}; add some or remove them.",
