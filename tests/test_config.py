@@ -83,6 +83,11 @@ def test_number_negative_is_refused(group, name):
     assert_refused(lambda: group(**{name: -7}), name, -7)
 
 
+@pytest.mark.parametrize(("group", "name"), NUMBERS)
+def test_number_beyond_sense_is_refused(group, name):
+    assert_refused(lambda: group(**{name: 10**30}), name, 10**30)
+
+
 @pytest.mark.parametrize("name", NEVER_ZERO)
 def test_size_zero_is_refused(name):
     assert_refused(lambda: OWNERS[name](**{name: 0}), name, 0)
@@ -110,6 +115,12 @@ def test_choice_unknown_names_the_choices(name):
         (ModelConfig, {"ft_proj_selector": 4}, "ft_proj_selector", "0 (encoder output) to 3, or -1"),
         (ModelConfig, {"ft_proj_selector": -5}, "ft_proj_selector", "0 (encoder output) to 3, or -1"),
         (ModelConfig, {"fine_tune_after_block": 5}, "fine_tune_after_block", "4"),
+        (config.OptimizerConfig, {"warmup_epochs": 1e300}, "warmup_epochs", "at most 1000000"),
+        (ModelConfig, {"width_multiplier": 100.0}, "width_multiplier", "at most 32"),
+        (ModelConfig, {"num_proj_layers": 1000}, "num_proj_layers", "at most 32"),
+        (ModelConfig, {"image_size": 100_000}, "image_size", "at most 4096"),
+        (EvaluationConfig, {"eval_batch_size": 10**12}, "eval_batch_size", "at most 1048576"),
+        (TrainConfig, {"profile_steps": "2," + "9" * 5000}, "profile_steps", "such as 10,20"),
         (config.OptimizerConfig, {"warmup_epochs": "101%"}, "warmup_epochs", "up to 100%, such as 5%"),
         (config.OptimizerConfig, {"warmup_epochs": "-1%"}, "warmup_epochs", "up to 100%, such as 5%"),
         (config.OptimizerConfig, {"warmup_epochs": "5"}, "warmup_epochs", "up to 100%, such as 5%"),
@@ -348,6 +359,10 @@ def test_tool_says_what_is_not_given(tool, name, value):
         ("knn_eval", "knn_temperature", float("nan")),
         ("benchmark", "benchmark", "training"),
         ("prepare", "prepare_quality", 101),
+        ("prepare", "prepare_workers", 10**6),
+        ("prepare", "prepare_shards", 10**9),
+        ("prepare", "prepare_short_side", 10**5),
+        ("prepare", "prepare_shard_megabytes", 10**9),
         ("prepare", "seed", 2**31),
         ("preview", "output", "views.jpg"),
         ("preview", "preview_images", 65),

@@ -62,6 +62,13 @@ def check_readable_place(flag: str, path: str) -> None:
     )
 
 
+def check_at_most(config: Any, **limits: float) -> None:
+    """Raises UserError if a number of a dataclass is larger than its limit, beyond which it makes no sense."""
+    for name, limit in limits.items():
+        value = getattr(config, name)
+        check(not isinstance(value, int | float) or value <= limit, name, value, f"use at most {limit}.")
+
+
 def is_remote(path: str) -> bool:
     """Returns whether `path` is on another machine: behind a handle, or in a bucket."""
     return "://" in path and not path.startswith("file://")

@@ -6,7 +6,7 @@ import os
 import re
 import urllib.parse
 
-from tf_simclr.config.checks import check, check_choice, check_finite, is_handle, is_remote
+from tf_simclr.config.checks import check, check_at_most, check_choice, check_finite, is_handle, is_remote
 
 _PATH_PREFIX = "(?:folder|tfrecord):"
 _KNOWN_PREFIX = "folder|tfrecord|huggingface"
@@ -71,6 +71,9 @@ class DataConfig:
 
     def __post_init__(self):
         check_finite(self)
+        check_at_most(
+            self, tfrecord_num_classes=10**6, tfrecord_first_label=2**31 - 1, labels_per_class=10**9
+        )
         self._check_labels()
         check(
             bool(self.dataset),

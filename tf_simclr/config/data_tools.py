@@ -3,7 +3,7 @@
 import dataclasses
 from typing import ClassVar
 
-from tf_simclr.config.checks import check, check_given
+from tf_simclr.config.checks import check, check_at_most, check_given
 from tf_simclr.config.data_parts import AugmentConfig, DataConfig
 from tf_simclr.config.parts import (
     ContrastConfig,
@@ -47,6 +47,8 @@ class PrepareConfig:
 
     def __post_init__(self):
         check_given("output", self.output, "name a directory for the record files.")
+        check_at_most(self, prepare_short_side=2**14, prepare_shards=10**5, prepare_workers=1024)
+        check_at_most(self, prepare_shard_megabytes=10**6)
         for name in ("prepare_short_side", "prepare_shards", "prepare_workers"):
             check(getattr(self, name) >= 0, name, getattr(self, name), "use 0 or more.")
         check(

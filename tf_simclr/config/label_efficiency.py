@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import os
 
-from tf_simclr.config.checks import check
+from tf_simclr.config.checks import check, check_at_most
 from tf_simclr.config.parts import TRAIN_MODES
 from tf_simclr.config.runs import LABEL_EFFICIENCY, ExperimentConfig, SemiSupervisedConfig
 
@@ -27,11 +27,12 @@ class LabelEfficiencyConfig:
     def __post_init__(self):
         numbers = [part.strip() for part in self.labels_per_class.split(",")]
         check(
-            all(part.isdecimal() and int(part) > 0 for part in numbers),
+            all(part.isdecimal() and len(part) < 10 and int(part) > 0 for part in numbers),
             "labels_per_class",
             self.labels_per_class,
             "use whole numbers of at least 1, with commas between them, such as 1,2,5,10,50.",
         )
+        check_at_most(self, num_seeds=1000)
         check(self.num_seeds >= 1, "num_seeds", self.num_seeds, "use at least 1.")
         named = {name.strip() for name in self.efficiency_methods.split(",")}
         check(

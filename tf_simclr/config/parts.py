@@ -3,7 +3,7 @@
 import dataclasses
 import re
 
-from tf_simclr.config.checks import check, check_choice, check_finite, is_handle
+from tf_simclr.config.checks import check, check_at_most, check_choice, check_finite, is_handle
 
 RESNET_DEPTHS = (18, 34, 50, 101, 152, 200)
 NUM_BLOCK_GROUPS = 4
@@ -32,6 +32,7 @@ class ModelConfig:
 
     def __post_init__(self):
         check_finite(self)
+        check_at_most(self, width_multiplier=32, image_size=4096, proj_out_dim=2**16, num_proj_layers=32)
         check_choice("resnet_depth", self.resnet_depth, RESNET_DEPTHS)
         check(
             self.width_multiplier > 0 and round(64 * self.width_multiplier) >= 1,
@@ -112,6 +113,7 @@ class ContrastConfig:
 
     def __post_init__(self):
         check_finite(self)
+        check_at_most(self, contrast_chunks=2**20, memory_size=2**24, temperature=1000)
         check(
             self.contrast_chunks >= 1,
             "contrast_chunks",
@@ -152,6 +154,7 @@ class DistillConfig:
 
     def __post_init__(self):
         check_finite(self)
+        check_at_most(self, distill_temperature=1000)
         check(
             self.teacher != "", "teacher", "", "name a run's directory, a checkpoint in one, or a SavedModel."
         )
@@ -205,6 +208,7 @@ class OptimizerConfig:
 
     def __post_init__(self):
         check_finite(self)
+        check_at_most(self, learning_rate=10_000, warmup_epochs=10**6, weight_decay=10_000)
         check_choice("optimizer", self.optimizer, ("lars", "lamb", "momentum", "adam"))
         check_choice("learning_rate_scaling", self.learning_rate_scaling, ("linear", "sqrt"))
         check(self.learning_rate > 0, "learning_rate", self.learning_rate, "must be greater than 0.")
@@ -248,6 +252,9 @@ class TrainConfig:
 
     def __post_init__(self):
         check_choice("train_mode", self.train_mode, TRAIN_MODES)
+        check_at_most(self, train_batch_size=2**20, keep_checkpoint_max=10**6, preemption_grace=10**6)
+        check_at_most(self, train_epochs=10**6, checkpoint_epochs=10**6)
+        check_at_most(self, train_steps=10**9, checkpoint_steps=10**9, steps_per_loop=10**9)
         check(self.train_batch_size >= 1, "train_batch_size", self.train_batch_size, "use at least 1.")
         check(
             self.train_batch_size >= 2 or self.train_mode != "pretrain",
@@ -285,7 +292,7 @@ class TrainConfig:
     @property
     def profile_range(self) -> tuple[int, int] | None:
         """The first and the last step to profile; None where there is none, or no two such numbers are given."""
-        match = re.fullmatch(r"\s*(\d+)\s*,\s*(\d+)\s*", self.profile_steps or "")
+        match = re.fullmatch(r"\s*(\d{1,10})\s*,\s*(\d{1,10})\s*", self.profile_steps or "")
         first, last = map(int, match.groups()) if match else (0, 0)
         return (first, last) if 2 <= first <= last else None
 
@@ -301,6 +308,7 @@ class EvaluationConfig:
 
     def __post_init__(self):
         check(self.eval_timeout >= 0, "eval_timeout", self.eval_timeout, "use 0 (no limit) or more seconds.")
+        check_at_most(self, eval_batch_size=2**20, eval_steps=10**9, eval_timeout=10**9)
         check(self.eval_batch_size >= 1, "eval_batch_size", self.eval_batch_size, "use at least 1.")
         check(self.eval_steps >= 0, "eval_steps", self.eval_steps, "use 0 (the whole split) or more.")
         check(
@@ -358,6 +366,7 @@ class StrategyConfig:
             self.cluster,
             f"contradicts --strategy={self.strategy}; leave one of them out.",
         )
+        check_at_most(self, cluster_timeout=10**6, kubernetes_pods=10**5)
         check(0 < self.cluster_port < 2**16, "cluster_port", self.cluster_port, "use 1 to 65535.")
         check(
             self.cluster_timeout >= 1,

@@ -4,7 +4,7 @@ import dataclasses
 import os
 from typing import Any
 
-from tf_simclr.config.checks import UserError, check, check_readable_place
+from tf_simclr.config.checks import UserError, check, check_at_most, check_readable_place
 from tf_simclr.config.data_parts import AugmentConfig, DataConfig
 from tf_simclr.config.parts import (
     TRAIN_MODES,
@@ -72,6 +72,7 @@ class ExperimentConfig:
         modes = ("train", "eval", "train_then_eval")
         choices = ", ".join((*modes, *TRAIN_MODES, SEMI_SUPERVISED, LABEL_EFFICIENCY, *TOOLS))
         check(self.mode in modes, "mode", self.mode, f"use one of {choices}.")
+        check_at_most(self, keep_hub_module_max=10**6)
         check(
             self.keep_hub_module_max >= 0,
             "keep_hub_module_max",

@@ -3,7 +3,14 @@
 import dataclasses
 from typing import Any, ClassVar
 
-from tf_simclr.config.checks import WHICH_NETWORK, check, check_choice, check_given, check_readable_place
+from tf_simclr.config.checks import (
+    WHICH_NETWORK,
+    check,
+    check_at_most,
+    check_choice,
+    check_given,
+    check_readable_place,
+)
 from tf_simclr.config.data_parts import AugmentConfig, DataConfig
 from tf_simclr.config.parts import ModelConfig, OptimizerConfig, StrategyConfig, TrainConfig
 
@@ -60,6 +67,7 @@ class SuiteConfig:
             self.datasets,
             "name data sets with commas between them.",
         )
+        check_at_most(self, eval_batch_size=2**20)
         check(self.eval_batch_size >= 1, "eval_batch_size", self.eval_batch_size, "use at least 1.")
 
     @property

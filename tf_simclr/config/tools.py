@@ -5,7 +5,14 @@ import math
 import os
 from typing import ClassVar
 
-from tf_simclr.config.checks import WHICH_NETWORK, check, check_choice, check_given, check_readable_place
+from tf_simclr.config.checks import (
+    WHICH_NETWORK,
+    check,
+    check_at_most,
+    check_choice,
+    check_given,
+    check_readable_place,
+)
 from tf_simclr.config.data_parts import AugmentConfig, DataConfig
 from tf_simclr.config.data_tools import PREVIEW, PrepareConfig, PreviewConfig
 from tf_simclr.config.parts import (
@@ -57,6 +64,7 @@ class ExportConfig:
                 self.export_formats,
                 f"use one or more of {', '.join(EXPORT_FORMATS)}, with commas between them.",
             )
+        check_at_most(self, keep_hub_module_max=10**6)
         _check_at_least_one(self, "keep_hub_module_max")
 
     @property
@@ -88,6 +96,7 @@ class ImportConfig:
             "model_dir", self.model_dir, "name the directory that the imported network is written to."
         )
         check_readable_place("model_dir", str(self.model_dir))
+        check_at_most(self, keep_hub_module_max=10**6)
         _check_at_least_one(self, "keep_hub_module_max")
 
 
@@ -134,6 +143,7 @@ class EmbedConfig:
         )
         check(bool(self.split), "split", self.split, "name a split, such as train.")
         check(bool(self.endpoint), "endpoint", self.endpoint, "name an output, such as default.")
+        check_at_most(self, eval_batch_size=2**20, shard_size=10**9)
         _check_at_least_one(self, "eval_batch_size", "shard_size")
 
     @property
@@ -174,6 +184,7 @@ class ProbeConfig:
             "directory of the run.",
         )
         check(bool(self.endpoint), "endpoint", self.endpoint, "name an output, such as default.")
+        check_at_most(self, eval_batch_size=2**20)
         _check_at_least_one(self, "eval_batch_size")
         check(0 <= self.seed < 2**31, "seed", self.seed, "use a whole number from 0 to 2147483647.")
 
@@ -202,6 +213,7 @@ class KnnEvalConfig(ProbeConfig):
 
     def __post_init__(self):
         super().__post_init__()
+        check_at_most(self, knn_neighbors=10**6, knn_temperature=1000)
         check(self.knn_neighbors >= 0, "knn_neighbors", self.knn_neighbors, "use 0 (automatic) or more.")
         check(
             math.isfinite(self.knn_temperature) and self.knn_temperature >= 0.01,
@@ -255,6 +267,7 @@ class BenchmarkConfig:
 
     def __post_init__(self):
         check_choice("benchmark", self.benchmark, BENCHMARKS)
+        check_at_most(self, benchmark_batch_size=2**20, benchmark_repeats=10**6)
         _check_at_least_one(self, "benchmark_batch_size")
         check(
             self.benchmark_repeats is None or self.benchmark_repeats >= 1,
