@@ -10,10 +10,10 @@ but counts.
 
 import dataclasses
 
-from benchmarks.counting import Activation, CountingBuilder, StageCost
 from benchmarks.figures import network_name
 from benchmarks.synthetic import count_classes, training_of
 from tf_simclr.config import BenchmarkConfig, ExperimentConfig, ModelConfig
+from tf_simclr.models.counting import NetworkCost, StageCost, count_network
 
 _SK = 0.0625
 # Depth, width and SK ratio of the paper's table 1 (arXiv 2006.10029).
@@ -22,63 +22,6 @@ _NETWORKS = (
     (152, 3, _SK),
 )
 _NETWORK_FLAGS = {"resnet_depth", "width_multiplier", "sk_ratio", "se_ratio"}
-
-
-@dataclasses.dataclass(frozen=True)
-class NetworkCost:
-    """What a network costs, stage by stage.
-
-    Attributes:
-        encoder: the stem, then the residual blocks.
-        projection_head: its layers.
-        head_widths: of the encoder's output and of the output of each layer of the projection head.
-    """
-
-    encoder: tuple[StageCost, ...]
-    projection_head: tuple[StageCost, ...]
-    head_widths: tuple[int, ...]
-
-    @property
-    def parameters(self) -> int:
-        """Numbers in the variables of the encoder, moving averages included."""
-        return sum(stage.parameters for stage in self.encoder)
-
-    @property
-    def encoder_flops(self) -> int:
-        """Operations of the encoder's forward pass for one image."""
-        return sum(stage.flops for stage in self.encoder)
-
-    @property
-    def flops(self) -> int:
-        """Operations of the forward pass for one image, with the projection head."""
-        return self.encoder_flops + sum(stage.flops for stage in self.projection_head)
-
-
-def count_network(config: ModelConfig) -> NetworkCost:
-    """Counts what the encoder and the projection head cost.
-
-    Args:
-        config: of the network; `image_size` is the side of the images.
-    """
-    from tf_simclr.models.heads import build_projection_head
-    from tf_simclr.models.resnet import build_stages
-
-    side = config.image_size
-
-    def make_builder(config, input_shape, name):
-        del name
-        shape = (side, side, input_shape[-1]) if len(input_shape) == 3 else input_shape
-        return CountingBuilder(config, shape, on_finish)
-
-    def on_finish(features: Activation) -> None:
-        nonlocal side
-        side = features.shape[0]
-
-    encoder = build_stages(config, make_builder)
-    width = encoder[-1].output_shape["features"][-1]
-    head = build_projection_head(config, width, make_builder)
-    widths = (width, *(stage.output_shape["features"][-1] for stage in head))
-    return NetworkCost(tuple(s.cost for s in encoder), tuple(s.cost for s in head), widths)
 
 
 def step_flops(training: ExperimentConfig, num_classes: int) -> int:

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from benchmarks.machine import free_memory
+from tf_simclr.machine_memory import available_memory
 
 # Below this the system would begin to end programs by itself, not only ours.
-_RESERVED_GB = 0.5
+_RESERVED = 500_000_000
 _SECONDS_BETWEEN_LOOKS = 0.05
 
 
@@ -43,8 +43,8 @@ def _guard_memory() -> None:
 
     def watch() -> None:
         while True:
-            free = free_memory()
-            if free is not None and free < _RESERVED_GB:
+            free = available_memory()
+            if free is not None and free < _RESERVED:
                 os._exit(1)
             time.sleep(_SECONDS_BETWEEN_LOOKS)
 

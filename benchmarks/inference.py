@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.figures import Figure
-from benchmarks.flops import count_network
 from benchmarks.timing import time_in_turn
 from tf_simclr.config import BenchmarkConfig
+from tf_simclr.models.counting import count_network
 
 _NUM_CLASSES = 1000
 _WARM_UP = 3

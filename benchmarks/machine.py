@@ -85,12 +85,6 @@ def resident_memory() -> float:
     return (kilobytes or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * 1024 / 1e9
 
 
-def free_memory() -> float | None:
-    """Returns the memory that programs can still take, in GB; None where the system does not tell."""
-    kilobytes = _read_number("/proc/meminfo", "MemAvailable:")
-    return None if kilobytes is None else kilobytes * 1024 / 1e9
-
-
 def seconds_since_start() -> float:
     """Returns how long ago this process was started.
 

@@ -12,8 +12,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from benchmarks.flops import count_network
 from tf_simclr.config import ExperimentConfig, ModelConfig
+from tf_simclr.models.counting import count_network
 
 _TRUST_COEFFICIENT = 0.001
 

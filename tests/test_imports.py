@@ -13,7 +13,7 @@ ROOT = pathlib.Path(__file__).parent.parent
 # From the bottom to the top: a part may import its own layer and those below.
 LAYERS = [
     {"config"},
-    {"files", "ownership", "terminal"},
+    {"files", "machine_memory", "ownership", "terminal"},
     {
         "models",
         "losses",
@@ -30,6 +30,7 @@ LAYERS = [
         "image_files",
         "image_headers",
         "distribute",
+        "memory_estimate",
     },
     {
         "tasks",
@@ -200,7 +201,9 @@ def test_loop_knows_no_task():
         }
 
 
-@pytest.mark.parametrize(("part", "others"), [("config", set()), ("terminal", {"config", "files"})])
+@pytest.mark.parametrize(
+    ("part", "others"), [("config", set()), ("terminal", {"config", "files", "machine_memory"})]
+)
 def test_config_and_terminal_need_the_standard_library_alone(part, others):
     names = {name for path in sources(f"tf_simclr/{part}") for name in imports(path)}
     foreign = {name for name in names if name.split(".")[0] not in sys.stdlib_module_names}

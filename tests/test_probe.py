@@ -302,7 +302,7 @@ def test_features_that_are_not_finite_are_refused(counted, monkeypatch, tmp_path
 
 
 def test_features_that_would_not_fit_in_memory_are_refused(counted, monkeypatch, tmp_path):
-    monkeypatch.setattr(os, "sysconf", lambda name: 1000)
+    monkeypatch.setattr(probe_inputs, "available_memory", lambda: 10**6)
     message = refusal("knn_eval", output=tmp_path / "a.json")
     assert message.startswith("--train_split=train: the 192 features of 1797 images take 0.0 GiB")
     assert not counted

@@ -259,6 +259,18 @@ def test_interrupt_is_one_line_that_says_what_was_saved(monkeypatch, capsys, tmp
     assert capsys.readouterr().err == f"interrupted: {saved or 'nothing was saved since the start'}.\n"
 
 
+def test_lack_of_memory_anywhere_is_one_line(monkeypatch, capsys, tmp_path):
+    def exhaust(config):
+        raise MemoryError("std::bad_alloc")
+
+    monkeypatch.setattr(run, "run", exhaust)
+    assert run.main(tiny_arguments(tmp_path / "run")) == 2
+    assert capsys.readouterr().err == (
+        "error: this command: does not fit into memory (std::bad_alloc); use smaller batches or a smaller network, or "
+        "end other programs.\n"
+    )
+
+
 @pytest.mark.parametrize(
     ("number", "how", "status"),
     [

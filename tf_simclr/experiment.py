@@ -30,6 +30,8 @@ from tf_simclr.distribute import gather_from_workers, is_chief, wait_for_all
 from tf_simclr.evaluate import evaluate, make_eval_function
 from tf_simclr.files import counted
 from tf_simclr.ingredients import make_ingredients, training_batches, training_view
+from tf_simclr.machine_memory import device_memory, reporting_lack_of_memory
+from tf_simclr.memory_estimate import check_need, evaluation_need, training_need, what_helps
 from tf_simclr.planning import chance_loss, long_warmup, make_plan, make_schedule
 from tf_simclr.preemption import PreemptionWatch
 from tf_simclr.results import ResultFiles
@@ -77,6 +79,7 @@ def train_and_evaluate(config: ExperimentConfig, actions: Sequence[Action] = ())
     config.check_inputs()
     check_directory(config)  # Before any work on data and devices.
     run = Experiment(config)
+    run.check_memory()
     if config.mode == "eval":
         return run.evaluate_each_checkpoint()
     return run.train(actions)
@@ -134,6 +137,35 @@ class Experiment:
     def _evaluate_batch(self):
         return make_eval_function(self.task, self.strategy)
 
+    def check_memory(self) -> None:
+        """Says what may not fit into memory, unless nothing is left to do.
+
+        Raises:
+            UserError: training or its evaluation needs more than twice of the memory that is free.
+        """
+        config, num_classes = self.config, self._ingredients.num_classes
+        here = device_memory(self.strategy.extended.worker_devices)
+        # All workers go on, or none.
+        available = int(gather_from_workers(self.strategy, [-1 if here is None else here]).min())
+        if available < 0 or self._results.finished(self.plan.total_steps) is not None:
+            return
+        if config.mode != "eval":
+            check_need(
+                training_need(config, num_classes, self._num_replicas),
+                available,
+                flag="train_batch_size",
+                value=config.train.train_batch_size,
+                fix=what_helps(config),
+            )
+        if self.eval_source is not None:
+            check_need(
+                evaluation_need(config, num_classes, self._num_replicas),
+                available,
+                flag="eval_batch_size",
+                value=config.evaluation.eval_batch_size,
+                fix="use a smaller one",
+            )
+
     def train(self, actions: Sequence[Action], *, later_work: float = 0.0) -> dict[str, Any]:
         """Trains to the last step, then evaluates if the mode asks for it; see `train_and_evaluate`.
 
@@ -141,7 +173,8 @@ class Experiment:
             actions: see `train_and_evaluate`.
             later_work: of the stages after this run, as a multiple of this run, for the time that is left.
         """
-        with self._report_lost_workers():
+        batch = f"--train_batch_size={self.config.train.train_batch_size}"
+        with self._report_lost_workers(), reporting_lack_of_memory(batch, what_helps(self.config)):
             try:
                 return self._train(actions, later_work)
             except PreemptedError:
@@ -546,7 +579,10 @@ class Experiment:
         batch_size = self.config.evaluation.eval_batch_size
         num_steps = self.config.evaluation.eval_steps
         num_images = min(source.num_examples, num_steps * batch_size or source.num_examples)
-        with contextlib.closing(Progress(0, num_images, "evaluating", keep=False)) as progress:
+        with (
+            contextlib.closing(Progress(0, num_images, "evaluating", keep=False)) as progress,
+            reporting_lack_of_memory(f"--eval_batch_size={batch_size}", "use a smaller one"),
+        ):
             evaluation = evaluate(
                 self._evaluate_batch, self._eval_batches, num_steps=num_steps, report=progress.update
             )

@@ -16,6 +16,8 @@ from tf_simclr.data import BatchPlan, Source, check_bad_images, eval_dataset
 from tf_simclr.data.sources import FOLDER_PREFIX
 from tf_simclr.evaluate import FeatureBatch, feature_batches, make_feature_function
 from tf_simclr.files import first_line, shown_path
+from tf_simclr.machine_memory import device_memory, reporting_lack_of_memory
+from tf_simclr.memory_estimate import check_need, features_need
 from tf_simclr.modules import load_module, read_image_size
 from tf_simclr.terminal.progress import Progress
 
@@ -154,11 +156,20 @@ class FeaturePass:
         self._function = make_feature_function(network.call, endpoint)
         self._shape = network.shapes[endpoint]
         self._source, self._data = source, data
+        self._batch_size = batch_size
         self._view = EvalView(image_size=network.image_size, whole_side=network.whole_side)
         self._plan = BatchPlan(global_batch_size=min(batch_size, source.num_examples))
         self._name = source.example_name if names is None else names.__getitem__
         self._num_seen = self._num_bad = 0
         self._progress: Progress | None = None
+        devices = [device.name for device in tf.config.list_logical_devices("GPU")] or ["CPU"]
+        check_need(
+            features_need(network.image_size, network.shapes.values(), self._plan.global_batch_size),
+            device_memory(devices[:1]),
+            flag="eval_batch_size",
+            value=batch_size,
+            fix="use a smaller one",
+        )
 
     def skip(self, num_images: int, unreadable: Sequence[str]) -> None:
         """Counts images that an earlier pass has seen, and those of them that it could not read."""
@@ -169,8 +180,12 @@ class FeaturePass:
         """Computes the features of the images from `start` to `stop` - 1.
 
         Raises:
-            UserError: they cannot be read, or too many of them.
+            UserError: they cannot be read, or too many of them, or a batch does not fit into memory.
         """
+        with reporting_lack_of_memory(f"--eval_batch_size={self._batch_size}", "use a smaller one"):
+            return self._read(start, stop)
+
+    def _read(self, start: int, stop: int) -> Features:
         self._progress = self._progress or Progress(self._num_seen, self._source.num_examples)
         table = _Table(stop - start, self._shape)
         part = self._source.part(start, stop)

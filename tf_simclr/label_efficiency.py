@@ -120,6 +120,7 @@ def _check_runs(
     for run in [config.runs[name] for name in ("pretrain", *most) if name in config.runs]:
         experiment = Experiment(run, strategy)
         HeldActions(tuple(make_actions(run))).check(experiment.plan.total_steps)
+        experiment.check_memory()
     source = experiment.eval_source
     if source is None or source.num_classes is None:
         raise UserError(

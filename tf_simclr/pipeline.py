@@ -52,6 +52,7 @@ def semi_supervised(
     runs = {name: Experiment(step, strategy) for name, step in config.steps.items()}
     for run in runs.values():
         HeldActions(tuple(make_actions(run.config))).check(run.plan.total_steps)
+        run.check_memory()
     work = {
         name: relative_work(run.config, run.plan, config.finetune.model if name == "distill" else None)
         for name, run in runs.items()

@@ -2,7 +2,6 @@
 
 import contextlib
 import logging
-import os
 from typing import NamedTuple
 
 import numpy as np
@@ -22,6 +21,7 @@ from tf_simclr.data import (
 )
 from tf_simclr.features import FeaturePass, Features, Network
 from tf_simclr.files import counted, listed
+from tf_simclr.machine_memory import available_memory
 
 _LOG = logging.getLogger("tf_simclr")
 # Of a feature: as float32, twice where validation images are put beside, and the copy that is fitted.
@@ -115,13 +115,13 @@ def check_memory(config: ProbeConfig, network: Network, sources: Sources) -> Non
     if isinstance(config, LinearEvalConfig) and config.linear_eval_protocol == "lbfgs":
         num_logits = sources.train.num_examples * int(sources.train.num_classes or 0)
     needed = count * size * _BYTES_PER_NUMBER + num_logits * _BYTES_PER_LOGIT
-    there = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    there = available_memory()
     check(
-        needed <= there,
+        there is None or needed <= there,
         "train_split",
         config.data.labelled_split,
-        f"the {size} features of {count} images take {needed / 2**30:.1f} GiB, and this machine has "
-        f"{there / 2**30:.1f}; use a part of the split, such as train[:10%], or --labels_per_class.",
+        f"the {size} features of {count} images take {needed / 2**30:.1f} GiB, and "
+        f"{(there or 0) / 2**30:.1f} are free; use a part of the split, such as train[:10%], or --labels_per_class.",
     )
 
 

@@ -13,6 +13,7 @@ import tensorflow as tf
 
 from tf_simclr.config import UserError
 from tf_simclr.files import delete_leftovers, find_json, first_line, listed, to_json, write_text
+from tf_simclr.machine_memory import lacks_memory, reason_of
 from tf_simclr.ownership import owning
 from tf_simclr.suite_tables import Table, markdown_table
 from tf_simclr.terminal.interrupts import interrupts_tell
@@ -187,9 +188,9 @@ def _what_is_kept(results: SuiteResults, found: Mapping[str, Any]) -> str | None
 def _reason(error: Exception) -> str:
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, MemoryError | tf.errors.ResourceExhaustedError):
+    if lacks_memory(error):
         mend = "use a smaller --eval_batch_size, or --train_batch_size to finetune."
-        return f"out of memory ({first_line(error)}); {mend}"
+        return f"out of memory ({reason_of(error)}); {mend}"
     return f"{type(error).__name__}: {first_line(error)}"
 
 

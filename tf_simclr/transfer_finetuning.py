@@ -61,7 +61,9 @@ def finetune(
     )
     sources = open_sources(reading)
     step = make_step(config, network, data, num_examples=sources.train.num_examples, directory=directory)
-    trained = Experiment(step, strategy).train(())
+    run = Experiment(step, strategy)
+    run.check_memory()
+    trained = run.train(())
     finetuned = load_inference_network(str(step.model_dir))
     test = compute_examples(reading, finetuned, sources.test)
     return classification_scores(test.features, test.labels) | {

@@ -5,14 +5,14 @@ import dataclasses
 import pytest
 import tensorflow as tf
 
-from benchmarks.counting import CountingBuilder
-from benchmarks.flops import count_network, count_table, step_flops
+from benchmarks.flops import count_table, step_flops
 from benchmarks.synthetic import make_batch, make_task, training_of
 from tests.benchmarks.graphs import count_operations
 from tests.models.test_resnet import PARAMETERS
 from tests.networks import tiny_config
 from tf_simclr.config import BenchmarkConfig, ContrastConfig, ModelConfig, TrainConfig
 from tf_simclr.models import build_simclr_model
+from tf_simclr.models.counting import CountingBuilder, count_network
 
 BATCH = 4
 NUM_CLASSES = 7
@@ -141,7 +141,9 @@ def test_chunks_do_no_useful_work_twice():
 
 def test_layer_that_is_not_known_is_refused():
     builder = CountingBuilder(ModelConfig(), (8, 8, 3), lambda features: None)
-    with pytest.raises(TypeError, match=r"^benchmarks\.counting: what UpSampling2D costs is not known"):
+    with pytest.raises(
+        TypeError, match=r"^tf_simclr\.models\.counting: what UpSampling2D costs is not known"
+    ):
         builder.layer(tf.keras.layers.UpSampling2D, builder.inputs)
 
 

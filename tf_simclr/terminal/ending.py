@@ -6,9 +6,11 @@ from collections.abc import Callable
 
 from tf_simclr.config import PreemptedError, UserError
 from tf_simclr.files import printable
+from tf_simclr.machine_memory import reporting_lack_of_memory
 from tf_simclr.terminal.output import tell
 
 _REQUIREMENTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "requirements.txt")
+_LESS_MEMORY = "use smaller batches or a smaller network, or end other programs"
 
 
 def status_of(work: Callable[[], object]) -> int:
@@ -18,7 +20,8 @@ def status_of(work: Callable[[], object]) -> int:
         The exit status: 0; 2 for what the user can fix; 128 and its number for a signal.
     """
     try:
-        work()
+        with reporting_lack_of_memory("this command", _LESS_MEMORY):
+            work()
     except UserError as error:
         tell(f"error: {printable(str(error))}")
         return 2
