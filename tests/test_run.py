@@ -358,10 +358,12 @@ def test_program_trains_evaluates_exports_and_shows_it(tmp_path):
     lines = done.stdout.splitlines()
     assert lines[0].startswith("Recipe: digits, as --dataset=digits")
     assert lines[1].startswith("Strategy: one_device (auto: ")
-    assert lines[2].startswith(
-        f"pretrain on digits (train): 1347 images, {TOTAL_STEPS} steps of 32; ResNet-18"
-    )
-    assert any(line.startswith("step 1/6 | compiled | loss ") for line in lines)
+    assert lines[2].startswith("Training images: digits (train): 1347 images, 10 classes")
+    for start in (
+        f"pretrain on digits (train): 1347 images, {TOTAL_STEPS} steps of 32; ResNet-18",
+        "step 1/6 | compiled | loss ",
+    ):
+        assert any(line.startswith(start) for line in lines)
     assert lines[-2].startswith("Result: linear probe top-1 ")
     assert lines[-1].startswith("Report: ")
     assert "Traceback" not in done.stderr
