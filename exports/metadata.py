@@ -1,17 +1,19 @@
 """What an export says of itself: `metadata.json`."""
 
+import logging
 import os
 from collections.abc import Mapping
 from typing import Any
 
 from tf_simclr.augment import EvalView
 from tf_simclr.config import public_dataset, public_path
-from tf_simclr.files import find_json, to_json
+from tf_simclr.files import DamagedFileError, find_json, to_json
 from tf_simclr.images import MAX_PIXELS
 from tf_simclr.models import SimCLRModel, endpoint_strides
 from tf_simclr.run_data import read_class_names
 from tf_simclr.run_directory import defining_settings, read_settings
 
+_LOG = logging.getLogger("tf_simclr")
 FILE_NAME = "metadata.json"
 
 
@@ -31,7 +33,7 @@ def describe_export(
     if model.num_classes is None or len(class_names or ()) != model.num_classes:
         class_names = None  # Those of a run whose network has no classifier, or of another.
     if result is None:
-        result = find_json(os.path.join(directory, f"result_{step}.json")) or {}
+        result = find_json(os.path.join(directory, f"result_{step}.json"), {str: object}) or {}
     return {
         "global_step": step,
         "image_size": size,
@@ -46,7 +48,7 @@ def describe_export(
         },
         "endpoints": _describe_endpoints(model),
         "supervised_head_on": _head_input(model),
-        "settings": _without_local_paths(defining_settings(read_settings(directory))),
+        "settings": _without_local_paths(defining_settings(_settings(directory))),
         "metrics": dict(result),
     }
 
@@ -57,6 +59,14 @@ def write_metadata(metadata: Mapping[str, Any], directory: str) -> str:
     with open(path, "w", encoding="utf-8") as file:
         file.write(to_json(metadata))
     return path
+
+
+def _settings(directory: str) -> dict[str, Any]:
+    try:
+        return read_settings(directory)
+    except DamagedFileError as error:  # Training is over by now.
+        _LOG.warning("%s", error)
+        return {}
 
 
 def _without_local_paths(settings: Mapping[str, Any]) -> dict[str, Any]:

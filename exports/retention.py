@@ -99,8 +99,7 @@ def is_export(path: str) -> bool:
     marker = os.path.join(path, MARKER)
     if os.path.islink(path) or os.path.islink(marker) or not tf.io.gfile.isdir(path):
         return False
-    content = find_json(marker)
-    return isinstance(content, dict) and "global_step" in content
+    return find_json(marker, {"global_step": object}) is not None
 
 
 def _publish(temporary: str, path: str) -> None:

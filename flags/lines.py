@@ -2,14 +2,18 @@
 
 import dataclasses
 import difflib
+import errno
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from absl import flags as absl_flags
 
 from flags.definitions import define_flags
 from tf_simclr.config import TRAIN_MODES, UserError
+from tf_simclr.files import read_bytes
 
+_MAX_FLAGFILE_BYTES = 2**16
+_MAX_FLAGFILES = 100
 RECIPES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "recipes")
 
 
@@ -108,13 +112,24 @@ def _bad_value(error: absl_flags.IllegalFlagValueError, flag_values: absl_flags.
 
 
 def split_flagfiles(
-    arguments: Sequence[str], *, base: str, inside: tuple[str, ...] = ()
+    arguments: Sequence[str],
+    *,
+    base: str,
+    inside: tuple[str, ...] = (),
+    budget: Iterator[int] | None = None,
 ) -> tuple[list[str], list[str]]:
     """Returns the flags from flagfiles, and the other flags; a flagfile names others relative to itself.
 
+    Args:
+        arguments: the flags.
+        base: what relative paths of flagfiles start from.
+        inside: the flagfiles that `arguments` are from, the outermost first.
+        budget: has an element for each flagfile that may still be read; None for 100.
+
     Raises:
-        UserError: a flagfile cannot be read, includes itself, or has a line that is no flag.
+        UserError: a flagfile cannot be read, includes itself or too many others, or has a line that is no flag.
     """
+    budget = budget or iter(range(_MAX_FLAGFILES))
     from_files: list[str] = []
     others: list[str] = []
     pending = list(arguments)
@@ -132,8 +147,11 @@ def split_flagfiles(
         path = os.path.abspath(os.path.join(base, os.path.expanduser(value)))
         if path in inside:
             raise UserError(f"--flagfile={value}: includes itself; take that line out of {inside[-1]}.")
+        if next(budget, None) is None:
+            raise UserError(f"--flagfile={value}: more than {_MAX_FLAGFILES} flagfiles; use fewer.")
+        lines = _read_lines(path, value)
         nested, own = split_flagfiles(
-            _read_lines(path, value), base=os.path.dirname(path), inside=(*inside, path)
+            lines, base=os.path.dirname(path), inside=(*inside, path), budget=budget
         )
         # What a step's flagfile says holds for that step.
         from_files += [f"--{step}{dot}{line.lstrip('-')}" for line in (*nested, *own)]
@@ -142,9 +160,11 @@ def split_flagfiles(
 
 def _read_lines(path: str, value: str) -> list[str]:
     try:
-        with open(path, encoding="utf-8-sig") as file:
-            lines = [line.strip() for line in file]
-    except (OSError, UnicodeDecodeError) as error:
+        content = read_bytes(path, _MAX_FLAGFILE_BYTES)
+        if content is None:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+        lines = [line.strip() for line in content.decode("utf-8-sig").split("\n")]
+    except (OSError, ValueError) as error:
         raise UserError(
             f"--flagfile={value}: cannot be read ({getattr(error, 'strerror', None) or error}); "
             f"ready-made ones are in {os.path.relpath(RECIPES)}."

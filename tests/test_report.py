@@ -413,7 +413,10 @@ def test_frozen_features_of_a_run_are_in_its_report(tmp_path):
         f"confusion matrix of pretrain, {mode}" for mode in ("linear_eval", "knn_eval")
     ]
     (tmp_path / "run" / "result_knn_eval.json").write_text("damaged")
-    assert "knn_eval" not in evaluations.frozen_features(steps)
+    with pytest.raises(
+        UserError, match=r"result_knn_eval\.json: damaged or unreadable"
+    ):  # The page has this line.
+        evaluations.frozen_features(steps)
 
 
 def test_suites_of_a_run_are_in_its_report(tmp_path):
@@ -434,7 +437,8 @@ def test_suites_of_a_run_are_in_its_report(tmp_path):
         ["imagenet_a", "12", "200", "50.00%", "–", "–"],  # noqa: RUF001
     ]
     path.write_text("damaged")
-    assert "transfer of" not in evaluations.suites(steps)
+    with pytest.raises(UserError, match=r"result_transfer\.json: damaged or unreadable"):
+        evaluations.suites(steps)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ from typing import Any
 import tensorflow as tf
 
 from tf_simclr.data import TrainingSource, check_bad_images, format_hint
-from tf_simclr.files import counted, find_json, first_line, write_json
+from tf_simclr.files import between, counted, find_json, first_line, write_json
 from tf_simclr.terminal.progress import Field, Line, TimeLeft, bar_fields, duration
 from tf_simclr.train import Action, LoopEvent
 
@@ -258,10 +258,10 @@ class BadImageWatch:
 
 def _read_counts(path: str) -> dict[int, tuple[int, int]]:
     """Returns (unreadable, all) images up to each checkpoint, by its step; {} where nothing of the kind is there."""
-    content = find_json(path)
+    counts = find_json(path, {str: [between(0, 2**53)]}) or {}
     try:
-        return {int(step): (int(num_bad), int(num_seen)) for step, (num_bad, num_seen) in content.items()}
-    except (AttributeError, TypeError, ValueError):
+        return {int(step): (num_bad, num_seen) for step, (num_bad, num_seen) in counts.items()}
+    except ValueError:
         return {}
 
 

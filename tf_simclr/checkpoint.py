@@ -280,7 +280,7 @@ def load_network(path: str, flag: str) -> SimCLRModel:
         )
     try:
         config = ModelConfig(**{name: settings[name] for name in names})
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise UserError(
             f"{where}: the flags.json of its run is damaged ({first_line(error)}); {mend}."
         ) from error

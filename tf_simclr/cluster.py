@@ -10,11 +10,12 @@ from collections.abc import Iterator
 import tensorflow as tf
 
 from tf_simclr.config import StrategyConfig, UserError
-from tf_simclr.files import listed, one_line
+from tf_simclr.files import listed, one_line, parse_json
 
 _TF_CONFIG_EXAMPLE = (
     '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}'
 )
+_TF_CONFIG_FORM = ({"task?": {"type?": str, "index?": (int, str)}}, list)
 _WORKER_JOBS = ("chief", "worker")
 _SECONDS_BETWEEN_LISTINGS = 1.0
 
@@ -122,6 +123,7 @@ def _from_tf_config() -> Cluster:
     value = "TF_CONFIG=" + " ".join(os.environ.get("TF_CONFIG", "").split())[:200]
     resolver = tf.distribute.cluster_resolver.TFConfigClusterResolver()
     try:
+        parse_json(os.environ.get("TF_CONFIG") or "{}", _TF_CONFIG_FORM)
         jobs, task, index = resolver.cluster_spec(), resolver.task_type, resolver.task_id
         workers = {
             (job, number): jobs.task_address(job, number)

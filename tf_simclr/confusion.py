@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-import tensorflow as tf
+
+from tf_simclr.files import read_bytes
 
 # With more, a matrix would be larger than what it says, and no picture could show it.
 MAX_CLASSES = 1000
 _CORNER = "class"
+_MAX_BYTES = 2**26
 
 
 class Confusion(NamedTuple):
@@ -84,9 +86,9 @@ def to_csv(confusion: Confusion) -> str:
 def read_confusion(path: str) -> Confusion | None:
     """Returns what `to_csv` made; None where there is no such file, or it is damaged."""
     try:
-        with tf.io.gfile.GFile(path) as file:
-            (_, *names), *rows = csv.reader(io.StringIO(file.read(), newline=""))
+        content = read_bytes(path, _MAX_BYTES)
+        (_, *names), *rows = csv.reader(io.StringIO((content or b"").decode(), newline=""))
         counts = np.array([row[1:] for row in rows], np.int64)
-    except (tf.errors.OpError, OSError, ValueError, csv.Error):
+    except (OSError, ValueError, OverflowError, csv.Error):
         return None
     return Confusion(counts, tuple(names)) if counts.shape == (len(names), len(names)) else None

@@ -12,14 +12,31 @@ import numpy as np
 import tensorflow as tf
 
 from tf_simclr.config import UserError, check, public_path
-from tf_simclr.files import delete_leftovers, first_line, list_names, listed, replacing, save_npz, write_json
+from tf_simclr.files import (
+    between,
+    delete_leftovers,
+    find_json,
+    first_line,
+    list_names,
+    listed,
+    plain_name,
+    replacing,
+    save_npz,
+    write_json,
+)
 from tf_simclr.ownership import owning
 
 _REPLACE = "use another name, or replace it with --overwrite=True"
 _FLAGS = ("dataset", "split", "endpoint", "shard_size")
+_MAX_FILES = 10**6
+_COUNT = between(0, 2**53)
 # What a manifest has, and of each finished file.
-_MANIFEST: dict[str, type] = {"contents": dict, "checkpoint": str, "num_images": int, "files": dict}
-_ENTRY: dict[str, type] = {"num_rows": int, "num_bytes": int, "unreadable": list}
+_FORM = {
+    "contents": {"shard_size": between(1, 2**53), "class_names": (None, [str]), str: object},
+    "checkpoint": str,
+    "num_images": between(1, 2**53),
+    "files": {plain_name: {"num_rows": _COUNT, "num_bytes": _COUNT, "unreadable": [str]}},
+}
 
 
 class Rows(NamedTuple):
@@ -186,12 +203,10 @@ class FeatureFiles:
 
     def _read_manifest(self) -> dict:
         """Returns the manifest beside the output; {} where there is none, or one of another program."""
-        try:
-            with open(self._path(self._manifest_name), encoding="utf-8") as file:
-                manifest = json.load(file)
-        except (OSError, ValueError, RecursionError):
-            return {}
-        return manifest if _is_manifest(manifest) else {}
+        manifest = find_json(self._path(self._manifest_name), _FORM) or {}
+        # So that the list of its files has an end.
+        most = _MAX_FILES * manifest["contents"]["shard_size"] if manifest else 0
+        return manifest if manifest and manifest["num_images"] <= most else {}
 
     def _write_manifest(self) -> None:
         write_json(self._path(self._manifest_name), self._manifest)
@@ -219,21 +234,6 @@ class FeatureFiles:
         for shard in self.shards if self._manifest else ():
             with contextlib.suppress(FileNotFoundError):
                 os.remove(self._path(shard.name))
-
-
-def _is_manifest(value: Any) -> bool:
-    """Returns whether `value`, of any JSON, has the form of a manifest."""
-    return (
-        _has(value, _MANIFEST)
-        and _has(value["contents"], {"shard_size": int})
-        and min(value["num_images"], value["contents"]["shard_size"]) >= 1
-        and all(_has(entry, _ENTRY) for entry in value["files"].values())
-        and all(isinstance(name, str) for entry in value["files"].values() for name in entry["unreadable"])
-    )
-
-
-def _has(value: Any, kinds: Mapping[str, type]) -> bool:
-    return isinstance(value, dict) and all(isinstance(value.get(key), kind) for key, kind in kinds.items())
 
 
 def _differences(begun: Mapping, contents: Mapping, checkpoint: str) -> list[str]:

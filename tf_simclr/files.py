@@ -7,10 +7,12 @@ import contextlib
 import fnmatch
 import glob
 import json
+import math
 import os
 import re
 import secrets
 import stat
+import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -158,8 +160,16 @@ def save_npz(target: str | BinaryIO, arrays: Mapping[str, Any]) -> None:
 
 
 def to_json(content: Mapping | Sequence) -> str:
-    """Returns `content` as the text of a file."""
-    return json.dumps(content, indent=2) + "\n"
+    """Returns `content` as the text of a file; a number that is not finite, which JSON lacks, becomes null."""
+    return json.dumps(_finite(content), indent=2) + "\n"
+
+
+def _finite(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {name: _finite(value) for name, value in content.items()}
+    if isinstance(content, list | tuple):
+        return [_finite(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def read_json(path: str, form: Form = object, *, fix: str = "restore the file or delete it") -> Any:
@@ -261,10 +271,11 @@ def form_problem(content: Any, form: Form, place: str = "") -> str | None:
 
     Args:
         content: The value.
-        form: `object` (anything), a type (`float` also takes integers, `int` takes no booleans), None,
-            `[form]` (a list), `{form: form}` (an object with any names of the first form, such as `str`),
-            `{"name": form, "other?": form}` (an object that has these names, those with `?` optionally, and perhaps
-            others), a tuple of forms (any of them), or a function that says whether a value fits.
+        form: `object` (anything), a type (`float` takes integers too, but finite numbers alone; neither it nor `int`
+            takes booleans), None, `[form]` (a list), `{form: form}` (an object with any names of the first form, such
+            as `str`), `{"name": form, "other?": form}` (an object that has these names, those with `?` optionally, and
+            perhaps others), both together (the first for the other names), a tuple of forms (any of them), or a
+            function that says whether a value fits.
         place: Where the value stands in the file, for the message.
     """
     if isinstance(form, tuple):
@@ -338,19 +349,19 @@ def shown_path(path: str) -> str:
 
 def _object_problem(content: dict, form: dict, place: str) -> str | None:
     prefix = f"{place}." if place else ""
-    if names := [key for key in form if not isinstance(key, str)]:
-        for name, value in content.items():
-            problem = form_problem(name, names[0], f"a name in {place or 'the content'}")
-            if problem := problem or form_problem(value, form[names[0]], f"{prefix}{name}"):
-                return problem
-        return None
-    for key, value_form in form.items():
-        name = key.removesuffix("?")
+    named = {key.removesuffix("?"): key for key in form if isinstance(key, str)}
+    for name, key in named.items():
         if name in content:
-            if problem := form_problem(content[name], value_form, f"{prefix}{name}"):
+            if problem := form_problem(content[name], form[key], f"{prefix}{name}"):
                 return problem
         elif name == key:
             return f"{prefix}{name} is missing"
+    for name_form, value_form in form.items():
+        others = [] if isinstance(name_form, str) else [name for name in content if name not in named]
+        for name in others:
+            problem = form_problem(name, name_form, f"a name in {place or 'the content'}")
+            if problem := problem or form_problem(content[name], value_form, f"{prefix}{name}"):
+                return problem
     return None
 
 
@@ -359,8 +370,11 @@ def _fits(content: Any, form: Form) -> bool:
         return content is form
     if not isinstance(form, type):
         return form(content)
-    kind = (int, float) if form is float else form
-    return isinstance(content, kind) and (form in (bool, object) or not isinstance(content, bool))
+    if isinstance(content, bool) and form in (int, float):
+        return False
+    if form is float:
+        return isinstance(content, int | float) and abs(content) <= sys.float_info.max
+    return isinstance(content, form)
 
 
 def _refuse_constant(name: str) -> float:

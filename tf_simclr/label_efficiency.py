@@ -175,7 +175,7 @@ def _values(results: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     return {
         score: [float(result[key]) for result in results]
         for score, key in keys.items()
-        if all(key in result for result in results)
+        if all(result.get(key) is not None for result in results)
     }
 
 

@@ -1,6 +1,5 @@
 """SavedModels and TF-Hub modules on disk: called with images, they give named outputs."""
 
-import json
 import logging
 import os
 from collections.abc import Callable
@@ -10,13 +9,19 @@ import tensorflow as tf
 
 from tf_simclr.checkpoint import READ_ERRORS, is_saved_model
 from tf_simclr.config import UserError, check, check_readable_place, is_remote
-from tf_simclr.files import first_line
+from tf_simclr.files import DamagedFileError, between, first_line, form_problem, read_json
 
 _LOG = logging.getLogger("tf_simclr")
 # Whatever TensorFlow raises for a module that is damaged, or is called in a way that it does not know.
 _ERRORS = (*READ_ERRORS, TypeError, KeyError, AttributeError, AssertionError)
 # Of an export of this project.
 _METADATA, _MARKER = "assets/metadata.json", "tf_simclr_export.json"
+_FORM = {
+    "image_size": between(1, 2**15),
+    "num_classes?": (None, between(1, 2**31)),
+    "class_names?": (None, [str]),
+    "settings?": {str: object},
+}
 # Of the authors' modules, which do not say it.
 _FOREIGN_IMAGE_SIZE = 224
 
@@ -75,9 +80,8 @@ def check_module_is_local(path: str, flag: str, *, allow_remote: bool = False) -
 
 def read_image_size(path: str, flag: str) -> int:
     """Returns the side of the images that a SavedModel is for, in pixels; says so where that is a guess."""
-    size = read_metadata(path, flag).get("image_size")
-    if isinstance(size, int):
-        return size
+    if metadata := read_metadata(path, flag):
+        return metadata["image_size"]
     _LOG.info("%s does not say how large its images are: assuming %d px.", path, _FOREIGN_IMAGE_SIZE)
     return _FOREIGN_IMAGE_SIZE
 
@@ -92,16 +96,15 @@ def read_metadata(path: str, flag: str) -> dict:
     Raises:
         UserError: the export has lost its metadata, or they are damaged.
     """
+    file = os.path.join(path, _METADATA)
     try:
         is_ours = tf.io.gfile.exists(os.path.join(path, _MARKER))
-        if not is_ours and not tf.io.gfile.exists(os.path.join(path, _METADATA)):
-            return {}
-        with tf.io.gfile.GFile(os.path.join(path, _METADATA)) as file:
-            metadata = json.loads(file.read())
-        if is_ours and not isinstance(metadata["image_size"], int):
-            raise ValueError("without an image size")
-    except _ERRORS as error:
+        metadata = read_json(file, _FORM if is_ours else object)
+        if is_ours and metadata is None:
+            raise DamagedFileError("there is none")
+    except (tf.errors.OpError, DamagedFileError) as error:
+        reason = first_line(error.__cause__ or error)
         raise UserError(
-            f"--{flag}={path}: its {_METADATA} is gone or damaged ({first_line(error)}); export the network again."
+            f"--{flag}={path}: its {_METADATA} is gone or damaged ({reason}); export the network again."
         ) from error
-    return metadata if isinstance(metadata, dict) else {}
+    return metadata if form_problem(metadata, _FORM) is None else {}

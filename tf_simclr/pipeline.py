@@ -113,7 +113,7 @@ def results_table(config: SemiSupervisedConfig, results: Mapping[str, Mapping[st
         cells = [f"{name:<12}", f"{describe_network(config.steps[name]):<26}"]
         cells += [f"{result['num_weights'] / 1e6:>8.2f} M", f"{result['global_step']:>9}"]
         for key in (_ACCURACY, "eval/label_top_5_accuracy"):
-            cells.append(f"{result[key]:>9.2%}" if key in result else f"{'-':>9}")
+            cells.append(f"{result[key]:>9.2%}" if result.get(key) is not None else f"{'-':>9}")
         lines.append("".join(cells))
     return lines
 

@@ -1,19 +1,20 @@
 """The result files of a run: `result.json`, `result_<step>.json` and `result_confusion.csv`."""
 
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
 
-import tensorflow as tf
-
 from tf_simclr.config import ExperimentConfig
 from tf_simclr.confusion import Confusion, confusion_path, to_csv
-from tf_simclr.files import counted, to_json
+from tf_simclr.files import between, counted, find_json, to_json
 from tf_simclr.run_directory import write_outcome
+from tf_simclr.scores import scores_form
 
 # A result counts as that of the same evaluation where these are the same.
 _EVALUATION_SETTINGS = ("eval_split", "eval_steps")
+_COUNT = between(0, 2**53)
+_FORM = {"global_step": _COUNT, "num_weights": _COUNT, "train/num_bad_images?": _COUNT} | scores_form("eval/")
+_TOLD = ("eval/label_top_1_accuracy", "eval/label_top_5_accuracy", "eval/num_examples")
 
 
 class ResultFiles:
@@ -68,23 +69,21 @@ class ResultFiles:
         Args:
             total_steps: the last step.
         """
-        try:
-            with tf.io.gfile.GFile(f"{self._stem}.json") as file:
-                result = json.loads(file.read())
-        except (tf.errors.OpError, OSError, ValueError):
-            return None  # Missing or damaged: evaluating again writes it.
+        result = find_json(f"{self._stem}.json", _FORM)
+        if result is None:  # Missing or damaged: evaluating again writes it.
+            return None
         if any(result.pop(name, None) != value for name, value in self._evaluated.items()):
             return None
         # Earlier versions wrote no fingerprint.
         if any(result.pop(name, value) != value for name, value in self._fingerprint.items()):
             return None
-        return result if result.get("global_step", 0) >= total_steps else None
+        return result if result["global_step"] >= total_steps else None
 
     def describe(self, result: Mapping[str, Any]) -> str:
         """Returns one line for the user."""
         where = f"step {result['global_step']}; files in {self._directory}"
-        if "eval/label_top_1_accuracy" not in result:
+        top_1, top_5, images = (result.get(name) for name in _TOLD)
+        if None in (top_1, top_5, images):
             return where
-        top_1, top_5 = result["eval/label_top_1_accuracy"], result["eval/label_top_5_accuracy"]
-        images = counted(result["eval/num_examples"], "held-out image")
-        return f"{self._what} top-1 {top_1:.2%}, top-5 {top_5:.2%} on {images}; {where}"
+        shown = counted(images, "held-out image")
+        return f"{self._what} top-1 {top_1:.2%}, top-5 {top_5:.2%} on {shown}; {where}"

@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import functools
-import json
 import logging
 import os
 from collections.abc import Iterator, Mapping
@@ -24,10 +23,10 @@ from tf_simclr.config import (
 )
 from tf_simclr.files import (
     delete_leftovers,
-    find_json,
     find_paths,
     first_line,
     listed,
+    read_json,
     write_json,
     write_text,
 )
@@ -36,6 +35,15 @@ from tf_simclr.run_data import RunData, has_run_data, write_run_data
 
 _LOG = logging.getLogger("tf_simclr")
 _SETTINGS_FILE = "flags.json"
+_TEXT = (str, None)
+_SETTINGS_FORM = {
+    "train_mode?": str,
+    "model_dir?": str,
+    "dataset?": str,
+    "checkpoint?": _TEXT,
+    "teacher?": _TEXT,
+    str: (None, bool, float, str),
+}
 # Changing these between two starts of a run changes neither the weights nor what they mean.
 _FREE_SETTINGS = frozenset(
     [
@@ -129,20 +137,11 @@ def check_directory(config: Run) -> dict:
         UserError: it holds a run with other settings.
     """
     directory = str(config.model_dir)
-    path = os.path.join(directory, _SETTINGS_FILE)
-    try:
-        if not tf.io.gfile.exists(path):
-            _check_no_checkpoints(directory, config)
-            return {}
-        with tf.io.gfile.GFile(path) as file:
-            old = json.loads(file.read())
-        begun = _has_begun(directory, old.get("train_mode"))
-    except json.JSONDecodeError as error:
-        raise UserError(
-            f"--model_dir={directory}: {path} is damaged ({error}); use another directory."
-        ) from error
-    except (tf.errors.OpError, OSError):
-        return {}  # Such a directory cannot be written either, which claiming it reports.
+    old = read_settings(directory)
+    if not old:
+        _check_no_checkpoints(directory, config)
+        return {}
+    begun = _has_begun(directory, old.get("train_mode"))
     if begun:
         _check_same_settings(directory, old, config.to_dict())
     return old if begun else {}
@@ -218,7 +217,7 @@ def _same(name: str, old: dict, new: dict) -> bool:
     if name not in _INPUTS or None in (old[name], new[name]):
         return False
     # A directory that was moved together with this one, or is named in another way, is the same.
-    places = [os.path.relpath(os.path.expanduser(run[name]), run["model_dir"]) for run in (old, new)]
+    places = [os.path.relpath(os.path.expanduser(run[name]), run.get("model_dir")) for run in (old, new)]
     return places[0] == places[1]
 
 
@@ -243,9 +242,14 @@ def write_outcome(directory: str, path: str, text: str | bytes) -> None:
 
 
 def read_settings(directory: str) -> dict:
-    """Returns {flag name: value} of the run in a directory; {} where that is not written there."""
-    settings = find_json(os.path.join(directory, _SETTINGS_FILE))
-    return settings if isinstance(settings, dict) else {}
+    """Returns {flag name: value} of the run in a directory; {} if none are written there.
+
+    Raises:
+        DamagedFileError: They are damaged.
+    """
+    path = os.path.join(directory, _SETTINGS_FILE)
+    fix = "restore it from a copy, or use another directory"
+    return read_json(path, _SETTINGS_FORM, fix=fix) or {}
 
 
 def defining_settings(settings: Mapping) -> dict:

@@ -4,7 +4,27 @@ import numpy as np
 import tensorflow as tf
 from scipy import special
 
+from tf_simclr.files import Form, between
 from tf_simclr.metrics import count_correct
+
+_SCORES = (
+    "label_top_1_accuracy",
+    "label_top_5_accuracy",
+    "mean_per_class_accuracy",
+    "mean_average_precision",
+    "expected_calibration_error",
+)
+_COUNTS = ("num_examples", "num_train_examples", "num_bad_images", "num_classes")
+
+
+def scores_form(prefix: str = "") -> dict[str, Form]:
+    """Returns the form of scores in a file of results, none of which has to be there; see `files.form_problem`.
+
+    Args:
+        prefix: Of their names, such as `eval/`.
+    """
+    scores = {f"{prefix}{name}?": (float, None) for name in _SCORES}
+    return scores | {f"{prefix}{name}?": between(0, 2**53) for name in _COUNTS}
 
 
 def classification_scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:

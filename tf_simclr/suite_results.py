@@ -12,13 +12,15 @@ from typing import Any
 import tensorflow as tf
 
 from tf_simclr.config import UserError
-from tf_simclr.files import delete_leftovers, find_json, first_line, listed, to_json, write_text
+from tf_simclr.files import delete_leftovers, first_line, listed, read_json, to_json, write_text
 from tf_simclr.machine_memory import lacks_memory, reason_of
 from tf_simclr.ownership import owning
+from tf_simclr.scores import scores_form
 from tf_simclr.suite_tables import Table, markdown_table
 from tf_simclr.terminal.interrupts import interrupts_tell
 
 _LOG = logging.getLogger("tf_simclr")
+_ENTRIES = {str: {"settings": {"metric?": str, str: object}} | scores_form()}
 
 
 @contextlib.contextmanager
@@ -69,17 +71,11 @@ class SuiteResults:
         self.path = path
         self._mend = f"name another place with --{flag}"
         self._overwrite = overwrite
-        self.entries: dict[str, dict] = {}
         try:
             tf.io.gfile.makedirs(os.path.dirname(path) or ".")
-            is_there = tf.io.gfile.exists(path)
         except (tf.errors.OpError, OSError) as error:
             raise _unwritable(path, flag, error) from error
-        if is_there:
-            entries = read_entries(path)
-            if entries is None:
-                raise UserError(f"{path}: damaged, or no file of such results; delete it, or {self._mend}.")
-            self.entries = entries
+        self.entries = read_entries(path, fix=f"delete it, or {self._mend}")
 
     def find(self, key: str, settings: Mapping[str, Any]) -> dict[str, Any] | None:
         """Returns the result that was computed with these settings; None where it has to be computed.
@@ -131,13 +127,17 @@ class SuiteResults:
             ) from error
 
 
-def read_entries(path: str) -> dict[str, dict] | None:
-    """Returns each result with its `settings`; None where there is no such file, or it is damaged."""
-    entries = find_json(path)
-    is_ours = isinstance(entries, dict) and all(
-        isinstance(entry, dict) and isinstance(entry.get("settings"), dict) for entry in entries.values()
-    )
-    return entries if is_ours else None
+def read_entries(path: str, *, fix: str = "delete it") -> dict[str, dict]:
+    """Returns each result with its `settings`; {} if there is no such file.
+
+    Args:
+        path: Of the file.
+        fix: What to do about a damaged one, for the message.
+
+    Raises:
+        DamagedFileError: It is damaged, or holds something else.
+    """
+    return read_json(path, _ENTRIES, fix=fix) or {}
 
 
 def run_suite(

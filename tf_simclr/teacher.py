@@ -71,8 +71,7 @@ def network_class_names(path: str, flag: str) -> list[str] | None:
     path = _find(path)
     if not is_saved_model(path):
         return read_class_names(os.path.dirname(find_checkpoint(path, flag)))
-    names = read_metadata(path, flag).get("class_names")
-    return [str(name) for name in names] if isinstance(names, list) else None
+    return read_metadata(path, flag).get("class_names")
 
 
 def _find(path: str) -> str:

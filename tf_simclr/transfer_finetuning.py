@@ -15,9 +15,11 @@ from tf_simclr.config import (
     KnnEvalConfig,
     ModelConfig,
     TransferConfig,
+    UserError,
 )
 from tf_simclr.experiment import Experiment
 from tf_simclr.features import Network, digest, load_inference_network
+from tf_simclr.files import first_line
 from tf_simclr.modules import read_metadata
 from tf_simclr.probe_inputs import compute_examples, open_sources
 from tf_simclr.run_directory import defining_settings, read_settings
@@ -121,7 +123,12 @@ def network_config(config: TransferConfig, network: Network) -> ModelConfig:
     fields = {field.name for field in dataclasses.fields(ModelConfig)}
     of_task = {"ft_proj_selector", "fine_tune_after_block", "zero_init_logits_layer"}
     kept = fields.intersection(settings) - of_task - set(config.stated)
-    return dataclasses.replace(config.model, **{name: settings[name] for name in kept})
+    try:
+        return dataclasses.replace(config.model, **{name: settings[name] for name in kept})
+    except (TypeError, ValueError, OverflowError) as error:
+        raise UserError(
+            f"--checkpoint={config.checkpoint}: its settings are damaged ({first_line(error)}); name another network."
+        ) from error
 
 
 def finetuning_settings(config: TransferConfig, network: Network) -> dict[str, Any]:

@@ -294,6 +294,16 @@ def test_flagfile_including_itself_is_refused(tmp_path):
     assert "b.flags" in message
 
 
+def test_flagfiles_that_never_end_are_refused(tmp_path):
+    assert "cannot be read (not a regular file)" in refusal("--flagfile=/dev/zero")
+    (tmp_path / "large.flags").write_text("#" * 2**16 + "\n")
+    assert "cannot be read (larger than 0.0625 MiB)" in refusal(f"--flagfile={tmp_path}/large.flags")
+    for number in range(20):  # 2 to the power of 20 in all.
+        (tmp_path / f"{number}.flags").write_text(f"--flagfile={number + 1}.flags\n" * 2)
+    (tmp_path / "20.flags").write_text("")
+    assert refusal(f"--flagfile={tmp_path}/0.flags").endswith(": more than 100 flagfiles; use fewer.")
+
+
 def test_flagfile_line_that_is_no_flag_is_refused(tmp_path):
     (tmp_path / "a.flags").write_text("--temperature=0.5\ntemperature 0.5\n")
     message = refusal(f"--flagfile={tmp_path}/a.flags")

@@ -7,8 +7,9 @@ from typing import Any
 
 from tf_simclr.config import ExperimentConfig
 from tf_simclr.confusion import Confusion, confusion_path, largest_mistakes, read_confusion
-from tf_simclr.files import find_json
+from tf_simclr.files import read_json
 from tf_simclr.report import page, pictures
+from tf_simclr.scores import scores_form
 from tf_simclr.suite_results import read_entries
 from tf_simclr.suite_tables import BLANK, SUITES
 
@@ -34,7 +35,7 @@ def score_cells(results: Sequence[Mapping[str, Any]], prefix: str) -> list[str]:
     """
     cells = []
     for name, _, is_share in _SCORES:
-        values = [one[f"{prefix}/{name}"] for one in results if f"{prefix}/{name}" in one]
+        values = [one[f"{prefix}/{name}"] for one in results if one.get(f"{prefix}/{name}") is not None]
         factor, unit, digits = (100, "%", 2) if is_share else (1, "", 4)
         cells.append(_mean_and_spread([factor * value for value in values], unit, digits))
     return cells
@@ -83,8 +84,10 @@ def frozen_features(steps: Mapping[str, ExperimentConfig]) -> str:
     for name, step in steps.items():
         for mode in PROBES:
             path = os.path.join(str(step.model_dir), f"result_{mode}.json")
-            result = find_json(path)
-            if not isinstance(result, dict):
+            result = read_json(
+                path, {"linear_eval_protocol?": str} | scores_form(f"{mode}/"), fix="delete it"
+            )
+            if result is None:
                 continue
             rows.append([name, _how(mode, result), *_images(result), *score_cells([result], mode)])
             matrices[f"{name}, {mode}"] = read_confusion(confusion_path(path))
