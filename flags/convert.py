@@ -120,7 +120,7 @@ def _settings_of_run(values: absl_flags.FlagValues) -> dict[str, str]:
     Raises:
         UserError: Its data set would be fetched.
     """
-    if values.model_dir is None:
+    if values.model_dir is None or "://" in values.model_dir:
         return {}
     path = os.path.join(os.path.expanduser(values.model_dir), "flags.json")
     content = find_json(path, {str: object}) or {}  # Evaluation reads it again, and reports a damaged one.

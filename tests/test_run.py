@@ -67,6 +67,48 @@ def test_wrong_flag_is_refused(refused, arguments, message):
     assert refused(*arguments).startswith(message)
 
 
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("model_dir", "s3://bucket/run"),
+        ("checkpoint", "hdfs://host/run"),
+        ("data_dir", "s3://bucket"),
+        ("dataset", "folder:s3://bucket/images"),
+        ("dataset", "digits,tfrecord:s3://bucket/a*"),
+        ("eval", "s3://bucket/run"),
+        ("export", "s3://bucket/run"),
+        ("import", "s3://bucket/run"),
+        ("embed", "s3://bucket/run"),
+        ("knn_eval", "s3://bucket/run"),
+        ("transfer", "s3://bucket/run"),
+        ("robustness", "s3://bucket/run"),
+    ],
+)
+def test_address_that_tensorflow_cannot_open_is_one_line(capsys, flag, value):
+    more = {
+        "eval": ["--mode=eval", f"--model_dir={value}", "--dataset=digits"],
+        "export": ["--mode=export", f"--model_dir={value}"],
+        "import": ["--mode=import", f"--checkpoint={value}", "--model_dir=x"],
+        "embed": ["--mode=embed", f"--checkpoint={value}", "--output=x.npz", "--dataset=digits"],
+        "knn_eval": ["--mode=knn_eval", "--checkpoint=x", f"--output={value}.json", "--dataset=digits"],
+        "transfer": ["--mode=transfer", f"--checkpoint={value}", "--datasets=digits"],
+        "robustness": ["--mode=robustness", f"--checkpoint={value}"],
+    }
+    assert run.main(more.get(flag, [f"--{flag}={value}", "--train_mode=pretrain", "--image_size=8"])) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    scheme = value.partition("://")[0].rpartition(":")[2]
+    assert f"{value}" in line and f": TensorFlow has no file system for {scheme}:// here; use a path" in line
+
+
+def test_address_for_what_is_written_here_is_refused(capsys, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    assert run.main(["--mode=preview", "--dataset=digits", "--output=s3://bucket/x.png"]) == 2
+    assert capsys.readouterr().err == (
+        "error: --output=s3://bucket/x.png: is not a path; write to a local file, then copy it.\n"
+    )
+    assert os.listdir(tmp_path) == []
+
+
 # ---- Wrong data
 
 

@@ -103,6 +103,12 @@ class PreviewConfig:
             "the picture is a PNG; name one such as views.png.",
         )
         check(
+            "://" not in str(self.output),
+            "output",
+            self.output,
+            "is not a path; write to a local file, then copy it.",
+        )
+        check(
             1 <= self.preview_images <= 64,
             "preview_images",
             self.preview_images,
