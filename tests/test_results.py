@@ -10,7 +10,7 @@ from tests.runs import REPOSITORY, tiny_config
 from tf_simclr.config import ExperimentConfig, UserError
 from tf_simclr.results import ResultFiles
 
-RESULT = {"global_step": 6, "num_weights": 7, "eval/label_top_1_accuracy": 0.5}
+RESULT = {"global_step": 6, "eval/label_top_1_accuracy": 0.5}
 
 
 def test_result_of_the_same_evaluation_is_found(tmp_path):

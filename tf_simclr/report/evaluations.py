@@ -85,7 +85,7 @@ def frozen_features(steps: Mapping[str, ExperimentConfig]) -> str:
         for mode in PROBES:
             path = os.path.join(str(step.model_dir), f"result_{mode}.json")
             result = read_json(
-                path, {"linear_eval_protocol?": str} | scores_form(f"{mode}/"), fix="delete it"
+                path, {"linear_eval_protocol?": (str, None)} | scores_form(f"{mode}/"), fix="delete it"
             )
             if result is None:
                 continue
