@@ -85,7 +85,7 @@ class ResultFiles:
         """Returns one line for the user."""
         where = f"step {result['global_step']}; files in {self._directory}"
         top_1, top_5, images = (result.get(name) for name in _TOLD)
-        if None in (top_1, top_5, images):
+        if top_1 is None or top_5 is None or images is None:
             return where
         shown = counted(images, "held-out image")
         return f"{self._what} top-1 {top_1:.2%}, top-5 {top_5:.2%} on {shown}; {where}"
