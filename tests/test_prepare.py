@@ -104,6 +104,7 @@ LOSSLESS = {
     "TIFF": (encode(PIXELS, "TIFF"), PIXELS),
     "turned TIFF": (encode(PIXELS, "TIFF", exif=oriented(6)), np.rot90(PIXELS, -1)),
     "BMP": (encode(PIXELS, "BMP"), PIXELS),
+    "PPM": (encode(PIXELS, "PPM"), PIXELS),
     "WebP without loss": (encode(PIXELS, "WEBP", lossless=True), PIXELS),
     "animated GIF": (
         encode(PALETTE, "GIF", save_all=True, append_images=[Image.fromarray(GREY)]),
