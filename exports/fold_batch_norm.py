@@ -1,6 +1,7 @@
 """The network for inference: batch norm folded into the layers before it, weights frozen."""
 
 import dataclasses
+import itertools
 import logging
 import tempfile
 from collections.abc import Mapping
@@ -10,6 +11,7 @@ import numpy as np
 import tensorflow as tf
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+from exports.image_input import CALLED_WITH, IMAGES, checked_images
 from exports.saved_model import attach_metadata
 from tf_simclr.config import check
 from tf_simclr.models import BatchNormalization, SimCLRModel
@@ -79,7 +81,7 @@ def describe_folded(metadata: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def make_inference_module(
-    folded: SimCLRModel, *, image_size: int | None = None, frozen: bool = False
+    folded: SimCLRModel, *, frozen: bool = False
 ) -> tf.__internal__.tracking.AutoTrackable:
     """Returns a module with the signature `serve`, which needs neither this project nor a strategy.
 
@@ -89,12 +91,10 @@ def make_inference_module(
 
     Args:
         folded: from `fold_batch_norm`.
-        image_size: height and width of the images; None for any.
         frozen: whether constants take the place of the variables.
     """
-    images = tf.TensorSpec([None, image_size, image_size, 3], tf.float32, name="images")
     module = tf.__internal__.tracking.AutoTrackable()
-    apply = tf.function(_without_initial_conv(folded), input_signature=[images], autograph=False)
+    apply = inference_function(folded)
     if frozen:
         apply = _freeze(apply)
     else:
@@ -102,13 +102,34 @@ def make_inference_module(
 
     @tf.function(autograph=False)
     def call(images, training=False, trainable=False):
-        return apply(images)
+        return apply(checked_images(images))
 
-    for arguments in ({}, {"trainable": False}):
+    for images, arguments in itertools.product(CALLED_WITH, ({}, {"trainable": False})):
         call.get_concrete_function(images, **arguments)
     module.__call__ = call
-    module.serve = tf.function(apply, input_signature=[images], autograph=False)
+    # Without the lambda the signature would have `call`'s other arguments too.
+    module.serve = tf.function(
+        lambda images: call(images),  # noqa: PLW0108
+        input_signature=[IMAGES],
+        autograph=False,
+    )
     return module
+
+
+def inference_function(folded: SimCLRModel, *, image_size: int | None = None):
+    """Returns the `tf.function` from float32 images to the named outputs but `initial_conv`, without checks.
+
+    Args:
+        folded: from `fold_batch_norm`.
+        image_size: height and width of the images; None for any.
+    """
+
+    def apply(images):
+        outputs = folded(images, training=False)
+        return {name: value for name, value in outputs.items() if name != NOT_FOLDED}
+
+    images = tf.TensorSpec([None, image_size, image_size, 3], tf.float32, name="images")
+    return tf.function(apply, input_signature=[images], autograph=False)
 
 
 def check_size(model: SimCLRModel, export_format: str) -> None:
@@ -129,14 +150,6 @@ def check_size(model: SimCLRModel, export_format: str) -> None:
 def num_weight_bytes(model: SimCLRModel) -> int:
     """Returns the memory of all variables."""
     return sum(variable.shape.num_elements() * variable.dtype.size for variable in model.variables)
-
-
-def _without_initial_conv(model: SimCLRModel):
-    def apply(images):
-        outputs = model(images, training=False)
-        return {name: value for name, value in outputs.items() if name != NOT_FOLDED}
-
-    return apply
 
 
 def _freeze(function):

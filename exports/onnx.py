@@ -4,9 +4,8 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-import tensorflow as tf
-
-from exports.fold_batch_norm import check_size, describe_folded, fold_batch_norm, make_inference_module
+from exports.fold_batch_norm import check_size, describe_folded, fold_batch_norm, inference_function
+from exports.image_input import IMAGES
 from exports.metadata import write_metadata
 from tf_simclr.config import UserError
 from tf_simclr.models import SimCLRModel
@@ -48,9 +47,8 @@ def write_onnx(model: SimCLRModel, directory: str, metadata: Mapping[str, Any]) 
     check_onnx(model)
     import tf2onnx
 
-    module = make_inference_module(fold_batch_norm(model))
-    images = tf.TensorSpec([None, None, None, 3], tf.float32, name="images")
-    proto, _ = tf2onnx.convert.from_function(module.serve, input_signature=[images], opset=OPSET)
+    function = inference_function(fold_batch_norm(model))
+    proto, _ = tf2onnx.convert.from_function(function, input_signature=[IMAGES], opset=OPSET)
     _name_axes(proto.graph)
     with open(os.path.join(directory, "model.onnx"), "wb") as file:
         file.write(proto.SerializeToString())

@@ -8,6 +8,7 @@ from typing import Any
 
 import tensorflow as tf
 
+from exports.image_input import CALLED_WITH, IMAGES, checked_images
 from exports.metadata import write_metadata
 from tf_simclr.augment import EvalView
 from tf_simclr.images import decode_image
@@ -15,18 +16,20 @@ from tf_simclr.models import SimCLRModel, build_simclr_model
 
 # Images at a time, each of which may take over 1 GB of memory until it is cropped and resized.
 _MAX_DECODED = 2
+# Both names of it at once are for float32 alone.
+_ARGUMENTS: tuple[dict[str, bool], ...] = ({}, {"training": True}, {"trainable": False}, {"trainable": True})
 
 
 def save_model(model: SimCLRModel, directory: str, metadata: Mapping[str, Any] | None = None) -> None:
     """Writes `model` as a SavedModel into `directory`.
 
-    It is called as `module(images, training=False)` with float32 images `[B, H, W, 3]` in [0, 1], one or
-    more of any size, and returns a dictionary of the named outputs. `trainable=` is the authors' name for
+    It is called as `module(images, training=False)` with float images `[B, H, W, 3]` in [0, 1], one or
+    more of any size, and returns a dictionary of the named outputs, float32. `trainable=` is the authors' name for
     `training=`, with which batch norm uses and updates its statistics. It has what the reusable
     SavedModels of TF-Hub have: `variables`, `trainable_variables` and `regularization_losses`.
 
-    Signatures: `serving_default` is the call; `predict_jpeg` takes encoded images, string `[N]` with N > 0,
-    and returns `probabilities` `[N, classes]`, where the network has a supervised head, and the
+    Signatures: `serving_default` is the call; `predict_jpeg` takes encoded images, string `[N]` with N > 0
+    or one alone `[]`, and returns `probabilities` `[N, classes]`, where the network has a supervised head, and the
     representation as `embedding` `[N, features]`.
 
     Args:
@@ -89,7 +92,6 @@ class _ExportedModule(tf.__internal__.tracking.AutoTrackable):
         self.variables = list(model.variables)
         self.trainable_variables = list(model.trainable_variables)
         self.regularization_losses = _regularization_losses(self.trainable_variables, weight_decay)
-        images = tf.TensorSpec([None, None, None, 3], tf.float32, name="images")
         apply = {
             training: tf.function(lambda x, t=training: model(x, training=t), autograph=False)
             for training in (False, True)
@@ -97,20 +99,22 @@ class _ExportedModule(tf.__internal__.tracking.AutoTrackable):
 
         @tf.function(autograph=False)
         def call(images, training=False, trainable=None):
-            return apply[bool(training or trainable)](images)
+            return apply[bool(training or trainable)](checked_images(images))
 
-        for training, trainable in itertools.product((False, True), (None, False, True)):
-            call.get_concrete_function(images, training=training, trainable=trainable)
+        for images, arguments in itertools.product(CALLED_WITH, _ARGUMENTS):
+            call.get_concrete_function(images, **arguments)
+        for trainable in (False, True):
+            call.get_concrete_function(CALLED_WITH[0], training=True, trainable=trainable)
         self.__call__ = call
         # Without the lambda the signature would have `call`'s other arguments too.
         self.serve = tf.function(
             lambda images: call(images),  # noqa: PLW0108
-            input_signature=[images],
+            input_signature=[IMAGES],
             autograph=False,
         )
         self.predict_jpeg = tf.function(
             lambda image_bytes: _predict(call, image_bytes, model.config.image_size),
-            input_signature=[tf.TensorSpec([None], tf.string, name="image_bytes")],
+            input_signature=[tf.TensorSpec(None, tf.string, name="image_bytes")],
             autograph=False,
         )
 
@@ -129,8 +133,9 @@ def _regularization_losses(variables: Sequence[tf.Variable], weight_decay: float
 
 
 def _predict(call, image_bytes: tf.Tensor, image_size: int) -> dict[str, tf.Tensor]:
-    """Classifies encoded images, string `[N]`, after the run's own preprocessing for evaluation."""
+    """Classifies encoded images, string `[N]` or one `[]`, after the run's own preprocessing for evaluation."""
     view = EvalView(image_size=image_size)
+    image_bytes = tf.reshape(image_bytes, [-1])
     num_images = tf.size(image_bytes)
     # TensorFlow's convolutions would say something else of no images.
     not_empty = tf.debugging.Assert(num_images > 0, ["image_bytes is empty; give one image or more"])

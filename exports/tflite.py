@@ -7,7 +7,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from exports.fold_batch_norm import check_size, describe_folded, fold_batch_norm, make_inference_module
+from exports.fold_batch_norm import check_size, describe_folded, fold_batch_norm, inference_function
 from exports.metadata import write_metadata
 from tf_simclr.models import SimCLRModel
 
@@ -37,7 +37,10 @@ def write_tflite(model: SimCLRModel, directory: str, metadata: Mapping[str, Any]
         UserError: see `check_tflite`.
     """
     check_tflite(model)
-    module = make_inference_module(fold_batch_norm(model), image_size=model.config.image_size)
+    folded = fold_batch_norm(model)
+    module = tf.__internal__.tracking.AutoTrackable()
+    module.weights = folded.variable_tree()
+    module.serve = inference_function(folded, image_size=model.config.image_size)
     with tempfile.TemporaryDirectory() as saved_model:
         tf.saved_model.save(module, saved_model, signatures={"serving_default": module.serve})
         for name in ("float32", "float16"):

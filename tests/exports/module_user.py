@@ -20,6 +20,7 @@ def check_outputs(path, images, expected):
         "module()": lambda: module(images),
         "training=False": lambda: module(images, training=False),
         "trainable=False": lambda: module(images, trainable=False),
+        "float64": lambda: module(tf.cast(images, tf.float64)),
         "serving_default": lambda: module.signatures["serving_default"](images=tf.constant(images)),
     }
     for how, call in calls.items():

@@ -97,6 +97,20 @@ def test_reloaded_module_takes_any_number_and_size_of_images(model, reloaded, sh
     assert_close(to_numpy(serve(images=tf.constant(images))), want, 2e-6)
 
 
+def test_reloaded_module_casts_floats_and_refuses_the_rest(reloaded):
+    images = random_images(2, 16, 16)  # In float64.
+    assert_close(to_numpy(reloaded(images)), to_numpy(reloaded(images.astype(np.float32))), 1e-12)
+    serve = reloaded.signatures["serving_default"]
+    for call, shape, dtype, message in [
+        (reloaded, (1, 8, 8, 3), "uint8", "images are uint8; give floats"),
+        (reloaded, (0, 8, 8, 3), "float32", "images is empty"),
+        (lambda x: serve(images=x), (0, 8, 8, 3), "float32", "images is empty"),
+        (lambda x: serve(images=x), (8, 8, 3), "float32", "not compatible with expected shape"),
+    ]:
+        with pytest.raises(tf.errors.InvalidArgumentError, match=message):
+            call(tf.zeros(shape, dtype))
+
+
 def test_reloaded_module_has_one_signature_and_cannot_be_trained(reloaded):
     assert list(reloaded.signatures) == ["serving_default"]
     with pytest.raises(ValueError, match="Could not find matching concrete function"):

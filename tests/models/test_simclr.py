@@ -17,6 +17,7 @@ from tests.networks import (
     variables,
 )
 from tf_simclr.models import BatchNormalization, build_simclr_model, update_moving_statistics
+from tf_simclr.models.simclr import check_images
 
 CLASSES = 5
 
@@ -168,3 +169,21 @@ def test_mixed_precision_computes_in_16_bits_and_hands_out_float32(images, preci
     expected = {name: value.numpy() for name, value in wide.forward(images, training=False).endpoints.items()}
     assert_close(received, expected, 0.03 if precision == "mixed_bfloat16" else 0.004)
     assert np.any(received["default"] != expected["default"])
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "message"),
+    [
+        (
+            (1, 8, 8, 3),
+            "uint8",
+            r"images are uint8; give floats in \[0, 1\]: tf.cast\(images, tf.float32\) / 255\.",
+        ),
+        ((8, 8, 3), "float32", r"images have the shape \(8, 8, 3\); give \[batch, height, width, 3\]"),
+        ((1, 8, 8, 4), "float32", r"images have the shape \(1, 8, 8, 4\)"),
+        ((0, 8, 8, 3), "float32", r"images have the shape \(0, 8, 8, 3\); .*, one image or more"),
+    ],
+)
+def test_what_is_no_batch_of_images_is_refused_in_a_sentence(shape, dtype, message):
+    with pytest.raises(ValueError, match=f"^{message}"):
+        check_images(tf.zeros(shape, dtype))

@@ -101,7 +101,12 @@ class SimCLRModel(tf.keras.Model):
             training: batch norm with the statistics of this batch.
             detach_supervised_head: no gradient from the logits into the rest of the network, as the
                 online linear probe needs.
+
+        Raises:
+            ValueError: the images are integers, of another shape, or none.
         """
+        images = tf.convert_to_tensor(images)
+        check_images(images)
         endpoints: dict[str, tf.Tensor] = {}
         statistics: list = []
         x = tf.cast(images, self.config.compute_dtype)
@@ -188,6 +193,17 @@ class SimCLRModel(tf.keras.Model):
         if self.supervised_head is not None:
             tree["supervised_head"] = _variables_of(self.supervised_head)
         return tree
+
+
+def check_images(images: tf.Tensor) -> None:
+    """Raises ValueError for what is no batch of images, by what is known before anything runs."""
+    if not images.dtype.is_floating:
+        raise ValueError(
+            f"images are {images.dtype.name}; give floats in [0, 1]: tf.cast(images, tf.float32) / 255."
+        )
+    shape = images.shape
+    if not shape.is_compatible_with([None, None, None, 3]) or shape.num_elements() == 0:
+        raise ValueError(f"images have the shape {shape}; give [batch, height, width, 3], one image or more.")
 
 
 def _layer_tree(stage: Stage) -> dict:
