@@ -109,6 +109,18 @@ def test_run_whose_images_have_become_more_is_refused(tmp_path, photos, begun, w
     assert (tmp_path / "run" / "data.json").read_bytes() == before
 
 
+def test_run_that_another_process_has_begun_meanwhile_is_held_to_its_images(
+    tmp_path, photos, without_network
+):
+    config = config_of(tmp_path, photos)
+    late = Experiment(config)
+    claim_directory(config, SOME._replace(num_images=3))
+    (tmp_path / "run" / "ckpt-2.index").write_bytes(b"")
+    with pytest.raises(UserError, match=r"other images \(3 images then, 4 now: 1 added\)"):
+        late.train(())
+    assert read_run_data(str(tmp_path / "run")) == SOME._replace(num_images=3)
+
+
 def test_run_whose_class_was_renamed_is_refused_with_both_lists(tmp_path, photos, begun, without_network):
     (photos / "train" / "dog").rename(photos / "train" / "a dog")
     (photos / "test" / "dog").rename(photos / "test" / "a dog")

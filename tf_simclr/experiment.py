@@ -105,8 +105,7 @@ class Experiment:
         self._on_device = is_augmented_on_device(
             config.augment.augment_on, config.train.jit_compile, self.strategy
         )
-        has_begun = bool(check_directory(config))
-        self._begun_with = read_run_data(str(config.model_dir)) if has_begun else None
+        self._begun_with = self._read_begun_with()
         self._ingredients = make_ingredients(config, self._num_replicas, self._begun_with)
         self._check_same_classes()
         self.eval_source = self._load_eval_source()
@@ -183,7 +182,7 @@ class Experiment:
 
     def _train(self, actions: Sequence[Action], later_work: float) -> dict[str, Any]:
         config = self.config
-        check_directory(config)
+        self._look_again()
         finished = self._results.finished(self.plan.total_steps)
         if config.mode == "train_then_eval" and self._agree(finished is not None) and finished is not None:
             self._check_same_data(self.plan.total_steps)
@@ -195,7 +194,7 @@ class Experiment:
 
     def _train_to_the_end(self, actions: Sequence[Action], later_work: float) -> dict[str, Any]:
         config = self.config
-        check_directory(config)  # Another process may have owned it until now.
+        self._look_again()  # Another process may have owned it until now.
         newest_step = checkpoint_step(latest_checkpoint(str(config.model_dir)))
         self._check_same_data(newest_step)
         held = standard_actions.HeldActions(actions)
@@ -260,6 +259,22 @@ class Experiment:
     def _agree(self, value: bool) -> bool:
         """Returns whether `value` holds at all workers."""
         return bool(gather_from_workers(self.strategy, [float(value)]).all())
+
+    def _read_begun_with(self) -> RunData | None:
+        """Returns the data that the run in `model_dir` began with; None if it has not begun, or does not know it."""
+        has_begun = bool(check_directory(self.config))
+        return read_run_data(str(self.config.model_dir)) if has_begun else None
+
+    def _look_again(self) -> None:
+        """Raises UserError if another process has begun a run with other settings or images since this one looked."""
+        begun_with = self._read_begun_with()
+        if begun_with is None or begun_with == self._begun_with:
+            return
+        # The steps and the numbers of the classes were made for the images of now.
+        change = describe_change(begun_with, self._data_now(self.train_source.class_names))
+        if change:
+            raise self._other_images(change)
+        self._begun_with = begun_with
 
     def _check_same_data(self, step: int) -> None:
         """Raises UserError if training would go on from `step` with other images, in an order of their own."""
