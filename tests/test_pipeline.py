@@ -1,5 +1,6 @@
 """The whole method: its steps, what each starts from, going on after an interruption, and bad input."""
 
+import contextlib
 import dataclasses
 import json
 import shutil
@@ -392,6 +393,21 @@ def test_whole_method_in_a_directory_with_other_settings_is_refused_before_it_tr
     assert message.startswith(
         f"--model_dir={directory}: holds a run with other settings (--temperature=0.5 there"
     )
+    assert trained == []
+
+
+def test_whole_method_that_another_process_has_begun_meanwhile_keeps_its_settings(
+    trained, tmp_path, monkeypatch
+):
+    @contextlib.contextmanager
+    def owned_after_another_process(directory, *, owns):
+        (tmp_path / "flags.json").write_text(json.dumps({"train_mode": "label_efficiency"}))
+        (tmp_path / "result.json").write_text("{}")
+        yield
+
+    monkeypatch.setattr(pipeline, "owning_directory", owned_after_another_process)
+    assert "--train_mode=label_efficiency there" in refusal_of_whole(whole_config(tmp_path))
+    assert json.loads((tmp_path / "flags.json").read_text()) == {"train_mode": "label_efficiency"}
     assert trained == []
 
 

@@ -63,6 +63,7 @@ def measure_label_efficiency(
     evaluated_on = _check_runs(config, strategy, make_actions)
     results = {}
     with owning_directory(config.model_dir, owns=is_chief(strategy)), _without_tracing_warnings():
+        check_directory(config)  # Another process may have owned it until now.
         if is_chief(strategy):
             claim_directory(config)
         for number, (name, run) in enumerate(config.runs.items(), start=1):

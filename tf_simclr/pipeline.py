@@ -59,6 +59,7 @@ def semi_supervised(
     }
     results = {}
     with owning_directory(config.model_dir, owns=is_chief(strategy)):
+        check_directory(config)  # Another process may have owned it until now.
         if is_chief(strategy):
             claim_directory(config)
         for number, name in enumerate(config.steps, start=1):
