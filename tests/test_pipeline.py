@@ -425,9 +425,13 @@ def test_whole_method_refuses_what_a_later_step_cannot_do_before_it_trains(
     assert trained == []
 
 
-def test_whole_method_and_a_single_run_do_not_share_a_directory(trained, tmp_path):
+@pytest.fixture
+def copy_of_a_single_run(tmp_path):
     for path in finished_run().directory.glob("*.json"):
         shutil.copy(path, tmp_path)
+
+
+def test_whole_method_and_a_single_run_do_not_share_a_directory(copy_of_a_single_run, trained, tmp_path):
     assert refusal_of_whole(whole_config(tmp_path)).startswith(f"--model_dir={tmp_path}: ")
     assert json.loads((tmp_path / "result.json").read_text()).items() >= finished_run().result.items()
 
