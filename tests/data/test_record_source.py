@@ -97,6 +97,13 @@ def write_manifest(folder, class_names, **splits):
 # ---- Which files
 
 
+@pytest.mark.parametrize("name", ["dev", "evaluation", "holdout", "unsupervised"])
+def test_split_of_a_folder_may_have_any_of_its_usual_names(tmp_path, name):
+    write_greys(tmp_path, range(4), num_files=1)
+    write_greys(tmp_path, range(2), num_files=1, split=name)
+    assert available_splits(config(tmp_path)) == ("train", name)
+
+
 def test_folder_glob_and_single_file(folder):
     for where in (folder, f"{folder}/{{split}}-*.tfrecord"):
         assert available_splits(config(where)) == ("train", "test")

@@ -23,13 +23,12 @@ from tf_simclr.data.manifest import (
 from tf_simclr.data.record_features import feature_keys, parser
 from tf_simclr.data.record_files import RecordFile, count_records
 from tf_simclr.data.source import Source
-from tf_simclr.data.splits import UNLABELLED, slices_of_split, split_kind, split_terms
+from tf_simclr.data.splits import SPELLINGS, UNLABELLED, slices_of_split, split_kind, split_terms
 from tf_simclr.data.stream_source import StreamSource, shuffle_buffer_size
 from tf_simclr.files import find_paths, first_line
 
 _LOG = logging.getLogger("tf_simclr")
 PREFIX = "tfrecord:"
-_SPLITS = ("train", "test", "validation", "valid", "val", "unlabelled", "unlabeled")
 _FILES_IN_FOLDER = "{split}-*.tfrecord*"
 _NO_RECORDS = frozenset([MANIFEST_FILE, UNFINISHED_FILE, UNREADABLE_FILE])
 _NUM_THREADS = 16
@@ -181,7 +180,7 @@ def _paths(data: DataConfig, *wanted: str) -> dict[str, list[str]]:
         else:
             directory = root[0] if (root := re.match(r"\w+://[^/]*/|/+", path)) else ""
             pattern = path[len(directory) :]
-        names = dict.fromkeys((*_SPLITS, *wanted)) if "{split}" in pattern else ("train",)
+        names = dict.fromkeys((*SPELLINGS, *wanted)) if "{split}" in pattern else ("train",)
         found = {name: _find_files(directory, pattern.replace("{split}", name)) for name in names}
     except (tf.errors.OpError, OSError) as error:
         raise _error(data, f"{path} cannot be read ({first_line(error)}); name files that can.") from error

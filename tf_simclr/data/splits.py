@@ -19,6 +19,7 @@ _KINDS = {spelling: kind for kind, spellings in _SPELLINGS.items() for spelling 
 # Words that stand before or behind the name of a split.
 _ADDED = "(?:images?|imgs?|data|set|split|ilsvrc)+"
 SPLITS = tuple(_SPELLINGS)
+SPELLINGS = tuple(_KINDS)
 UNLABELLED = "unlabelled"
 
 
