@@ -229,7 +229,7 @@ def test_tfds_not_prepared_and_no_network_is_one_line(tmp_path, monkeypatch):
 
 def test_tfds_label_sets_stand_in_the_order_of_the_positions(config):
     source, sets = load_with_label_sets(config("tiny_sets"), "train", ["labels"], flag="datasets")
-    assert isinstance(source, StreamSource) and (source.num_examples, source.num_classes) == (40, None)
+    assert isinstance(source, StreamSource) and (source.num_examples, source.num_classes) == (40, 3)
     dataset = eval_dataset(source, EvalView(image_size=8), plan=BatchPlan(global_batch_size=8))
     for batch in dataset.as_numpy_iterator():
         for number, position in zip(numbers_of(batch["images"]), batch["position"], strict=True):

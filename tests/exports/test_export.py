@@ -94,7 +94,8 @@ def test_checkpoint_is_exported_as_the_run_exported_it(run, named):
     assert path == str(run / "saved_model" / str(TOTAL_STEPS))
     theirs = finished_run().directory / "saved_model" / str(TOTAL_STEPS)
     read = [json.loads(tf.io.gfile.GFile(f"{p}/assets/metadata.json").read()) for p in (path, theirs)]
-    evaluated = {"eval_split": "test", "eval_steps": 0}  # In the file of the result.
+    result = json.loads((run / f"result_{TOTAL_STEPS}.json").read_text())  # It also says what was evaluated.
+    evaluated = {name: result[name] for name in ("eval_split", "eval_steps", "eval_fingerprint")}
     assert read[0] == read[1] | {"metrics": read[1]["metrics"] | evaluated}
     images = np.random.default_rng(0).uniform(size=(3, 8, 8, 3)).astype(np.float32)
     ours, expected = (tf.saved_model.load(str(p))(images) for p in (path, theirs))

@@ -33,7 +33,6 @@ AUTHORS_DEFAULTS = {
     "weight_decay": 1e-6,
     "batch_norm_decay": 0.9,
     "train_batch_size": 512,
-    "train_split": "train",
     "train_epochs": 100,
     "train_steps": 0,
     "eval_steps": 0,
@@ -66,7 +65,8 @@ AUTHORS_DEFAULTS = {
     "use_blur": True,
 }
 OTHERS = [LabelEfficiencyConfig, *TOOLS.values()]
-AUTHORS_UNSET = ["data_dir", "model_dir", "checkpoint", "eval_split", "eval_name"]
+# The authors' default of train_split is train: unset means that, and for learning without labels unlabelled too.
+AUTHORS_UNSET = ["train_split", "data_dir", "model_dir", "checkpoint", "eval_split", "eval_name"]
 AUTHORS_UNSET += ["tpu_name", "tpu_zone", "gcp_project", "master"]
 
 AUTHORS_CIFAR_COMMAND = (
@@ -698,11 +698,9 @@ def test_evaluation_takes_neither_modules_nor_addresses_from_the_run(tmp_path):
     "dataset",
     [
         "huggingface:name",
-        "kaggle:name/config:1.0.0",
         "folder:s3://bucket/images",
         "folder:a,tfrecord:http://host/a",
         "mnist/data_dir=elsewhere",
-        "/a/script",
     ],
 )
 def test_data_set_that_is_fetched_or_runs_code_is_not_taken_from_the_run(tmp_path, dataset):

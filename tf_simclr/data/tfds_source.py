@@ -87,8 +87,8 @@ def load_with_label_sets(
         flag: The flag that named the split, for messages.
 
     Returns:
-        The examples of the split, streamed; and by the key which of the K classes each has, bool [N, K], in the
-        order of the positions of the examples.
+        The examples of the split, streamed, with the class names of the first of `keys`; and by the key which of
+        the K classes each has, bool [N, K], in the order of the positions of the examples.
 
     Raises:
         UserError: As for `load`; there is no such feature.
@@ -97,7 +97,9 @@ def load_with_label_sets(
     _check_split(builder, split, flag, data.dataset)
     opened = _Split(builder, split, f"{data.dataset} ({split})", _image_key(builder, data), None)
     _check_can_stream(data, builder)
-    return opened.stream(), {key: opened.label_sets(key) for key in keys}
+    source, sets = opened.stream(), {key: opened.label_sets(key) for key in keys}
+    source.class_names = tuple(opened.classes_of_sets(keys[0]).names)
+    return source, sets
 
 
 def _read(data: DataConfig, opened: "_Split") -> Source:
@@ -199,8 +201,8 @@ class _Split:
             class_names=self.class_names,
         )
 
-    def label_sets(self, key: str) -> np.ndarray:
-        """Returns which classes a feature names for each image, bool [N, K], in the order of the files."""
+    def classes_of_sets(self, key: str) -> Any:
+        """Returns the `ClassLabel` of a feature that is a list of classes."""
         import tensorflow_datasets as tfds
 
         features = self.builder.info.features
@@ -210,9 +212,16 @@ class _Split:
                 f"--dataset={self.builder.info.full_name}: its {key} is no list of classes of each image (its "
                 f"features: {', '.join(sorted(features))}); use a data set that has them."
             )
+        return classes
+
+    def label_sets(self, key: str) -> np.ndarray:
+        """Returns which classes a feature names for each image, bool [N, K], in the order of the files."""
+        import tensorflow_datasets as tfds
+
+        num_classes = self.classes_of_sets(key).num_classes
 
         def to_set(example: dict) -> tf.Tensor:
-            rows = tf.one_hot(example[key], classes.num_classes, on_value=True, off_value=False)
+            rows = tf.one_hot(example[key], num_classes, on_value=True, off_value=False)
             return tf.reduce_any(rows, axis=0)
 
         config = tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1)
