@@ -16,7 +16,6 @@ from tf_simclr.config import (
     SEMI_SUPERVISED,
     TOOLS,
     TRAIN_MODES,
-    DataConfig,
     ExperimentConfig,
     LabelEfficiencyConfig,
     PreviewConfig,
@@ -27,6 +26,7 @@ from tf_simclr.config import (
     UserError,
     check,
     default_model_dir,
+    split_sources,
 )
 from tf_simclr.files import find_json
 
@@ -80,9 +80,12 @@ def parse_command_line(arguments: Sequence[str]) -> tuple[Run | Tool, list[str]]
         lines = Lines([*of_run, *lines.from_files], lines.explicit)
         values = parse(lines.of_step(None))
     elif values.mode == "eval" and unnamed and not uses_flagfile and values.model_dir is not None:
+        is_address = "://" in values.model_dir
+        why = "the settings of a run at an address are not read" if is_address else "no run is there"
+        fix = "" if is_address else "name the directory of a run, or "
         raise UserError(
-            f"--model_dir={values.model_dir}: no run is there, and no --dataset is named; name the directory of a run, "
-            "or give the flags of the run that you want to wait for."
+            f"--model_dir={values.model_dir}: {why}, and no --dataset is named; {fix}give the flags of the run that "
+            "you want to wait for."
         )
     elif is_of_run and not uses_flagfile and (unnamed or values.dataset == "digits"):
         why = "no --dataset is named" if unnamed else "--dataset=digits"
@@ -128,7 +131,7 @@ def _settings_of_run(values: absl_flags.FlagValues) -> dict[str, str]:
     settings = {name: value for name, value in settings.items() if name in values}
     dataset = settings.get("dataset")
     if dataset is not None and not values["dataset"].present:
-        plain = all(_PLAIN_SOURCE.fullmatch(source) for source in DataConfig(dataset=dataset).sources)
+        plain = all(_PLAIN_SOURCE.fullmatch(source) for source in split_sources(dataset))
         check(
             plain,
             "dataset",

@@ -50,7 +50,7 @@ def trained(monkeypatch):
     """The runs that were trained, none of them really."""
     seen = []
 
-    def pretend(self, actions):
+    def pretend(self, actions, *, later_work=0.0):
         seen.append(self.config)
         if self.config.train.train_mode == "pretrain":
             return {"global_step": 1, "num_weights": 177_698}
@@ -270,7 +270,7 @@ def test_warning_of_repeated_tracing_is_left_out_and_no_other(monkeypatch, tmp_p
     messages, logger, handler = [], tf.get_logger(), logging.Handler()
     handler.emit = lambda record: messages.append(record.getMessage())
 
-    def pretend(self, actions):
+    def pretend(self, actions, *, later_work=0.0):
         logger.warning("%d out of the last 11 calls to %s triggered tf.function retracing.", 6, "run")
         logger.warning("another")
         return {"eval/label_top_1_accuracy": 0.5, "eval/num_examples": 450}
@@ -342,7 +342,7 @@ def test_text_is_no_number_of_labels_in_any_mode():
             "--labels_per_class=1,500",
             "--labels_per_class=500: digits (train) has 131 labelled examples of its sm",
         ),
-        ("--finetune.profile_steps=5,6", "--profile_steps=5,6: the run has 1 steps"),
+        ("--finetune.profile_steps=5,6", "--profile_steps=5,6: the run has 1 step;"),
     ],
 )
 def test_curve_that_makes_no_sense_is_refused_before_it_trains(trained, tmp_path, argument, message):

@@ -73,7 +73,7 @@ def test_wrong_flag_is_refused(refused, arguments, message):
         ("model_dir", "s3://bucket/run"),
         ("checkpoint", "hdfs://host/run"),
         ("data_dir", "s3://bucket"),
-        ("dataset", "folder:s3://bucket/images"),
+        ("dataset", "tfrecord:s3://bucket/images"),
         ("dataset", "digits,tfrecord:s3://bucket/a*"),
         ("eval", "s3://bucket/run"),
         ("export", "s3://bucket/run"),

@@ -137,6 +137,10 @@ def test_split_that_is_trained_on_is_not_evaluated_on():
             "there is no kind of data csv:; use folder:labels.csv for a folder of images, or tfrecord:",
         ),
         ("Folder:/photos", "there is no kind of data Folder:; use folder:/photos for a folder of images"),
+        (
+            "folder:gs://bucket/x",
+            "a folder is read from this machine alone; copy it, or use tfrecord:gs://bucket/x",
+        ),
         ("gs://bucket/x", "there is no kind of data gs:; use tfrecord:gs://bucket/x for record files."),
     ],
 )

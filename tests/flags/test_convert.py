@@ -23,7 +23,7 @@ from tf_simclr.config import (
     UserError,
 )
 
-# The flags of the authors' TF2 program with its defaults. Two differ on purpose: --mode, --use_tpu.
+# The flags of the authors' TF2 program with its defaults. Three differ on purpose: --mode, --use_tpu, --train_split.
 AUTHORS_DEFAULTS = {
     "mode": "train_then_eval",
     "use_tpu": None,
@@ -646,6 +646,10 @@ def test_evaluation_of_a_directory_without_a_run_wants_a_data_set(tmp_path):
     message = refusal("--mode=eval", f"--model_dir={tmp_path}/typo")
     assert message.startswith(f"--model_dir={tmp_path}/typo: no run is there, and no --dataset is named;")
     assert parse("--mode=eval", f"--model_dir={tmp_path}/typo", "--dataset=cifar10").mode == "eval"
+    assert refusal("--mode=eval", "--model_dir=gs://bucket/run") == (
+        "--model_dir=gs://bucket/run: the settings of a run at an address are not read, and no --dataset is named; "
+        "give the flags of the run that you want to wait for."
+    )
 
 
 def test_evaluation_takes_what_is_not_given_from_the_run(tmp_path):
@@ -695,21 +699,24 @@ def test_evaluation_takes_neither_modules_nor_addresses_from_the_run(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "dataset",
+    ("dataset", "is_one"),
     [
-        "huggingface:name",
-        "folder:s3://bucket/images",
-        "folder:a,tfrecord:http://host/a",
-        "mnist/data_dir=elsewhere",
+        ("huggingface:name", True),
+        ("kaggle:name/config:1.0.0", False),
+        ("folder:s3://bucket/images", False),
+        ("folder:a,tfrecord:http://host/a", True),
+        ("mnist/data_dir=elsewhere", True),
+        ("/a/script", False),
     ],
 )
-def test_data_set_that_is_fetched_or_runs_code_is_not_taken_from_the_run(tmp_path, dataset):
+def test_data_set_that_is_fetched_or_runs_code_is_not_taken_from_the_run(tmp_path, dataset, is_one):
     directory = write_settings(tmp_path, {"dataset": dataset})
     assert refusal("--mode=eval", directory) == (
         f"--dataset={dataset}: would be fetched because {tmp_path}/flags.json says so; give this flag yourself if "
         "you trust that address."
     )
-    assert parse("--mode=eval", directory, f"--dataset={dataset}").data.dataset == dataset
+    if is_one:
+        assert parse("--mode=eval", directory, f"--dataset={dataset}").data.dataset == dataset
 
 
 @pytest.mark.parametrize(

@@ -149,6 +149,12 @@ class DataConfig:
                 self.dataset,
                 f"a path; use folder:{source} for images, or tfrecord:{source} for record files.",
             )
+            check(
+                prefix != "folder" or "://" not in rest,
+                "dataset",
+                self.dataset,
+                f"a folder is read from this machine alone; copy it, or use tfrecord:{rest} for record files.",
+            )
             # The version of a TFDS data set stands behind a colon, and `huggingface:` belongs to TFDS.
             is_known = re.fullmatch(_KNOWN_PREFIX, prefix) or "/" in prefix or re.match(r"[\d*]", rest)
             kinds = f"folder:{rest} for a folder of images, or tfrecord:{rest} for record files"
