@@ -271,6 +271,18 @@ def test_eval_ends_with_the_run_whatever_the_data_is_today(tmp_path, nothing_eva
     assert evaluation._total_steps_of_run() == 64 // 32 + 1
 
 
+def test_eval_that_began_before_its_run_checks_the_classes_of_the_run(tmp_path, nothing_evaluated):
+    evaluation = Experiment(tiny_config(tmp_path, mode="eval"))
+    evaluation._check_classes_of_run()
+    write_run_data(str(tmp_path), RunData(tuple("0123456789")))  # The training begins.
+    evaluation._check_classes_of_run()
+    write_run_data(str(tmp_path), RunData(tuple("123456789")))
+    with pytest.raises(
+        UserError, match=r"began after this evaluation, with other classes; start the evaluation"
+    ):
+        evaluation._check_classes_of_run()
+
+
 def test_eval_makes_its_batches_once(tmp_path, nothing_evaluated, monkeypatch):
     """TensorFlow keeps the graphs of a data set: about 1 MB an evaluation, while a training is followed."""
     scores = {"eval/num_bad_images": 0, "eval/num_examples": 450}

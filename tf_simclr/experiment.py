@@ -35,7 +35,7 @@ from tf_simclr.memory_estimate import check_need, evaluation_need, training_need
 from tf_simclr.planning import chance_loss, long_warmup, make_plan, make_schedule
 from tf_simclr.preemption import PreemptionWatch
 from tf_simclr.results import ResultFiles
-from tf_simclr.run_data import RunData, describe_change, read_run_data
+from tf_simclr.run_data import RunData, describe_change, read_class_names, read_run_data
 from tf_simclr.run_directory import check_directory, claim_directory, owning_directory
 from tf_simclr.strategies import is_augmented_on_device, is_step_compiled, make_strategy
 from tf_simclr.tasks.base import Task
@@ -362,6 +362,7 @@ class Experiment:
         while True:
             path = self._next_checkpoint(path, step)
             check_directory(self.config)
+            self._check_classes_of_run()
             try:
                 step = checkpoints.restore_network(path)
             except UserError:
@@ -372,6 +373,17 @@ class Experiment:
             self._write(result)
             if step >= self._total_steps_of_run():
                 return result
+
+    def _check_classes_of_run(self) -> None:
+        """Raises UserError if the run began after this evaluation, with other classes than this one assumed."""
+        names, source = read_class_names(str(self.config.model_dir)), self.eval_source
+        if self._begun_with is None and names is not None and source is not None and source.class_names:
+            check(
+                tuple(names) == source.class_names,
+                "model_dir",
+                self.config.model_dir,
+                "the run there began after this evaluation, with other classes; start the evaluation again.",
+            )
 
     def _next_checkpoint(self, previous: str | None, step: int) -> str:
         """Waits for another checkpoint than `previous`, which is of `step`."""

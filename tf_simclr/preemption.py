@@ -13,8 +13,8 @@ from tf_simclr.checkpoint_list import latest_checkpoint
 from tf_simclr.config import Run
 from tf_simclr.distribute import gather_from_workers
 
-# The end of a machine, Ctrl-C, the end of a terminal.
-_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+# The end of a machine, Ctrl-C, the end of a terminal (which Windows does not have).
+_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
 
 
 class PreemptionWatch:

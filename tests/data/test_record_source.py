@@ -104,6 +104,15 @@ def test_split_of_a_folder_may_have_any_of_its_usual_names(tmp_path, name):
     assert available_splits(config(tmp_path)) == ("train", name)
 
 
+def test_two_spellings_of_one_split_are_refused(tmp_path):
+    for name in ("val-0.tfrecord", "valid-0.tfrecord"):
+        (tmp_path / name).touch()
+    with pytest.raises(
+        UserError, match=r"valid-0\.tfrecord and val-0\.tfrecord are both the split validation;"
+    ):
+        open_train(tmp_path)
+
+
 def test_folder_glob_and_single_file(folder):
     for where in (folder, f"{folder}/{{split}}-*.tfrecord"):
         assert available_splits(config(where)) == ("train", "test")

@@ -65,7 +65,7 @@ def changed(kind):
             "1 of other shape (base_model/conv2d_7/kernel [16, 8, 3, 3] instead of [3, 3, 8, 16] transposed)",
         ),
         ("head layer", "1 extra (head_contrastive/nl_1000/dense/kernel)"),
-        ("wide", "base_model/batch_normalization/beta [8] instead of [300000]"),
+        ("wide", "base_model/batch_normalization/beta [8] instead of [2048]"),
     ],
 )
 def test_variables_that_do_not_match_are_listed(tmp_path, write, kind, expected):

@@ -23,6 +23,7 @@ from tf_simclr.config.data_parts import (
 from tf_simclr.config.data_tools import PREVIEW, PrepareConfig, PreviewConfig
 from tf_simclr.config.label_efficiency import LabelEfficiencyConfig, Run
 from tf_simclr.config.parts import (
+    MAX_WIDTH,
     NUM_BLOCK_GROUPS,
     RESNET_DEPTHS,
     TRAIN_MODES,
@@ -60,6 +61,7 @@ __all__ = [
     "BENCHMARKS",
     "EXPORT_FORMATS",
     "LABEL_EFFICIENCY",
+    "MAX_WIDTH",
     "NUM_BLOCK_GROUPS",
     "PREVIEW",
     "RESNET_DEPTHS",

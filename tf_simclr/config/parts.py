@@ -7,6 +7,7 @@ from tf_simclr.config.checks import check, check_at_most, check_choice, check_fi
 
 RESNET_DEPTHS = (18, 34, 50, 101, 152, 200)
 NUM_BLOCK_GROUPS = 4
+MAX_WIDTH = 32
 PRECISIONS = ("float32", "float64", "mixed_bfloat16", "mixed_float16")
 TRAIN_MODES = ("pretrain", "finetune", "distill", "supervised")
 
@@ -32,7 +33,9 @@ class ModelConfig:
 
     def __post_init__(self):
         check_finite(self)
-        check_at_most(self, width_multiplier=32, image_size=4096, proj_out_dim=2**16, num_proj_layers=32)
+        check_at_most(
+            self, width_multiplier=MAX_WIDTH, image_size=4096, proj_out_dim=2**16, num_proj_layers=32
+        )
         check_choice("resnet_depth", self.resnet_depth, RESNET_DEPTHS)
         check(
             self.width_multiplier > 0 and round(64 * self.width_multiplier) >= 1,

@@ -191,7 +191,22 @@ def _paths(data: DataConfig, *wanted: str) -> dict[str, list[str]]:
             f"tfrecord:data/{_FILES_IN_FOLDER}, or a folder that --mode=prepare has written, or use folder:PATH for "
             "images.",
         )
-    return {split: paths for split, paths in found.items() if paths}
+    found = {split: paths for split, paths in found.items() if paths}
+    _check_one_spelling(data, found)
+    return found
+
+
+def _check_one_spelling(data: DataConfig, found: dict[str, list[str]]) -> None:
+    """Raises UserError if two spellings of one split have files of their own: one of them would be left out."""
+    first: dict[str, str] = {}
+    for name, paths in found.items():
+        other = first.setdefault(split_kind(name) or name, name)
+        if other != name and not set(paths) & set(found[other]):
+            raise _error(
+                data,
+                f"{os.path.basename(found[other][0])} and {os.path.basename(paths[0])} are both the split "
+                f"{split_kind(name)}; rename the files of one of them.",
+            )
 
 
 def _find_files(directory: str, pattern: str) -> list[str]:

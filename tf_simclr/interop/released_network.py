@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tf_simclr.config import ModelConfig, UserError, check
+from tf_simclr.config import MAX_WIDTH, ModelConfig, UserError, check
 from tf_simclr.interop.released_files import ReleasedFile, numbered
 from tf_simclr.models import SimCLRModel
 from tf_simclr.models.resnet import encoder_width, nearest_depth
@@ -143,7 +143,7 @@ def _encoder_settings(file: ReleasedFile) -> dict[str, Any]:
     depth = nearest_depth(round((len(body) - 4) / per_block), bottleneck=bottleneck)
     settings: dict[str, Any] = {
         "resnet_depth": depth,
-        "width_multiplier": first / 64,
+        "width_multiplier": min(first / 64, MAX_WIDTH),  # What is wider fits no network.
         "sk_ratio": 0.0,
         "se_ratio": 0.0,
         "cifar_stem": small,
