@@ -14,6 +14,7 @@ import tensorflow as tf
 
 from tests.runs import TOTAL_STEPS, finished_run, run_program, write_images
 from tf_simclr import embed as module
+from tf_simclr import feature_files
 from tf_simclr import features as passes
 from tf_simclr.augment import EvalView
 from tf_simclr.checkpoint import load_network
@@ -342,15 +343,15 @@ def test_output_that_cannot_be_written_is_refused(photos, tmp_path):
 
 @pytest.mark.slow
 def test_full_disk_keeps_what_is_finished(photos, tmp_path, monkeypatch):
-    save, count = np.savez, []
+    save, count = feature_files.save_npz, []
 
-    def fill(file, **arrays):
-        count.append(file)
+    def fill(path, arrays):
+        count.append(path)
         if len(count) == 2:
             raise OSError(28, "No space left on device")
-        save(file, **arrays)
+        save(path, arrays)
 
-    monkeypatch.setattr(np, "savez", fill)
+    monkeypatch.setattr(feature_files, "save_npz", fill)
     message = refusal(photos, tmp_path / "out" / "f.npz", shard_size=4)
     assert (
         "cannot write f-00001-of-00003.npz ([Errno 28] No space left on device); free some space" in message
