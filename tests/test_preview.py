@@ -237,7 +237,7 @@ def test_preview_refuses_what_no_run_takes(flag):
 
 @pytest.mark.parametrize(("flag", "asked", "most"), [("preview_images", 64, 61), ("preview_views", 16, 14)])
 def test_picture_that_cannot_be_drawn_is_refused_before_the_data_is_opened(tmp_path, flag, asked, most):
-    size = 1024 if flag == "preview_images" else 4300
+    size = 1024 if flag == "preview_images" else 4096
     with pytest.raises(UserError) as error:
         preview(preview_config(tmp_path / "views.png", dataset="none", image_size=size, **{flag: asked}))
     assert str(error.value) == (
