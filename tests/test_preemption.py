@@ -30,6 +30,16 @@ def own_handler():
     signal.signal(signal.SIGTERM, previous)
 
 
+@pytest.fixture(autouse=True)
+def usual_handlers():
+    """Those of a program that was started from a terminal: in the background, or by `nohup`, signals are ignored."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    previous = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in previous.items():
+        signal.signal(number, handler)
+
+
 def test_sigterm_is_noticed_while_the_watch_is_entered(own_handler):
     handle, received = own_handler
     with pytest.raises(PreemptedError), PreemptionWatch(ONE_DEVICE, grace=30) as watch:
