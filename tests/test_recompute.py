@@ -86,6 +86,6 @@ def test_xla_leaves_both_computations_apart():
         program = gradient.experimental_get_compiler_ir(IMAGES)(stage="optimized_hlo")
         return len(re.findall(r"= \S+ convolution\(", program))
 
-    # The first one has nothing before it that would have to be kept. XLA makes matrix products of those of size 1 without
-    # a stride: the shortcuts of three groups.
+    # The first one has nothing before it that would have to be kept. XLA makes matrix products of those of size 1
+    # without a stride: the shortcuts of three groups.
     assert compiled(True) - compiled(False) >= convolutions(False) - 1 - 3
