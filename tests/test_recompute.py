@@ -84,8 +84,11 @@ def test_xla_leaves_both_computations_apart():
     def compiled(recompute):
         gradient = make_gradient(recompute, jit_compile=True)
         program = gradient.experimental_get_compiler_ir(IMAGES)(stage="optimized_hlo")
-        return len(re.findall(r"= \S+ convolution\(", program))
+        return [len(re.findall(rf"= \S+ {kind}\(", program)) for kind in ("convolution", "dot")]
 
+    kept, again = compiled(False), compiled(True)
+    more_convolutions, more_products = (b - a for a, b in zip(kept, again, strict=True))
     # The first one has nothing before it that would have to be kept. XLA makes matrix products of those of size 1
-    # without a stride: the shortcuts of three groups.
-    assert compiled(True) - compiled(False) >= convolutions(False) - 1 - 3
+    # without a stride: the shortcuts of three groups, beside the dense layers.
+    assert more_convolutions >= convolutions(False) - 1 - 3
+    assert more_convolutions + more_products >= convolutions(False) - 1 + 3
