@@ -38,9 +38,7 @@ def read_accuracies(path: str, method: str, minus: str | None = None) -> dict[in
     for name in filter(None, (method, minus)):
         for labels, accuracies in results.items():
             if name not in accuracies:
-                raise ValueError(
-                    f"{path}: no {name!r} with {labels} labels a class, but {', '.join(accuracies)}."
-                )
+                raise ValueError(f"{path}: no {name!r} with {labels} labels a class, but {', '.join(accuracies)}.")
     return {
         int(labels): np.array(accuracies[method]) - (np.array(accuracies[minus]) if minus else 0)
         for labels, accuracies in results.items()

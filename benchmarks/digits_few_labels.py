@@ -133,9 +133,7 @@ class FewLabels:
         def teacher_logits(images):
             return finetuned.model.forward(images, training=False).endpoints["logits_sup"]
 
-        own = dataclasses.replace(
-            config.distill.model, width_multiplier=config.finetune.model.width_multiplier
-        )
+        own = dataclasses.replace(config.distill.model, width_multiplier=config.finetune.model.width_multiplier)
         makers: dict[str, Callable[[], Trainer]] = {
             "finetuned": lambda: finetuned,
             "supervised": lambda: Trainer(config.supervised),
@@ -180,8 +178,7 @@ class FewLabels:
         spreading = LabelSpreading(kernel="knn", n_neighbors=7, max_iter=100).fit(train, labels)
         true = self.held_out.labels
         return {
-            "logistic regression, frozen encoder": 100
-            * linear.score(scaler.transform(held_out_features), true),
+            "logistic regression, frozen encoder": 100 * linear.score(scaler.transform(held_out_features), true),
             "logistic regression, raw pixels": 100 * regression.score(held_out, true),
             "label spreading, raw pixels": 100 * spreading.score(held_out, true),
         }
@@ -204,9 +201,7 @@ def print_table(results: dict[str, np.ndarray]) -> None:
         print(f"| {name} | " + " | ".join(cells) + " |")
 
 
-def measure_seed(
-    config: SemiSupervisedConfig, options: argparse.Namespace, seed: int
-) -> dict[str, list[float]]:
+def measure_seed(config: SemiSupervisedConfig, options: argparse.Namespace, seed: int) -> dict[str, list[float]]:
     """Pretrains, unless that is done, and returns the accuracies of each method for each draw, in percent."""
     import tensorflow as tf
 
@@ -236,12 +231,8 @@ def parse_options() -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--num_draws", type=int, default=20, help="of the labels, for each seed")
     parser.add_argument("--num_seeds", type=int, default=1, help="of pretraining and of all else: 0, 1, ...")
     parser.add_argument("--labels", default="1,10", help="labels of each class")
-    parser.add_argument(
-        "--methods", default=",".join(METHODS), help="to train only these of %(default)s; or none"
-    )
-    parser.add_argument(
-        "--validate", action="store_true", help="train[:80%%] and train[80%%:], not the test images"
-    )
+    parser.add_argument("--methods", default=",".join(METHODS), help="to train only these of %(default)s; or none")
+    parser.add_argument("--validate", action="store_true", help="train[:80%%] and train[80%%:], not the test images")
     parser.add_argument("--work_dir", default=None, help="keeps the pretrained networks, one for each seed")
     parser.add_argument("--results", default=None, help="a JSON file for all accuracies")
     options, rest = parser.parse_known_args(sys.argv[1:])

@@ -94,9 +94,7 @@ def count_table(config: BenchmarkConfig) -> list[str]:
     models = [config.model]
     if not _NETWORK_FLAGS.intersection(config.stated):
         models = [
-            dataclasses.replace(
-                config.model, resnet_depth=depth, width_multiplier=float(width), sk_ratio=ratio
-            )
+            dataclasses.replace(config.model, resnet_depth=depth, width_multiplier=float(width), sk_ratio=ratio)
             for depth, width, ratio in _NETWORKS
         ]
     example = "pair" if config.train.train_mode == "pretrain" else "image"

@@ -113,8 +113,7 @@ def _ratio(name: str, base: np.ndarray, folded: np.ndarray) -> str:
 def _difference(expected: dict[str, np.ndarray], received: dict[str, np.ndarray]) -> str:
     """Says the largest difference of an output, by its largest number."""
     differences = {
-        name: np.abs(value - expected[name]).max() / np.abs(expected[name]).max()
-        for name, value in received.items()
+        name: np.abs(value - expected[name]).max() / np.abs(expected[name]).max() for name, value in received.items()
     }
     worst = max(differences, key=differences.__getitem__)
     return f"largest relative difference of an output: {differences[worst]:.1e} ({worst})"

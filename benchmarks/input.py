@@ -85,8 +85,7 @@ def _measure(training: ExperimentConfig, ingredients, repeats: int, name: str) -
     rates = [batch_size * _batches_per_second(batches) for _ in range(1 + repeats)]
     decode = _decode_rate(training.data.dataset)
     return Figure(
-        work=f"input of {num_views} view{'s' * (num_views > 1)} from {name}"
-        + on_device * ", the host's part",
+        work=f"input of {num_views} view{'s' * (num_views > 1)} from {name}" + on_device * ", the host's part",
         unit="images/s",
         samples=tuple(rates[1:]),
         bound=decode,

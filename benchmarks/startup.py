@@ -37,9 +37,7 @@ def measure_startup(config: BenchmarkConfig) -> list[Figure]:
     training = training_of(config)
     seconds_since_start()  # Where that fails, it fails at once.
     try:
-        starts = [
-            in_fresh_process(start_up, training, config.benchmark_trace_only) for _ in range(config.repeats)
-        ]
+        starts = [in_fresh_process(start_up, training, config.benchmark_trace_only) for _ in range(config.repeats)]
     except OutOfMemoryError as error:
         raise UserError(
             f"--resnet_depth={config.model.resnet_depth}: the first step does not fit into the memory of this "

@@ -27,9 +27,7 @@ ROWS = {
     ),
     "SimCLR step, R50, 224 px, 8 pairs": "--benchmark=step",
     "SimCLR step, R50 SK, 224 px, 8 pairs": "--benchmark=step --sk_ratio=0.0625",
-    "process start to first step, R50 SK, 224 px": (
-        "--benchmark=startup --sk_ratio=0.0625 --benchmark_repeats=3"
-    ),
+    "process start to first step, R50 SK, 224 px": ("--benchmark=startup --sk_ratio=0.0625 --benchmark_repeats=3"),
     "process start to first step traced, R152 3x SK, 224 px": (
         "--benchmark=startup --benchmark_trace_only --resnet_depth=152 --width_multiplier=3 --sk_ratio=0.0625 "
         "--benchmark_repeats=1"

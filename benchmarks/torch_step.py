@@ -91,9 +91,7 @@ class ProjectionHead(nn.Module):
         self.projection_head = nn.ModuleList()
         last = len(widths) - 2
         for number, (inputs, outputs) in enumerate(itertools.pairwise(widths)):
-            layer = nn.ModuleDict(
-                {"dense": nn.Linear(inputs, outputs, bias=False), "norm": nn.BatchNorm1d(outputs)}
-            )
+            layer = nn.ModuleDict({"dense": nn.Linear(inputs, outputs, bias=False), "norm": nn.BatchNorm1d(outputs)})
             nn.init.normal_(layer["dense"].weight, std=0.01)
             if number == last:
                 layer["norm"].bias.requires_grad_(False)

@@ -102,9 +102,7 @@ def read_program(path: str) -> Program:
             hlo, text = content["hlo"].tobytes(), json.loads(str(content["text"]))
         return Program(hlo, text["arguments"], text["about"])
     except (OSError, ValueError, KeyError, EOFError) as error:
-        raise UserError(
-            f"{path}: is no exported step ({error}); write one with the command export."
-        ) from error
+        raise UserError(f"{path}: is no exported step ({error}); write one with the command export.") from error
 
 
 def time_step(program: Program, num_steps: int) -> Timing:
@@ -233,9 +231,7 @@ def main(arguments: Sequence[str]) -> None:
     if options.command == "export":
         program = export_step(options.file, flags)
         size = os.path.getsize(options.file)
-        print(
-            f"Wrote {options.file}: {program.about['step']}, {len(program.arguments)} arguments, {size} bytes."
-        )
+        print(f"Wrote {options.file}: {program.about['step']}, {len(program.arguments)} arguments, {size} bytes.")
         return
     if flags or options.steps < 1:
         parser.error(f"unrecognized or wrong: {' '.join(flags) or f'--steps={options.steps}'}")

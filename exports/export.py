@@ -92,9 +92,7 @@ def export_checkpoint(config: ExportConfig) -> list[str]:
     writers = {name: _checked_writer(name, model) for name in config.formats}
     metadata = describe_export(model, run, step)
     if model.num_classes is None:
-        _LOG.info(
-            "%s has no supervised head: its exports have neither logits_sup nor probabilities.", checkpoint
-        )
+        _LOG.info("%s has no supervised head: its exports have neither logits_sup nor probabilities.", checkpoint)
     if model.config.precision != model.config.variable_dtype:
         model = copy_for_export(model)
     paths: list[str] = []

@@ -80,9 +80,7 @@ def describe_folded(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return dict(metadata) | {"endpoints": endpoints}
 
 
-def make_inference_module(
-    folded: SimCLRModel, *, frozen: bool = False
-) -> tf.__internal__.tracking.AutoTrackable:
+def make_inference_module(folded: SimCLRModel, *, frozen: bool = False) -> tf.__internal__.tracking.AutoTrackable:
     """Returns a module with the signature `serve`, which needs neither this project nor a strategy.
 
     It takes float images `[B, H, W, 3]` in [0, 1] and returns a dictionary of the named outputs but

@@ -7,8 +7,7 @@ IMAGES = tf.TensorSpec([None, None, None, 3], tf.float32, name="images")
 # A module has a function for each, whose shape is open for `checked_images` to say what is wrong: TensorFlow would list
 # all functions. Each adds to the time that loading takes, so integers have one.
 CALLED_WITH = tuple(
-    tf.TensorSpec(None, dtype, name="images")
-    for dtype in (tf.float32, tf.float64, tf.float16, tf.bfloat16, tf.uint8)
+    tf.TensorSpec(None, dtype, name="images") for dtype in (tf.float32, tf.float64, tf.float16, tf.bfloat16, tf.uint8)
 )
 
 

@@ -24,8 +24,7 @@ def check_onnx(model: SimCLRModel) -> None:
         import tf2onnx  # noqa: F401
     except ImportError as error:
         raise UserError(
-            f"--export_formats=onnx: needs the package tf2onnx ({error}); "
-            "pip install -r requirements-optional.txt"
+            f"--export_formats=onnx: needs the package tf2onnx ({error}); pip install -r requirements-optional.txt"
         ) from error
     check_size(model, "onnx")
 

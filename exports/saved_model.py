@@ -38,9 +38,7 @@ def save_model(model: SimCLRModel, directory: str, metadata: Mapping[str, Any] |
         metadata: content of the asset `metadata.json`; `describe_export` makes it of a run. The
             `weight_decay` among its `settings` weighs the regularization losses.
     """
-    module = make_module(
-        model, weight_decay=dict(metadata or {}).get("settings", {}).get("weight_decay", 0.0)
-    )
+    module = make_module(model, weight_decay=dict(metadata or {}).get("settings", {}).get("weight_decay", 0.0))
     signatures = {"serving_default": module.serve, "predict_jpeg": module.predict_jpeg}
     with tempfile.TemporaryDirectory() as folder:
         attach_metadata(module, metadata or {}, folder)

@@ -44,9 +44,7 @@ def write_tflite(model: SimCLRModel, directory: str, metadata: Mapping[str, Any]
     with tempfile.TemporaryDirectory() as saved_model:
         tf.saved_model.save(module, saved_model, signatures={"serving_default": module.serve})
         for name in ("float32", "float16"):
-            converter = tf.lite.TFLiteConverter.from_saved_model(
-                saved_model, signature_keys=["serving_default"]
-            )
+            converter = tf.lite.TFLiteConverter.from_saved_model(saved_model, signature_keys=["serving_default"])
             if name == "float16":
                 converter.optimizations = [tf.lite.Optimize.DEFAULT]
                 converter.target_spec.supported_types = [tf.float16]

@@ -89,9 +89,7 @@ def parse_command_line(arguments: Sequence[str]) -> tuple[Run | Tool, list[str]]
         )
     elif is_of_run and not uses_flagfile and (unnamed or values.dataset == "digits"):
         why = "no --dataset is named" if unnamed else "--dataset=digits"
-        notes.append(
-            f"Recipe: digits, as {why}: handwritten digits, a run of minutes (flags/recipes/digits.flags)."
-        )
+        notes.append(f"Recipe: digits, as {why}: handwritten digits, a run of minutes (flags/recipes/digits.flags).")
         recipe, _ = split_flagfiles([f"--flagfile={_DIGITS_RECIPE}"], base=os.curdir)
         lines = Lines([*recipe, *lines.from_files], lines.explicit)
         values = parse(lines.of_step(None))
@@ -151,15 +149,11 @@ def _notes_on_settings(settings: dict[str, str], values: absl_flags.FlagValues) 
     return notes
 
 
-def _of_previewed_step(
-    lines: Lines, values: absl_flags.FlagValues
-) -> tuple[absl_flags.FlagValues, list[str]]:
+def _of_previewed_step(lines: Lines, values: absl_flags.FlagValues) -> tuple[absl_flags.FlagValues, list[str]]:
     """Returns the flags of the step that a preview shows, of several the first one, and lines for the user."""
     step, notes = values.train_mode, []
     if step in (SEMI_SUPERVISED, LABEL_EFFICIENCY):
-        notes = [
-            f"Of {step}: the views of pretraining; another step is shown with --train_mode={TRAIN_MODES[1]}."
-        ]
+        notes = [f"Of {step}: the views of pretraining; another step is shown with --train_mode={TRAIN_MODES[1]}."]
         step = "pretrain"
     own = parse([*lines.of_step(step), f"--train_mode={step}"])
     first = str(own.labels_per_class).partition(",")[0].strip()
@@ -178,9 +172,7 @@ def _tool(lines: Lines, values: absl_flags.FlagValues) -> Tool:
         unused = []
     else:
         unused = [argument for argument in lines.explicit if argument not in general]
-    unused += [
-        f"--{name}={explicit[name].value}" for name in explicit if explicit[name].present and name not in used
-    ]
+    unused += [f"--{name}={explicit[name].value}" for name in explicit if explicit[name].present and name not in used]
     if unused:
         raise UserError(f"{unused[0]}: has no meaning with --mode={values.mode}; leave it out.")
     groups = [field.type for field in dataclasses.fields(tool) if dataclasses.is_dataclass(field.type)]

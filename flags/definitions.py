@@ -102,9 +102,7 @@ def _define_run(flag_values):
         keep_hub_module_max="SavedModels that are kept: a run exports one, at its end; 0 switches the export off.",
     )
     for name, instead in ACCEPTED_WITHOUT_EFFECT.items():
-        absl_flags.DEFINE_string(
-            name, None, f"Accepted for the authors' commands; {instead}.", flag_values=flag_values
-        )
+        absl_flags.DEFINE_string(name, None, f"Accepted for the authors' commands; {instead}.", flag_values=flag_values)
 
 
 def _define_data(flag_values):

@@ -44,9 +44,7 @@ def of_step(arguments: Sequence[str], step: str | None) -> list[str]:
             general.append(argument)
             continue
         if owner not in TRAIN_MODES:
-            raise UserError(
-                f"{argument}: no such step; write --STEP.NAME=VALUE with one of {', '.join(TRAIN_MODES)}."
-            )
+            raise UserError(f"{argument}: no such step; write --STEP.NAME=VALUE with one of {', '.join(TRAIN_MODES)}.")
         if (flag, value) == ("train_mode", owner):
             continue  # So that a recipe of this step can be its flagfile.
         if flag in ("mode", "train_mode", "model_dir"):
@@ -150,9 +148,7 @@ def split_flagfiles(
         if next(budget, None) is None:
             raise UserError(f"--flagfile={value}: more than {_MAX_FLAGFILES} flagfiles; use fewer.")
         lines = _read_lines(path, value)
-        nested, own = split_flagfiles(
-            lines, base=os.path.dirname(path), inside=(*inside, path), budget=budget
-        )
+        nested, own = split_flagfiles(lines, base=os.path.dirname(path), inside=(*inside, path), budget=budget)
         # What a step's flagfile says holds for that step.
         from_files += [f"--{step}{dot}{line.lstrip('-')}" for line in (*nested, *own)]
     return from_files, others

@@ -14,9 +14,7 @@ NUM_LOGICAL_DEVICES = 4
 
 def pytest_configure(config):
     cpu = tf.config.list_physical_devices("CPU")[0]
-    tf.config.set_logical_device_configuration(
-        cpu, [tf.config.LogicalDeviceConfiguration()] * NUM_LOGICAL_DEVICES
-    )
+    tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * NUM_LOGICAL_DEVICES)
 
 
 @pytest.fixture(autouse=True)

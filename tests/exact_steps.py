@@ -113,14 +113,9 @@ class Stepper:
             computed = self._step(rows)
             gradients, statistics, metrics = tf.nest.map_structure(self._first, computed)
             found |= {f"{number}/metrics/{name}": value for name, value in metrics.items()}
-            found |= {
-                f"{number}/statistics/{i}": value for i, value in enumerate(tf.nest.flatten(statistics))
-            }
+            found |= {f"{number}/statistics/{i}": value for i, value in enumerate(tf.nest.flatten(statistics))}
             names = [variable.name for variable in model.trainable_variables]
-            found |= {
-                f"{number}/gradients/{i} {n}": g
-                for i, (n, g) in enumerate(zip(names, gradients, strict=True))
-            }
+            found |= {f"{number}/gradients/{i} {n}": g for i, (n, g) in enumerate(zip(names, gradients, strict=True))}
         after = snapshot(model)
         return found | {f"changes/{name}": after[name] - before[name] for name in before}
 

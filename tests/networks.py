@@ -73,9 +73,7 @@ def assert_close(received: dict, expected: dict, tolerance: float):
     assert received.keys() == expected.keys()
     for name, value in expected.items():
         scale = np.max(np.abs(value), initial=0.0)
-        np.testing.assert_allclose(
-            received[name], value, rtol=0, atol=tolerance * max(scale, 1e-300), err_msg=name
-        )
+        np.testing.assert_allclose(received[name], value, rtol=0, atol=tolerance * max(scale, 1e-300), err_msg=name)
 
 
 @functools.cache

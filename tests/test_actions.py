@@ -56,10 +56,7 @@ def test_progress_without_a_terminal_is_plain_lines(log, capsys):
     metrics = "loss 3.250 | chance 8.29 | acc 50.0% | probe acc 25.0%"
     assert log.messages[0] == f"step 1/100 | compiled | {metrics} | lr 0.001 | ? left | all stages ?"
     # 2 seconds a step, 88 steps, and 50 of later stages.
-    assert (
-        log.messages[3]
-        == f"step 12/100 | 1234 images/s | {metrics} | lr 0.012 | 02:56 left | all stages 04:36"
-    )
+    assert log.messages[3] == f"step 12/100 | 1234 images/s | {metrics} | lr 0.012 | 02:56 left | all stages 04:36"
     assert capsys.readouterr().err == ""
 
 
@@ -287,9 +284,7 @@ def test_bad_images_that_were_left_out_at_first_count_once():
 
 def test_held_actions_see_the_last_event_after_the_evaluation_with_its_result():
     seen = []
-    held = HeldActions(
-        [lambda event: seen.append(("first", event)), lambda event: seen.append(("second", event))]
-    )
+    held = HeldActions([lambda event: seen.append(("first", event)), lambda event: seen.append(("second", event))])
     held.release({"accuracy": 0.0})
     assert seen == []
     held(make_event(50))

@@ -12,9 +12,7 @@ from tf_simclr.strategies import is_augmented_on_device
 FLAGS = {"mode": "train", "train_steps": 4, "steps_per_loop": 1, "color_jitter_strength": 0.5}
 
 
-@pytest.mark.parametrize(
-    ("devices", "auto"), [(["CPU:0"], False), (["GPU:0", "GPU:1"], True), (["TPU:0"], True)]
-)
+@pytest.mark.parametrize(("devices", "auto"), [(["CPU:0"], False), (["GPU:0", "GPU:1"], True), (["TPU:0"], True)])
 def test_auto_augments_on_accelerators(devices, auto):
     names = tuple(f"/job:worker/replica:0/task:0/device:{device}" for device in devices)
     strategy = types.SimpleNamespace(extended=types.SimpleNamespace(worker_devices=names))

@@ -92,18 +92,14 @@ def test_checkpoint_that_does_not_exist_names_those_there(finished, tmp_path):
     message = refusal(find_checkpoint, f"{finished}/ckpt-99", "checkpoint")
     assert message.startswith(f"--checkpoint={finished}/ckpt-99: no such checkpoint; use one of ")
     assert f"ckpt-{TOTAL_STEPS}" in message
-    assert "no checkpoint is in that directory either" in refusal(
-        find_checkpoint, f"{tmp_path}/x", "checkpoint"
-    )
+    assert "no checkpoint is in that directory either" in refusal(find_checkpoint, f"{tmp_path}/x", "checkpoint")
     assert "no checkpoint in this directory" in refusal(find_checkpoint, str(tmp_path), "checkpoint")
 
 
 def test_checkpoint_of_another_program_is_refused(tmp_path):
     path = tf.train.Checkpoint(net=tf.Variable(1.0)).write(str(tmp_path / "other"))
     message = refusal(initialize_from, path, build())
-    assert message == (
-        f"--checkpoint={path}: not written by tf_simclr; name a checkpoint or a SavedModel that is."
-    )
+    assert message == (f"--checkpoint={path}: not written by tf_simclr; name a checkpoint or a SavedModel that is.")
 
 
 class Linked(tf.Module):
@@ -141,9 +137,7 @@ def test_checkpoint_beside_damaged_settings_is_refused(copy, value):
     (copy / "flags.json").write_text(json.dumps(settings))
     message = refusal(load_network, str(copy), "checkpoint")
     assert "flags.json of its run is damaged (" in message or f"{copy}/flags.json: damaged or" in message
-    assert message.endswith(
-        ("); name another checkpoint.", "; restore it from a copy, or use another directory.")
-    )
+    assert message.endswith(("); name another checkpoint.", "; restore it from a copy, or use another directory."))
 
 
 @pytest.mark.parametrize("suffix", [".index", ".data-00000-of-00001"])
@@ -178,9 +172,7 @@ class TinyTask:
 
     def __init__(self, value=1.0, dtype="float32"):
         weight = tf.Variable(value, dtype=dtype, name="weight")
-        self.model = types.SimpleNamespace(
-            variables=[weight], variable_tree=lambda: {"encoder": {"weight": weight}}
-        )
+        self.model = types.SimpleNamespace(variables=[weight], variable_tree=lambda: {"encoder": {"weight": weight}})
         self.state = {}
         self.optimizer = tf.Module()
         self.optimizer.iterations = tf.Variable(0, dtype=tf.int64)
@@ -275,9 +267,7 @@ def test_restore_of_the_network_needs_no_optimizer(tmp_path):
     evaluated = TinyTask()
     assert Checkpoints(str(tmp_path), evaluated).restore_network(f"{tmp_path}/ckpt-4") == 4
     assert (float(evaluated.weight), float(evaluated.optimizer.slot)) == (4, 0.5)
-    assert "ckpt-5 is damaged" in refusal(
-        Checkpoints(str(tmp_path), evaluated).restore_network, f"{tmp_path}/ckpt-5"
-    )
+    assert "ckpt-5 is damaged" in refusal(Checkpoints(str(tmp_path), evaluated).restore_network, f"{tmp_path}/ckpt-5")
 
 
 def save_steps(directory, *steps, keep=5):

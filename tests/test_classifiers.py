@@ -84,9 +84,7 @@ def test_lbfgs_of_two_classes_has_two_logits():
 
     examples = clusters(num_classes=2)
     fit = fit_lbfgs(examples, 80)
-    model = LogisticRegression(C=1 / fit.l2_penalty).fit(
-        examples.features.astype(np.float64), examples.labels
-    )
+    model = LogisticRegression(C=1 / fit.l2_penalty).fit(examples.features.astype(np.float64), examples.labels)
     expected = model.predict_proba(examples.features.astype(np.float64))
     np.testing.assert_allclose(softmax(fit.logits(examples.features, 2)), expected, atol=1e-6)
 
@@ -225,9 +223,7 @@ def loop_shares(examples, features, k, temperature, num_classes):
 @pytest.mark.parametrize(("k", "temperature"), [(1, 0.1), (20, 0.1), (20, 0.01), (120, 1.0)])
 def test_neighbours_vote_as_in_plain_loops(k, temperature):
     examples, test = clusters(), clusters(40, seed=1)
-    logits = neighbour_logits(
-        examples, test.features, NUM_CLASSES + 1, num_neighbors=k, temperature=temperature
-    )
+    logits = neighbour_logits(examples, test.features, NUM_CLASSES + 1, num_neighbors=k, temperature=temperature)
     assert np.isfinite(logits).all()
     expected = loop_shares(examples, test.features, k, temperature, NUM_CLASSES + 1)
     np.testing.assert_allclose(softmax(logits), expected, atol=2e-5)
@@ -245,9 +241,7 @@ def test_neighbours_see_the_direction_alone():
 
 
 def test_neighbours_of_nothing_are_finite():
-    logits = neighbour_logits(
-        clusters(), np.zeros([1, 6], np.float32), NUM_CLASSES, num_neighbors=5, temperature=0.1
-    )
+    logits = neighbour_logits(clusters(), np.zeros([1, 6], np.float32), NUM_CLASSES, num_neighbors=5, temperature=0.1)
     assert np.isfinite(logits).all()
 
 

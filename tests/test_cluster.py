@@ -40,9 +40,7 @@ def test_no_workers_named_says_how_to_name_them():
     assert not names_several_workers(StrategyConfig())
 
 
-@pytest.mark.parametrize(
-    "address", ["a", "a:", "a:0", "a:70000", "a:x", ":1", "", "grpc://a:1", "a:1/b", "fe80::1:1"]
-)
+@pytest.mark.parametrize("address", ["a", "a:", "a:0", "a:70000", "a:x", ":1", "", "grpc://a:1", "a:1/b", "fe80::1:1"])
 def test_address_that_is_none_is_refused(address):
     with pytest.raises(UserError) as error:
         Cluster(("h:1", address), 0, "TF_CONFIG")
@@ -155,9 +153,7 @@ def test_tf_config_task_that_is_not_there_names_those_that_are(monkeypatch, task
     )
 
 
-@pytest.mark.parametrize(
-    ("jobs", "task", "named"), [(["ps"], "worker", "ps"), ([], "evaluator", "evaluator")]
-)
+@pytest.mark.parametrize(("jobs", "task", "named"), [(["ps"], "worker", "ps"), ([], "evaluator", "evaluator")])
 def test_tf_config_job_that_takes_no_part_is_refused(monkeypatch, jobs, task, named):
     set_tf_config(monkeypatch, {"worker": ["a:1"]} | {job: ["p:1"] for job in jobs}, task)
     assert refusal().endswith(f": {named} cannot take part; leave it out: chief and worker can.")
@@ -195,9 +191,7 @@ def set_gpus(monkeypatch, count, on_node=None):
     visible = []
     gpus = [f"GPU:{number}" for number in range(count)]
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind=None: gpus if kind == "GPU" else [])
-    monkeypatch.setattr(
-        tf.config, "set_visible_devices", lambda devices, kind: visible.append((devices, kind))
-    )
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda devices, kind: visible.append((devices, kind)))
     if on_node is not None:
         monkeypatch.setenv("SLURM_GPUS_ON_NODE", str(on_node))
     return visible
@@ -275,16 +269,13 @@ def test_slurm_with_more_tasks_than_gpus_on_a_node_is_refused(monkeypatch):
     set_gpus(monkeypatch, 2)
     set_slurm(monkeypatch, "n1", "3", "n1", num_tasks=3)
     assert refusal() == (
-        "--cluster=slurm: 3 tasks are on this node with 2 GPU(s); start at most one task a GPU: "
-        "--ntasks-per-node=2."
+        "--cluster=slurm: 3 tasks are on this node with 2 GPU(s); start at most one task a GPU: --ntasks-per-node=2."
     )
 
 
 def test_slurm_not_started_by_srun_is_refused():
     message = refusal(cluster="slurm")
-    assert message.startswith(
-        "--cluster=slurm: Slurm's variables name no workers (RuntimeError: SLURM_PROCID not"
-    )
+    assert message.startswith("--cluster=slurm: Slurm's variables name no workers (RuntimeError: SLURM_PROCID not")
     assert message.endswith("; start every worker with srun, in one step.")
     assert names_several_workers(StrategyConfig(cluster="slurm"))  # Which then says so.
 
@@ -380,9 +371,7 @@ def test_kubernetes_names_the_nodes_of_the_pods_in_their_order(kubernetes):
     assert names_several_workers(StrategyConfig(**KUBERNETES))
 
 
-@pytest.mark.parametrize(
-    "early", [PENDING, {"simclr-1": RUNNING["simclr-1"]}, {}], ids=["pending", "one", "none"]
-)
+@pytest.mark.parametrize("early", [PENDING, {"simclr-1": RUNNING["simclr-1"]}, {}], ids=["pending", "one", "none"])
 def test_kubernetes_pods_that_are_not_running_yet_are_waited_for(kubernetes, early):
     pods = kubernetes(early, early, early, RUNNING)
     assert find(**KUBERNETES).addresses == ("10.0.0.9:8470", "10.0.0.2:8470")
@@ -456,7 +445,5 @@ def test_kubernetes_package_missing_is_named(monkeypatch):
     monkeypatch.setenv("HOST_IP", "10.0.0.2")
     monkeypatch.setitem(sys.modules, "kubernetes", None)
     message = refusal(**KUBERNETES)
-    assert message.startswith(
-        "--cluster=kubernetes: the pods of job-name=simclr cannot be listed (ModuleNotFound"
-    )
+    assert message.startswith("--cluster=kubernetes: the pods of job-name=simclr cannot be listed (ModuleNotFound")
     assert "install the package kubernetes" in message

@@ -176,9 +176,7 @@ def test_several_sources_are_refused_where_labels_are_needed():
             "train": TrainConfig(train_mode=train_mode),
             "distill": config.DistillConfig(distill_alpha=alpha),
         }
-        assert_refused(
-            lambda settings=settings: ExperimentConfig(data=data, **settings), "dataset", data.dataset, mend
-        )
+        assert_refused(lambda settings=settings: ExperimentConfig(data=data, **settings), "dataset", data.dataset, mend)
     for train_mode in ("pretrain", "distill"):
         ExperimentConfig(data=data, train=TrainConfig(train_mode=train_mode))
 
@@ -312,10 +310,7 @@ TOOL_SETTINGS = {
     "preview": {"output": "views.png"},
 }
 TOOL_NUMBERS = [
-    (tool, field)
-    for tool, owner in config.TOOLS.items()
-    for field in dataclasses.fields(owner)
-    if field.type is int
+    (tool, field) for tool, owner in config.TOOLS.items() for field in dataclasses.fields(owner) if field.type is int
 ]
 
 
@@ -334,9 +329,7 @@ def test_tool_refuses_a_negative_number(tool, name):
     assert_refused(lambda: make_tool(tool, **{name: -7}), name, -7)
 
 
-@pytest.mark.parametrize(
-    ("tool", "name"), [(t, name) for t, given in TOOL_SETTINGS.items() for name in given]
-)
+@pytest.mark.parametrize(("tool", "name"), [(t, name) for t, given in TOOL_SETTINGS.items() for name in given])
 @pytest.mark.parametrize("value", [None, ""])
 def test_tool_says_what_is_not_given(tool, name, value):
     with pytest.raises(UserError, match=f"^--{name}: not given; name .*"):
@@ -405,9 +398,7 @@ def test_export_formats_are_taken_once_each():
 
 def test_remote_teacher_needs_to_be_allowed():
     handle = "https://models.example/r50/1"
-    assert_refused(
-        lambda: config.DistillConfig(teacher=handle), "teacher", handle, "--allow_remote_teacher=True"
-    )
+    assert_refused(lambda: config.DistillConfig(teacher=handle), "teacher", handle, "--allow_remote_teacher=True")
     assert config.DistillConfig(teacher=handle, allow_remote_teacher=True).teacher == handle
 
 

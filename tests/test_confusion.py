@@ -56,9 +56,7 @@ def test_file_stands_beside_the_results_and_says_all(tmp_path):
         assert next(csv.reader(file)) == ["class", *names]
 
 
-@pytest.mark.parametrize(
-    "text", ["", "class,a,b\na,1,0\n", "class,a,b\na,1,0\nb,x,1\n", "class,a,b\na,1\nb,0,1\n"]
-)
+@pytest.mark.parametrize("text", ["", "class,a,b\na,1,0\n", "class,a,b\na,1,0\nb,x,1\n", "class,a,b\na,1\nb,0,1\n"])
 def test_damaged_or_missing_file_is_no_matrix(tmp_path, text):
     path = tmp_path / "a_confusion.csv"
     assert read_confusion(str(path)) is None

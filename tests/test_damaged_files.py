@@ -102,9 +102,7 @@ def read_probe(folder):
 
 
 def read_suite(folder):
-    SuiteResults(str(folder / "transfer" / "result_transfer.json"), "output").find(
-        "linear/dtd", {"weights": "w"}
-    )
+    SuiteResults(str(folder / "transfer" / "result_transfer.json"), "output").find("linear/dtd", {"weights": "w"})
     evaluations.suites({"pretrain": tiny_config(folder)})
 
 

@@ -35,9 +35,7 @@ def photos(tmp_path):
 
 
 def config(dataset, output, **settings):
-    data = DataConfig(
-        dataset=dataset if dataset == "digits" else f"folder:{dataset}", max_bad_image_fraction=0.5
-    )
+    data = DataConfig(dataset=dataset if dataset == "digits" else f"folder:{dataset}", max_bad_image_fraction=0.5)
     given = {"checkpoint": str(finished_run().directory), "eval_batch_size": 4} | settings
     return EmbedConfig(data=data, output=str(output), **given)
 
@@ -108,9 +106,7 @@ def test_saved_model_gives_what_its_run_gives(photos, tmp_path):
     saved_model = finished_run().directory / "saved_model" / str(TOTAL_STEPS)
     for name, checkpoint in (("run", finished_run().directory), ("module", saved_model)):
         embed(config(photos, tmp_path / f"{name}.npz", checkpoint=str(checkpoint)))
-    np.testing.assert_allclose(
-        read(tmp_path / "run.npz")[0], read(tmp_path / "module.npz")[0], rtol=1e-4, atol=1e-5
-    )
+    np.testing.assert_allclose(read(tmp_path / "run.npz")[0], read(tmp_path / "module.npz")[0], rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
@@ -220,9 +216,7 @@ def test_unreadable_images_are_left_out_and_named(photos, tmp_path, log):
 def test_too_many_unreadable_images_stop(photos, tmp_path):
     for number in range(6):
         (photos / PHOTOS[number]).write_bytes(b"")
-    assert refusal(photos, tmp_path / "f.npz").startswith(
-        "--max_bad_image_fraction=0.5: 6 of 10 images of folder:"
-    )
+    assert refusal(photos, tmp_path / "f.npz").startswith("--max_bad_image_fraction=0.5: 6 of 10 images of folder:")
     assert not (tmp_path / "f.npz").exists()
 
 
@@ -284,9 +278,7 @@ def test_endpoint_that_does_not_exist_is_answered_with_those_that_do(photos, tmp
     assert not list(tmp_path.glob("f.npz*"))
 
 
-@pytest.mark.parametrize(
-    "network", ["nothing", "folder", "steps", "project", "truncated", "module", "handle"]
-)
+@pytest.mark.parametrize("network", ["nothing", "folder", "steps", "project", "truncated", "module", "handle"])
 def test_network_that_does_not_fit_is_refused(photos, tmp_path, network):
     path = tmp_path / "network"
     checkpoint, mend = str(path), "name "
@@ -302,9 +294,7 @@ def test_network_that_does_not_fit_is_refused(photos, tmp_path, network):
     elif network == "project":
         tf.train.Checkpoint(weights=tf.Variable([1.0])).write(str(path / "ckpt-1"))
     elif network == "truncated":
-        shutil.copytree(
-            finished_run().directory, path, ignore=shutil.ignore_patterns("saved_model", "events*")
-        )
+        shutil.copytree(finished_run().directory, path, ignore=shutil.ignore_patterns("saved_model", "events*"))
         for data in path.glob("ckpt-*.data*"):
             data.write_bytes(data.read_bytes()[:1000])
         mend = "is damaged or cannot be read"
@@ -353,9 +343,7 @@ def test_full_disk_keeps_what_is_finished(photos, tmp_path, monkeypatch):
 
     monkeypatch.setattr(feature_files, "save_npz", fill)
     message = refusal(photos, tmp_path / "out" / "f.npz", shard_size=4)
-    assert (
-        "cannot write f-00001-of-00003.npz ([Errno 28] No space left on device); free some space" in message
-    )
+    assert "cannot write f-00001-of-00003.npz ([Errno 28] No space left on device); free some space" in message
     assert sorted(files(tmp_path / "out")) == ["f-00000-of-00003.npz", "f.npz.json"]
     embed(config(photos, tmp_path / "out" / "f.npz", shard_size=4))
     assert len(files(tmp_path / "out")) == 4

@@ -92,9 +92,7 @@ def permutation(task, seed):
 
 @pytest.mark.slow
 @pytest.mark.distributed
-@pytest.mark.parametrize(
-    ("task", "num_workers"), cases([(task, 2) for task in TASKS], [(task, 3) for task in TASKS])
-)
+@pytest.mark.parametrize(("task", "num_workers"), cases([(task, 2) for task in TASKS], [(task, 3) for task in TASKS]))
 def test_workers_equal_one_process_in_float64(task, num_workers, tmp_path):
     command = [sys.executable, "-m", "tests.exact_steps", task, f"{tmp_path}/{{index}}.npz"]
     codes = run_workers([command] * num_workers, tmp_path)

@@ -47,9 +47,7 @@ def test_run_ends_at_the_exact_step_and_writes_its_files():
         "eval_steps": 0,
         "eval_fingerprint": run.read_json("result.json")["eval_fingerprint"],
     }
-    assert (
-        run.read_json("result.json") == run.read_json(f"result_{TOTAL_STEPS}.json") == run.result | evaluated
-    )
+    assert run.read_json("result.json") == run.read_json(f"result_{TOTAL_STEPS}.json") == run.result | evaluated
     assert run.read_json("flags.json")["train_steps"] == TOTAL_STEPS
     assert (run.directory / "saved_model" / str(TOTAL_STEPS) / "saved_model.pb").exists()
     names = {path.name.partition(".")[0] for path in run.directory.glob("ckpt-*")}
@@ -277,9 +275,7 @@ def test_eval_that_began_before_its_run_checks_the_classes_of_the_run(tmp_path, 
     write_run_data(str(tmp_path), RunData(tuple("0123456789")))  # The training begins.
     evaluation._check_classes_of_run()
     write_run_data(str(tmp_path), RunData(tuple("123456789")))
-    with pytest.raises(
-        UserError, match=r"began after this evaluation, with other classes; start the evaluation"
-    ):
+    with pytest.raises(UserError, match=r"began after this evaluation, with other classes; start the evaluation"):
         evaluation._check_classes_of_run()
 
 
@@ -288,9 +284,7 @@ def test_eval_makes_its_batches_once(tmp_path, nothing_evaluated, monkeypatch):
     scores = {"eval/num_bad_images": 0, "eval/num_examples": 450}
     nothing = Evaluation(scores, np.zeros(0, np.int64), np.zeros(0, np.int64))
     seen = []
-    monkeypatch.setattr(
-        experiment, "evaluate", lambda run, batches, **options: seen.append(batches) or nothing
-    )
+    monkeypatch.setattr(experiment, "evaluate", lambda run, batches, **options: seen.append(batches) or nothing)
     evaluation = Experiment(tiny_config(tmp_path, mode="eval"))
     for _ in range(2):
         evaluation._evaluate(evaluation.eval_source)

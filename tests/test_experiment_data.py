@@ -25,9 +25,7 @@ from tf_simclr.experiment import Experiment, train_and_evaluate
 def test_eval_split_unset_takes_validation_else_test(tmp_path, without_network, folders, expected):
     for folder in folders:
         write_images(tmp_path / "data" / folder / "cat", 2)
-    config = tiny_config(
-        tmp_path / "run", dataset=f"folder:{tmp_path}/data", eval_split=None, train_batch_size=2
-    )
+    config = tiny_config(tmp_path / "run", dataset=f"folder:{tmp_path}/data", eval_split=None, train_batch_size=2)
     source = Experiment(config).eval_source
     assert (source and source.name) == (expected and f"folder:{tmp_path}/data ({expected})")
 
@@ -46,9 +44,7 @@ def test_eval_split_missing_is_refused(tmp_path):
 def test_eval_split_with_other_classes_is_refused(tmp_path):
     for folder in ("train/cat", "train/dog", "test/cat", "test/fox"):
         write_images(tmp_path / "data" / folder, 2)
-    config = tiny_config(
-        tmp_path / "run", dataset=f"folder:{tmp_path}/data", eval_split=None, train_batch_size=2
-    )
+    config = tiny_config(tmp_path / "run", dataset=f"folder:{tmp_path}/data", eval_split=None, train_batch_size=2)
     message = refusal(config)
     assert message.startswith("--eval_split: ")
     assert message.endswith(
@@ -61,9 +57,7 @@ def test_eval_split_with_other_classes_is_refused(tmp_path):
 def test_eval_split_that_lacks_a_class_keeps_the_numbers_of_the_training_images(tmp_path, without_network):
     for folder in ("train/cat", "train/dog", "test/dog"):
         write_images(tmp_path / "data" / folder, 2)
-    config = tiny_config(
-        tmp_path / "run", dataset=f"folder:{tmp_path}/data", eval_split=None, train_batch_size=2
-    )
+    config = tiny_config(tmp_path / "run", dataset=f"folder:{tmp_path}/data", eval_split=None, train_batch_size=2)
     source = Experiment(config).eval_source
     assert (source.class_names, source.read_labels().tolist()) == (("cat", "dog"), [1, 1])
 
@@ -101,9 +95,7 @@ def test_batch_that_chunks_cannot_share_is_refused_before_training(
 ):
     settings = {"strategy": strategy, "train_batch_size": batch_size}
     message = refusal(tiny_config(tmp_path / "run", contrast_chunks=4, global_bn=False, **settings))
-    assert message.startswith(
-        f"--train_batch_size={batch_size}: cannot be cut into --contrast_chunks=4 equal"
-    )
+    assert message.startswith(f"--train_batch_size={batch_size}: cannot be cut into --contrast_chunks=4 equal")
     assert message.endswith(mend)
     assert not (tmp_path / "run").exists()
 

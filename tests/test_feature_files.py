@@ -83,9 +83,7 @@ def test_what_killed_processes_have_left_is_deleted(path):
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=repr)
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_output_stopped_at_its_manifest_goes_on(
-    path, tmp_path, monkeypatch, shard_size, moment, error, count
-):
+def test_output_stopped_at_its_manifest_goes_on(path, tmp_path, monkeypatch, shard_size, moment, error, count):
     """At the first, second, ... time that the manifest is written, and just before or just after."""
     real, calls = feature_files.write_json, []
 
@@ -117,9 +115,7 @@ def test_settings_may_change_while_nothing_is_finished(path):
     start(path, endpoint="logits_sup")
     write_missing(start(path))
     message = refusal(start, path, endpoint="logits_sup", overwrite=False)
-    assert message == (
-        f"--output={path}: exists already; use another name, or replace it with --overwrite=True."
-    )
+    assert message == (f"--output={path}: exists already; use another name, or replace it with --overwrite=True.")
 
 
 def test_file_that_the_manifest_does_not_have_yet_belongs_to_its_settings(path, monkeypatch):

@@ -129,9 +129,7 @@ def test_texts_for_the_terminal_hold_no_control_characters():
     assert first_line(ValueError("\n one\ntwo")) == "one"
     assert first_line(ValueError()) == "ValueError"
     # The reason stands behind the path.
-    assert first_line(OSError(f"{'long/' * 300}ckpt-5; No space left on device")).endswith(
-        "; No space left on device"
-    )
+    assert first_line(OSError(f"{'long/' * 300}ckpt-5; No space left on device")).endswith("; No space left on device")
 
 
 @pytest.mark.parametrize(

@@ -61,9 +61,7 @@ def test_declared_size_of_a_bitmap_that_is_stored_from_the_top(size):
     assert size(bytes(bitmap)).numpy().tolist() == [37, 53]
 
 
-@pytest.mark.parametrize(
-    "content", [b"", b"BM"[:1], b"hello, this is no image at all, whatever its name says"]
-)
+@pytest.mark.parametrize("content", [b"", b"BM"[:1], b"hello, this is no image at all, whatever its name says"])
 def test_declared_size_of_what_is_no_image_is_nothing(size, decode, content):
     assert size(content).numpy().tolist() == [0, 0]
     assert refusal(decode, content) == NO_IMAGE
@@ -205,9 +203,7 @@ def test_image_of_the_largest_size_passes_the_check():
             return tf.constant(True)
 
     assert check(bomb("JPEG", 10_000, 10_000), "")
-    assert refusal(check, bomb("JPEG", 10_000, 10_001), "number 3").startswith(
-        "number 3 declares 10000x10001"
-    )
+    assert refusal(check, bomb("JPEG", 10_000, 10_001), "number 3").startswith("number 3 declares 10000x10001")
 
 
 def test_image_that_is_cut_off_fails_in_the_decoder(decode):

@@ -201,9 +201,7 @@ def test_loop_knows_no_task():
         }
 
 
-@pytest.mark.parametrize(
-    ("part", "others"), [("config", set()), ("terminal", {"config", "files", "machine_memory"})]
-)
+@pytest.mark.parametrize(("part", "others"), [("config", set()), ("terminal", {"config", "files", "machine_memory"})])
 def test_config_and_terminal_need_the_standard_library_alone(part, others):
     names = {name for path in sources(f"tf_simclr/{part}") for name in imports(path)}
     foreign = {name for name in names if name.split(".")[0] not in sys.stdlib_module_names}

@@ -80,9 +80,7 @@ def test_labelled_share_that_replicas_cannot_share_is_refused(flags, count, mend
 
 
 def test_labelled_share_that_leaves_no_place_is_refused():
-    with pytest.raises(
-        UserError, match=r"^--distill_labeled_share=0\.99: leaves no place for unlabelled images"
-    ):
+    with pytest.raises(UserError, match=r"^--distill_labeled_share=0\.99: leaves no place for unlabelled images"):
         make(**(DISTILL | {"distill_labeled_share": 0.99}))
 
 
@@ -97,9 +95,7 @@ def test_distillation_where_all_images_are_labelled_takes_them_in_place():
 
 def test_batches_of_a_distillation_with_labels_have_them_last():
     config, parts = make(**(DISTILL | {"labels_per_class": 2, "distill_labeled_share": 0.25}))
-    batches = ingredients.training_batches(
-        config, parts, BatchPlan(global_batch_size=32), num_views=1, first_step=0
-    )
+    batches = ingredients.training_batches(config, parts, BatchPlan(global_batch_size=32), num_views=1, first_step=0)
     seen = []
     for batch in batches.take(3):
         labels = batch["labels"].numpy()
@@ -161,9 +157,7 @@ def test_only_pretraining_sees_jitter_and_blur(mode, monkeypatch):
     config, parts = make(mode=mode, **settings, **more)
     ingredients.training_batches(config, parts, BatchPlan(global_batch_size=32), num_views=1, first_step=0)
     (view,) = views
-    assert (view.use_blur, view.color_jitter_strength) == (
-        (True, 0.7) if mode == "pretrain" else (False, 0.0)
-    )
+    assert (view.use_blur, view.color_jitter_strength) == ((True, 0.7) if mode == "pretrain" else (False, 0.0))
     assert (view.use_flip, view.crop_min_area, view.random_rotation) == (True, 0.4, 15)
 
 
@@ -174,9 +168,7 @@ def test_distillation_sees_all_records_and_the_labels_of_a_few(tmp_path, cache):
     flags = {"dataset": data, "cache_dataset": cache, "labels_per_class": 3, "random_rotation": 0}
     config, parts = make(train_batch_size=8, distill_labeled_share=0.25, **(DISTILL | flags))
     assert (parts.source.num_examples, parts.labelled.num_examples, parts.num_classes) == (30, 6, 2)
-    batches = ingredients.training_batches(
-        config, parts, BatchPlan(global_batch_size=8), num_views=1, first_step=0
-    )
+    batches = ingredients.training_batches(config, parts, BatchPlan(global_batch_size=8), num_views=1, first_step=0)
     seen, few = [], []
     for batch in batches.take(5):
         numbers = numbers_of(batch["views"][0])
@@ -203,12 +195,8 @@ def test_several_sources_are_images_without_labels(tmp_path, mode):
     assert (parts.source.num_examples, parts.num_classes, parts.labelled) == (1377, None, None)
     line = "Several sources, without their labels: 24 of digits (train), 8 of tfrecord:"
     assert parts.notes[0].startswith(line)
-    with pytest.raises(
-        UserError, match=r"^--train_batch_size=1378: .* has only 1377 examples; use at most 1377"
-    ):
-        make(
-            mode=mode, dataset=data, train_batch_size=1378, **({"teacher": "y"} if mode == "distill" else {})
-        )
+    with pytest.raises(UserError, match=r"^--train_batch_size=1378: .* has only 1377 examples; use at most 1377"):
+        make(mode=mode, dataset=data, train_batch_size=1378, **({"teacher": "y"} if mode == "distill" else {}))
 
 
 # ---- The head that finetuning starts with
@@ -225,9 +213,7 @@ def start_finetuning(checkpoint=None, **flags):
     values = flatten(model.variable_tree())
     saved = tf.train.load_checkpoint(f"{finished_run().directory}/ckpt-{TOTAL_STEPS}")
     for name in ("encoder/stem/conv1/kernel", "projection_head/layer3/norm/moving_variance"):
-        np.testing.assert_array_equal(
-            values[name], saved.get_tensor(f"model/{name}/.ATTRIBUTES/VARIABLE_VALUE")
-        )
+        np.testing.assert_array_equal(values[name], saved.get_tensor(f"model/{name}/.ATTRIBUTES/VARIABLE_VALUE"))
     return values["supervised_head/kernel"].numpy(), line
 
 

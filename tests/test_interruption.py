@@ -74,9 +74,7 @@ def test_two_workers_one_of_them_killed_or_preempted_end_in_the_same_bytes(tmp_p
         check_same_end(tmp_path / name, tmp_path / "first")
     for number in (0, 1):
         said = (tmp_path / f"killed{number}.{1 - number}.log").read_text()
-        line = (
-            r"^error: a worker no longer answers \(.*\); start all workers again: they go on from .*ckpt-8\.$"
-        )
+        line = r"^error: a worker no longer answers \(.*\); start all workers again: they go on from .*ckpt-8\.$"
         assert re.search(line, said, re.M)
         assert "Going on from step 8 of 24." in said
     preempted = (tmp_path / "preempted.1.log").read_text()

@@ -179,9 +179,7 @@ def test_figures_are_those_of_the_runs(trained, tmp_path, log):
     assert outcome["evaluated_on"] == "digits (test)"
     for point in outcome["points"]:
         for method in ("finetune", "supervised"):
-            runs = [
-                config.runs[f"labels_{point['labels_per_class']}/seed_{draw}/{method}"] for draw in range(3)
-            ]
+            runs = [config.runs[f"labels_{point['labels_per_class']}/seed_{draw}/{method}"] for draw in range(3)]
             expected = np.array([accuracy(run) for run in runs])
             check_spread(point[method]["label_top_1_accuracy"], expected)
             check_spread(point[method]["mean_per_class_accuracy"], expected - 0.125)
@@ -212,9 +210,7 @@ def test_table_is_printed_and_written(trained, tmp_path, log):
     written = (tmp_path / "label_efficiency.md").read_text()
     assert written.startswith("# Accuracy against the number of labels: digits (test)\n")
     assert f"## Top-1 accuracy\n\n{TABLE}" in written
-    assert (
-        "| 1 | 38.65 ± 0.21 | 13.65 ± 0.21 |" in written.partition("Mean of the accuracies of the classes")[2]
-    )
+    assert "| 1 | 38.65 ± 0.21 | 13.65 ± 0.21 |" in written.partition("Mean of the accuracies of the classes")[2]
     assert "on 450 images of digits (test): mean ± standard deviation of 2 seeds" in written
 
 
@@ -304,9 +300,7 @@ def test_labels_that_are_no_numbers_are_refused(value):
 def test_other_modes_take_one_number_of_labels(arguments, value):
     with pytest.raises(UserError) as error:
         parse_command_line([*arguments, "--dataset=digits", f"--labels_per_class={value}"])
-    assert str(error.value).startswith(
-        f"--labels_per_class={value}: use one whole number; several, with commas"
-    )
+    assert str(error.value).startswith(f"--labels_per_class={value}: use one whole number; several, with commas")
     assert str(error.value).endswith("are for --mode=label_efficiency.")
 
 
@@ -356,18 +350,14 @@ def test_flag_of_the_pretraining_is_refused_where_there_is_none(tmp_path):
 
 
 def test_checkpoint_that_is_no_run_is_refused(trained, tmp_path):
-    assert refusal(checkpoint=tmp_path).startswith(
-        f"--checkpoint={tmp_path}: no checkpoint in this directory"
-    )
+    assert refusal(checkpoint=tmp_path).startswith(f"--checkpoint={tmp_path}: no checkpoint in this directory")
     assert trained == []
 
 
 def test_images_without_labels_are_refused(trained, tmp_path):
     write_images(tmp_path / "flat", 40)
     message = refusal(dataset=f"folder:{tmp_path}/flat", eval_split=None)
-    assert message.startswith(
-        f"--train_split=train: folder:{tmp_path}/flat (train) has no labels, which this"
-    )
+    assert message.startswith(f"--train_split=train: folder:{tmp_path}/flat (train) has no labels, which this")
     assert trained == []
 
 
@@ -375,9 +365,7 @@ def test_data_without_images_to_evaluate_on_are_refused(trained, tmp_path):
     for name in ("cat", "dog"):
         write_images(tmp_path / "photos" / name, 20)
     message = refusal(dataset=f"folder:{tmp_path}/photos", eval_split=None)
-    assert message.startswith(
-        f"--eval_split: folder:{tmp_path}/photos has no labelled images to evaluate on; name "
-    )
+    assert message.startswith(f"--eval_split: folder:{tmp_path}/photos has no labelled images to evaluate on; name ")
     assert trained == []
 
 
@@ -464,9 +452,7 @@ def test_curve_whose_start_was_deleted_is_refused(finished, tmp_path):
     directory = finished[0]
     (directory / "pretrain").rename(tmp_path / "away")
     try:
-        with pytest.raises(
-            UserError, match="finetune has begun, but pretrain, which it starts from, is gone"
-        ):
+        with pytest.raises(UserError, match="finetune has begun, but pretrain, which it starts from, is gone"):
             measure_label_efficiency(real_config(directory))
     finally:
         (tmp_path / "away").rename(directory / "pretrain")

@@ -88,9 +88,7 @@ def test_nt_xent_is_twice_the_mean_over_all_rows_of_the_paper():
     total = 0.0
     for i in range(2 * BATCH):
         partner = (i + BATCH) % (2 * BATCH)
-        denominator = sum(
-            math.exp(similarity(rows[i], rows[k], TEMPERATURE)) for k in range(2 * BATCH) if k != i
-        )
+        denominator = sum(math.exp(similarity(rows[i], rows[k], TEMPERATURE)) for k in range(2 * BATCH) if k != i)
         total -= math.log(math.exp(similarity(rows[i], rows[partner], TEMPERATURE)) / denominator)
     loss = losses.nt_xent_loss(a, b, temperature=TEMPERATURE).loss
     np.testing.assert_allclose(loss, 2 * total / (2 * BATCH), rtol=1e-13)
@@ -141,9 +139,7 @@ def test_contrastive_loss_is_equal_eager_graph_and_xla_with_a_dynamic_first_row(
         all_a, all_b = tf.constant(views[0]), tf.constant(views[1])
         with tf.GradientTape() as tape:
             tape.watch([a, b, all_a, all_b])
-            output = CONTRASTIVE[kind](
-                a, b, temperature=TEMPERATURE, all_a=all_a, all_b=all_b, first_row=first_row
-            )
+            output = CONTRASTIVE[kind](a, b, temperature=TEMPERATURE, all_a=all_a, all_b=all_b, first_row=first_row)
         return tuple(output) + tuple(tape.gradient(output.loss, [a, b, all_a, all_b]))
 
     eager = compute(2)
@@ -355,10 +351,7 @@ def test_supervised_loss_equals_loops(dtype):
     logits = np.random.default_rng(1).normal(size=(5, 4)).astype(dtype)
     labels = [0, 3, 1, 1, 2]
     expected = np.mean(
-        [
-            math.log(sum(math.exp(x) for x in row)) - row[label]
-            for row, label in zip(logits, labels, strict=True)
-        ]
+        [math.log(sum(math.exp(x) for x in row)) - row[label] for row, label in zip(logits, labels, strict=True)]
     )
     loss = losses.supervised_loss(tf.constant(labels, tf.int64), logits)
     assert loss.dtype == tf.as_dtype(dtype)
@@ -479,9 +472,7 @@ def test_distillation_loss_has_the_students_precision_but_no_half(teacher_dtype,
     teacher, student = tf.cast(teacher, teacher_dtype), tf.cast(student, dtype)
     loss = losses.distillation_loss(teacher, student, temperature=0.05)
     assert loss.dtype == expected
-    wanted = distillation_oracle(
-        tf.cast(teacher, "float64").numpy(), tf.cast(student, "float64").numpy(), 0.05
-    )
+    wanted = distillation_oracle(tf.cast(teacher, "float64").numpy(), tf.cast(student, "float64").numpy(), 0.05)
     np.testing.assert_allclose(loss, wanted, rtol=2e-6)
 
 

@@ -47,9 +47,7 @@ def test_free_memory_is_what_the_control_group_leaves(kernel, group, directory):
     kernel["/proc/self/cgroup"] = group + "\n"
     kernel[f"{directory}/{limit}"], kernel[f"{directory}/{usage}"] = f"{4 * GB}\n", f"{3 * GB}\n"
     assert machine_memory.available_memory() == GB
-    kernel[f"{directory}/memory.stat"] = (
-        f"anon 5\nactive_file {GB}\ninactive_file {GB // 2}\ntotal_active_file 9\n"
-    )
+    kernel[f"{directory}/memory.stat"] = f"anon 5\nactive_file {GB}\ninactive_file {GB // 2}\ntotal_active_file 9\n"
     assert machine_memory.available_memory() == 2.5 * GB
 
 

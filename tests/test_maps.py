@@ -107,9 +107,7 @@ def test_tensorboard_shows_points_names_and_images(photos, tmp_path):
     np.testing.assert_allclose(features, rows["features"], rtol=1e-5, atol=1e-6)
     header, *lines = get("/metadata", **query).decode().splitlines()
     assert header == "class\tname"
-    assert lines == [
-        f"{('_$cat$', 'dog')[k]}\t{n}" for k, n in zip(rows["labels"], rows["names"], strict=True)
-    ]
+    assert lines == [f"{('_$cat$', 'dog')[k]}\t{n}" for k, n in zip(rows["labels"], rows["names"], strict=True)]
     sprite = tf.io.decode_png(get("/sprite_image", **query)).numpy()
     assert described["sprite"]["singleImageDim"] == [8, 8]
     # Eleven images in four columns; the ninth, in the third row, is dog/003.png.

@@ -82,9 +82,7 @@ def report_of(index, workers, settings=None, key=None):
     return {
         "worker": index,
         "workers": proofs.digest(key, workers.addresses),
-        "settings": {
-            name: proofs.digest(key, (name, value)) for name, value in (settings or SETTINGS).items()
-        },
+        "settings": {name: proofs.digest(key, (name, value)) for name, value in (settings or SETTINGS).items()},
     }
 
 
@@ -391,9 +389,7 @@ def test_workers_with_one_token_meet_and_send_no_values(make_workers, monkeypatc
     assert [settled(future) for future in futures] == [message] * 2
     said = b"".join(sent)
     assert b"model_dir" in said
-    assert not any(
-        word in said for word in (b"secret", b"private", TOKEN.encode(), workers.addresses[0].encode())
-    )
+    assert not any(word in said for word in (b"secret", b"private", TOKEN.encode(), workers.addresses[0].encode()))
 
 
 def test_stranger_with_another_token_learns_nothing_and_is_ignored(make_workers, monkeypatch, caplog):

@@ -77,9 +77,7 @@ def test_weights_count_with_slots_gradients_and_copies():
 def test_activations_shrink_with_what_saves_memory():
     train = {"train_batch_size": 64}
     whole = need_of(model=NO_SYNC, train=train).activations
-    assert need_of(model=NO_SYNC, train=train, num_replicas=4).activations == pytest.approx(
-        whole / 4, rel=0.01
-    )
+    assert need_of(model=NO_SYNC, train=train, num_replicas=4).activations == pytest.approx(whole / 4, rel=0.01)
     assert need_of(model=NO_SYNC | {"precision": "mixed_bfloat16"}, train=train).activations < 0.52 * whole
     assert need_of(model=NO_SYNC, train=train, contrast={"contrast_chunks": 8}).activations < 0.15 * whole
     assert need_of(model=NO_SYNC, train=train | {"recompute": True}).activations < 0.5 * whole
@@ -97,9 +95,7 @@ def test_frozen_blocks_keep_nothing_for_the_gradient():
 def test_evaluation_needs_less_than_training_of_the_same_batch_and_grows_with_it():
     config = config_of(train={"train_batch_size": 64})
     small, large = (
-        evaluation_need(
-            dataclasses.replace(config, evaluation=EvaluationConfig(eval_batch_size=size)), None, 1
-        )
+        evaluation_need(dataclasses.replace(config, evaluation=EvaluationConfig(eval_batch_size=size)), None, 1)
         for size in (64, 640)
     )
     assert small.activations < training_need(config, None, 1).activations / 2

@@ -65,8 +65,6 @@ def test_difference_is_explained_by_its_flag(theirs, ours, explained):
 
 
 def test_difference_lists_missing_extra_and_shapes():
-    message = describe_differences(
-        {"encoder/a": (1,), "encoder/b": (2,)}, {"encoder/b": (3,), "encoder/c": (4,)}
-    )
+    message = describe_differences({"encoder/a": (1,), "encoder/b": (2,)}, {"encoder/b": (3,), "encoder/c": (4,)})
     assert "1 of other shape (encoder/b [2] here [3])" in message
     assert "1 missing (encoder/c), 1 extra (encoder/a)" in message

@@ -14,9 +14,7 @@ from tf_simclr import optimizers
 from tf_simclr.config import UserError
 from tf_simclr.schedules import WarmupCosine
 
-needs_addons = pytest.mark.skipif(
-    sys.version_info >= (3, 12), reason="tensorflow-addons has no release for it"
-)
+needs_addons = pytest.mark.skipif(sys.version_info >= (3, 12), reason="tensorflow-addons has no release for it")
 NAMES = ["lars", pytest.param("lamb", marks=needs_addons), "momentum", "adam"]
 HYPER = {"momentum": 0.9, "weight_decay": 0.01, "trust_coefficient": 0.001}
 NUM_STEPS = 4
@@ -310,9 +308,7 @@ def bits(optimizer, variables):
     return [variable.numpy().tobytes() for variable in (*variables, *state)]
 
 
-@pytest.mark.parametrize(
-    "wrap", [lambda f: f, lambda f: tf.function(f, jit_compile=True)], ids=["eager", "xla"]
-)
+@pytest.mark.parametrize("wrap", [lambda f: f, lambda f: tf.function(f, jit_compile=True)], ids=["eager", "xla"])
 @pytest.mark.parametrize("name", NAMES)
 def test_step_left_out_counts_and_changes_nothing_else(name, wrap):
     variables = make_variables()
@@ -395,9 +391,7 @@ def test_apply_gradients_refuses_a_missing_gradient():
     variables = make_variables()
     optimizer = make("lars", variables)
     with pytest.raises(ValueError, match=r"leave them out: dense/bias:0\."):
-        optimizers.apply_gradients(
-            optimizer, [tf.zeros([3, 4]), None, tf.zeros([4, 2]), tf.zeros([2, 2])], variables
-        )
+        optimizers.apply_gradients(optimizer, [tf.zeros([3, 4]), None, tf.zeros([4, 2]), tf.zeros([2, 2])], variables)
 
 
 def test_lars_config_holds_everything_but_the_excluded_variables():

@@ -37,9 +37,7 @@ def without_locks(monkeypatch):
 
 def test_second_process_is_told_who_owns_it_and_the_killed_one_is_not_in_the_way(tmp_path):
     lock = tmp_path / "owner.lock"
-    with subprocess.Popen(
-        [sys.executable, "-c", HOLD, str(lock)], stdout=subprocess.PIPE, text=True
-    ) as process:
+    with subprocess.Popen([sys.executable, "-c", HOLD, str(lock)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "owned\n"
         with pytest.raises(OwnedError) as error, own(lock):
             pass

@@ -344,9 +344,7 @@ def test_label_fraction_that_leaves_a_class_empty_is_refused(refused):
 def test_head_layer_beyond_the_checkpoints_head_is_refused(refused):
     settings = {"mode": "finetune", "checkpoint": finished_run().directory}
     message = refused(num_proj_layers=4, ft_proj_selector=4, **settings)
-    assert message.startswith(
-        f"--checkpoint={finished_run().directory}/ckpt-{TOTAL_STEPS}: another network; "
-    )
+    assert message.startswith(f"--checkpoint={finished_run().directory}/ckpt-{TOTAL_STEPS}: another network; ")
     assert message.endswith("it was written with --num_proj_layers=3 (here 4).")
     with pytest.raises(UserError, match=r"^--ft_proj_selector=4: the projection head \(.*\) has 3 layer"):
         tiny_config("x", ft_proj_selector=4, **settings)
@@ -356,9 +354,7 @@ def test_checkpoint_and_teacher_that_do_not_exist_are_refused(refused, tmp_path)
     assert refused(mode="finetune", checkpoint=tmp_path / "no").startswith(
         f"--checkpoint={tmp_path}/no: no such checkpoint; "
     )
-    assert refused(mode="distill", teacher=tmp_path / "no").startswith(
-        f"--teacher={tmp_path}/no: no such checkpoint; "
-    )
+    assert refused(mode="distill", teacher=tmp_path / "no").startswith(f"--teacher={tmp_path}/no: no such checkpoint; ")
 
 
 @pytest.mark.parametrize("mode", ["finetune", "distill", "supervised"])
@@ -367,9 +363,7 @@ def test_step_without_labels_is_refused(refused, tmp_path, mode):
     settings = {"dataset": f"folder:{tmp_path}/images", "eval_split": None}
     settings |= {"finetune": FINETUNE, "distill": DISTILL}.get(mode, {"mode": mode})
     message = refused(**settings)
-    assert message.startswith(
-        f"--train_split=train: folder:{tmp_path}/images (train) has no labels, which this "
-    )
+    assert message.startswith(f"--train_split=train: folder:{tmp_path}/images (train) has no labels, which this ")
 
 
 @pytest.mark.parametrize("settings", [FINETUNE, {"mode": "supervised"}, {"mode": "distill", "teacher": "y"}])
@@ -390,15 +384,11 @@ def test_whole_method_in_a_directory_with_other_settings_is_refused_before_it_tr
     (directory / "flags.json").write_text(json.dumps(config.supervised.to_dict() | {"temperature": 0.5}))
     (directory / "result.json").write_text("{}")
     message = refusal_of_whole(config)
-    assert message.startswith(
-        f"--model_dir={directory}: holds a run with other settings (--temperature=0.5 there"
-    )
+    assert message.startswith(f"--model_dir={directory}: holds a run with other settings (--temperature=0.5 there")
     assert trained == []
 
 
-def test_whole_method_that_another_process_has_begun_meanwhile_keeps_its_settings(
-    trained, tmp_path, monkeypatch
-):
+def test_whole_method_that_another_process_has_begun_meanwhile_keeps_its_settings(trained, tmp_path, monkeypatch):
     @contextlib.contextmanager
     def owned_after_another_process(directory, *, owns):
         (tmp_path / "flags.json").write_text(json.dumps({"train_mode": "label_efficiency"}))
@@ -443,12 +433,8 @@ def test_whole_method_finetunes_the_network_that_it_pretrains(tmp_path):
 
 
 def test_whole_method_may_change_the_precision_where_the_weights_stay_the_same(tmp_path):
-    config = whole_config(
-        tmp_path, "--pretrain.precision=mixed_bfloat16", "--distill.precision=mixed_float16"
-    )
+    config = whole_config(tmp_path, "--pretrain.precision=mixed_bfloat16", "--distill.precision=mixed_float16")
     assert (config.pretrain.model.precision, config.finetune.model.precision) == ("mixed_bfloat16", "float32")
     with pytest.raises(UserError) as error:
         whole_config(tmp_path, "--finetune.precision=float64")
-    assert str(error.value).startswith(
-        "--finetune.precision=float64: the network is pretrained with float32; "
-    )
+    assert str(error.value).startswith("--finetune.precision=float64: the network is pretrained with float32; ")

@@ -8,9 +8,7 @@ from tf_simclr.train import LoopPlan
 
 
 def schedule_of(warmup, total_steps, num_examples=1347):
-    config = ExperimentConfig(
-        optimizer=OptimizerConfig(warmup_epochs=warmup), train=TrainConfig(train_batch_size=256)
-    )
+    config = ExperimentConfig(optimizer=OptimizerConfig(warmup_epochs=warmup), train=TrainConfig(train_batch_size=256))
     schedule = make_schedule(config, num_examples, total_steps)
     return schedule, long_warmup(config, schedule)
 
@@ -25,9 +23,7 @@ def test_warmup_is_counted_in_epochs_or_as_a_share_of_the_run(warmup, total_step
 
 def test_warmup_of_the_paper_is_the_same_in_epochs_and_as_a_share():
     total_steps = 250_228
-    config = ExperimentConfig(
-        optimizer=OptimizerConfig(warmup_epochs=40), train=TrainConfig(train_batch_size=4096)
-    )
+    config = ExperimentConfig(optimizer=OptimizerConfig(warmup_epochs=40), train=TrainConfig(train_batch_size=4096))
     in_epochs = make_schedule(config, 1_281_167, total_steps)
     assert in_epochs.warmup_steps == schedule_of("5%", total_steps)[0].warmup_steps == 12_511
 

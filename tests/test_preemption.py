@@ -149,9 +149,7 @@ def test_workers_agree_and_the_slowest_sets_the_pace(monkeypatch, noticed, expec
     assert watch.max_steps == 7  # In half of 30 s, at 2 s a step.
 
 
-@pytest.mark.parametrize(
-    ("grace", "seconds", "steps"), [(30, 0.01, 1500), (30, 1.0, 15), (1, 0.4, 1), (1, 9.0, 1)]
-)
+@pytest.mark.parametrize(("grace", "seconds", "steps"), [(30, 0.01, 1500), (30, 1.0, 15), (1, 0.4, 1), (1, 9.0, 1)])
 def test_max_steps_follow_the_grace_and_the_time_of_a_step(grace, seconds, steps):
     watch = PreemptionWatch(ONE_DEVICE, grace=grace)
     watch.after_call(0.0)

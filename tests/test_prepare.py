@@ -75,9 +75,7 @@ PLAIN = {
     "grey JPEG": encode(GREY, "JPEG"),
     "progressive JPEG": encode(PIXELS, "JPEG", progressive=True),
     "upright JPEG": encode(PIXELS, "JPEG", exif=oriented(1)),
-    "JPEG with a second picture": encode(
-        PIXELS, "MPO", save_all=True, append_images=[Image.fromarray(GREYS)]
-    ),
+    "JPEG with a second picture": encode(PIXELS, "MPO", save_all=True, append_images=[Image.fromarray(GREYS)]),
     "PNG": encode(PIXELS, "PNG"),
     "grey PNG": encode(GREY, "PNG"),
 }
@@ -201,9 +199,7 @@ def test_unreadable_image_is_told_by_what_is_wrong(tmp_path):
     for extension, options in (("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {}), ("TIFF", {})):
         whole = encode(noise, extension, **options)
         assert problem_of(tmp_path, whole[: len(whole) * 3 // 4]), extension
-    assert "64x64 pixels, over the limit of 4000" in problem_of(
-        tmp_path, encode(noise, "PNG"), max_pixels=4000
-    )
+    assert "64x64 pixels, over the limit of 4000" in problem_of(tmp_path, encode(noise, "PNG"), max_pixels=4000)
     assert "floating-point" in problem_of(tmp_path, encode(GREY.astype(np.float32), "TIFF"))
     assert "16 bits" in problem_of(tmp_path, encode(GREY.astype(np.int32) * 2**16, "TIFF"))
 
@@ -246,9 +242,7 @@ def read(path):
     for record in tf.data.TFRecordDataset(str(path)).as_numpy_iterator():
         features = tf.train.Example.FromString(record).features.feature
         label = features["label"].int64_list.value[0] if "label" in features else None
-        rows.append(
-            (features["file_name"].bytes_list.value[0].decode(), label, features["image"].bytes_list.value[0])
-        )
+        rows.append((features["file_name"].bytes_list.value[0].decode(), label, features["image"].bytes_list.value[0]))
     return rows
 
 
@@ -305,9 +299,7 @@ def test_all_splits_are_prepared_and_a_flat_one_has_no_labels(photos, tmp_path):
         "test": 2,
     }
     assert manifest["class_names"] == ["cat", "dog"]
-    assert {
-        row[:2] for n in range(2) for row in read(tmp_path / "out" / f"test-0000{n}-of-00002.tfrecord")
-    } == {
+    assert {row[:2] for n in range(2) for row in read(tmp_path / "out" / f"test-0000{n}-of-00002.tfrecord")} == {
         ("test/000.png", None),
         ("test/001.png", None),
     }
@@ -412,9 +404,7 @@ def test_finished_output_tells_what_is_there_and_converts_nothing(photos, tmp_pa
     prepare(config(photos, tmp_path / "out"))
     before = files(tmp_path / "out")
     assert re.search(r"^train: 20 images in 3 files, \d+\.\d kB\.$", "\n".join(log.messages), re.MULTILINE)
-    assert (
-        f"python run.py --flagfile=flags/recipes/photos.flags --dataset=tfrecord:{tmp_path}/out" in log.text
-    )
+    assert f"python run.py --flagfile=flags/recipes/photos.flags --dataset=tfrecord:{tmp_path}/out" in log.text
     log.clear()
     monkeypatch.setattr(module, "convert_files", None)
     prepare(config(photos, tmp_path / "out"))
@@ -647,9 +637,7 @@ def test_output_that_cannot_be_written_is_refused(photos, tmp_path):
 
 
 def test_data_that_is_no_folder_is_refused(tmp_path):
-    with pytest.raises(
-        UserError, match=r"^--dataset=digits: only folders of images are prepared; name one as"
-    ):
+    with pytest.raises(UserError, match=r"^--dataset=digits: only folders of images are prepared; name one as"):
         PrepareConfig(data=DataConfig(dataset="digits"), output="out")
     assert "does not exist" in refusal(tmp_path / "nothing", tmp_path / "out")
 
@@ -694,9 +682,7 @@ def test_flags_of_a_training_fit_what_was_prepared(sizes, num_classes, more, mon
     assert flags == ["--flagfile=flags/recipes/photos.flags", "--dataset=tfrecord:a b", *more]
     config, _ = parse_command_line(flags)
     steps = config.steps.values() if num_classes > 1 else [config]
-    batches = {
-        step.train.train_batch_size for step in steps if step.train.train_mode in ("pretrain", "distill")
-    }
+    batches = {step.train.train_batch_size for step in steps if step.train.train_mode in ("pretrain", "distill")}
     assert batches == {min(64, sum(sizes.values()))}
 
 

@@ -102,25 +102,20 @@ def test_originals_are_the_images_that_the_views_are_of(tmp_path, monkeypatch):
     folder = write_images(tmp_path / "flat", 3)
     (folder / "001.png").write_bytes(b"")
     drawn = []
-    monkeypatch.setattr(
-        module, "plot_views", lambda *given: drawn.append(given) or view_pictures.plot_views(*given)
-    )
+    monkeypatch.setattr(module, "plot_views", lambda *given: drawn.append(given) or view_pictures.plot_views(*given))
     flags = {"crop_min_area": 1, "random_rotation": 0, "use_flip": False, "train_batch_size": 512}
     preview(preview_config(tmp_path / "views.png", dataset=f"folder:{folder}", **flags))
     in_picture(tmp_path / "views.png", num_images=3, num_views=2, size=8)
     ((originals, views, names, _),) = drawn
     files = {
-        str(path): tf.io.decode_png(path.read_bytes()).numpy()
-        for path in (folder / "000.png", folder / "002.png")
+        str(path): tf.io.decode_png(path.read_bytes()).numpy() for path in (folder / "000.png", folder / "002.png")
     }
     assert sorted(names) == [*files, f"instead of {folder / '001.png'}, unreadable"]
     for original, name, (view, _) in zip(originals, names, views, strict=True):
         assert any(np.array_equal(original, file) for file in files.values())
         np.testing.assert_array_equal(original, files.get(name, original))
         likeness = {
-            path: np.corrcoef(tf.image.resize(file, [8, 8], antialias=True).numpy().ravel(), view.ravel())[
-                0, 1
-            ]
+            path: np.corrcoef(tf.image.resize(file, [8, 8], antialias=True).numpy().ravel(), view.ravel())[0, 1]
             for path, file in files.items()
         }
         best = max(likeness, key=likeness.get)
@@ -132,9 +127,7 @@ def test_original_of_any_size_has_the_place_of_a_view():
     originals = [np.full((height, width, 3), 7, np.uint8) for height, width in ((1, 700), (50, 20), (3, 2))]
     grey = np.full((8, 8, 1), 7, np.uint8)
     names = ["$1.png", "猫.png", "x" * 500, "grey"]
-    png = view_pictures.plot_views(
-        [*originals, grey], np.zeros([4, 2, 8, 8, 3]), names, "A title\nof two lines"
-    )
+    png = view_pictures.plot_views([*originals, grey], np.zeros([4, 2, 8, 8, 3]), names, "A title\nof two lines")
     shown, _ = in_picture(io.BytesIO(png), num_images=4, num_views=2, size=8)
     sizes = [np.argwhere((image == 7).all(axis=-1)) for image in shown]
     extents = [tuple(np.ptp(places, axis=0) + 1) for places in sizes]
@@ -209,9 +202,7 @@ def test_preview_takes_the_command_of_the_whole_method(monkeypatch):
         "pretrain",
     )
     assert config.augment == run.pretrain.augment
-    assert note == (
-        "Of semi_supervised: the views of pretraining; another step is shown with --train_mode=finetune."
-    )
+    assert note == ("Of semi_supervised: the views of pretraining; another step is shown with --train_mode=finetune.")
     config, notes = parse(*photos_command(), "--train_mode=finetune")
     assert (config.data, config.augment) == (run.finetune.data, run.finetune.augment)
     assert notes == []

@@ -61,9 +61,7 @@ def counted(monkeypatch):
 # ---- What is written
 
 
-@pytest.mark.parametrize(
-    ("mode", "protocol"), [("linear_eval", "lbfgs"), ("linear_eval", "sgd"), ("knn_eval", None)]
-)
+@pytest.mark.parametrize(("mode", "protocol"), [("linear_eval", "lbfgs"), ("linear_eval", "sgd"), ("knn_eval", None)])
 def test_each_image_goes_through_the_network_once(counted, tmp_path, mode, protocol):
     path = tmp_path / "out" / "result.json"
     splits = {"train_split": "train[:100]", "eval_split": "test[:50]"}
@@ -273,9 +271,7 @@ def test_images_without_labels_or_of_one_class_are_refused(counted, tmp_path):
             write_images(tmp_path / "other" / split / name, 2)
     message = refusal(dataset=f"folder:{tmp_path / 'other'}", output=tmp_path / "a.json")
     assert "(test) has 2 classes (cat, owl), folder:" in message
-    assert message.endswith(
-        "(train) 2 classes (cat, dog); use splits with the same classes, or with some of them."
-    )
+    assert message.endswith("(train) 2 classes (cat, dog); use splits with the same classes, or with some of them.")
     message = refusal(dataset=f"folder:{tmp_path / 'one'}", output=tmp_path / "a.json")
     assert message.startswith("--eval_split: not given, and folder:")
 

@@ -15,9 +15,7 @@ from tf_simclr.config import TrainConfig, UserError
 def calls(monkeypatch):
     """What the profiler is told, without a trace."""
     told = []
-    monkeypatch.setattr(
-        tf.profiler.experimental, "start", lambda directory: told.append(("start", directory))
-    )
+    monkeypatch.setattr(tf.profiler.experimental, "start", lambda directory: told.append(("start", directory)))
     monkeypatch.setattr(tf.profiler.experimental, "stop", lambda: told.append(("stop",)))
     return told
 
@@ -67,9 +65,7 @@ def test_profiler_of_a_run_that_is_past_it_does_nothing(calls):
 def test_profile_steps_that_make_no_sense_are_refused(value):
     with pytest.raises(UserError) as error:
         TrainConfig(profile_steps=value)
-    assert str(error.value).startswith(
-        f"--profile_steps={value}: use the first and the last step, such as 10,20"
-    )
+    assert str(error.value).startswith(f"--profile_steps={value}: use the first and the last step, such as 10,20")
 
 
 def test_profile_steps_after_the_end_of_the_run_are_refused(tmp_path, without_network):

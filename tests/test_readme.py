@@ -63,9 +63,7 @@ def test_readme_has_commands():
 
 
 def test_commands_are_found_in_fenced_blocks_alone():
-    page = (
-        "python run.py --a=1\n```sh\n$ python run.py \\\n  --b='x y'  # Comment\n```\n`python run.py --c`\n"
-    )
+    page = "python run.py --a=1\n```sh\n$ python run.py \\\n  --b='x y'  # Comment\n```\n`python run.py --c`\n"
     assert list(commands_of(page)) == [["--b=x y"]]
 
 

@@ -409,13 +409,9 @@ def test_frozen_features_of_a_run_are_in_its_report(tmp_path):
         ["pretrain", "linear_eval (sgd)", *split, *scores],
         ["pretrain", "knn_eval", *split, *scores],
     ]
-    assert Page(content).images == [
-        f"confusion matrix of pretrain, {mode}" for mode in ("linear_eval", "knn_eval")
-    ]
+    assert Page(content).images == [f"confusion matrix of pretrain, {mode}" for mode in ("linear_eval", "knn_eval")]
     (tmp_path / "run" / "result_knn_eval.json").write_text("damaged")
-    with pytest.raises(
-        UserError, match=r"result_knn_eval\.json: damaged or unreadable"
-    ):  # The page has this line.
+    with pytest.raises(UserError, match=r"result_knn_eval\.json: damaged or unreadable"):  # The page has this line.
         evaluations.frozen_features(steps)
 
 
@@ -441,9 +437,7 @@ def test_suites_of_a_run_are_in_its_report(tmp_path):
         evaluations.suites(steps)
 
 
-@pytest.mark.parametrize(
-    "names", [("a", "b"), ("_hidden", "$x_{$"), ("猫", "狗"), ("a long name " * 5, "two\nlines")]
-)
+@pytest.mark.parametrize("names", [("a", "b"), ("_hidden", "$x_{$"), ("猫", "狗"), ("a long name " * 5, "two\nlines")])
 def test_classes_of_any_name_are_drawn(names):
     assert pictures.plot_confusion(np.array([[3, 1], [0, 0]]), names).startswith(PNG)
     points = np.random.default_rng(0).normal(size=(2, 2))
@@ -499,9 +493,7 @@ def test_curves_show_the_level_of_chance(tmp_path, monkeypatch):
     assert seen == [("chance, 2 ln(63) = 8.29", pytest.approx(2 * np.log(2 * 32 - 1)))]
 
 
-@pytest.mark.parametrize(
-    "draw", [lambda s: pictures.plot_losses(s, ("chance", 5.0)), pictures.plot_accuracies]
-)
+@pytest.mark.parametrize("draw", [lambda s: pictures.plot_losses(s, ("chance", 5.0)), pictures.plot_accuracies])
 def test_curves_are_drawn_where_there_are_any(draw):
     points = [(step, 1 / step) for step in range(1, 40)]
     assert draw({tag: points for tag in pictures.LOSSES | pictures.ACCURACIES}).startswith(PNG)

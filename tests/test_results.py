@@ -45,7 +45,5 @@ def test_model_dir_expands_the_home_directory():
 
 def test_submodules_are_found_after_importing_the_package_alone():
     code = "import tf_simclr; print(tf_simclr.models.build_simclr_model.__name__)"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)
     assert done.stdout.strip() == "build_simclr_model", done.stderr

@@ -206,9 +206,7 @@ def test_suite_goes_on_after_a_data_set_that_fails(classifier, data_dir, tmp_pat
 
     monkeypatch.setattr(module, "load_source", fail_once)
     message = refusal(classifier, data_dir, tmp_path / "a.json", datasets=names)
-    assert message.startswith(
-        "--datasets: 1 of 2 data sets have no result (imagenet_sketch); the lines above say why"
-    )
+    assert message.startswith("--datasets: 1 of 2 data sets have no result (imagenet_sketch); the lines above say why")
     assert "imagenet_sketch is left out: --dataset=imagenet_sketch: not prepared." in log.messages
     found = robustness(config(classifier, data_dir, tmp_path / "a.json", datasets=names))
     assert asked == ["imagenet_sketch", "imagenet_a", "imagenet_sketch"]

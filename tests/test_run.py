@@ -255,8 +255,7 @@ def test_wrong_flag_fails_before_tensorflow_is_loaded():
     )
     assert done.returncode == 0, done.stderr
     assert (
-        done.stderr
-        == "error: --temperature=0.0: divides the logits and must be greater than 0; the paper uses 0.1.\n"
+        done.stderr == "error: --temperature=0.0: divides the logits and must be greater than 0; the paper uses 0.1.\n"
     )
     assert "--temperature: Divides the logits" in done.stdout
 
@@ -337,9 +336,7 @@ def test_preempted_run_is_one_line_and_the_exit_status_of_its_signal(
 @pytest.mark.parametrize("flags", [{}, {"keep_hub_module_max": 0}])
 def test_run_exports_unless_it_is_switched_off(monkeypatch, tmp_path, flags):
     seen = []
-    monkeypatch.setattr(
-        tf_simclr, "train_and_evaluate", lambda c, actions: seen.append(actions), raising=False
-    )
+    monkeypatch.setattr(tf_simclr, "train_and_evaluate", lambda c, actions: seen.append(actions), raising=False)
     run.main(tiny_arguments(tmp_path, **flags))
     assert len(seen[0]) == (0 if flags else 1)
 
@@ -349,9 +346,7 @@ KILL_FLAGS = {"train_steps": 40, "checkpoint_steps": 5, "steps_per_loop": 5, "mo
 
 def start(directory, **flags):
     command = [sys.executable, "run.py", *tiny_arguments(directory, **(KILL_FLAGS | flags))]
-    return subprocess.Popen(
-        command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
+    return subprocess.Popen(command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
 def kill_when_there(process, path, seconds_after):

@@ -109,9 +109,7 @@ def test_run_whose_images_have_become_more_is_refused(tmp_path, photos, begun, w
     assert (tmp_path / "run" / "data.json").read_bytes() == before
 
 
-def test_run_that_another_process_has_begun_meanwhile_is_held_to_its_images(
-    tmp_path, photos, without_network
-):
+def test_run_that_another_process_has_begun_meanwhile_is_held_to_its_images(tmp_path, photos, without_network):
     config = config_of(tmp_path, photos)
     late = Experiment(config)
     claim_directory(config, SOME._replace(num_images=3))
@@ -134,15 +132,11 @@ def test_finished_run_says_that_its_images_have_changed(tmp_path, photos, begun,
     result = {"global_step": 11, "eval_split": None, "eval_steps": 0}
     (tmp_path / "run" / "result.json").write_text(json.dumps(result))
     assert train_and_evaluate(begun) == {"global_step": 11}
-    assert log.messages[-2].startswith(
-        f"The training images of {tmp_path}/run have changed since (4 images then, 5"
-    )
+    assert log.messages[-2].startswith(f"The training images of {tmp_path}/run have changed since (4 images then, 5")
     assert log.messages[-1].startswith("Already finished: ")
 
 
-def test_evaluation_on_other_data_needs_no_training_images_and_keeps_the_numbers(
-    tmp_path, begun, without_network
-):
+def test_evaluation_on_other_data_needs_no_training_images_and_keeps_the_numbers(tmp_path, begun, without_network):
     write_images(tmp_path / "other" / "test" / "dog", 3)
     other = Experiment(config_of(tmp_path, tmp_path / "other", mode="eval", eval_split="test"))
     assert other.plan.total_steps == 11

@@ -14,9 +14,7 @@ EVAL_BATCH_SIZE = 64
 def start(directory, *flags_of_each):
     """Starts a worker with each of the flags; returns their exit statuses and what they said."""
     arguments = tiny_arguments(directory / "run", eval_batch_size=EVAL_BATCH_SIZE)
-    codes = run_workers(
-        [[sys.executable, "run.py", *arguments, *flags] for flags in flags_of_each], directory
-    )
+    codes = run_workers([[sys.executable, "run.py", *arguments, *flags] for flags in flags_of_each], directory)
     return codes, [(directory / f"worker{n}.log").read_text() for n in range(len(flags_of_each))]
 
 
@@ -45,8 +43,6 @@ def test_two_workers_of_the_program_train_evaluate_and_report_once(tmp_path):
 def test_workers_of_the_program_with_other_flags_are_refused(tmp_path):
     codes, said = start(tmp_path, (), ("--temperature=0.3",))
     assert codes == [2, 2]
-    line = (
-        "error: --temperature: not the same at worker 0 and worker 1; start all workers with the same flags."
-    )
+    line = "error: --temperature: not the same at worker 0 and worker 1; start all workers with the same flags."
     assert all(text.rstrip().endswith(line) for text in said)
     assert not (tmp_path / "run").exists()

@@ -20,9 +20,7 @@ def oracle(step, peak=PEAK, warmup=WARMUP, total=TOTAL):
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-6), ("float64", 1e-14)])
-@pytest.mark.parametrize(
-    ("warmup", "total"), [(4, 20), (0, 20), (20, 20), (30, 20), (1, 2), (0, 1), (40_000, 250_228)]
-)
+@pytest.mark.parametrize(("warmup", "total"), [(4, 20), (0, 20), (20, 20), (30, 20), (1, 2), (0, 1), (40_000, 250_228)])
 def test_warmup_cosine_equals_python_at_all_corners(warmup, total, dtype, tolerance):
     schedule = schedules.WarmupCosine(PEAK, warmup, total, dtype=dtype)
     steps = {

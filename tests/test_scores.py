@@ -68,9 +68,7 @@ def test_mean_per_class_leaves_out_classes_that_do_not_occur():
     assert mean_per_class_accuracy(np.array([4, 0, 0, 1]), np.array([0, 0, 0, 2])) == pytest.approx(1 / 3)
 
 
-@pytest.mark.parametrize(
-    ("confidence", "is_right", "error"), [(1.0, True, 0.0), (1.0, False, 1.0), (0.6, True, 0.4)]
-)
+@pytest.mark.parametrize(("confidence", "is_right", "error"), [(1.0, True, 0.0), (1.0, False, 1.0), (0.6, True, 0.4)])
 def test_calibration_error_of_one_example_is_its_gap(confidence, is_right, error):
     probabilities = np.array([[confidence, 1 - confidence]])
     assert expected_calibration_error(probabilities, np.array([0 if is_right else 1])) == pytest.approx(error)
@@ -113,8 +111,7 @@ def test_mean_average_precision_equals_plain_loops():
     scores = np.round(rng.normal(size=(60, 4)), 1)  # With equal ones among them.
     positive, known = rng.uniform(size=(60, 4)) < 0.4, rng.uniform(size=(60, 4)) < 0.9
     expected = [
-        loop_average_precision(scores[known[:, k], k].tolist(), positive[known[:, k], k].tolist())
-        for k in range(4)
+        loop_average_precision(scores[known[:, k], k].tolist(), positive[known[:, k], k].tolist()) for k in range(4)
     ]
     assert mean_average_precision(scores, positive, known) == pytest.approx(np.mean(expected))
 
@@ -123,9 +120,7 @@ def test_mean_average_precision_by_hand():
     scores = np.array([[4.0, 1], [3, 1], [2, 1]])
     positive = np.array([[True, False], [False, False], [True, False]])
     # Recall 1/2 with precision 1, recall 1 with 2/3; the other class has no example and is left out.
-    assert mean_average_precision(scores, positive, np.ones([3, 2], bool)) == pytest.approx(
-        (6 + 5 * 2 / 3) / 11
-    )
+    assert mean_average_precision(scores, positive, np.ones([3, 2], bool)) == pytest.approx((6 + 5 * 2 / 3) / 11)
     without_negative = np.array([[True, True], [False, True], [True, True]])
     assert mean_average_precision(scores, positive, without_negative) == 1.0
 
@@ -139,6 +134,4 @@ def test_mean_average_precision_counts_a_recall_of_three_tenths_as_such():
     scores = -np.arange(13.0)[:, np.newaxis]
     positive = np.array([True] * 3 + [False] * 3 + [True] * 7)[:, np.newaxis]
     # At the recalls 0 to 0.3 the precision is 1; behind the negatives it is 10/13 at the most.
-    assert mean_average_precision(scores, positive, np.ones([13, 1], bool)) == pytest.approx(
-        (4 + 7 * 10 / 13) / 11
-    )
+    assert mean_average_precision(scores, positive, np.ones([13, 1], bool)) == pytest.approx((4 + 7 * 10 / 13) / 11)

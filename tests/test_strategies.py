@@ -12,9 +12,7 @@ from tf_simclr import distribute, strategies
 from tf_simclr.cluster import Cluster
 from tf_simclr.config import StrategyConfig, UserError
 
-TWO_WORKERS = (
-    '{"cluster": {"worker": ["127.0.0.1:1", "127.0.0.1:2"]}, "task": {"type": "worker", "index": 1}}'
-)
+TWO_WORKERS = '{"cluster": {"worker": ["127.0.0.1:1", "127.0.0.1:2"]}, "task": {"type": "worker", "index": 1}}'
 
 
 @pytest.fixture(autouse=True)
@@ -151,9 +149,7 @@ def tpu_calls(monkeypatch):
         ({"use_tpu": True}, False, {"tpu": "", "zone": None, "project": None}),
     ],
 )
-def test_tpu_is_found_connected_and_initialized_in_this_order_once(
-    tpu_calls, monkeypatch, flags, is_here, expected
-):
+def test_tpu_is_found_connected_and_initialized_in_this_order_once(tpu_calls, monkeypatch, flags, is_here, expected):
     here = ["TPU:0"] if is_here else []
     monkeypatch.setattr(tf.config, "list_physical_devices", lambda kind: here if kind == "TPU" else [])
     for _ in range(2):

@@ -150,17 +150,13 @@ def test_file_of_something_else_is_refused(tmp_path, content):
 
 def test_directory_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "sub").write_text("a file")
-    with pytest.raises(
-        UserError, match=r"result.json: cannot be written \(.*\); name another place with --output\."
-    ):
+    with pytest.raises(UserError, match=r"result.json: cannot be written \(.*\); name another place with --output\."):
         open_results(tmp_path)
 
 
 def test_table_is_printed_and_written_and_says_what_is_missing(tmp_path, log):
     table = (["data set", "top-1"], [["one", "50.00%"], ["two", "-"]])
-    with pytest.raises(
-        UserError, match=r"^--datasets: 1 of 2 data sets have no result \(two\); the lines above"
-    ):
+    with pytest.raises(UserError, match=r"^--datasets: 1 of 2 data sets have no result \(two\); the lines above"):
         finish_suite(open_results(tmp_path), table, {"one": {}, "two": None})
     lines = (tmp_path / "sub" / "result.md").read_text().splitlines()
     assert lines == [

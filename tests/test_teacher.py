@@ -24,9 +24,7 @@ from tf_simclr.schedules import WarmupCosine
 from tf_simclr.teacher import Teacher, load_teacher, network_class_names
 
 # Of tensorflow-hub.
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:pkg_resources is deprecated", "ignore:Deprecated call to `pkg_res"
-)
+pytestmark = pytest.mark.filterwarnings("ignore:pkg_resources is deprecated", "ignore:Deprecated call to `pkg_res")
 SIZE, CLASSES = 8, 10
 
 
@@ -291,9 +289,7 @@ def distill_config(tmp_path, **flags):
 def test_teacher_with_other_classes_than_the_data_is_refused(tmp_path):
     path = save_foreign(tmp_path / "hub", ForeignModule(num_classes=7))
     message = refusal(distill_config(tmp_path, teacher=path))
-    assert message == (
-        f"--teacher={path}: has 7 classes, digits (train) has 10; use a teacher of the same classes."
-    )
+    assert message == (f"--teacher={path}: has 7 classes, digits (train) has 10; use a teacher of the same classes.")
     assert not (tmp_path / "student").exists()
 
 
@@ -314,9 +310,7 @@ def test_teacher_whose_classes_are_in_another_order_is_read_by_name(tmp_path, mo
         assert teacher.logits(None).numpy().tolist() == [expected]
 
 
-@pytest.mark.parametrize(
-    ("class_names", "listed"), [("abd", "3 classes (a, b, d)"), ("ab", "2 classes (a, b)")]
-)
+@pytest.mark.parametrize(("class_names", "listed"), [("abd", "3 classes (a, b, d)"), ("ab", "2 classes (a, b)")])
 def test_teacher_of_other_classes_is_refused_with_both_lists(tmp_path, monkeypatch, class_names, listed):
     with pytest.raises(UserError) as error:
         fitting_teacher(tmp_path, monkeypatch, "abc", class_names)

@@ -94,9 +94,7 @@ def run_loop(task, plan, bad_images=(), watch=None):
     return events, checkpoints.saved
 
 
-@pytest.mark.parametrize(
-    ("step", "stop"), [(0, 1), (1, 4), (2, 4), (3, 4), (4, 7), (5, 8), (7, 8), (8, 10), (9, 10)]
-)
+@pytest.mark.parametrize(("step", "stop"), [(0, 1), (1, 4), (2, 4), (3, 4), (4, 7), (5, 8), (7, 8), (8, 10), (9, 10)])
 def test_next_stop_meets_checkpoints_and_the_last_step(step, stop):
     assert make_plan().next_stop(step) == stop
 

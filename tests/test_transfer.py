@@ -159,9 +159,7 @@ def test_each_data_set_has_its_metric_and_its_splits(seen, data_dir, tmp_path, m
         assert found[name]["label_top_1_accuracy"] == pytest.approx(9 / 12), name
         assert found[name]["mean_per_class_accuracy"] == pytest.approx((1 + 1 / 4) / 2), name
         assert found[name]["num_examples"] == 12
-    counts = {
-        name: (one["num_train_examples"], one["num_validation_examples"]) for name, one in found.items()
-    }
+    counts = {name: (one["num_train_examples"], one["num_validation_examples"]) for name, one in found.items()}
     assert counts == {
         "oxford_iiit_pet": (16, 4),
         "dtd": (20, 15),
@@ -169,9 +167,7 @@ def test_each_data_set_has_its_metric_and_its_splits(seen, data_dir, tmp_path, m
     }
     assert chosen_by == [mean_per_class_accuracy, None]
     assert found["voc/2007"]["mean_average_precision"] == pytest.approx(VOC_MAP)
-    assert all(
-        network.whole_side for network in seen
-    )  # Else the features of the first two would be all alike.
+    assert all(network.whole_side for network in seen)  # Else the features of the first two would be all alike.
     table = (tmp_path / "result_transfer.md").read_text().splitlines()
     assert table == [message for message in log.messages if message.startswith("|")]
     assert table[2:] == [
@@ -183,9 +179,7 @@ def test_each_data_set_has_its_metric_and_its_splits(seen, data_dir, tmp_path, m
 
 def test_what_is_there_stays_and_what_fails_stops_nothing(seen, data_dir, tmp_path, log):
     message = refusal(data_dir, tmp_path, "no_such_set,two_colours", seed=3)
-    assert message.startswith(
-        "--datasets: 1 of 2 data sets have no result (no_such_set); the lines above say why."
-    )
+    assert message.startswith("--datasets: 1 of 2 data sets have no result (no_such_set); the lines above say why.")
     (reason,) = [message for message in log.messages if "left out" in message]
     assert "--dataset=no_such_set: no such data set in TensorFlow Datasets" in reason
     assert set(read(tmp_path)) == {"linear/two_colours"}
@@ -207,9 +201,7 @@ def test_class_that_no_image_shows_is_refused():
 
 
 def test_output_that_is_no_vector_is_refused(seen, data_dir, tmp_path):
-    assert refusal(data_dir, tmp_path, "dtd", endpoint="map").startswith(
-        "--endpoint=map: is no vector but [64,"
-    )
+    assert refusal(data_dir, tmp_path, "dtd", endpoint="map").startswith("--endpoint=map: is no vector but [64,")
 
 
 # ---- The table of data sets
@@ -275,9 +267,7 @@ def test_finetuning_is_a_run_of_its_own_that_is_not_repeated(tmp_path, monkeypat
     assert flags.items() >= expected.items()
     monkeypatch.setattr(transfer_finetuning, "Experiment", None)
     assert transfer(finetuning(tmp_path, start, **settings)) == found
-    with pytest.raises(
-        UserError, match=r"finetuned/digits with other settings \(learning_rate: 0.02 there, 0.03 now"
-    ):
+    with pytest.raises(UserError, match=r"finetuned/digits with other settings \(learning_rate: 0.02 there, 0.03 now"):
         transfer(finetuning(tmp_path, start, **(settings | {"learning_rate": 0.03})))
 
 
@@ -407,6 +397,4 @@ def test_saved_model_needs_the_name_of_a_directory(tmp_path, monkeypatch):
     (tmp_path / "saved_model.pb").touch()
     network = Network(str(tmp_path), lambda images: {}, {"default": (3,)}, 8, "weights")
     monkeypatch.setattr(module, "load_inference_network", lambda path: network)
-    assert refusal(None, None, "digits").startswith(
-        "--model_dir: not given, and a SavedModel is no directory of a run"
-    )
+    assert refusal(None, None, "digits").startswith("--model_dir: not given, and a SavedModel is no directory of a run")

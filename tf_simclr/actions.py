@@ -244,9 +244,7 @@ class BadImageWatch:
                 self._saved[event.step] = (self._bad, self._seen)
                 with contextlib.suppress(tf.errors.OpError, OSError):  # No reason to stop.
                     write_json(self._path, self._saved)
-            check_bad_images(
-                self._source, num_bad=self._bad, num_seen=self._seen, max_fraction=self._max_fraction
-            )
+            check_bad_images(self._source, num_bad=self._bad, num_seen=self._seen, max_fraction=self._max_fraction)
         names = self._source.bad_image_names()
         if event.is_last and names:
             _LOG.info("Skipped %s: %s", counted(len(names), "unreadable image"), ", ".join(names[:10]))

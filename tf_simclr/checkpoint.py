@@ -81,9 +81,7 @@ class Checkpoints:
             skipped_steps=self._skipped_steps,
             **task.state,
         )
-        self._network = tf.train.Checkpoint(
-            model=task.model.variable_tree(), global_step=task.optimizer.iterations
-        )
+        self._network = tf.train.Checkpoint(model=task.model.variable_tree(), global_step=task.optimizer.iterations)
 
     @functools.cached_property
     def _manager(self) -> tf.train.CheckpointManager:
@@ -275,15 +273,11 @@ def load_network(path: str, flag: str) -> SimCLRModel:
     settings = read_settings(os.path.dirname(path))
     names = {field.name for field in dataclasses.fields(ModelConfig)}
     if not names <= settings.keys():
-        raise UserError(
-            f"{where}: no flags.json of its run beside it; name a checkpoint in a run's directory."
-        )
+        raise UserError(f"{where}: no flags.json of its run beside it; name a checkpoint in a run's directory.")
     try:
         config = ModelConfig(**{name: settings[name] for name in names})
     except (TypeError, ValueError, OverflowError) as error:
-        raise UserError(
-            f"{where}: the flags.json of its run is damaged ({first_line(error)}); {mend}."
-        ) from error
+        raise UserError(f"{where}: the flags.json of its run is damaged ({first_line(error)}); {mend}.") from error
     _, saved = _saved_shapes(path, where, mend)
     model = build_simclr_model(config, saved.get(f"{_HEAD}kernel", (None,))[-1])
     root, _ = _check_same_network(path, where, model, mend=mend)
@@ -308,14 +302,8 @@ def find_checkpoint(path: str, flag: str) -> str:
     if tf.io.gfile.isdir(path):
         latest = latest_checkpoint(path)
         if latest is None:
-            steps = [
-                directory for step in TRAIN_MODES if latest_checkpoint(directory := os.path.join(path, step))
-            ]
-            mend = (
-                f"one of its steps: {', '.join(steps)}"
-                if steps
-                else "one that has ckpt-* files, or a SavedModel"
-            )
+            steps = [directory for step in TRAIN_MODES if latest_checkpoint(directory := os.path.join(path, step))]
+            mend = f"one of its steps: {', '.join(steps)}" if steps else "one that has ckpt-* files, or a SavedModel"
             raise UserError(f"--{flag}={path}: no checkpoint in this directory; name {mend}.")
         return latest
     path = re.sub(r"\.(index|data-\d+-of-\d+)$", "", path)

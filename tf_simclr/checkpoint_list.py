@@ -42,9 +42,7 @@ def finished_checkpoint(directory: str) -> str | None:
     Without a list of checkpoints the newest may be half written.
     """
     path = latest_checkpoint(directory)
-    is_finished = path and (
-        os.path.basename(path) in (listed_checkpoints(directory) or ()) or _is_whole(path)
-    )
+    is_finished = path and (os.path.basename(path) in (listed_checkpoints(directory) or ()) or _is_whole(path))
     return path if is_finished else None
 
 
@@ -68,9 +66,7 @@ def listed_checkpoints(directory: str) -> list[str] | None:
     fields = [(line[1], line[2]) for line in lines if line]
     if len(fields) < len(lines) or "model_checkpoint_path" not in dict(fields):
         return None  # TensorFlow could not read it either.
-    return [
-        os.path.basename(path.strip('"')) for name, path in fields if name == "all_model_checkpoint_paths"
-    ]
+    return [os.path.basename(path.strip('"')) for name, path in fields if name == "all_model_checkpoint_paths"]
 
 
 def repair_checkpoints(directory: str) -> None:

@@ -12,9 +12,7 @@ import tensorflow as tf
 from tf_simclr.config import StrategyConfig, UserError
 from tf_simclr.files import listed, one_line, parse_json
 
-_TF_CONFIG_EXAMPLE = (
-    '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}'
-)
+_TF_CONFIG_EXAMPLE = '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}'
 _TF_CONFIG_FORM = ({"task?": {"type?": str, "index?": (int, str)}}, list)
 _WORKER_JOBS = ("chief", "worker")
 _SECONDS_BETWEEN_LISTINGS = 1.0
@@ -42,9 +40,7 @@ class Cluster:
             self.host_and_port(number)
         twice = sorted({address for address in self.addresses if self.addresses.count(address) > 1})
         if twice:
-            raise UserError(
-                f"{self.source}: names {listed(twice)} twice; give each worker an address of its own."
-            )
+            raise UserError(f"{self.source}: names {listed(twice)} twice; give each worker an address of its own.")
 
     def host_and_port(self, number: int) -> tuple[str, int]:
         """Returns where worker `number` listens."""
@@ -132,9 +128,7 @@ def _from_tf_config() -> Cluster:
             for number in jobs.task_indices(job)
         }
     except (ValueError, TypeError, AttributeError) as error:
-        raise UserError(
-            f"{value}: cannot be read ({_reason(error)}); use the form {_TF_CONFIG_EXAMPLE}."
-        ) from error
+        raise UserError(f"{value}: cannot be read ({_reason(error)}); use the form {_TF_CONFIG_EXAMPLE}.") from error
     if not jobs.jobs or task is None or index is None:
         raise UserError(f"{value}: names no cluster or no task; use the form {_TF_CONFIG_EXAMPLE}.")
     others = sorted({*jobs.jobs, task} - {*_WORKER_JOBS})
@@ -142,9 +136,7 @@ def _from_tf_config() -> Cluster:
         raise UserError(f"{value}: {listed(others)} cannot take part; leave it out: chief and worker can.")
     if (task, index) not in workers:
         there = listed(f"{job} {number}" for job, number in workers)
-        raise UserError(
-            f"{value}: names the task {task} {index}, but its cluster has {there}; use one of them."
-        )
+        raise UserError(f"{value}: names the task {task} {index}, but its cluster has {there}; use one of them.")
     return Cluster(tuple(workers.values()), list(workers).index((task, index)), "TF_CONFIG")
 
 

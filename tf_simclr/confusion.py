@@ -37,9 +37,7 @@ class Mistake(NamedTuple):
     share: float
 
 
-def count_confusions(
-    predictions: np.ndarray, labels: np.ndarray, class_names: Sequence[str]
-) -> Confusion | None:
+def count_confusions(predictions: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> Confusion | None:
     """Returns the confusion matrix; None where there are more than 1000 classes.
 
     Args:

@@ -96,11 +96,7 @@ def _embed_missing(
 def _what_is_written(files: FeatureFiles) -> str | None:
     total = len(files.shards)
     num_written = total - len(files.missing)
-    return (
-        f"{num_written} of {total} files are written; the same command goes on from there"
-        if num_written
-        else None
-    )
+    return f"{num_written} of {total} files are written; the same command goes on from there" if num_written else None
 
 
 def _check_memory(config: EmbedConfig, network: Network, num_images: int) -> None:

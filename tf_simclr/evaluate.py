@@ -113,9 +113,7 @@ class FeatureBatch(NamedTuple):
     is_readable: np.ndarray
 
 
-def feature_batches(
-    function: Callable[[tf.Tensor], tf.Tensor], dataset: tf.data.Dataset
-) -> Iterator[FeatureBatch]:
+def feature_batches(function: Callable[[tf.Tensor], tf.Tensor], dataset: tf.data.Dataset) -> Iterator[FeatureBatch]:
     """Computes the features of a data set, batch by batch.
 
     Args:

@@ -102,9 +102,7 @@ class Experiment:
         self._is_chief = is_chief(self.strategy)
         self._num_replicas = self.strategy.num_replicas_in_sync
         self._jit_compile = is_step_compiled(config.train.jit_compile, self.strategy)
-        self._on_device = is_augmented_on_device(
-            config.augment.augment_on, config.train.jit_compile, self.strategy
-        )
+        self._on_device = is_augmented_on_device(config.augment.augment_on, config.train.jit_compile, self.strategy)
         self._begun_with = self._read_begun_with()
         self._ingredients = make_ingredients(config, self._num_replicas, self._begun_with)
         self._check_same_classes()
@@ -346,9 +344,7 @@ class Experiment:
         """
         directory = str(self.config.model_dir)
         if isinstance(self.strategy, tf.distribute.MultiWorkerMirroredStrategy):
-            raise UserError(
-                "--mode=eval: is the work of one process; leave --strategy=multi_worker and TF_CONFIG out."
-            )
+            raise UserError("--mode=eval: is the work of one process; leave --strategy=multi_worker and TF_CONFIG out.")
         if not self._can_evaluate():
             raise UserError(
                 f"--mode=eval: nothing to evaluate, as {self._why_not_evaluated()}; "
@@ -389,11 +385,7 @@ class Experiment:
         """Waits for another checkpoint than `previous`, which is of `step`."""
         directory, timeout = str(self.config.model_dir), self.config.evaluation.eval_timeout
         if finished_checkpoint(directory) in (None, previous):
-            what = (
-                f"a checkpoint after step {step} of {self._total_steps_of_run()}"
-                if step
-                else "the first checkpoint"
-            )
+            what = f"a checkpoint after step {step} of {self._total_steps_of_run()}" if step else "the first checkpoint"
             limit = f", at most {duration(timeout)} (--eval_timeout)" if timeout else ""
             there = "" if tf.io.gfile.isdir(directory) else ", which does not exist yet"
             _LOG.info("Waiting for %s in %s%s%s.", what, directory, there, limit)
@@ -502,9 +494,7 @@ class Experiment:
         config = self.config
         if not self._is_chief:
             return (watch,)
-        progress = standard_actions.ProgressReporter(
-            self.schedule, chance_loss(config), later_work=later_work
-        )
+        progress = standard_actions.ProgressReporter(self.schedule, chance_loss(config), later_work=later_work)
         stack.enter_context(contextlib.closing(progress))
         directory = str(config.model_dir)
         board = standard_actions.TensorBoardWriter(
@@ -610,9 +600,7 @@ class Experiment:
             contextlib.closing(Progress(0, num_images, "evaluating", keep=False)) as progress,
             reporting_lack_of_memory(f"--eval_batch_size={batch_size}", "use a smaller one"),
         ):
-            evaluation = evaluate(
-                self._evaluate_batch, self._eval_batches, num_steps=num_steps, report=progress.update
-            )
+            evaluation = evaluate(self._evaluate_batch, self._eval_batches, num_steps=num_steps, report=progress.update)
         result = evaluation.scores
         num_bad = result["eval/num_bad_images"] = result["eval/num_bad_images"] + source.num_left_out
         if num_bad:

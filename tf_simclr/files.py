@@ -324,9 +324,7 @@ def form_problem(content: Any, form: Form, place: str = "") -> str | None:
         return None
     shown = repr(content) if isinstance(content, str | int | float | None) else type(content).__name__
     expected = getattr(form, "__name__", type(form).__name__)
-    return (
-        f"{place or 'the content'} is {shown if len(shown) < 60 else type(content).__name__}, not {expected}"
-    )
+    return f"{place or 'the content'} is {shown if len(shown) < 60 else type(content).__name__}, not {expected}"
 
 
 def between(low: float, high: float) -> Callable[[Any], bool]:

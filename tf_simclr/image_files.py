@@ -115,15 +115,11 @@ def convert_image(encoded: bytes, conversion: Conversion) -> bytes:
         Exception: it is none of these, damaged, too large, or of pixels without a known range.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # Pillow's limit is another one, and damage has to be an error or nothing.
+        warnings.simplefilter("ignore")  # Pillow's limit is another one, and damage has to be an error or nothing.
         with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
             width, height = image.size
             if width * height > conversion.max_pixels:
-                raise ValueError(
-                    f"declares {width}x{height} pixels, over the limit of {conversion.max_pixels}"
-                )
+                raise ValueError(f"declares {width}x{height} pixels, over the limit of {conversion.max_pixels}")
             if _load(image, encoded, conversion.short_side):
                 return encoded
             return _encode(image, _is_lossy(image, encoded), conversion)

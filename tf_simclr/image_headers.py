@@ -175,9 +175,7 @@ def exif_orientation(encoded: tf.Tensor) -> tf.Tensor:
     count = tf.minimum(count, (tf.size(content, tf.int64) - 2) // 12)
     entries = tf.reshape(content[2 : 2 + 12 * tf.maximum(count, 0)], [-1, 12])
     is_tag = (number(entries, 0, 2) == _ORIENTATION_TAG) & (number(entries, 2, 2) == _SHORT)
-    orientation = tf.reduce_max(
-        tf.where(is_tag, number(entries, 8, 2), 1)
-    )  # The least number, where there is none.
+    orientation = tf.reduce_max(tf.where(is_tag, number(entries, 8, 2), 1))  # The least number, where there is none.
     return tf.where(is_exif(segment) & (orientation >= 1) & (orientation <= 8), orientation, 1)
 
 
@@ -193,9 +191,7 @@ def colour_table(encoded: tf.Tensor) -> tf.Tensor:
     header = tf.cast(tf.io.decode_raw(tf.strings.substr(encoded, 0, 54), tf.uint8), tf.int64)
     header = tf.pad(header, [[0, 54 - tf.shape(header)[0]]])
     has_table = _has(header, b"BM") & (_number(header, 28, 2) == 8)
-    plain = tf.debugging.Assert(
-        tf.logical_not(has_table) | (_number(header, 30, 4) == 0), ["a compressed bitmap"]
-    )
+    plain = tf.debugging.Assert(tf.logical_not(has_table) | (_number(header, 30, 4) == 0), ["a compressed bitmap"])
     start = tf.minimum(14 + _number(header, 14, 4), _number(header, 10, 4))
 
     def read() -> tf.Tensor:

@@ -29,9 +29,7 @@ def check_size(encoded: tf.Tensor, name: str | tf.Tensor = "the image") -> tf.Op
     size = declared_size(encoded)
     num_pixels = tf.reduce_prod(tf.cast(size, tf.float64))  # A float, as the product may be beyond integers.
     formats = " is no JPEG, PNG, GIF, BMP or WebP image, or its header is damaged"
-    declared = tf.strings.join(
-        [" declares ", tf.strings.as_string(size[1]), "x", tf.strings.as_string(size[0])]
-    )
+    declared = tf.strings.join([" declares ", tf.strings.as_string(size[1]), "x", tf.strings.as_string(size[0])])
     too_large = tf.strings.join([declared, f" pixels, over the limit of {MAX_PIXELS}"])
     reason = tf.where(num_pixels > 0, too_large, formats)
     fits = tf.logical_and(num_pixels > 0, num_pixels <= MAX_PIXELS)

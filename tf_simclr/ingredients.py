@@ -73,9 +73,7 @@ class Ingredients:
         return self.images
 
 
-def make_ingredients(
-    config: ExperimentConfig, num_replicas: int, begun_with: RunData | None = None
-) -> Ingredients:
+def make_ingredients(config: ExperimentConfig, num_replicas: int, begun_with: RunData | None = None) -> Ingredients:
     """Opens the data of a run and says how its network and task are made.
 
     Args:
@@ -140,9 +138,7 @@ def training_batches(
         # The workers of a run, and no other runs, share its jobs.
         directory = str(config.model_dir)
         place = directory if "://" in directory else os.path.abspath(directory)
-        job_name = (
-            f"{place}, {source.name}, seed {seed}, step {first_step}" + on_device * ", made on the device"
-        )
+        job_name = f"{place}, {source.name}, seed {seed}, step {first_step}" + on_device * ", made on the device"
         return train_dataset(
             source,
             view,
@@ -419,9 +415,7 @@ def _compare_sizes(student: SimCLRModel, teacher: Teacher) -> None:
         )
 
 
-def _fresh_network(
-    config: ExperimentConfig, model_config: ModelConfig, num_classes: int | None
-) -> SimCLRModel:
+def _fresh_network(config: ExperimentConfig, model_config: ModelConfig, num_classes: int | None) -> SimCLRModel:
     tf.keras.utils.set_random_seed(config.train.seed)  # The initial weights are drawn from it.
     model = build_simclr_model(model_config, num_classes)
     model.recompute = config.train.recompute

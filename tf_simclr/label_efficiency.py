@@ -154,8 +154,7 @@ def summarize(config: LabelEfficiencyConfig, results: Mapping[str, Mapping[str, 
             if method != _BASELINE:
                 values[f"{method}_minus_{_BASELINE}"] = _differences(values[method], values[_BASELINE])
         spreads = {
-            name: {score: spread(numbers) for score, numbers in scores.items()}
-            for name, scores in values.items()
+            name: {score: spread(numbers) for score, numbers in scores.items()} for name, scores in values.items()
         }
         points.append({"labels_per_class": labels} | spreads)
     step = config.method.finetune
@@ -180,13 +179,9 @@ def _values(results: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     }
 
 
-def _differences(
-    ours: Mapping[str, Sequence[float]], theirs: Mapping[str, Sequence[float]]
-) -> dict[str, list[float]]:
+def _differences(ours: Mapping[str, Sequence[float]], theirs: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
     return {
-        score: [a - b for a, b in zip(ours[score], theirs[score], strict=True)]
-        for score in ours
-        if score in theirs
+        score: [a - b for a, b in zip(ours[score], theirs[score], strict=True)] for score in ours if score in theirs
     }
 
 

@@ -31,9 +31,7 @@ def listening(cluster: Cluster) -> Iterator[list[socket.socket]]:
                 _LOG.info("Listening on all interfaces: other machines do not reach this one at %s.", address)
                 dual = socket.has_dualstack_ipv6()
                 family = socket.AF_INET6 if dual else socket.AF_INET
-                listeners = [
-                    socket.create_server(("", port), family=family, backlog=_BACKLOG, dualstack_ipv6=dual)
-                ]
+                listeners = [socket.create_server(("", port), family=family, backlog=_BACKLOG, dualstack_ipv6=dual)]
         except OSError as error:
             raise UserError(
                 f"{cluster.source}: port {port} of this worker ({address}) cannot be used "

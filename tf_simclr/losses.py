@@ -181,9 +181,7 @@ def supervised_loss(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
     if logits.shape.rank != 2 or not logits.shape[:1].is_compatible_with(labels.shape):
         raise ValueError(f"logits must be [B, K] and labels [B]; received {logits.shape} and {labels.shape}.")
     if not labels.dtype.is_integer:
-        raise ValueError(
-            f"labels must be integers, the numbers of the classes; received {labels.dtype.name}."
-        )
+        raise ValueError(f"labels must be integers, the numbers of the classes; received {labels.dtype.name}.")
     return tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels=labels, logits=logits))
 
 
@@ -272,22 +270,16 @@ def _check_rows(num_rows: int | None, num_all_rows: int | None, first_row: int |
 def _make_views(view_a: Any, view_b: Any, all_a: Any, all_b: Any) -> _Views:
     """Fills in the defaults, widens half precision and checks that everything fits."""
     if (all_a is None) != (all_b is None):
-        raise ValueError(
-            f"all_a and all_b go together; received only {'all_a' if all_b is None else 'all_b'}."
-        )
+        raise ValueError(f"all_a and all_b go together; received only {'all_a' if all_b is None else 'all_b'}.")
     if all_a is None:
         all_a, all_b = view_a, view_b
-    tensors = (
-        _at_least_float32(t, n) for t, n in zip((view_a, view_b, all_a, all_b), _Views._fields, strict=True)
-    )
+    tensors = (_at_least_float32(t, n) for t, n in zip((view_a, view_b, all_a, all_b), _Views._fields, strict=True))
     views = _Views(*tensors)
     _check_views(views)
     return views
 
 
-def _margins(
-    views: _Views, temperature: float, first_row: int | tf.Tensor, memory: StoredNegatives | None
-) -> _Margins:
+def _margins(views: _Views, temperature: float, first_row: int | tf.Tensor, memory: StoredNegatives | None) -> _Margins:
     """Compares the own rows of both views with all rows of both views, and with the memory."""
     if not tf.is_tensor(temperature) and not temperature > 0:
         raise ValueError(f"temperature must be greater than 0; received {temperature}.")
@@ -323,9 +315,7 @@ def _stored_logsumexp(own: tf.Tensor, memory: StoredNegatives) -> tf.Tensor:
     return tf.reduce_logsumexp(tf.where(counts, logits, tf.cast(_MASKED_LOGIT, logits.dtype)), axis=1)
 
 
-def _contrastive_output(
-    row_losses: tf.Tensor, between_views: tf.Tensor, rows: tf.Tensor
-) -> ContrastiveOutput:
+def _contrastive_output(row_losses: tf.Tensor, between_views: tf.Tensor, rows: tf.Tensor) -> ContrastiveOutput:
     """Averages the losses `[2, b]` of the rows and measures the similarities `[b, B]` of a with b."""
     # From the matrix product alone: a positive that was summed in another order would win every tie by
     # rounding, and collapsed projections would look perfectly matched.

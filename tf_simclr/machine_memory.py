@@ -18,9 +18,7 @@ _CGROUP_FILES = (
     ("memory.limit_in_bytes", "memory.usage_in_bytes"),
 )
 _FILE_CACHE = re.compile(r"^(?:in)?active_file (\d+)$", re.MULTILINE)
-_SIGNS = re.compile(
-    r"\bOOM\b|bad_alloc|out of memory|MemoryError|allocat|could not create a memory", re.IGNORECASE
-)
+_SIGNS = re.compile(r"\bOOM\b|bad_alloc|out of memory|MemoryError|allocat|could not create a memory", re.IGNORECASE)
 
 
 def available_memory() -> int | None:

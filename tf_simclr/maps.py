@@ -135,9 +135,7 @@ def _write_projector(
         with open(os.path.join(temporary, _SPRITE), "wb") as file:
             file.write(tf.io.encode_png(tile_images(images)).numpy())
         description = projector.ProjectorConfig()
-        embedding = description.embeddings.add(
-            tensor_name=endpoint, tensor_path=_TENSOR, metadata_path=_METADATA
-        )
+        embedding = description.embeddings.add(tensor_name=endpoint, tensor_path=_TENSOR, metadata_path=_METADATA)
         embedding.sprite.image_path = _SPRITE
         embedding.sprite.single_image_dim.extend(images.shape[1:3])
         projector.visualize_embeddings(temporary, description)

@@ -110,9 +110,7 @@ class _Chief:
         with selectors.DefaultSelector() as self._selector:
             for listener in listeners:
                 listener.setblocking(False)
-                self._selector.register(
-                    listener, selectors.EVENT_READ, functools.partial(self._accept, listener)
-                )
+                self._selector.register(listener, selectors.EVENT_READ, functools.partial(self._accept, listener))
             try:
                 problem = self._receive_reports()
                 for guest in self._guests:
@@ -208,9 +206,7 @@ class _Chief:
                 "workers with the same flags."
             )
         if number not in self._absent():
-            return (
-                f"{where} has come twice, or is not in the list; start each worker once, with its own index."
-            )
+            return f"{where} has come twice, or is not in the list; start each worker once, with its own index."
         try:
             address = self._cluster.host_and_port(number)
             socket.create_connection(address, timeout=_SECONDS_TO_ANSWER / 2).close()

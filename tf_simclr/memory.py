@@ -58,9 +58,7 @@ class MomentumMemory:
         network = self._network.variable_tree()
         return {"network": network, "queue": self._queue, "num_stored": self._num_stored}
 
-    def update(
-        self, model: SimCLRModel, views: tuple[tf.Tensor, ...], *, where: tf.Tensor | None = None
-    ) -> None:
+    def update(self, model: SimCLRModel, views: tuple[tf.Tensor, ...], *, where: tf.Tensor | None = None) -> None:
         """Takes in the weights and the batch of a step that was taken, in replica context.
 
         Args:

@@ -22,9 +22,7 @@ def describe_differences(saved: Shapes, expected: Shapes) -> str | None:
     missing, extra = sorted(expected.keys() - saved.keys()), sorted(saved.keys() - expected.keys())
     common = sorted(expected.keys() & saved.keys())
     shapes = [
-        f"{name} {list(saved[name])} here {list(expected[name])}"
-        for name in common
-        if saved[name] != expected[name]
+        f"{name} {list(saved[name])} here {list(expected[name])}" for name in common if saved[name] != expected[name]
     ]
     if not (missing or extra or shapes):
         return None
@@ -58,9 +56,7 @@ def _encoder_flags(shapes: Shapes) -> dict[str, object]:
     """Returns {flag: value} of the encoder that has variables of these shapes."""
     blocks = {name.split("/")[1] for name in shapes if name.startswith("encoder/block_group")}
     groups = [sum(block.startswith(f"block_group{group}_") for block in blocks) for group in (1, 2, 3, 4)]
-    flags: dict[str, object] = {
-        "resnet_depth": depth_of(groups, bottleneck=f"{_FIRST_BLOCK}/conv3/kernel" in shapes)
-    }
+    flags: dict[str, object] = {"resnet_depth": depth_of(groups, bottleneck=f"{_FIRST_BLOCK}/conv3/kernel" in shapes)}
     if first := shapes.get(f"{_FIRST_BLOCK}/conv1/kernel"):
         flags["width_multiplier"] = first[-1] / 64
     deep_stem = "encoder/stem/conv2/kernel" in shapes
@@ -80,9 +76,7 @@ def _ratio(shapes: Shapes, layer: str) -> str | None:
 
 def _head_flags(shapes: Shapes) -> dict[str, object]:
     """Returns {flag: value} of the projection head that has variables of these shapes."""
-    kernels = [
-        name for name in shapes if name.startswith("projection_head/") and name.endswith("dense/kernel")
-    ]
+    kernels = [name for name in shapes if name.startswith("projection_head/") and name.endswith("dense/kernel")]
     if not kernels:
         return {"proj_head_mode": "none"}
     last = f"projection_head/layer{len(kernels)}/dense/kernel"

@@ -58,8 +58,7 @@ def load_module(
         return call, call(tf.zeros([1, image_size, image_size, 3]))
     except _ERRORS as error:
         raise UserError(
-            f"--{flag}={path}: cannot be called as module(images, trainable=False) ({first_line(error)}); "
-            f"{mend}."
+            f"--{flag}={path}: cannot be called as module(images, trainable=False) ({first_line(error)}); {mend}."
         ) from error
 
 

@@ -112,8 +112,7 @@ class LARS(tf.keras.optimizers.Optimizer):
         if getattr(self, "_built", False):
             return
         self._velocities = [
-            self.add_variable_from_reference(model_variable=variable, variable_name="velocity")
-            for variable in var_list
+            self.add_variable_from_reference(model_variable=variable, variable_name="velocity") for variable in var_list
         ]
         self._built = True
 
@@ -235,9 +234,7 @@ def apply_gradients(
     pairs = list(zip(gradients, variables, strict=True))
     unreachable = [variable.name for gradient, variable in pairs if gradient is None]
     if unreachable:
-        raise ValueError(
-            f"the loss does not depend on these variables; leave them out: {', '.join(unreachable)}."
-        )
+        raise ValueError(f"the loss does not depend on these variables; leave them out: {', '.join(unreachable)}.")
     state: list = []
     if where is not None:
         state = [*variables, *(v for v in optimizer.variables() if v is not optimizer.iterations)]
@@ -276,9 +273,7 @@ def _make_lamb(learning_rate: float | Callable, weight_decay: float, excluded: S
     try:
         with warnings.catch_warnings():
             # It announces the end of its own development at every import.
-            warnings.filterwarnings(
-                "ignore", message=r"\s*TensorFlow Addons \(TFA\) has ended", category=UserWarning
-            )
+            warnings.filterwarnings("ignore", message=r"\s*TensorFlow Addons \(TFA\) has ended", category=UserWarning)
             from tensorflow_addons.optimizers import LAMB
     except ImportError as error:
         raise UserError(

@@ -231,9 +231,7 @@ def _map(
         yield from pending.popleft().result()
 
 
-def _write_missing(
-    config: PrepareConfig, splits: Mapping[str, _Split], files: PreparedFiles, convert: Convert
-) -> None:
+def _write_missing(config: PrepareConfig, splits: Mapping[str, _Split], files: PreparedFiles, convert: Convert) -> None:
     """Writes the files that are not finished, one after the other."""
     missing = files.missing
     total = sum(len(split.order) for split in splits.values())
@@ -270,9 +268,7 @@ class _Watch:
         num_readable: the others met earlier.
     """
 
-    def __init__(
-        self, config: PrepareConfig, source: Source, unreadable: Mapping[str, Any], num_readable: int
-    ):
+    def __init__(self, config: PrepareConfig, source: Source, unreadable: Mapping[str, Any], num_readable: int):
         self._source, self._max_fraction = source, config.data.max_bad_image_fraction
         self._num_bad, self._num_seen = len(unreadable), num_readable + len(unreadable)
         for name in unreadable:
@@ -303,9 +299,7 @@ def _report(files: PreparedFiles, splits: Mapping[str, _Split]) -> None:
         kilobytes = sum(entry["bytes"] for entry in split["files"]) / 1e3
         size = f"{kilobytes / 1e3:.1f} MB" if kilobytes >= 1e3 else f"{kilobytes:.1f} kB"
         _LOG.info("%s: %s in %s, %s.", name, images, shards, size)
-    unreadable = [
-        f"{image} ({problem})" for name in files.splits for image, problem in files.unreadable(name).items()
-    ]
+    unreadable = [f"{image} ({problem})" for name in files.splits for image, problem in files.unreadable(name).items()]
     if unreadable:
         where = os.path.join(files.directory, UNREADABLE)
         images, shown = counted(len(unreadable), "unreadable image"), ", ".join(unreadable[:_NUM_NAMED])

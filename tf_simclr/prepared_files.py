@@ -63,9 +63,7 @@ class PreparedFiles:
     """
 
     def __init__(self, output: str, *, overwrite: bool):
-        check(
-            "://" not in output, "output", output, "is not a path; write to a local directory, then copy it."
-        )
+        check("://" not in output, "output", output, "is not a path; write to a local directory, then copy it.")
         self._output = output
         self.directory = os.path.abspath(os.path.expanduser(output))
         self._overwrite = overwrite
@@ -115,11 +113,7 @@ class PreparedFiles:
 
     def unreadable(self, split: str) -> dict[str, str]:
         """Returns what is wrong with each unreadable image of the finished files, by its name."""
-        return {
-            name: problem
-            for entry in self.splits[split]["files"]
-            for name, problem in entry["unreadable"].items()
-        }
+        return {name: problem for entry in self.splits[split]["files"] for name, problem in entry["unreadable"].items()}
 
     def goes_on(self, settings: Mapping[str, Any]) -> bool:
         """Returns whether what is there was prepared with the same settings and is kept, so that nothing begins anew.
@@ -183,9 +177,7 @@ class PreparedFiles:
             self._take_up()
             lost = {shard.name for shard in self.missing}
             for split in self.splits:
-                self._keep(
-                    split, [entry for entry in self.splits[split]["files"] if entry["name"] not in lost]
-                )
+                self._keep(split, [entry for entry in self.splits[split]["files"] if entry["name"] not in lost])
             self._write_manifest()
 
     def write(self, shard: Shard, rows: Iterable[Row]) -> None:

@@ -69,7 +69,5 @@ def differences(begun: Mapping[str, Any], settings: Mapping[str, Any]) -> list[s
         old = begun.get(name)
         if old == new or name in _FREE_SETTINGS:
             continue
-        changed.append(
-            f"other images, of {begun.get('dataset')}" if name == "images" else f"--{name}={old}, not {new}"
-        )
+        changed.append(f"other images, of {begun.get('dataset')}" if name == "images" else f"--{name}={old}, not {new}")
     return changed

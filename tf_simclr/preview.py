@@ -55,9 +55,7 @@ def preview(config: PreviewConfig) -> None:
     first = first_images(run, ingredients, num_images=config.preview_images, num_views=config.preview_views)
     lowest, highest = first.views.min(), first.views.max()
     if lowest < 0 or highest > 1:
-        _LOG.warning(
-            "Values reach from %.3f to %.3f, out of [0, 1]: the picture cuts them off.", lowest, highest
-        )
+        _LOG.warning("Values reach from %.3f to %.3f, out of [0, 1]: the picture cuts them off.", lowest, highest)
     else:
         _LOG.info("All values are in [0, 1]: %.3f to %.3f.", lowest, highest)
     title = _describe(run, ingredients.source)
@@ -114,9 +112,7 @@ def first_images(
     return FirstImages(originals, names, views[: len(names)])
 
 
-def _originals(
-    source: TrainingSource, plan: BatchPlan, seed: int, count: int
-) -> tuple[list[np.ndarray], list[str]]:
+def _originals(source: TrainingSource, plan: BatchPlan, seed: int, count: int) -> tuple[list[np.ndarray], list[str]]:
     """Returns the first images before anything is done to them, and their names."""
     rows = batch_rows(
         source,

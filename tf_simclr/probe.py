@@ -89,9 +89,7 @@ def _result_path(config: ProbeConfig, network: Network) -> str:
         found = [name for name in (path, confusion_path(path), _page_path(path)) if tf.io.gfile.exists(name)]
         tf.io.gfile.makedirs(os.path.dirname(path) or ".")
     except (tf.errors.OpError, OSError) as error:
-        raise UserError(
-            f"{flag}: cannot be written ({first_line(error)}); name a file with --output."
-        ) from error
+        raise UserError(f"{flag}: cannot be written ({first_line(error)}); name a file with --output.") from error
     if found and not config.overwrite:
         raise UserError(
             f"{flag}: {found[0]} exists already; replace it with --overwrite=True, or name another file with --output."
@@ -161,9 +159,7 @@ def _linear(
     return fit.logits(features, num_classes), details
 
 
-def with_validation(
-    config: LinearEvalConfig, train: Examples, validation: Examples | None
-) -> tuple[Examples, int]:
+def with_validation(config: LinearEvalConfig, train: Examples, validation: Examples | None) -> tuple[Examples, int]:
     """Returns all examples to learn from, and how many come before those for validation."""
     if validation is not None:
         return Examples(*map(np.concatenate, zip(train, validation, strict=True))), len(train.labels)
@@ -209,9 +205,7 @@ def _what_was_evaluated(config: ProbeConfig, network: Network, sources: Sources)
     return {"checkpoint": network.path, "dataset": data.dataset} | names | settings | own
 
 
-def _describe(
-    config: ProbeConfig, scores: Mapping[str, float], details: Mapping[str, Any], sources: Sources
-) -> str:
+def _describe(config: ProbeConfig, scores: Mapping[str, float], details: Mapping[str, Any], sources: Sources) -> str:
     how = "".join(f", {name.replace('_', ' ')} {value:.4g}" for name, value in details.items())
     protocol = f" ({config.linear_eval_protocol})" if isinstance(config, LinearEvalConfig) else ""
     return (

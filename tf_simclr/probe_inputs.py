@@ -66,18 +66,14 @@ def open_sources(config: ProbeConfig) -> Sources:
 
 def _validation_source(data: DataConfig, train: Source, test_split: str) -> Source | None:
     """Returns the validation images where they are a split of their own, with labels."""
-    free = find_split(
-        "validation", splits_left(available_splits(data), f"{data.labelled_split}+{test_split}")
-    )
+    free = find_split("validation", splits_left(available_splits(data), f"{data.labelled_split}+{test_split}"))
     source = load_source(data, free, flag="eval_split") if free else None
     if source is None or source.num_classes is None:
         return None
     try:
         return _with_training_numbers(source, train)
     except UserError:
-        _LOG.info(
-            "%s has other classes than %s: a part of that is held out instead.", source.name, train.name
-        )
+        _LOG.info("%s has other classes than %s: a part of that is held out instead.", source.name, train.name)
         return None
 
 
@@ -125,9 +121,7 @@ def check_memory(config: ProbeConfig, network: Network, sources: Sources) -> Non
     )
 
 
-def compute_features(
-    network: Network, endpoint: str, source: Source, *, data: DataConfig, batch_size: int
-) -> Features:
+def compute_features(network: Network, endpoint: str, source: Source, *, data: DataConfig, batch_size: int) -> Features:
     """Takes the images of a source through the network, each once.
 
     Raises:
@@ -152,9 +146,7 @@ def compute_features(
 
 def compute_examples(config: ProbeConfig, network: Network, source: Source) -> Examples:
     """Takes the images of a source through the network, each once; leaves out those without a label."""
-    part = compute_features(
-        network, config.endpoint, source, data=config.data, batch_size=config.eval_batch_size
-    )
+    part = compute_features(network, config.endpoint, source, data=config.data, batch_size=config.eval_batch_size)
     has_label = part.labels >= 0
     if not has_label.any():
         raise UserError(

@@ -13,9 +13,7 @@ from tf_simclr.scores import scores_form
 # A result counts as that of the same evaluation where these are the same.
 _EVALUATION_SETTINGS = ("eval_split", "eval_steps")
 _COUNT = between(0, 2**53)
-_FORM = {"global_step": _COUNT, "num_weights?": _COUNT, "train/num_bad_images?": _COUNT} | scores_form(
-    "eval/"
-)
+_FORM = {"global_step": _COUNT, "num_weights?": _COUNT, "train/num_bad_images?": _COUNT} | scores_form("eval/")
 _TOLD = ("eval/label_top_1_accuracy", "eval/label_top_5_accuracy", "eval/num_examples")
 
 

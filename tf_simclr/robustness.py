@@ -66,9 +66,7 @@ def robustness(config: RobustnessConfig) -> dict[str, dict[str, Any] | None]:
     """
     network = load_inference_network(str(config.checkpoint))
     _check_classifier(config, network)
-    settings = {
-        name: {"weights": network.fingerprint, "split": DATASETS[name].split} for name in config.names
-    }
+    settings = {name: {"weights": network.fingerprint, "split": DATASETS[name].split} for name in config.names}
     blank = {name: {"settings": own} for name, own in settings.items()}
     with owning_results(_result_path(config, network), "output", overwrite=config.overwrite) as results:
         found = run_suite(results, settings, lambda name: _evaluate(config, network, name))

@@ -160,9 +160,7 @@ def _check_no_checkpoints(directory: str, config: Run) -> None:
     """
     if not find_checkpoints(directory):
         return
-    what = (
-        f"--model_dir={directory}: has checkpoints, but no {_SETTINGS_FILE} that says how they were trained"
-    )
+    what = f"--model_dir={directory}: has checkpoints, but no {_SETTINGS_FILE} that says how they were trained"
     if config.to_dict().get("mode") != "eval":
         raise UserError(f"{what}; put that file back, or use another --model_dir.")
     _warn_once(f"{what}; the flags of this command are taken for those of the run.")

@@ -75,9 +75,7 @@ def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, nu
         labels: integers `[N]`.
         num_bins: between 0 and 1.
     """
-    return calibration_error(
-        probabilities.max(axis=1), probabilities.argmax(axis=1) == labels, num_bins=num_bins
-    )
+    return calibration_error(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels, num_bins=num_bins)
 
 
 def calibration_error(confidence: np.ndarray, is_correct: np.ndarray, *, num_bins: int = 15) -> float:

@@ -34,9 +34,7 @@ def wait_for_workers() -> None:
             wait_for_all(strategy)
 
 
-def make_strategy(
-    config: StrategyConfig, settings: Mapping[str, Any] | None = None
-) -> tf.distribute.Strategy:
+def make_strategy(config: StrategyConfig, settings: Mapping[str, Any] | None = None) -> tf.distribute.Strategy:
     """Returns the distribution strategy that `config` asks for.
 
     Args:
@@ -92,8 +90,7 @@ def _multi_worker_strategy(config: StrategyConfig, settings: Mapping[str, Any]) 
         strategy = tf.distribute.MultiWorkerMirroredStrategy(cluster_resolver=cluster.resolver())
     except (RuntimeError, tf.errors.OpError) as error:
         raise UserError(
-            f"{cluster.source}: TensorFlow cannot connect the workers ({first_line(error)}); start all of them "
-            "again."
+            f"{cluster.source}: TensorFlow cannot connect the workers ({first_line(error)}); start all of them again."
         ) from error
     _CONNECTED.append(strategy)
     return strategy

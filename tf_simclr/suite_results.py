@@ -39,9 +39,7 @@ def owning_results(path: str, flag: str, *, overwrite: bool = False) -> Iterator
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(owning(f"{path}.lock", flag, path))
-            delete_leftovers(
-                directory or ".", rf"{re.escape(os.path.splitext(name)[0])}\.(json|md)", min_age=0
-            )
+            delete_leftovers(directory or ".", rf"{re.escape(os.path.splitext(name)[0])}\.(json|md)", min_age=0)
         except (tf.errors.OpError, OSError) as error:
             raise _unwritable(path, flag, error) from error
         yield SuiteResults(path, flag, overwrite=overwrite)

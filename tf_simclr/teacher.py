@@ -84,9 +84,7 @@ def _resolve_handle(handle: str) -> str:
     try:
         return hub.resolve(handle)
     except Exception as error:  # Whatever the network, the archive or the file system raises.
-        raise UserError(
-            f"--teacher={handle}: cannot be fetched ({first_line(error)}); {_WHAT_FITS}."
-        ) from error
+        raise UserError(f"--teacher={handle}: cannot be fetched ({first_line(error)}); {_WHAT_FITS}.") from error
 
 
 def _from_saved_model(path: str, image_size: int, allow_remote: bool) -> Teacher:

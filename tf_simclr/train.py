@@ -167,9 +167,7 @@ def train(
         except DivergedError as error:
             num_restored += 1
             if num_restored > plan.max_restores or checkpoints.latest is None:
-                raise DivergedError(
-                    error.what, checkpoints.latest, can_restore=plan.max_restores == 0
-                ) from error
+                raise DivergedError(error.what, checkpoints.latest, can_restore=plan.max_restores == 0) from error
             step = checkpoints.go_back(stop)
             batches = make_batches(step + checkpoints.skipped_steps)
             _LOG.info("Training diverged %s.", error.what)

@@ -77,9 +77,7 @@ def _protocol(
         return compute, {"endpoint": config.endpoint, "seed": config.train.seed}
     strategy = make_strategy(config.strategy)
     if isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
-        raise UserError(
-            "--mode=transfer: is the work of one process; leave --strategy=multi_worker and TF_CONFIG out."
-        )
+        raise UserError("--mode=transfer: is the work of one process; leave --strategy=multi_worker and TF_CONFIG out.")
     compute = functools.partial(finetune, config, network, directory, strategy)
     return compute, finetuning_settings(config, network)
 
@@ -96,9 +94,7 @@ def _learnable(config: TransferConfig) -> list[str]:
         "has several classes an image, which finetuning does not learn; use --transfer_protocol=linear.",
     )
     if linear_only:
-        _LOG.info(
-            "Linear only: %s; finetuning does not learn several classes an image.", ", ".join(linear_only)
-        )
+        _LOG.info("Linear only: %s; finetuning does not learn several classes an image.", ", ".join(linear_only))
     return [name for name in config.names if name not in linear_only]
 
 
@@ -115,9 +111,7 @@ def _directory(config: TransferConfig, network: Network) -> str:
 
 def _evaluate_linearly(config: TransferConfig, network: Network, dataset: TransferDataset) -> dict[str, Any]:
     """Fits a linear classifier to the features of a data set; returns its scores on the test images."""
-    own = dataclasses.replace(
-        config.data, dataset=dataset.dataset, train_split=dataset.train, eval_split=dataset.test
-    )
+    own = dataclasses.replace(config.data, dataset=dataset.dataset, train_split=dataset.train, eval_split=dataset.test)
     probe_config = LinearEvalConfig(
         data=own,
         checkpoint=config.checkpoint,
@@ -187,9 +181,7 @@ def _open_label_sets(
 def _examples_of_sets(
     config: LinearEvalConfig, network: Network, source: Source, sets: tuple[np.ndarray, np.ndarray]
 ) -> LabelledSets:
-    part = compute_features(
-        network, config.endpoint, source, data=config.data, batch_size=config.eval_batch_size
-    )
+    part = compute_features(network, config.endpoint, source, data=config.data, batch_size=config.eval_batch_size)
     return LabelledSets(part.features, *(one[part.positions] for one in sets))
 
 

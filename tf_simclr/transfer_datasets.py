@@ -54,9 +54,7 @@ TRANSFER_DATASETS: dict[str, TransferDataset] = {
     "dtd": TransferDataset(dataset="dtd", validation="validation"),
     "oxford_iiit_pet": TransferDataset(dataset="oxford_iiit_pet", metric=MEAN_PER_CLASS),
     "caltech101": TransferDataset(dataset="caltech101", metric=MEAN_PER_CLASS),
-    "oxford_flowers102": TransferDataset(
-        dataset="oxford_flowers102", metric=MEAN_PER_CLASS, validation="validation"
-    ),
+    "oxford_flowers102": TransferDataset(dataset="oxford_flowers102", metric=MEAN_PER_CLASS, validation="validation"),
 }
 
 

@@ -64,7 +64,5 @@ def test_blur_radius_gives_the_authors_taps(size, taps):
 def test_random_blur_maps_draws_to_sigma():
     planes = _planes(4, 40)
     draws = tf.constant([[0.0, 0.0], [0.499, 0.5], [0.49, 1 - 2**-24], [0.5, 0.9]])
-    expected = blur.gaussian_blur(
-        planes, tf.constant([0.1, 1.05, 2.0, 1.0]), tf.constant([True] * 3 + [False])
-    )
+    expected = blur.gaussian_blur(planes, tf.constant([0.1, 1.05, 2.0, 1.0]), tf.constant([True] * 3 + [False]))
     np.testing.assert_allclose(blur.random_blur(planes, draws), expected, atol=1e-6)

@@ -8,9 +8,7 @@ import tensorflow as tf
 
 from tf_simclr.augment import NUM_DRAWS, EvalView, TrainView, draw_uniforms
 
-FULL = TrainView(
-    image_size=24, crop_min_area=0.2, random_rotation=20.0, color_jitter_strength=1.0, use_blur=True
-)
+FULL = TrainView(image_size=24, crop_min_area=0.2, random_rotation=20.0, color_jitter_strength=1.0, use_blur=True)
 PLAIN = TrainView(image_size=24)
 
 
@@ -180,9 +178,7 @@ def test_train_view_of_one_image_equals_its_row_of_a_batch(compiled):
     batch = tf.function(view, jit_compile=compiled)(images, draws)
     alone = tf.function(view, jit_compile=compiled)
     for row in range(12):
-        np.testing.assert_allclose(
-            alone(images[row : row + 1], draws[row : row + 1])[0], batch[row], atol=1e-5
-        )
+        np.testing.assert_allclose(alone(images[row : row + 1], draws[row : row + 1])[0], batch[row], atol=1e-5)
 
 
 def test_train_view_on_device_crops_alike():

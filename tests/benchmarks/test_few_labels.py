@@ -17,9 +17,7 @@ def write_results(path, **accuracies):
 
 
 def test_accuracies_are_subtracted_draw_by_draw(tmp_path):
-    path = write_results(
-        tmp_path / "a.json", finetuned=[[80.0, 90.0], [70.0, 60.0]], supervised=[[50, 40], [30, 20]]
-    )
+    path = write_results(tmp_path / "a.json", finetuned=[[80.0, 90.0], [70.0, 60.0]], supervised=[[50, 40], [30, 20]])
     assert read_accuracies(path, "finetuned")[10].tolist() == [[80, 90], [70, 60]]
     assert read_accuracies(path, "finetuned", "supervised")[1].tolist() == [[30, 50], [40, 40]]
 
@@ -56,10 +54,7 @@ def test_table_has_paired_intervals(capsys):
     print_table({"finetuned": np.array([90.0, 92.0, 94.0]), "supervised": np.array([80.0, 81.0, 82.0])})
     # The differences are 10, 11 and 12; Student's t of two degrees of freedom is 4.303.
     half = 4.303 / np.sqrt(3)
-    assert (
-        f"| supervised | 81.00 | 1.00 | +11.00 ({11 - half:+.2f} to {11 + half:+.2f}) |"
-        in capsys.readouterr().out
-    )
+    assert f"| supervised | 81.00 | 1.00 | +11.00 ({11 - half:+.2f} to {11 + half:+.2f}) |" in capsys.readouterr().out
 
 
 @pytest.mark.exhaustive

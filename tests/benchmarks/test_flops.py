@@ -82,9 +82,7 @@ def training(**settings):
         names = {field.name for field in dataclasses.fields(owner)}
         return owner(**(defaults | {name: value for name, value in settings.items() if name in names}))
 
-    model = model_config(
-        **{f.name: settings[f.name] for f in dataclasses.fields(ModelConfig) if f.name in settings}
-    )
+    model = model_config(**{f.name: settings[f.name] for f in dataclasses.fields(ModelConfig) if f.name in settings})
     return training_of(
         BenchmarkConfig(
             model=model,
@@ -141,9 +139,7 @@ def test_chunks_do_no_useful_work_twice():
 
 def test_layer_that_is_not_known_is_refused():
     builder = CountingBuilder(ModelConfig(), (8, 8, 3), lambda features: None)
-    with pytest.raises(
-        TypeError, match=r"^tf_simclr\.models\.counting: what UpSampling2D costs is not known"
-    ):
+    with pytest.raises(TypeError, match=r"^tf_simclr\.models\.counting: what UpSampling2D costs is not known"):
         builder.layer(tf.keras.layers.UpSampling2D, builder.inputs)
 
 

@@ -16,9 +16,7 @@ RATIO = r"\d+\.\d{3} times as fast; in pairs (\d+\.\d{3}), 95 % from (\d+\.\d{3}
 @pytest.mark.slow
 def test_benchmark_gives_speeds_ratio_interval_and_difference():
     model = tiny_config(precision="float32", image_size=40)
-    folded, *others = measure_inference(
-        BenchmarkConfig(model=model, benchmark_batch_size=2, benchmark_repeats=6)
-    )
+    folded, *others = measure_inference(BenchmarkConfig(model=model, benchmark_batch_size=2, benchmark_repeats=6))
     assert folded.work == "folded module"
     assert [figure.work for figure in others] == ["plain network, tf.function", "plain SavedModel"]
     for figure in (folded, *others):

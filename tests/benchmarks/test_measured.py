@@ -56,15 +56,11 @@ def test_step_is_measured(mode):
 
 @pytest.mark.exhaustive
 def test_memory_is_measured_with_and_without_what_saves_it():
-    step, imported, whole = figures_of(
-        "--benchmark=memory --contrast_chunks=2 --global_bn=False --benchmark_repeats=1"
-    )
+    step, imported, whole = figures_of("--benchmark=memory --contrast_chunks=2 --global_bn=False --benchmark_repeats=1")
     assert {figure.unit for figure in (step, imported, whole)} == {"GB"}
     assert imported.samples[0] < min(step.samples[0], whole.samples[0])
     assert whole.work == "memory of the pretrain step with --contrast_chunks=1"
-    assert re.fullmatch(
-        r"\d+% of the memory with --contrast_chunks=1, \d\.\d\d times the time", step.notes[1]
-    )
+    assert re.fullmatch(r"\d+% of the memory with --contrast_chunks=1, \d\.\d\d times the time", step.notes[1])
 
 
 @pytest.mark.exhaustive

@@ -69,9 +69,7 @@ def test_loss_and_gradients_are_ours(depth):
     loss = step.backward(images, labels)
     gradients, _, metrics = task.compute_gradients(batch)
     np.testing.assert_allclose(float(loss), metrics["total_loss"].numpy(), rtol=1e-10)
-    received = [
-        p.grad for m in (step.encoder, step.head, step.probe) for p in m.parameters() if p.requires_grad
-    ]
+    received = [p.grad for m in (step.encoder, step.head, step.probe) for p in m.parameters() if p.requires_grad]
     ours = sorted(float(tf.norm(gradient)) for gradient in gradients)
     np.testing.assert_allclose(sorted(float(g.norm()) for g in received), ours, rtol=1e-8, atol=1e-12)
 

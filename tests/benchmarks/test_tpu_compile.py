@@ -27,9 +27,7 @@ def run_main(monkeypatch, *arguments):
 
 
 def test_row_has_the_columns_of_the_page():
-    config, _ = parse_command_line(
-        ["--dataset=cifar10", *TINY, "--sk_ratio=0.0625", "--precision=mixed_bfloat16"]
-    )
+    config, _ = parse_command_line(["--dataset=cifar10", *TINY, "--sk_ratio=0.0625", "--precision=mixed_bfloat16"])
     row = describe(config, Compiled(59.6, 2**29, 3 * 2**30, 1.234e12))
     assert row == "| pretrain | R18 0.125x SK | mixed_bfloat16 | 8 | 60 | 0.50 | 3.00 | 1.23 |"
     (head,) = re.findall(r"^\| task \|.*\|$", PAGE, re.MULTILINE)
@@ -43,18 +41,14 @@ def test_package_that_is_missing_is_named_in_one_line(monkeypatch, missing):
     with pytest.raises(UserError) as error:
         run_main(monkeypatch, "--topology=v5e:2x2")
     message = str(error.value)
-    assert (
-        message == f"benchmarks.tpu_compile: {missing} is missing; pip install jax==0.12.0.1 libtpu==0.0.52."
-    )
+    assert message == f"benchmarks.tpu_compile: {missing} is missing; pip install jax==0.12.0.1 libtpu==0.0.52."
 
 
 def test_last_topology_wins_and_flags_are_those_of_the_program(monkeypatch):
     compiled = []
     for name in ("jax", "libtpu"):
         monkeypatch.setitem(sys.modules, name, sys)
-    monkeypatch.setattr(
-        tpu_compile, "lower_step", lambda config, num_classes: types.SimpleNamespace(hlo=config)
-    )
+    monkeypatch.setattr(tpu_compile, "lower_step", lambda config, num_classes: types.SimpleNamespace(hlo=config))
     monkeypatch.setattr(tpu_compile, "to_stablehlo", lambda hlo: hlo)
     monkeypatch.setattr(
         tpu_compile,

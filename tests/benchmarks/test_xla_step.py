@@ -73,9 +73,7 @@ def test_results_are_matched_with_the_variables_whose_memory_they_take():
 
 
 def test_description_has_rates_and_fractions():
-    program = Program(
-        b"", [], {"step": "pretrain R50 1x, 224 px, float32", "batch_size": 64, "dtype": "float32"}
-    )
+    program = Program(b"", [], {"step": "pretrain R50 1x, 224 px, float32", "batch_size": 64, "dtype": "float32"})
     timing = Timing(9.6, [0.2, 0.1, 0.4], 2e12, 1e11, 3 * 10**9, None, True)
     assert describe(program, timing, (2e13, 1e12)).splitlines() == [
         "pretrain R50 1x, 224 px, float32, batch 64; compiled in 10 s",

@@ -79,17 +79,13 @@ def tfds_dir(tmp_path_factory):
     files = root / "files"
     label = tfds.features.ClassLabel(names=["even", "odd"])
     fixed, free = tfds.features.Image(shape=(32, 32, 3)), tfds.features.Image()
-    jpegs = [
-        write_image(files / f"{number}.jpg", grey_image(number, 10 + number, 14)) for number in range(40)
-    ]
+    jpegs = [write_image(files / f"{number}.jpg", grey_image(number, 10 + number, 14)) for number in range(40)]
 
     def example(number, image):
         return {"image": image, "label": number % 2}
 
     squares = [example(number, grey_image(number, 32, 32)) for number in range(30)]
-    prepare_tfds(
-        root, "TinyFixed", {"image": fixed, "label": label}, {"train": squares[:20], "test": squares[20:]}
-    )
+    prepare_tfds(root, "TinyFixed", {"image": fixed, "label": label}, {"train": squares[:20], "test": squares[20:]})
     labelled = [example(number, str(path)) for number, path in enumerate(jpegs)]
     prepare_tfds(root, "TinyJpegs", {"image": free, "label": label}, {"train": labelled}, num_shards=3)
     pictures = [{"picture": square["image"]} for square in squares]
@@ -107,9 +103,7 @@ def tfds_dir(tmp_path_factory):
     prepare_tfds(root, "TinyDamaged", {"image": free, "label": label}, {"train": damaged}, num_shards=2)
     damaged = [example(1, str(broken)), *squares]
     prepare_tfds(root, "TinyDamagedFixed", {"image": fixed, "label": label}, {"train": damaged})
-    sets = [
-        {"image": one["image"], "labels": classes_of_number(number)} for number, one in enumerate(labelled)
-    ]
+    sets = [{"image": one["image"], "labels": classes_of_number(number)} for number, one in enumerate(labelled)]
     kinds = tfds.features.Sequence(tfds.features.ClassLabel(num_classes=3))
     prepare_tfds(root, "TinySets", {"image": free, "labels": kinds}, {"train": sets}, num_shards=3)
     pairs = [

@@ -63,14 +63,9 @@ def make_source(kind, num_examples, directory=None, bad=(), first_grey=0):
     labels = np.arange(num_examples)
     if kind == "array":
         return ArraySource("some", images, labels, names)
-    encoded = [
-        b"no image" if number in bad else tf.io.encode_png(image).numpy()
-        for number, image in enumerate(images)
-    ]
+    encoded = [b"no image" if number in bad else tf.io.encode_png(image).numpy() for number, image in enumerate(images)]
     if kind == "encoded":
-        return EncodedImages(
-            "some", encoded, read=tf.identity, example_names=names, labels=labels, class_names=names
-        )
+        return EncodedImages("some", encoded, read=tf.identity, example_names=names, labels=labels, class_names=names)
     return StreamSource(
         "some",
         files=write_records(directory, encoded),

@@ -62,17 +62,13 @@ def test_source_whose_classes_are_the_same_or_not_known_stays_as_it_is(log):
 
 def test_matching_says_which_classes_have_no_images(log):
     match(make_source("array", 2), [str(number) for number in range(10)])
-    assert log.messages == [
-        "some has no images of 2, 3, 4, 5, 6, 7 and 2 more: the other classes keep their numbers."
-    ]
+    assert log.messages == ["some has no images of 2, 3, 4, 5, 6, 7 and 2 more: the other classes keep their numbers."]
 
 
 def test_other_classes_are_refused_with_both_lists():
     with pytest.raises(UserError) as error:
         match(make_source("array", 3), ["0", "1"])
-    assert str(error.value) == (
-        "--eval_split: some has 3 classes (0, 1, 2), the network 2 classes (0, 1); use others."
-    )
+    assert str(error.value) == ("--eval_split: some has 3 classes (0, 1, 2), the network 2 classes (0, 1); use others.")
     with pytest.raises(UserError) as error:
         match(make_source("array", 9), ["cat", *map(str, range(8))])
     assert str(error.value) == (

@@ -212,9 +212,7 @@ def test_many_starts_at_once_leave_one_whole_index(folder, num_listings):
     for thread in threads:
         thread.join()
     assert all(paths_of(one) == walked(folder) for one in found) and len(found) == 8
-    assert os.listdir(os.path.dirname(index_path(folder, None))) == [
-        os.path.basename(index_path(folder, None))
-    ]
+    assert os.listdir(os.path.dirname(index_path(folder, None))) == [os.path.basename(index_path(folder, None))]
     listed = len(num_listings)
     indexed_images(folder, None)
     assert len(num_listings) == listed
@@ -241,9 +239,7 @@ def test_listing_that_takes_long_says_how_far_it_is(folder, log, monkeypatch):
 def test_folder_that_may_not_be_read_is_one_line(folder):
     os.chmod(f"{folder}/b/c", 0)
     try:
-        with pytest.raises(
-            UserError, match=r"images/b/c cannot be read \(Permission denied\); name a folder"
-        ):
+        with pytest.raises(UserError, match=r"images/b/c cannot be read \(Permission denied\); name a folder"):
             load_source(DataConfig(dataset=f"folder:{folder}"), "train")
     finally:
         os.chmod(f"{folder}/b/c", 0o755)

@@ -160,12 +160,8 @@ def test_folders_that_may_be_classes_are_classes(tmp_path, names):
 def test_single_class_teaches_nothing(tmp_path):
     data = tree(tmp_path, "images/1.png", "images/2.png", "labels.csv")
     source = load_training_source(data)
-    assert (
-        describe_source(source) == f"folder:{tmp_path} (train): 2 images, 1 class (images), 2 of each class."
-    )
-    with pytest.raises(
-        UserError, match=r"^--train_split=train: folder:.* has a single class, images; there is not"
-    ):
+    assert describe_source(source) == f"folder:{tmp_path} (train): 2 images, 1 class (images), 2 of each class."
+    with pytest.raises(UserError, match=r"^--train_split=train: folder:.* has a single class, images; there is not"):
         few_labels(source, data)
 
 

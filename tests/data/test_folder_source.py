@@ -65,9 +65,7 @@ def test_folder_with_split_subfolders(class_folder):
     assert available_splits(config(root)) == ("train", "test")
     assert load_source(config(root), "train").num_classes == 2
     assert load_source(config(root), "test").num_classes is None
-    with pytest.raises(
-        UserError, match=r"^--eval_split=validation: folder:.* has the split\(s\) train, test; use"
-    ):
+    with pytest.raises(UserError, match=r"^--eval_split=validation: folder:.* has the split\(s\) train, test; use"):
         load_source(config(root), "validation", flag="eval_split")
 
 
@@ -173,9 +171,7 @@ def test_fingerprint_tells_other_images_and_not_another_place(class_folder):
 
 def damage(folder):
     """Adds three files that are no images; returns their paths."""
-    whole = write_image(
-        folder / "dog" / "x.jpg", np.random.RandomState(0).randint(0, 255, (64, 64, 3), np.uint8)
-    )
+    whole = write_image(folder / "dog" / "x.jpg", np.random.RandomState(0).randint(0, 255, (64, 64, 3), np.uint8))
     whole.write_bytes(whole.read_bytes()[:800])
     empty, text = folder / "cat" / "y.png", folder / "cat" / "z.jpg"
     empty.write_bytes(b"")
@@ -195,9 +191,7 @@ def test_folder_unreadable_images_are_replaced_counted_and_named(class_folder, c
     numbers = np.concatenate([numbers_of(part["views"][0]) for part in parts])
     assert set(numbers) == set(range(12))
     np.testing.assert_array_equal(numbers >= 6, np.concatenate([part["labels"] for part in parts]))
-    with pytest.raises(
-        UserError, match=r"^--max_bad_image_fraction=0.01: 3 of 15 images of folder:.* such as /"
-    ):
+    with pytest.raises(UserError, match=r"^--max_bad_image_fraction=0.01: 3 of 15 images of folder:.* such as /"):
         check_bad_images(source, num_bad=3, num_seen=15, max_fraction=0.01)
 
 
@@ -229,9 +223,7 @@ def test_folder_without_any_readable_image_still_gives_batches(tmp_path):
     for number in range(6):
         (tmp_path / f"{number}.jpg").write_text("no")
     source = load_source(config(tmp_path), "train")
-    (batch,) = (
-        train_dataset(source, VIEW, plan=BatchPlan(global_batch_size=4), seed=0).take(1).as_numpy_iterator()
-    )
+    (batch,) = train_dataset(source, VIEW, plan=BatchPlan(global_batch_size=4), seed=0).take(1).as_numpy_iterator()
     assert batch["bad_images"] == 4 and not batch["views"][0].any()
 
 

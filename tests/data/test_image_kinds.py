@@ -49,9 +49,7 @@ def png_of_16_bits(pixels):
     """RGB, which Pillow does not write."""
 
     def chunk(kind, content):
-        return (
-            struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
-        )
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
     height, width, _ = pixels.shape
     rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in pixels)
@@ -110,9 +108,7 @@ def pixels_of(content):
 def source():
     names, contents = list(kinds()), list(kinds().values())
     labels = np.arange(len(names))
-    return EncodedImages(
-        "kinds", contents, read=tf.identity, example_names=names, labels=labels, class_names=names
-    )
+    return EncodedImages("kinds", contents, read=tf.identity, example_names=names, labels=labels, class_names=names)
 
 
 def assert_same(received, expected, labels):
@@ -130,8 +126,7 @@ def test_every_kind_in_training_views(source):
     for number in range(2):
         draws = draw_uniforms(SEED, number, 0, source.num_examples)
         expected = [
-            np.clip(view.crop_image(pixels[label], draws[row]), 0, 1)
-            for row, label in enumerate(batch["labels"])
+            np.clip(view.crop_image(pixels[label], draws[row]), 0, 1) for row, label in enumerate(batch["labels"])
         ]
         assert_same(batch["views"][number], expected, batch["labels"])
 

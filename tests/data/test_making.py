@@ -11,9 +11,7 @@ from tf_simclr.augment import NUM_DRAWS, TrainView
 from tf_simclr.config import DataConfig
 from tf_simclr.data import ArraySource, BatchPlan, load_source, mix_labelled, step_views, train_dataset
 
-HOST = TrainView(
-    image_size=24, crop_min_area=0.2, random_rotation=20.0, color_jitter_strength=1.0, use_blur=True
-)
+HOST = TrainView(image_size=24, crop_min_area=0.2, random_rotation=20.0, color_jitter_strength=1.0, use_blur=True)
 DEVICE = dataclasses.replace(HOST, on_device=True)
 PLAN = BatchPlan(global_batch_size=6)
 

@@ -293,16 +293,12 @@ def test_batch_without_a_place_for_each_source_is_refused(mixed):
 
 def test_several_data_sets_are_refused_where_one_is_needed(two):
     for use in (lambda data: load_source(data, "train"), available_splits):
-        with pytest.raises(
-            UserError, match=r"^--dataset=folder:.*: several sources are mixed for .*; name one"
-        ):
+        with pytest.raises(UserError, match=r"^--dataset=folder:.*: several sources are mixed for .*; name one"):
             use(DataConfig(dataset=two))
 
 
 def test_split_that_one_of_them_lacks_is_refused(two):
-    with pytest.raises(
-        UserError, match=r"^--train_split=test: folder:.*/a has the split\(s\) train; use one"
-    ):
+    with pytest.raises(UserError, match=r"^--train_split=test: folder:.*/a has the split\(s\) train; use one"):
         load_training_source(DataConfig(dataset=two, train_split="test"))
 
 
@@ -322,7 +318,5 @@ def test_commas_in_paths_are_no_separators(dataset, sources):
 def test_folder_with_a_comma(tmp_path):
     write_image(tmp_path / "a,b" / "0.png", grey_image(0))
     assert load_source(DataConfig(dataset=f"folder:{tmp_path}/a,b"), "train").num_examples == 1
-    with pytest.raises(
-        UserError, match=r"there is no folder .*/a,digits; if it is several sources, put those wit"
-    ):
+    with pytest.raises(UserError, match=r"there is no folder .*/a,digits; if it is several sources, put those wit"):
         load_source(DataConfig(dataset=f"folder:{tmp_path}/a,digits"), "train")

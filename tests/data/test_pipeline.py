@@ -109,9 +109,7 @@ def test_train_dataset_without_labels_has_none():
 
 
 def test_plan_refuses_batch_larger_than_data(source):
-    with pytest.raises(
-        UserError, match=r"^--train_batch_size=32: noise has only 20 examples; use at most 20\.$"
-    ):
+    with pytest.raises(UserError, match=r"^--train_batch_size=32: noise has only 20 examples; use at most 20\.$"):
         BatchPlan(global_batch_size=32).check_fits(source)
 
 

@@ -53,9 +53,7 @@ def evaluated(source):
     black = (tf.zeros([1, 1, 3], tf.uint8), tf.constant(-1), False)
     rows = source.eval_examples(BatchPlan(global_batch_size=source.num_examples))
     decoded = rows.map(lambda row: first_success(row, lambda row: (*source.decode(row, 0), True), black))
-    found = [
-        (number_of(image), int(label)) for image, label, readable in decoded.as_numpy_iterator() if readable
-    ]
+    found = [(number_of(image), int(label)) for image, label, readable in decoded.as_numpy_iterator() if readable]
     return [number for number, _ in found], [label for _, label in found], source.num_examples - len(found)
 
 
@@ -107,9 +105,7 @@ def test_split_of_a_folder_may_have_any_of_its_usual_names(tmp_path, name):
 def test_two_spellings_of_one_split_are_refused(tmp_path):
     for name in ("val-0.tfrecord", "valid-0.tfrecord"):
         (tmp_path / name).touch()
-    with pytest.raises(
-        UserError, match=r"valid-0\.tfrecord and val-0\.tfrecord are both the split validation;"
-    ):
+    with pytest.raises(UserError, match=r"valid-0\.tfrecord and val-0\.tfrecord are both the split validation;"):
         open_train(tmp_path)
 
 
@@ -140,9 +136,7 @@ def test_split_of_any_name(folder, tmp_path):
     write_greys(tmp_path, range(4), split="more")
     where = f"{tmp_path}/{{split}}-*"
     assert open_train(where, "more").num_examples == 4
-    with pytest.raises(
-        UserError, match=r"there is no file .*/\{split\}-\*; name files, such as tfrecord:data/"
-    ):
+    with pytest.raises(UserError, match=r"there is no file .*/\{split\}-\*; name files, such as tfrecord:data/"):
         open_train(where)
 
 
@@ -418,16 +412,12 @@ def test_manifest_says_counts_and_class_names(prepared, monkeypatch):
 
 
 def test_manifest_with_another_number_of_classes_is_refused(prepared):
-    with pytest.raises(
-        UserError, match=r"^--tfrecord_num_classes=3: the manifest.json names 2 classes; leave it"
-    ):
+    with pytest.raises(UserError, match=r"^--tfrecord_num_classes=3: the manifest.json names 2 classes; leave it"):
         open_train(prepared, tfrecord_num_classes=3)
 
 
 def test_manifest_says_what_the_labels_mean(prepared):
-    with pytest.raises(
-        UserError, match=r"^--tfrecord_first_label=1: the manifest.json says what .*; leave it"
-    ):
+    with pytest.raises(UserError, match=r"^--tfrecord_first_label=1: the manifest.json says what .*; leave it"):
         open_train(prepared, tfrecord_first_label=1)
 
 
@@ -439,9 +429,7 @@ def test_unfinished_files_are_refused(tmp_path, beside):
     if beside != "no manifest":
         (tmp_path / "manifest.json").write_text(beside)
     for where in (tmp_path, f"{tmp_path}/*", f"{tmp_path}/train-00000-of-00002.tfrecord"):
-        with pytest.raises(
-            UserError, match=rf"^{tmp_path}: is not finished; start the same --mode=prepare again"
-        ):
+        with pytest.raises(UserError, match=rf"^{tmp_path}: is not finished; start the same --mode=prepare again"):
             open_train(where)
 
 
@@ -492,15 +480,11 @@ def test_files_that_are_not_as_the_manifest_says_are_refused(prepared):
     content = path.read_bytes()
     path.write_bytes(content[:-5])
     size = len(content)
-    message = (
-        rf"{path.name}: has {size - 5} bytes instead of {size}, by the manifest\.json beside it; copy or prep"
-    )
+    message = rf"{path.name}: has {size - 5} bytes instead of {size}, by the manifest\.json beside it; copy or prep"
     with pytest.raises(UserError, match=message):
         open_train(prepared)
     path.unlink()
-    with pytest.raises(
-        UserError, match=r"-of-00002\.tfrecord: is not there, by the manifest\.json beside it"
-    ):
+    with pytest.raises(UserError, match=r"-of-00002\.tfrecord: is not there, by the manifest\.json beside it"):
         open_train(prepared)
 
 
@@ -526,9 +510,7 @@ def test_manifest_names_no_files_elsewhere(prepared, name):
     content = json.loads((prepared / "manifest.json").read_text())
     content["splits"]["train"]["files"][0]["name"] = name
     (prepared / "manifest.json").write_text(json.dumps(content))
-    with pytest.raises(
-        UserError, match=r"files\[0\]\.name is '.*', not a name without a directory\); prepare"
-    ):
+    with pytest.raises(UserError, match=r"files\[0\]\.name is '.*', not a name without a directory\); prepare"):
         open_train(prepared)
 
 
@@ -536,9 +518,7 @@ def test_manifest_with_more_records_than_bytes_is_refused(prepared):
     content = json.loads((prepared / "manifest.json").read_text())
     content["splits"]["train"]["files"][0]["num_examples"] = 10**9
     (prepared / "manifest.json").write_text(json.dumps(content))
-    with pytest.raises(
-        UserError, match=r"cannot hold 1000000000 records, as the manifest\.json beside it says"
-    ):
+    with pytest.raises(UserError, match=r"cannot hold 1000000000 records, as the manifest\.json beside it says"):
         open_train(prepared)
 
 
@@ -612,12 +592,8 @@ def test_file_that_is_cut_off_is_told_and_counted(tmp_path, log):
 
 def test_files_without_records_are_refused(tmp_path):
     write(tmp_path / "train-0.tfrecord", [])
-    with pytest.raises(
-        UserError, match=r"there is no record in 1 file\(s\), such as .*train-0\.tfrecord; name"
-    ):
+    with pytest.raises(UserError, match=r"there is no record in 1 file\(s\), such as .*train-0\.tfrecord; name"):
         open_train(tmp_path)
     (tmp_path / "train-0.tfrecord").write_bytes(b"no records at all, but text")
-    with pytest.raises(
-        UserError, match=r"no record of .*train-0\.tfrecord or others is a tf\.train\.Example"
-    ):
+    with pytest.raises(UserError, match=r"no record of .*train-0\.tfrecord or others is a tf\.train\.Example"):
         open_train(tmp_path)

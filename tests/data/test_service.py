@@ -101,9 +101,7 @@ def test_service_mixes_labelled_and_unlabelled(address, tmp_path):
     plan = BatchPlan(global_batch_size=6)
     parts = [
         train_dataset(source, DrawsView(), plan=plan, seed=seed, service=DataService(address, f"mix {seed}"))
-        for seed, source in enumerate(
-            [make_source("stream", NUM_EXAMPLES, tmp_path), make_source("array", 3)]
-        )
+        for seed, source in enumerate([make_source("stream", NUM_EXAMPLES, tmp_path), make_source("array", 3)])
     ]
     for batch in mix_labelled(*parts).take(4).as_numpy_iterator():
         np.testing.assert_array_equal(np.sort(batch["labels"]), [-1] * 6 + [0, 0, 1, 1, 2, 2])

@@ -41,9 +41,7 @@ def chosen_of_each_class(labels, **settings):
     assert indices.dtype == np.int64
     assert np.all(np.diff(indices) > 0)
     assert indices.min() >= 0 and indices.max() < len(labels)
-    return [int(np.sum(labels[indices] == number)) for number in range(3)] + [
-        int(np.sum(labels[indices] < 0))
-    ]
+    return [int(np.sum(labels[indices] == number)) for number in range(3)] + [int(np.sum(labels[indices] < 0))]
 
 
 # ---- Which are chosen
@@ -261,8 +259,7 @@ def test_label_fraction_that_leaves_a_class_empty_is_one_line(labels):
 def test_source_without_labels_is_one_line(settings):
     source = ArraySource("plain", np.zeros([4, 8, 8, 1], np.uint8))
     assert refusal(source, **settings) == (
-        "--train_split=train: plain has no labels, which this step learns from; name a split or a data set "
-        "with labels."
+        "--train_split=train: plain has no labels, which this step learns from; name a split or a data set with labels."
     )
 
 
@@ -281,9 +278,7 @@ def mixed(first_step=0, num_replicas=1):
         (grey_source(range(20), np.zeros(20)), 6, 1),
         (grey_source(range(30, 35), np.arange(30, 35) % 2), 2, 2),
     ):
-        plan = BatchPlan(
-            global_batch_size=size * num_replicas, num_replicas=num_replicas, total_replicas=num_replicas
-        )
+        plan = BatchPlan(global_batch_size=size * num_replicas, num_replicas=num_replicas, total_replicas=num_replicas)
         parts.append(train_dataset(source, VIEW, plan=plan, seed=seed, num_views=1, first_step=first_step))
     return mix_labelled(*parts), *parts
 
@@ -295,9 +290,7 @@ def test_mixed_batch_has_the_labelled_rows_last():
     assert (spec["labels"].shape.as_list(), spec["labels"].dtype) == ([8], tf.int32)
     seen = []
     for batch, first, second in zip(dataset.take(5), unlabelled, labelled, strict=False):
-        np.testing.assert_array_equal(
-            batch["views"][0], np.concatenate([first["views"][0], second["views"][0]])
-        )
+        np.testing.assert_array_equal(batch["views"][0], np.concatenate([first["views"][0], second["views"][0]]))
         np.testing.assert_array_equal(batch["labels"], [-1] * 6 + second["labels"].numpy().tolist())
         numbers = numbers_of(batch["views"][0])
         assert numbers[:6].max() < 20 and numbers[6:].min() >= 30

@@ -113,9 +113,7 @@ def test_tfds_unlabelled_split_is_taken_where_no_labels_are_learnt(config):
 def test_tfds_unreadable_small_image_is_left_out(config):
     source = load_source(config("tiny_damaged_fixed", max_bad_image_fraction=0.5), "train")
     assert source.num_examples == 30 and len(source.bad_image_names()) == source.num_left_out == 1
-    with pytest.raises(
-        UserError, match=r"^--max_bad_image_fraction=0.01: 1 of 31 images of tiny_damaged_fixed"
-    ):
+    with pytest.raises(UserError, match=r"^--max_bad_image_fraction=0.01: 1 of 31 images of tiny_damaged_fixed"):
         load_source(config("tiny_damaged_fixed"), "train")
 
 

@@ -17,9 +17,7 @@ def plans(num_workers, num_replicas=2, batch_size=BATCH_SIZE):
     """The plan of each worker."""
     total = num_workers * num_replicas
     return [
-        BatchPlan(
-            global_batch_size=batch_size, num_replicas=num_replicas, first_replica=first, total_replicas=total
-        )
+        BatchPlan(global_batch_size=batch_size, num_replicas=num_replicas, first_replica=first, total_replicas=total)
         for first in range(0, total, num_replicas)
     ]
 
@@ -45,9 +43,7 @@ def test_workers_see_the_global_batches_of_one_worker(sources, kind):
     for num_workers, first_step in ((2, 0), (3, 5)):
         parts = [steps(source, plan, 3, first_step) for plan in plans(num_workers)]
         for joined, expected in zip(zip(*parts, strict=True), whole, strict=True):
-            np.testing.assert_array_equal(
-                np.concatenate(joined, axis=1), expected[first_step : first_step + 3]
-            )
+            np.testing.assert_array_equal(np.concatenate(joined, axis=1), expected[first_step : first_step + 3])
 
 
 def test_batch_of_a_replica_may_hold_several_epochs():
@@ -142,9 +138,7 @@ def test_evaluation_has_each_example_once(kind, tmp_path):
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(
-    ("num_workers", "num_replicas", "batch_size"), [(1, 1, 23), (1, 2, 8), (2, 2, 12), (3, 1, 24)]
-)
+@pytest.mark.parametrize(("num_workers", "num_replicas", "batch_size"), [(1, 1, 23), (1, 2, 8), (2, 2, 12), (3, 1, 24)])
 def test_eval_dataset_masks_what_fills_up_batches(sources, kind, num_workers, num_replicas, batch_size):
     seen, counts = [], set()
     for plan in plans(num_workers, num_replicas, batch_size):
@@ -168,9 +162,7 @@ def test_shares_hold_each_example_once_and_are_of_even_size(num_examples, num_wo
     assert max(sizes) - min(sizes) <= 1
 
 
-@pytest.mark.parametrize(
-    ("batch_size", "replicas", "nearest"), [(512, 6, "510 or 516"), (7, 4, "4 or 8"), (3, 4, "4")]
-)
+@pytest.mark.parametrize(("batch_size", "replicas", "nearest"), [(512, 6, "510 or 516"), (7, 4, "4 or 8"), (3, 4, "4")])
 def test_plan_suggests_the_nearest_batches_that_can_be_shared(batch_size, replicas, nearest):
     plan = BatchPlan(global_batch_size=batch_size, total_replicas=replicas)
     message = f"--eval_batch_size={batch_size}: cannot be shared out evenly over {replicas} replicas; use {nearest}."

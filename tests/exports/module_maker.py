@@ -13,9 +13,7 @@ from tf_simclr.models import build_simclr_model
 
 
 def main(path):
-    model = randomize(
-        build_simclr_model(tiny_config(precision="float32", sk_ratio=0.0625, resnet_depth=50), 10)
-    )
+    model = randomize(build_simclr_model(tiny_config(precision="float32", sk_ratio=0.0625, resnet_depth=50), 10))
     save_model(model, path, {"settings": {"weight_decay": 1e-4}})
     images = random_images(4, 16, 16, dtype="float32")
     np.savez(f"{path}.npz", images=images, **{k: v.numpy() for k, v in model(images, training=False).items()})

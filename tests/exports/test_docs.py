@@ -56,9 +56,7 @@ def test_keras_layer_trains(programs, names):
 def test_files_of_features_are_read(programs, names, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run, data = str(finished_run().directory), DataConfig(dataset="digits")
-    for program, extension in zip(
-        programs["Features of a data set"], ("npz", "parquet", "tfrecord"), strict=True
-    ):
+    for program, extension in zip(programs["Features of a data set"], ("npz", "parquet", "tfrecord"), strict=True):
         embed(EmbedConfig(data=data, split="test[:20]", checkpoint=run, output=f"features.{extension}"))
         execute(program, names)
     assert len(names["rows"]["names"]) == len(names["table"]) == len(list(names["records"])) > 0
@@ -67,9 +65,7 @@ def test_files_of_features_are_read(programs, names, tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_folded_module_is_called(programs, names, tmp_path):
     (path,) = export_checkpoint(
-        ExportConfig(
-            checkpoint=str(finished_run().directory), model_dir=str(tmp_path), export_formats="folded"
-        )
+        ExportConfig(checkpoint=str(finished_run().directory), model_dir=str(tmp_path), export_formats="folded")
     )
     (program,) = programs["Folded inference module"]
     execute(program.replace("runs/digits/finetune/folded/STEP", path), names | {"tf": tf})

@@ -28,9 +28,7 @@ METADATA = {"image_size": 16, "endpoints": {"initial_conv": {"channels": 8}, "de
 
 def expected(model, images) -> dict:
     """What the network computes in float64, less the output that folding changes."""
-    precise = build_simclr_model(
-        tiny_config(**vars(model.config) | {"precision": "float64"}), model.num_classes
-    )
+    precise = build_simclr_model(tiny_config(**vars(model.config) | {"precision": "float64"}), model.num_classes)
     precise.set_weights(model.get_weights())
     outputs = precise(images, training=False)
     return {name: value.numpy() for name, value in outputs.items() if name != "initial_conv"}

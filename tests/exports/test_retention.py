@@ -31,9 +31,7 @@ def test_export_has_its_content_and_a_marker(tmp_path):
     assert is_export(str(path))
 
 
-@pytest.mark.parametrize(
-    ("keep", "left"), [(1, ["40"]), (2, ["300", "40"]), (3, ["200", "300", "40"]), (9, None)]
-)
+@pytest.mark.parametrize(("keep", "left"), [(1, ["40"]), (2, ["300", "40"]), (3, ["200", "300", "40"]), (9, None)])
 def test_newest_exports_and_this_one_stay(tmp_path, keep, left):
     """Newest by number: 300 is after 40, whatever the order of names."""
     for step in (5, 200, 300):
@@ -175,9 +173,7 @@ def test_replacing_an_export_never_leaves_neither(tmp_path, monkeypatch, moment)
 
 def test_export_that_is_there_is_replaced_where_asked(tmp_path):
     path = write(tmp_path, 1)
-    with pytest.raises(
-        UserError, match=re.escape(f"{path}: exists already; replace it with --overwrite=True.")
-    ):
+    with pytest.raises(UserError, match=re.escape(f"{path}: exists already; replace it with --overwrite=True.")):
         write(tmp_path, 1, content="new")
     assert (path / "weights").read_text() == "x"
     write(tmp_path, 1, overwrite=True, content="new")

@@ -184,9 +184,7 @@ def photos():
     rng = np.random.default_rng(0)
     sizes = [(10, 10, 3), (31, 17, 3), (12, 40, 1), (8, 8, 3)]
     pixels = [rng.integers(0, 256, size, dtype=np.uint8) for size in sizes]
-    return [
-        encode(one, form) for one, form in zip(pixels, [tf.io.encode_jpeg, tf.io.encode_png] * 2, strict=True)
-    ]
+    return [encode(one, form) for one, form in zip(pixels, [tf.io.encode_jpeg, tf.io.encode_png] * 2, strict=True)]
 
 
 def test_predict_jpeg_equals_the_evaluation_of_the_run(model, reloaded, photos):
@@ -292,9 +290,7 @@ def test_metadata_tells_strides_and_channels_of_each_output(reloaded):
     assert endpoints.keys() == outputs.keys()
     for name, value in outputs.items():
         assert endpoints[name]["channels"] == value.shape[-1], name
-        assert endpoints[name].get("stride") == (32 // value.shape[1] if value.shape.rank == 4 else None), (
-            name
-        )
+        assert endpoints[name].get("stride") == (32 // value.shape[1] if value.shape.rank == 4 else None), name
 
 
 @pytest.mark.slow

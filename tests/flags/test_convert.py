@@ -601,9 +601,7 @@ def test_benchmark_takes_the_flags_of_the_network():
 
 
 def test_benchmark_takes_the_flags_of_a_step_and_knows_which_were_given():
-    config = parse(
-        "--mode=benchmark", "--benchmark=step", "--optimizer=adam", "--contrast_chunks=2", "--nouse_blur"
-    )
+    config = parse("--mode=benchmark", "--benchmark=step", "--optimizer=adam", "--contrast_chunks=2", "--nouse_blur")
     assert (config.optimizer.optimizer, config.contrast.contrast_chunks, config.augment.use_blur) == (
         "adam",
         2,
@@ -736,9 +734,7 @@ def test_flagfile_wins_over_the_run_that_is_evaluated(tmp_path):
 
 def test_training_takes_nothing_from_the_run(tmp_path):
     assert (
-        parse(
-            "--mode=train", write_settings(tmp_path, {"resnet_depth": 18}), "--dataset=cifar10"
-        ).model.resnet_depth
+        parse("--mode=train", write_settings(tmp_path, {"resnet_depth": 18}), "--dataset=cifar10").model.resnet_depth
         == 50
     )
 

@@ -28,16 +28,12 @@ class AuthorsNetwork:
         self.head, self.classes, self.selector = head, classes, selector
         self.variables = {}
         self._rng = np.random.default_rng(0)
-        self.outputs = self.forward(
-            np.random.default_rng(1).uniform(size=(2, *((16, 16) if small else (40, 33)), 3))
-        )
+        self.outputs = self.forward(np.random.default_rng(1).uniform(size=(2, *((16, 16) if small else (40, 33)), 3)))
 
     def _variable(self, name, shape, low=None):
         if name not in self.variables:
             scale = 1 / np.sqrt(np.prod(shape[:-1])) if len(shape) > 1 else 0.1
-            value = (
-                self._rng.normal(size=shape) * scale if low is None else self._rng.uniform(low, 1.5, shape)
-            )
+            value = self._rng.normal(size=shape) * scale if low is None else self._rng.uniform(low, 1.5, shape)
             self.variables[name] = value.astype(np.float32)
         return self.variables[name].astype(np.float64)
 
@@ -120,9 +116,7 @@ class AuthorsNetwork:
 
 def with_training_state(variables, step):
     """Adds what a TF1 checkpoint holds besides the network."""
-    slots = {
-        f"{name}/Momentum": np.zeros_like(value) for name, value in variables.items() if "/moving" not in name
-    }
+    slots = {f"{name}/Momentum": np.zeros_like(value) for name, value in variables.items() if "/moving" not in name}
     memory = {"memory": np.zeros((4, 3), np.float32), "memory_ptr": np.zeros((), np.int64)}
     return variables | slots | memory | {"global_step": np.array(step, np.int64)}
 

@@ -83,9 +83,7 @@ def test_state_has_the_names_of_torchvision(model):
     assert state.keys() == torchvision_names(50)
     assert len(state) == 320
     types = {name: array.dtype for name, array in state.items()}
-    assert {types.pop(name) for name in list(types) if name.endswith("num_batches_tracked")} == {
-        np.dtype("int64")
-    }
+    assert {types.pop(name) for name in list(types) if name.endswith("num_batches_tracked")} == {np.dtype("int64")}
     assert set(types.values()) == {np.dtype("float32")}
     assert all(array.flags.c_contiguous for array in state.values())
 

@@ -98,9 +98,7 @@ def test_step_in_the_name_of_a_file_counts_where_the_file_has_none(tmp_path, nam
 def test_average_of_the_weights_is_taken_where_asked(tmp_path):
     theirs, other = network(classes=5), AuthorsNetwork(classes=5)
     other.variables = {name: value + 0.125 for name, value in other.variables.items()}
-    average = {
-        f"ema_model/{name}": value for name, value in theirs.variables.items() if "supervised" not in name
-    }
+    average = {f"ema_model/{name}": value for name, value in theirs.variables.items() if "supervised" not in name}
     plain = {name: value for name, value in other.variables.items() if "supervised" not in name}
     head = {name: value for name, value in theirs.variables.items() if "supervised" in name}
     variables = with_training_state(plain | average | head, 250_228)
@@ -142,9 +140,7 @@ PAPERS = [(depth, width, sk) for depth in (50, 101, 152) for width in (1, 2) for
 @pytest.mark.parametrize(("depth", "width", "sk"), [*PAPERS, (152, 3, 0.0625), (18, 1, 0.0), (34, 2, 0.0625)])
 def test_network_is_told_from_names_and_shapes(depth, width, sk):
     network = told_from(ShapesOnly(depth, width, sk=sk, head=(8, 8, 128), **FINETUNED | {"classes": 1000}))
-    assert network.config == ModelConfig(
-        resnet_depth=depth, width_multiplier=width, sk_ratio=sk, ft_proj_selector=1
-    )
+    assert network.config == ModelConfig(resnet_depth=depth, width_multiplier=width, sk_ratio=sk, ft_proj_selector=1)
     assert (network.num_classes, network.train_mode) == (1000, "finetune")
 
 
@@ -198,9 +194,7 @@ def test_layer_of_the_supervised_head_that_is_open_is_asked_for():
     theirs = ShapesOnly(18, head=(8, 8, 4), classes=5)
     with pytest.raises(UserError, match=r"^--ft_proj_selector: not given, but file leaves open which layer"):
         told_from(theirs, 999)
-    with pytest.raises(
-        UserError, match=r"^--ft_proj_selector=2: file has its supervised head on layer 1, as 751"
-    ):
+    with pytest.raises(UserError, match=r"^--ft_proj_selector=2: file has its supervised head on layer 1, as 751"):
         told_from(theirs, 751, ModelConfig(ft_proj_selector=2), ("ft_proj_selector",))
 
 
@@ -253,16 +247,12 @@ def test_imported_network_is_evaluated_finetuned_distilled_from_and_exported(tmp
     run = tmp_path / "imported"
     imported = run_program("--mode=import", f"--checkpoint={path}", f"--model_dir={run}", "--image_size=40")
     assert imported.returncode == 0, imported.stderr
-    assert (
-        "ResNet-18, width 0.125, 3 layer(s) of projection head to 4, 5 classes (finetune)" in imported.stdout
-    )
+    assert "ResNet-18, width 0.125, 3 layer(s) of projection head to 4, 5 classes (finetune)" in imported.stdout
     assert (run / "saved_model" / "751" / "saved_model.pb").exists()
     data = [f"--dataset=folder:{tmp_path / 'photos'}", "--eval_split=train", "--eval_batch_size=4"]
     evaluated = run_program("--mode=eval", f"--model_dir={run}", *data)
     assert evaluated.returncode == 0, evaluated.stderr
-    assert (
-        "Result: finetune top-1" in evaluated.stdout and "on 20 held-out images; step 751" in evaluated.stdout
-    )
+    assert "Result: finetune top-1" in evaluated.stdout and "on 20 held-out images; step 751" in evaluated.stdout
     network_flags = ["--resnet_depth=18", "--width_multiplier=0.125", "--proj_out_dim=4", "--image_size=40"]
     short = [*data, *network_flags, "--train_batch_size=4", "--train_steps=1", "--ft_proj_selector=1"]
     for mode, start in (("finetune", f"--checkpoint={run}"), ("distill", f"--teacher={run}")):

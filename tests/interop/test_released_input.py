@@ -72,9 +72,7 @@ def test_variables_that_do_not_match_are_listed(tmp_path, write, kind, expected)
     """Also where a network as large as one of them says would need more memory than there is."""
     path = write(tmp_path / "r" / "model.ckpt-751", changed(kind))
     message = refusal(path, tmp_path / "run", ft_proj_selector=1)
-    assert message.startswith(
-        f"--checkpoint={path}: does not match the network that it resembles; variables: "
-    )
+    assert message.startswith(f"--checkpoint={path}: does not match the network that it resembles; variables: ")
     assert expected in message
 
 
@@ -100,9 +98,7 @@ def test_variable_without_numbers_is_refused(tmp_path, shape):
         assert name in refusal(path, tmp_path / "run")
 
 
-@pytest.mark.parametrize(
-    ("value", "dtype"), [(np.ones(8, np.int32), "int32"), (np.array(["x"] * 8), "string")]
-)
+@pytest.mark.parametrize(("value", "dtype"), [(np.ones(8, np.int32), "int32"), (np.array(["x"] * 8), "string")])
 def test_variable_of_another_type_is_refused(tmp_path, value, dtype):
     name = "base_model/batch_normalization/gamma"
     path = write_tf1(tmp_path / "r" / "model.ckpt-1", network().variables | {name: value})
@@ -136,14 +132,10 @@ def test_what_a_saved_model_keeps_besides_variables_is_passed_over(tmp_path):
 @pytest.mark.parametrize("write", [write_tf1, write_tf2])
 def test_average_that_is_not_there_is_refused(tmp_path, write):
     path = write(tmp_path / "r" / "model.ckpt-1", network().variables)
-    assert refusal(path, tmp_path / "run", ema=True).startswith(
-        f"--ema=True: {path} has no variables in ema_model/"
-    )
+    assert refusal(path, tmp_path / "run", ema=True).startswith(f"--ema=True: {path} has no variables in ema_model/")
 
 
-@pytest.mark.parametrize(
-    "kind", ["nothing", "empty", "two", "project", "ours", "truncated", "nan", "no protobuf"]
-)
+@pytest.mark.parametrize("kind", ["nothing", "empty", "two", "project", "ours", "truncated", "nan", "no protobuf"])
 def test_file_that_is_none_of_the_authors_is_refused(tmp_path, kind):
     path = tmp_path / "r"
     path.mkdir()
@@ -156,13 +148,11 @@ def test_file_that_is_none_of_the_authors_is_refused(tmp_path, kind):
         expected = "2 checkpoints (model.ckpt-1, model.ckpt-2) in this directory; name one of them"
     elif kind == "project":
         write_tf1(path / "model.ckpt-1", {"dense/kernel": np.zeros(3, np.float32)})
-        expected = (
-            "not one of the authors' files, as none of its 1 variables is named like base_model/conv2d/kernel"
-        )
+        expected = "not one of the authors' files, as none of its 1 variables is named like base_model/conv2d/kernel"
     elif kind == "ours":
-        tf.train.Checkpoint(
-            model=build_simclr_model(ModelConfig(width_multiplier=0.125)).variable_tree()
-        ).write(str(path / "ckpt-1"))
+        tf.train.Checkpoint(model=build_simclr_model(ModelConfig(width_multiplier=0.125)).variable_tree()).write(
+            str(path / "ckpt-1")
+        )
         expected = "Runs of this program need no import"
     elif kind == "truncated":
         write_tf1(path / "model.ckpt-1", network().variables)
@@ -197,9 +187,7 @@ def test_directory_that_holds_a_run_is_kept(tmp_path, log):
     import_from(path, run)
     (run / "notes.txt").write_text("mine")
     newer = write_tf1(tmp_path / "r2" / "model.ckpt-7", network().variables | {"global_step": np.int64(7)})
-    with pytest.raises(
-        UserError, match=r"holds another imported network; .* replace it with --overwrite=True"
-    ):
+    with pytest.raises(UserError, match=r"holds another imported network; .* replace it with --overwrite=True"):
         import_from(newer, run)
     import_from(newer, run, overwrite=True)
     names = {file.name for file in run.iterdir()}

@@ -38,8 +38,7 @@ def max_pool(x):
     padded[:, top : top + x.shape[1], left : left + x.shape[2]] = x
     height, width = -(-x.shape[1] // 2), -(-x.shape[2] // 2)
     rows = [
-        [padded[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3].max(axis=(1, 2)) for j in range(width)]
-        for i in range(height)
+        [padded[:, 2 * i : 2 * i + 3, 2 * j : 2 * j + 3].max(axis=(1, 2)) for j in range(width)] for i in range(height)
     ]
     return np.stack([np.stack(row, axis=1) for row in rows], axis=1)
 

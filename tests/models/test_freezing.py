@@ -64,9 +64,7 @@ def check_frozen(before, after, block):
 @pytest.mark.parametrize(
     ("block", "called_before"), [*((block, False) for block in range(-1, 5)), (2, True), (4, True)]
 )
-def test_frozen_part_is_bit_equal_after_training_and_the_rest_moves(
-    model, start, images, block, called_before
-):
+def test_frozen_part_is_bit_equal_after_training_and_the_rest_moves(model, start, images, block, called_before):
     restore(model, start)
     if called_before:
         train(model, images)
@@ -110,9 +108,7 @@ def test_keras_call_leaves_frozen_statistics_alone(model, start, images):
 def test_trainable_variables_are_those_behind_the_frozen_block(model, start, block):
     restore(model, start)
     model.freeze_after_block(block)
-    expected = {
-        id(v) for name, v in variables(model).items() if not is_frozen(name, block) and not is_statistic(name)
-    }
+    expected = {id(v) for name, v in variables(model).items() if not is_frozen(name, block) and not is_statistic(name)}
     assert {id(v) for v in model.trainable_variables} == expected
 
 

@@ -126,9 +126,7 @@ def test_training_the_probe_alone_leaves_the_backbone_bit_equal(images):
     head, labels = model.supervised_head.trainable_variables, tf.constant([0, 1, 2, 3])
     for _ in range(2):
         with tf.GradientTape() as tape:
-            logits = model.forward(images, training=False, detach_supervised_head=True).endpoints[
-                "logits_sup"
-            ]
+            logits = model.forward(images, training=False, detach_supervised_head=True).endpoints["logits_sup"]
             loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
         for variable, gradient in zip(head, tape.gradient(loss, head), strict=True):
             variable.assign_sub(gradient)

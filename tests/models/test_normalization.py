@@ -252,9 +252,7 @@ def test_synchronized_replicas_equal_one_with_the_whole_batch(strategy, shape):
 
 @pytest.mark.parametrize("replicas", [1, pytest.param(2, marks=pytest.mark.distributed)])
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
-def test_mixed_precision_takes_and_returns_16_bits_and_computes_in_float32(
-    strategy, monkeypatch, precision, replicas
-):
+def test_mixed_precision_takes_and_returns_16_bits_and_computes_in_float32(strategy, monkeypatch, precision, replicas):
     """Fused on one replica; moments, in one all-reduce forwards and one backwards, on two."""
     dtype = tf.as_dtype(precision.removeprefix("mixed_"))
     shape, reduced, all_reduce = (64, 3, 2, CHANNELS), [], tf.distribute.ReplicaContext.all_reduce

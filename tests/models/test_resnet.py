@@ -62,9 +62,7 @@ def build_in_graph(config):
         return build_simclr_model(config)
 
 
-@pytest.mark.parametrize(
-    ("name", "expected"), [exhaustive_unless(k in FAST, k, v) for k, v in PARAMETERS.items()]
-)
+@pytest.mark.parametrize(("name", "expected"), [exhaustive_unless(k in FAST, k, v) for k, v in PARAMETERS.items()])
 def test_parameters_equal_the_papers(name, expected):
     assert count(build_in_graph(network(*name)).variables) == expected
 
@@ -128,9 +126,7 @@ def check_shapes(config, size):
         # Outside tf.function Keras would rewrite every layer's code, which takes ten times as long.
         forward = tf.autograph.experimental.do_not_convert(model.forward)
         endpoints = forward(tf.zeros([2, size, size, 3]), training=True).endpoints
-    assert {name: tensor.shape.as_list() for name, tensor in endpoints.items()} == expected_shapes(
-        config, size
-    )
+    assert {name: tensor.shape.as_list() for name, tensor in endpoints.items()} == expected_shapes(config, size)
 
 
 NETWORKS = {
@@ -163,9 +159,7 @@ def test_forward_equals_numpy(model, training, odd):
     assert received.endpoints.keys() == endpoints.keys()
     for name, expected in endpoints.items():
         scale = np.abs(expected).max()
-        np.testing.assert_allclose(
-            received.endpoints[name] / scale, expected / scale, rtol=0, atol=1e-9, err_msg=name
-        )
+        np.testing.assert_allclose(received.endpoints[name] / scale, expected / scale, rtol=0, atol=1e-9, err_msg=name)
     for ours, expected in zip(received.head_layers, layers, strict=True):
         np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-9 * np.abs(expected).max())
     assert len(received.statistics) == len(model.norms) == len(oracle.statistics)

@@ -25,9 +25,7 @@ CLASSES = 5
 @pytest.fixture(scope="module", params=["basic", "bottleneck_sk_se"])
 def model(request):
     settings = {"resnet_depth": 50, "sk_ratio": 0.0625, "se_ratio": 0.25, "width_multiplier": 0.0625}
-    return randomize(
-        build_simclr_model(tiny_config(**(settings if request.param != "basic" else {})), CLASSES)
-    )
+    return randomize(build_simclr_model(tiny_config(**(settings if request.param != "basic" else {})), CLASSES))
 
 
 @pytest.fixture(scope="module")
@@ -150,9 +148,7 @@ def test_images_of_any_float_type_are_taken(model, images, dtype):
     assert endpoints["default"].dtype == tf.float64
 
 
-@pytest.mark.parametrize(
-    "precision", ["mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.slow)]
-)
+@pytest.mark.parametrize("precision", ["mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.slow)])
 def test_mixed_precision_computes_in_16_bits_and_hands_out_float32(images, precision):
     settings = {"resnet_depth": 50, "sk_ratio": 0.0625, "se_ratio": 0.25, "width_multiplier": 0.0625}
     narrow = build_simclr_model(tiny_config(precision=precision, **settings), CLASSES)
@@ -160,9 +156,7 @@ def test_mixed_precision_computes_in_16_bits_and_hands_out_float32(images, preci
     wide.set_weights(narrow.get_weights())
     assert {variable.dtype for variable in narrow.variables} == {tf.float32}
     for stage in (*narrow.encoder, *narrow.projection_head):
-        assert (
-            stage(tf.zeros([2, *(d or 4 for d in stage.input_shape[1:])]))["features"].dtype == precision[6:]
-        )
+        assert stage(tf.zeros([2, *(d or 4 for d in stage.input_shape[1:])]))["features"].dtype == precision[6:]
     outputs = narrow.forward(images, training=False)
     assert {tensor.dtype for tensor in tf.nest.flatten(outputs)} == {tf.float32}
     received = {name: value.numpy() for name, value in outputs.endpoints.items()}

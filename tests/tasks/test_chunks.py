@@ -149,12 +149,8 @@ def test_gradients_of_two_chunks_are_those_of_two_replicas(strategy, loss):
 
 @pytest.mark.distributed
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("num_chunks", "num_chunks_of_two_replicas", "num_classes"), [(2, 1, CLASSES), (4, 2, None)]
-)
-def test_steps_in_chunks_are_those_of_as_many_replicas(
-    strategy, num_chunks, num_chunks_of_two_replicas, num_classes
-):
+@pytest.mark.parametrize(("num_chunks", "num_chunks_of_two_replicas", "num_classes"), [(2, 1, CLASSES), (4, 2, None)])
+def test_steps_in_chunks_are_those_of_as_many_replicas(strategy, num_chunks, num_chunks_of_two_replicas, num_classes):
     received = run_in("graph", **in_chunks(num_chunks), num_classes=num_classes)
     expected = run_replicated(strategy, **in_chunks(num_chunks_of_two_replicas), num_classes=num_classes)
     assert_same_run(received, expected)

@@ -175,9 +175,7 @@ def test_teacher_stays_bit_equal_and_sees_the_same_images_in_inference_mode():
     np.testing.assert_array_equal(seen, [batch["views"][0]] * 2)
     assert {id(v) for v in task.model.trainable_variables}.isdisjoint(map(id, teacher().variables))
     after = snapshot(task.model)
-    used = [
-        name for name in after if not name.startswith(("projection_head/layer2", "projection_head/layer3"))
-    ]
+    used = [name for name in after if not name.startswith(("projection_head/layer2", "projection_head/layer3"))]
     unused = after.keys() - set(used)
     assert len(unused) == 9  # Two layers: kernels, batch norms; the last has no offset.
     assert_identical({n: after[n] for n in unused}, {n: student_before[n] for n in unused})
@@ -216,11 +214,7 @@ MIXED = {"distill_alpha": 0.6, "distill_temperature": 0.5}
 
 def colours(images):
     """A teacher without weights: it looks at the mean colours."""
-    return (
-        20
-        * tf.reduce_mean(images, axis=[1, 2])
-        @ tf.constant(np.random.default_rng(5).normal(size=(3, CLASSES)))
-    )
+    return 20 * tf.reduce_mean(images, axis=[1, 2]) @ tf.constant(np.random.default_rng(5).normal(size=(3, CLASSES)))
 
 
 def run(task, step):

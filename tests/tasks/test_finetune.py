@@ -75,9 +75,7 @@ def check_step(task, layers, block, gradients, caplog):
     before = snapshot(task.model)
     task.train_step(tensors(make_batch()))
     after = snapshot(task.model)
-    wrong = [
-        name for name in before if np.any(before[name] != after[name]) != is_trained(name, layers, block)
-    ]
+    wrong = [name for name in before if np.any(before[name] != after[name]) != is_trained(name, layers, block)]
     assert not wrong, f"moved though frozen, or not though trained: {wrong}"
     frozen = [name for name in before if not is_trained(name, layers, block)]
     assert_identical({name: after[name] for name in frozen}, {name: before[name] for name in frozen})
@@ -135,9 +133,7 @@ def check_block(block, selector, optimizer, gradients, caplog):
 
 
 @pytest.mark.parametrize(("block", "selector", "optimizer"), [(0, 1, "lars"), (2, 0, "adam"), (4, 1, "lars")])
-def test_finetuning_after_a_block_leaves_what_lies_before_bit_equal(
-    block, selector, optimizer, gradients, caplog
-):
+def test_finetuning_after_a_block_leaves_what_lies_before_bit_equal(block, selector, optimizer, gradients, caplog):
     check_block(block, selector, optimizer, gradients, caplog)
 
 
@@ -217,9 +213,7 @@ def test_step_of_momentum_is_the_gradient_of_the_loss_times_the_rate():
     gradient += DECAY * before["supervised_head/kernel"]
     task.train_step(tensors(batch))
     change = snapshot(task.model)["supervised_head/kernel"] - before["supervised_head/kernel"]
-    np.testing.assert_allclose(
-        change, -1.9 * RATE * gradient, rtol=1e-7, atol=1e-14
-    )  # Keras holds 0.9 in float32.
+    np.testing.assert_allclose(change, -1.9 * RATE * gradient, rtol=1e-7, atol=1e-14)  # Keras holds 0.9 in float32.
 
 
 def test_statistics_move_once_towards_those_of_the_batch():

@@ -201,9 +201,7 @@ def test_step_that_recomputes_is_the_same():
 
 
 def test_decoupled_loss_has_its_own_chance_and_projections_stay_as_they_are_without_hidden_norm():
-    task = make_task(
-        contrast={"contrastive_loss": "decoupled_nt_xent", "hidden_norm": False}, num_classes=None
-    )
+    task = make_task(contrast={"contrastive_loss": "decoupled_nt_xent", "hidden_norm": False}, num_classes=None)
     run = Run(task, steps=range(2), wrap=eager)
     assert run.metrics[1]["contrast_chance"] == pytest.approx(2 * np.log(4 * BATCH - 2))
     norms = np.linalg.norm(run.memories[0]["queue"][: 2 * BATCH], axis=1)
@@ -274,9 +272,7 @@ def test_restoring_a_checkpoint_without_a_memory_names_the_flag(tmp_path):
     task = make_task("float32", num_classes=None)
     plain = PretrainTask(task.model, OptimizerConfig(), WarmupCosine(0.5, 0, 100), ContrastConfig())
     Checkpoints(str(tmp_path), plain).save()
-    with pytest.raises(
-        UserError, match=r"ckpt-0 does not fit this run .* use the --optimizer and --memory_size"
-    ):
+    with pytest.raises(UserError, match=r"ckpt-0 does not fit this run .* use the --optimizer and --memory_size"):
         Checkpoints(str(tmp_path), task).restore()
 
 
@@ -302,8 +298,6 @@ def test_run_interrupted_and_resumed_ends_in_the_same_bytes_and_is_finetuned(tmp
         assert "--memory_size=100 there, 128 now" in other
         assert "The memory of 100 negatives is full after 2 steps." in log.messages
         log.clear()
-        tuned = tiny_run(
-            tmp_path / "tuned", train_mode="finetune", checkpoint=tmp_path / "cut", train_steps=1
-        )
+        tuned = tiny_run(tmp_path / "tuned", train_mode="finetune", checkpoint=tmp_path / "cut", train_steps=1)
         tf_simclr.train_and_evaluate(tuned)
     assert any("its memory of negatives is left out." in message for message in log.messages)

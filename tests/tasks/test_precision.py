@@ -39,9 +39,7 @@ def make_batch(num_views=1):
     """Brightness tells the classes apart."""
     rng = np.random.default_rng(0)
     labels = (np.arange(BATCH) % CLASSES).astype("int32")
-    views = [
-        0.2 * labels[:, None, None, None] + 0.3 * rng.random((BATCH, 16, 16, 3)) for _ in range(num_views)
-    ]
+    views = [0.2 * labels[:, None, None, None] + 0.3 * rng.random((BATCH, 16, 16, 3)) for _ in range(num_views)]
     return {"views": tuple(view.astype("float32") for view in views), "labels": labels}
 
 

@@ -175,9 +175,7 @@ def test_moving_variance_in_float32_is_the_biased_one(mode):
     """What the fused kernel returns is not: in no mode may its factor be left."""
     exact, received = run_in("eager", num_steps=1), one_step(mode)(seed=0)
     for name in filter(is_statistic, exact.variables):
-        np.testing.assert_allclose(
-            received.variables[name], exact.variables[name], rtol=1e-4, atol=1e-5, err_msg=name
-        )
+        np.testing.assert_allclose(received.variables[name], exact.variables[name], rtol=1e-4, atol=1e-5, err_msg=name)
 
 
 @pytest.mark.distributed
@@ -214,9 +212,7 @@ def test_unsynchronized_batch_norm_averages_the_statistics_of_the_replicas(strat
     passes = [task.model.forward(tf.constant(rows), training=True).statistics for rows in halves]
     paths = {id(variable): name for name, variable in variables(task.model).items()}
     for norm, *pairs in zip(task.model.norms, *passes, strict=True):
-        for kind, values in zip(
-            (norm.moving_mean, norm.moving_variance), zip(*pairs, strict=True), strict=True
-        ):
+        for kind, values in zip((norm.moving_mean, norm.moving_variance), zip(*pairs, strict=True), strict=True):
             name = paths[id(kind)]
             wanted = 0.9 * before[name] + 0.1 * np.mean(values, axis=0)
             np.testing.assert_allclose(received[name], wanted, rtol=1e-9, atol=1e-12, err_msg=name)

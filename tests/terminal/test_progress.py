@@ -52,9 +52,7 @@ def test_bar_shows_how_much_is_done():
     assert [field.text for field in bar_fields(0, 0)] == ["  0%", "----------", "0/0"]
 
 
-@pytest.mark.parametrize(
-    ("seconds", "expected"), [(None, "?"), (0.4, "00:00"), (176, "02:56"), (23102.2, "6:25:02")]
-)
+@pytest.mark.parametrize(("seconds", "expected"), [(None, "?"), (0.4, "00:00"), (176, "02:56"), (23102.2, "6:25:02")])
 def test_duration(seconds, expected):
     assert duration(seconds) == expected
 

@@ -41,9 +41,7 @@ def _sample_crop_sizes(
     return heights, widths, covered & fits
 
 
-def sample_crop_boxes(
-    draws: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor, min_area: float
-) -> tf.Tensor:
+def sample_crop_boxes(draws: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor, min_area: float) -> tf.Tensor:
     """Draws one random crop an image: the "inception crop" of the authors.
 
     Follows TensorFlow's `sample_distorted_bounding_box` with the whole image as the object: the height, not

@@ -171,9 +171,7 @@ class TrainView:
         _, height, width, _ = images.shape
         boxes = spatial.sample_crop_boxes(draws[:, _COLUMNS["crop"]], height, width, self.crop_min_area)
         floats = _scale(images, images.dtype)
-        planes = spatial.crop_and_resize(
-            floats, boxes, self.image_size, flip=self._flip(draws), precise=self.on_device
-        )
+        planes = spatial.crop_and_resize(floats, boxes, self.image_size, flip=self._flip(draws), precise=self.on_device)
         return _to_images(planes)
 
     def crop_image(self, image: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:

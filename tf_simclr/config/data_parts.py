@@ -71,9 +71,7 @@ class DataConfig:
 
     def __post_init__(self):
         check_finite(self)
-        check_at_most(
-            self, tfrecord_num_classes=10**6, tfrecord_first_label=2**31 - 1, labels_per_class=10**9
-        )
+        check_at_most(self, tfrecord_num_classes=10**6, tfrecord_first_label=2**31 - 1, labels_per_class=10**9)
         self._check_labels()
         check(
             bool(self.dataset),

@@ -33,9 +33,7 @@ class ModelConfig:
 
     def __post_init__(self):
         check_finite(self)
-        check_at_most(
-            self, width_multiplier=MAX_WIDTH, image_size=4096, proj_out_dim=2**16, num_proj_layers=32
-        )
+        check_at_most(self, width_multiplier=MAX_WIDTH, image_size=4096, proj_out_dim=2**16, num_proj_layers=32)
         check_choice("resnet_depth", self.resnet_depth, RESNET_DEPTHS)
         check(
             self.width_multiplier > 0 and round(64 * self.width_multiplier) >= 1,
@@ -58,9 +56,7 @@ class ModelConfig:
 
     def _check_heads(self):
         check_choice("proj_head_mode", self.proj_head_mode, ("none", "linear", "nonlinear"))
-        check(
-            self.proj_out_dim >= 1, "proj_out_dim", self.proj_out_dim, "use at least 1; the authors use 128."
-        )
+        check(self.proj_out_dim >= 1, "proj_out_dim", self.proj_out_dim, "use at least 1; the authors use 128.")
         check(
             self.num_proj_layers >= 1,
             "num_proj_layers",
@@ -158,9 +154,7 @@ class DistillConfig:
     def __post_init__(self):
         check_finite(self)
         check_at_most(self, distill_temperature=1000)
-        check(
-            self.teacher != "", "teacher", "", "name a run's directory, a checkpoint in one, or a SavedModel."
-        )
+        check(self.teacher != "", "teacher", "", "name a run's directory, a checkpoint in one, or a SavedModel.")
         check(
             self.allow_remote_teacher or not is_handle(self.teacher or ""),
             "teacher",

@@ -109,9 +109,7 @@ class ExperimentConfig:
 
     def _check_sources(self) -> None:
         train_mode = self.train.train_mode
-        without_labels = train_mode == "pretrain" or (
-            train_mode == "distill" and self.distill.distill_alpha == 1
-        )
+        without_labels = train_mode == "pretrain" or (train_mode == "distill" and self.distill.distill_alpha == 1)
         check(
             len(self.data.sources) == 1 or without_labels,
             "dataset",

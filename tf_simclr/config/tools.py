@@ -89,12 +89,8 @@ class ImportConfig:
     stated: tuple[str, ...] = ()
 
     def __post_init__(self):
-        check_given(
-            "checkpoint", self.checkpoint, "name a TF1 checkpoint or a TF2 SavedModel of released weights."
-        )
-        check_given(
-            "model_dir", self.model_dir, "name the directory that the imported network is written to."
-        )
+        check_given("checkpoint", self.checkpoint, "name a TF1 checkpoint or a TF2 SavedModel of released weights.")
+        check_given("model_dir", self.model_dir, "name the directory that the imported network is written to.")
         check_readable_place("model_dir", str(self.model_dir))
         check_at_most(self, keep_hub_module_max=10**6)
         _check_at_least_one(self, "keep_hub_module_max")

@@ -22,9 +22,7 @@ def class_numbers(names: Sequence[str], among: Sequence[str]) -> np.ndarray | No
     return np.array([numbers[name] for name in names], np.int32)
 
 
-def match_classes(
-    source: Source, class_names: Sequence[str] | None, *, flag: str, whose: str, fix: str
-) -> Source:
+def match_classes(source: Source, class_names: Sequence[str] | None, *, flag: str, whose: str, fix: str) -> Source:
     """Returns a source of the same images whose labels are numbers of `class_names`.
 
     Args:
@@ -48,9 +46,7 @@ def match_classes(
             f"{class_list(class_names, names)}; {fix}."
         )
     if missing := sorted(set(class_names) - set(names)):
-        _LOG.info(
-            "%s has no images of %s: the other classes keep their numbers.", source.name, listed(missing)
-        )
+        _LOG.info("%s has no images of %s: the other classes keep their numbers.", source.name, listed(missing))
     return source.relabelled(numbers, class_names)
 
 

@@ -75,9 +75,7 @@ def load(data: DataConfig, split: str, flag: str) -> EncodedImages:
         return len(listings[name])
 
     parts = []
-    for name, start, stop in slices_of_split(
-        split, tuple(folders), num_examples, flag=flag, dataset=data.dataset
-    ):
+    for name, start, stop in slices_of_split(split, tuple(folders), num_examples, flag=flag, dataset=data.dataset):
         listing = listings[name]
         # Paths are sorted by class: a part is taken after a fixed permutation, so that it holds all classes.
         rows = np.sort(np.random.RandomState(0).permutation(len(listing))[start:stop])
@@ -149,9 +147,7 @@ def _split_folders(data: DataConfig) -> tuple[dict[str, str], list[str]]:
     for name in found.folders:
         kind = split_kind(name)
         if kind in splits:
-            raise _error(
-                data, f"{splits[kind]} and {name} in {root} are both the split {kind}; rename or join them."
-            )
+            raise _error(data, f"{splits[kind]} and {name} in {root} are both the split {kind}; rename or join them.")
         if kind is not None:
             splits[kind] = name
     others = [name for name in found.folders if name not in splits.values()]
@@ -216,9 +212,7 @@ def _check_classes(data: DataConfig, listing: Listing, *, is_held_out: bool) -> 
         )
     common = set.intersection(*map(set, inner.values()))
     are_splits = bool(common) and all(map(split_kind, common))
-    if all(common == set(folders) for folders in inner.values()) and (
-        are_splits or min(len(names), len(common)) > 1
-    ):
+    if all(common == set(folders) for folders in inner.values()) and (are_splits or min(len(names), len(common)) > 1):
         raise _error(
             data,
             f"the folder(s) {listed(names)} in {folder} would be classes, but each holds the folders "

@@ -39,9 +39,7 @@ _OTHER_EXTENSIONS = (
     *(".mat", ".db", ".ini", ".mp4", ".mov", ".avi", ".zip", ".gz", ".tar", ".tfrecord"),
 )
 # The formats that TensorFlow decodes. A bitmap has four zeros behind its length.
-_FIRST_BYTES = re.compile(
-    rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|BM....\0\0\0\0|RIFF....WEBP", flags=re.DOTALL
-)
+_FIRST_BYTES = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|BM....\0\0\0\0|RIFF....WEBP", flags=re.DOTALL)
 _NUM_FIRST_BYTES = 12
 # Folders that archives and network drives of other systems add, full of files named like images.
 _HIDDEN = (".", "__MACOSX", "@eaDir")
@@ -80,9 +78,7 @@ class Listing:
         ignored = sum((collections.Counter(part.ignored) for _, part in parts), collections.Counter())
         return cls(
             folder,
-            tuple(
-                os.path.join(path, name) if name else path for path, part in parts for name in part.subfolders
-            ),
+            tuple(os.path.join(path, name) if name else path for path, part in parts for name in part.subfolders),
             np.concatenate([part.counts for _, part in parts]),
             b"".join(part.names for _, part in parts),
             ignored,
@@ -209,13 +205,9 @@ def _walk(top: str) -> Iterator[tuple[str, Times, Scan]]:
                     continue
                 found = scan(folder, report)
             except OSError as error:
-                raise ListingError(
-                    f"{folder} cannot be read ({error.strerror}); name a folder that can."
-                ) from error
+                raise ListingError(f"{folder} cannot be read ({error.strerror}); name a folder that can.") from error
             yield subfolder, times_of(state), found
-            pending += [
-                (os.path.join(subfolder, name), above | {identity}) for name in reversed(found.folders)
-            ]
+            pending += [(os.path.join(subfolder, name), above | {identity}) for name in reversed(found.folders)]
 
 
 def scan(folder: str, report: Callable[[], None] = lambda: None, *, most: int | None = None) -> Scan:
@@ -250,9 +242,7 @@ def scan(folder: str, report: Callable[[], None] = lambda: None, *, most: int | 
 def _is_folder(entry: os.DirEntry) -> bool:
     try:
         return entry.is_dir()  # Known from the entry, but for links.
-    except (
-        OSError
-    ):  # A link to itself, or to where nobody may look: an image that cannot be read, if it is named so.
+    except OSError:  # A link to itself, or to where nobody may look: an image that cannot be read, if it is named so.
         return False
 
 

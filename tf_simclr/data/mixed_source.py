@@ -63,9 +63,7 @@ class MixedSource(TrainingSource):
         parts = [f"{count} of {source.name}" for count, source in zip(rows, self.sources, strict=True)]
         real, asked = np.divide(rows, batch_size), np.divide(self.weights, sum(self.weights))
         differs = "" if np.allclose(real, asked) else f" (shares of {_listed(real)}, for {_listed(asked)})"
-        return (
-            f"Several sources, without their labels: {', '.join(parts)} in a batch of {batch_size}{differs}."
-        )
+        return f"Several sources, without their labels: {', '.join(parts)} in a batch of {batch_size}{differs}."
 
     def train_examples(self, seed: int, plan: BatchPlan, first_step: int) -> tf.data.Dataset:
         """See `TrainingSource.train_examples`.
@@ -106,9 +104,7 @@ class MixedSource(TrainingSource):
                 + ("." if sum(nearest) == plan.global_batch_size else f" --train_batch_size={sum(nearest)}.")
             )
         worker = plan.first_replica // plan.num_replicas
-        return [
-            BatchPlan(global_batch_size=count, first_replica=worker, total_replicas=workers) for count in rows
-        ]
+        return [BatchPlan(global_batch_size=count, first_replica=worker, total_replicas=workers) for count in rows]
 
     def _mix(self, seed: int, plan: BatchPlan, examples_of: _ExamplesOf) -> tf.data.Dataset:
         """Returns the rows of all sources in the order of the batches that this worker makes."""
@@ -130,9 +126,7 @@ class MixedSource(TrainingSource):
             tagged.append(examples_of(source, own_seed, part).map(functools.partial(tag, number)))
         order = row_order([part.per_replica_batch_size for part in plans])
         # A data service gives the numbers of this range out, and so the order as a whole.
-        choices = tf.data.Dataset.range(tf.int64.max).flat_map(
-            lambda _: tf.data.Dataset.from_tensor_slices(order)
-        )
+        choices = tf.data.Dataset.range(tf.int64.max).flat_map(lambda _: tf.data.Dataset.from_tensor_slices(order))
         return tf.data.Dataset.choose_from_datasets(tagged, choices, stop_on_empty_dataset=False)
 
 

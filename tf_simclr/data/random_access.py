@@ -43,9 +43,7 @@ class RandomAccessSource(Source):
         def rows(state: tuple, number: tf.Tensor) -> tuple[tuple, dict]:
             positions = _positions(number, batch_size)
             epoch = positions[0] // self.num_examples
-            orders = tf.cond(
-                epoch == state[0], lambda: state[1], lambda: self._orders(seed, epoch, num_epochs)
-            )
+            orders = tf.cond(epoch == state[0], lambda: state[1], lambda: self._orders(seed, epoch, num_epochs))
             keys = tf.gather(orders, positions - epoch * self.num_examples)
             return (epoch, orders), {"position": positions, "keys": keys}
 

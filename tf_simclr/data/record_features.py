@@ -15,9 +15,7 @@ LABEL_KEYS = ("label", "image/class/label")
 _NUM_PROBED = 16
 
 
-def feature_keys(
-    data: DataConfig, files: Sequence[RecordFile], *, label_is_needed: bool
-) -> tuple[str, str | None]:
+def feature_keys(data: DataConfig, files: Sequence[RecordFile], *, label_is_needed: bool) -> tuple[str, str | None]:
     """Returns the names of image and label: those of the flags, or else usual ones that are there.
 
     Args:
@@ -33,9 +31,7 @@ def feature_keys(
     where = f"the records of {files[0].filename} and others have the features {found}"
     image = data.tfrecord_image_key or _first(IMAGE_KEYS, kinds)
     if image is None:
-        raise UserError(
-            f"--tfrecord_image_key: not given, and {where}; name the one that is an encoded image."
-        )
+        raise UserError(f"--tfrecord_image_key: not given, and {where}; name the one that is an encoded image.")
     check(
         kinds.get(image) == "bytes",
         "tfrecord_image_key",

@@ -184,9 +184,7 @@ def _compression(header: bytes) -> str:
 def _checked_length(header: bytes) -> int | None:
     """Returns the length that the header of a record declares; None where its checksum is another."""
     length, checksum = header[:_LENGTH_BYTES], header[_LENGTH_BYTES:_HEADER_BYTES]
-    if len(checksum) < _HEADER_BYTES - _LENGTH_BYTES or int.from_bytes(checksum, "little") != _masked_crc(
-        length
-    ):
+    if len(checksum) < _HEADER_BYTES - _LENGTH_BYTES or int.from_bytes(checksum, "little") != _masked_crc(length):
         return None
     return int.from_bytes(length, "little")
 

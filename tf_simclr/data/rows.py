@@ -64,9 +64,7 @@ def _gather(source: ArraySource) -> Callable[[dict], dict]:
     # On an accelerator the images would have to come back for each batch.
     with tf.device("CPU:0"):
         images = tf.constant(source.images)
-        labels = (
-            tf.zeros([source.num_examples], tf.int32) if source.labels is None else tf.constant(source.labels)
-        )
+        labels = tf.zeros([source.num_examples], tf.int32) if source.labels is None else tf.constant(source.labels)
 
     def gather(batch: dict) -> dict:
         keys = batch["keys"][:, 0]
@@ -90,9 +88,7 @@ def _first_readable(
     first = image, label, readable = attempt(0)
     for candidate in range(1, num_candidates):
         current = (image, label, readable)
-        image, label, readable = tf.cond(
-            readable, lambda current=current: current, lambda c=candidate: attempt(c)
-        )
+        image, label, readable = tf.cond(readable, lambda current=current: current, lambda c=candidate: attempt(c))
     return image, label, tf.logical_not(first[2])
 
 
@@ -104,9 +100,7 @@ def _try_decode(
     def decode(element: dict) -> tuple[tf.Tensor, tf.Tensor, bool]:
         return *source.decode(element, candidate), True
 
-    image, label, readable = first_success(
-        example, decode, (tf.zeros([1, 1, 3], tf.uint8), tf.constant(0), False)
-    )
+    image, label, readable = first_success(example, decode, (tf.zeros([1, 1, 3], tf.uint8), tf.constant(0), False))
     return image, label, readable
 
 

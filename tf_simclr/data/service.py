@@ -48,9 +48,7 @@ class DataService:
         """
         policy = tf.data.experimental.service.ShardingPolicy.DYNAMIC
         try:
-            return batches.apply(
-                tf.data.experimental.service.distribute(policy, self.address, job_name=self.job_name)
-            )
+            return batches.apply(tf.data.experimental.service.distribute(policy, self.address, job_name=self.job_name))
         except (tf.errors.OpError, ValueError) as error:
             raise _refused(self.address, error) from error
 

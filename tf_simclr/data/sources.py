@@ -121,9 +121,7 @@ def _digits_source(split: str, flag: str) -> ArraySource:
         np.arange(len(digits.target)), test_size=0.25, random_state=0, stratify=digits.target
     )
     parts = {"train": train, "test": test}
-    slices = slices_of_split(
-        split, _DIGITS_SPLITS, lambda name: len(parts[name]), flag=flag, dataset="digits"
-    )
+    slices = slices_of_split(split, _DIGITS_SPLITS, lambda name: len(parts[name]), flag=flag, dataset="digits")
     chosen = np.concatenate([parts[name][start:stop] for name, start, stop in slices])
     # The pixels count inked points, 0 to 16.
     images = np.rint(digits.images[chosen] * (255 / 16)).astype(np.uint8)[..., np.newaxis]

@@ -90,9 +90,7 @@ class StreamSource(EncodedSource):
             return records.map(lambda key, record: (epoch * self.num_examples + key, key, record))
 
         records = tf.data.Dataset.range(first_epoch * num_parts, tf.int64.max).flat_map(part)
-        return _windows(records).map(
-            lambda *window: _to_example(window[0][0], tuple(record[1:] for record in window))
-        )
+        return _windows(records).map(lambda *window: _to_example(window[0][0], tuple(record[1:] for record in window)))
 
     def eval_examples(self, plan: BatchPlan) -> tf.data.Dataset:
         """See `Source.eval_examples`; the first record fills up batches."""

@@ -235,9 +235,7 @@ class _Split:
         features = decoding.extract_features(self.builder.info.features)
         return StreamSource(
             self.name,
-            files=[
-                RecordFile(str(file.filename), file.skip, file.take) for file in self.info.file_instructions
-            ],
+            files=[RecordFile(str(file.filename), file.skip, file.take) for file in self.info.file_instructions],
             parse=lambda record: self.pick(features.deserialize_example(record, decoders=decoding.decoders)),
             shuffle_buffer_size=shuffle_buffer_size(self.info.num_bytes, self.info.num_examples),
             class_names=self.class_names,
@@ -365,8 +363,6 @@ def _choose(builder: Any, data: DataConfig, kind: str, keys: list[str]) -> str:
     chosen = named or usual or (keys[0] if len(keys) == 1 else None)
     if chosen not in keys:
         problem = f"--{flag}: not given, and" if named is None else f"--{flag}={named}:"
-        there = (
-            f"has the {kind}s {', '.join(keys)}; name one of them" if keys else f"has no {kind}; leave it out"
-        )
+        there = f"has the {kind}s {', '.join(keys)}; name one of them" if keys else f"has no {kind}; leave it out"
         raise UserError(f"{problem} {data.dataset} {there}{rest}.")
     return chosen

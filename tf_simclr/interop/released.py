@@ -63,9 +63,7 @@ def import_weights(config: ImportConfig) -> ExportConfig:
 
 def _check_no_other_run(directory: str) -> None:
     settings = read_settings(directory)
-    has_checkpoints = latest_checkpoint(directory) or tf.io.gfile.exists(
-        os.path.join(directory, "checkpoint")
-    )
+    has_checkpoints = latest_checkpoint(directory) or tf.io.gfile.exists(os.path.join(directory, "checkpoint"))
     if (settings or has_checkpoints) and _MARK not in settings:
         raise UserError(f"--model_dir={directory}: holds checkpoints of another run; use another directory.")
 

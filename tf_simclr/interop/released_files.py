@@ -122,9 +122,7 @@ def open_released(path: str, *, ema: bool = False) -> ReleasedFile:
 
 
 def _damaged(where: str, error: BaseException) -> DamagedCheckpointError:
-    return DamagedCheckpointError(
-        f"{where} is damaged or cannot be read ({first_line(error)}); fetch the file again."
-    )
+    return DamagedCheckpointError(f"{where} is damaged or cannot be read ({first_line(error)}); fetch the file again.")
 
 
 def _find(path: str) -> str:
@@ -141,9 +139,7 @@ def _find(path: str) -> str:
 
 def _check_size(prefix: str, dtypes: Mapping[str, tf.DType], shapes: Mapping[str, tuple]) -> None:
     """Raises ValueError where the variables are larger than the files: memory is set apart for them."""
-    declared = sum(
-        dtypes[key].size * math.prod(shape) for key, shape in shapes.items() if dtypes[key] != tf.string
-    )
+    declared = sum(dtypes[key].size * math.prod(shape) for key, shape in shapes.items() if dtypes[key] != tf.string)
     directory, base = os.path.split(prefix)
     names = [name for name in tf.io.gfile.listdir(directory or ".") if name.startswith(f"{base}.data-")]
     there = sum(tf.io.gfile.stat(os.path.join(directory, name)).length for name in names)

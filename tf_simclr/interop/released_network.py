@@ -165,9 +165,7 @@ def _kernels(shapes: Mapping[str, tuple]) -> list[tuple]:
     return [shape for _, shape in _numbered_shapes(shapes, "conv2d", "kernel", 4)]
 
 
-def _numbered_shapes(
-    shapes: Mapping[str, tuple], kind: str, variable: str, rank: int
-) -> list[tuple[int, tuple]]:
+def _numbered_shapes(shapes: Mapping[str, tuple], kind: str, variable: str, rank: int) -> list[tuple[int, tuple]]:
     pattern = re.compile(rf"base_model/{kind}(?:_(\d+))?/{variable}")
     found = [(int(match[1] or 0), shapes[name]) for name in shapes if (match := pattern.fullmatch(name))]
     return sorted((number, shape) for number, shape in found if _has_rank(shape, rank))
@@ -217,15 +215,11 @@ def _head_settings(file: ReleasedFile) -> dict[str, Any]:
 def _check_stated(file: ReleasedFile, given: Mapping[str, Any], found: Mapping[str, Any]) -> None:
     for name, value in given.items():
         if name in found and found[name] != value:
-            raise UserError(
-                f"--{name}={value}: {_path(file)} holds a network with {name}={found[name]}; leave it out."
-            )
+            raise UserError(f"--{name}={value}: {_path(file)} holds a network with {name}={found[name]}; leave it out.")
     size = given.get("image_size")
     if size is not None and (size <= 32) != found["cifar_stem"]:
         stem, mend = ("up to", "32 or less") if found["cifar_stem"] else ("above", "more than 32")
-        raise UserError(
-            f"--image_size={size}: {_path(file)} has the stem for images {stem} 32 px; use {mend}."
-        )
+        raise UserError(f"--image_size={size}: {_path(file)} has the stem for images {stem} 32 px; use {mend}.")
 
 
 def _head_layer(

@@ -80,9 +80,7 @@ class CountingBuilder:
         on_finish: is given the last activation of the stage.
     """
 
-    def __init__(
-        self, config: ModelConfig, input_shape: tuple[int, ...], on_finish: Callable[[Activation], None]
-    ):
+    def __init__(self, config: ModelConfig, input_shape: tuple[int, ...], on_finish: Callable[[Activation], None]):
         self.config = config
         self.inputs = Activation(tuple(input_shape))
         self._on_finish = on_finish
@@ -132,9 +130,7 @@ class CountingBuilder:
         if layer_class in (layers.ReLU, layers.Multiply):
             self._keep(first.shape)
             return first
-        raise TypeError(
-            f"tf_simclr.models.counting: what {layer_class.__name__} costs is not known; add it here."
-        )
+        raise TypeError(f"tf_simclr.models.counting: what {layer_class.__name__} costs is not known; add it here.")
 
     def finish(self, features: Activation, *, group: int = 0, **others: Any) -> _CountedStage:
         """Returns the costs of the stage that ends in `features`."""

@@ -116,9 +116,7 @@ def _residual_block(builder: StageBuilder, filters: int, strides: int, *, projec
             x = builder.norm(builder.conv(x, filters, 3, strides=strides, name="conv2"), name="norm2")
         x = builder.conv(x, out_filters, 1, name="conv3")
     else:
-        x = builder.norm(
-            builder.conv(builder.inputs, filters, 3, strides=strides, name="conv1"), name="norm1"
-        )
+        x = builder.norm(builder.conv(builder.inputs, filters, 3, strides=strides, name="conv1"), name="norm1")
         x = builder.conv(x, filters, 3, name="conv2")
     x = builder.norm(x, name="last_norm", relu=False, zero_gamma=True)
     if builder.config.se_ratio > 0:
@@ -154,7 +152,5 @@ def _squeeze_excitation(builder: StageBuilder, inputs, filters: int):
     squeezed = max(1, int(filters * builder.config.se_ratio))
     x = builder.average(inputs)
     x = builder.layer(conv, x, squeezed, 1, activation="relu", kernel_initializer=scaling(), name="squeeze")
-    x = builder.layer(
-        conv, x, inputs.shape[-1], 1, activation="sigmoid", kernel_initializer=scaling(), name="excite"
-    )
+    x = builder.layer(conv, x, inputs.shape[-1], 1, activation="sigmoid", kernel_initializer=scaling(), name="excite")
     return builder.layer(tf.keras.layers.Multiply, [inputs, x])

@@ -198,9 +198,7 @@ class SimCLRModel(tf.keras.Model):
 def check_images(images: tf.Tensor) -> None:
     """Raises ValueError for what is no batch of images, by what is known before anything runs."""
     if not images.dtype.is_floating:
-        raise ValueError(
-            f"images are {images.dtype.name}; give floats in [0, 1]: tf.cast(images, tf.float32) / 255."
-        )
+        raise ValueError(f"images are {images.dtype.name}; give floats in [0, 1]: tf.cast(images, tf.float32) / 255.")
     shape = images.shape
     if not shape.is_compatible_with([None, None, None, 3]) or shape.num_elements() == 0:
         raise ValueError(f"images have the shape {shape}; give [batch, height, width, 3], one image or more.")

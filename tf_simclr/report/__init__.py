@@ -22,9 +22,7 @@ from tf_simclr.terminal.progress import working
 _LOG = logging.getLogger("tf_simclr")
 
 
-def write_report(
-    config: ExperimentConfig | SemiSupervisedConfig, results: Mapping[str, Any] | Sequence[Result]
-) -> str:
+def write_report(config: ExperimentConfig | SemiSupervisedConfig, results: Mapping[str, Any] | Sequence[Result]) -> str:
     """Writes `report.html` into `model_dir`, whole or not at all.
 
     What is missing, say as nothing was exported, is said in its place.

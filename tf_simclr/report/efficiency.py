@@ -48,9 +48,7 @@ def draw(outcome: Outcome, score: str) -> bytes:
     return pictures.plot_label_efficiency(curves, f"{_TITLES[score].lower()}, {outcome['evaluated_on']}")
 
 
-def render_page(
-    config: LabelEfficiencyConfig, outcome: Outcome, scores: Sequence[str], picture: bytes
-) -> str:
+def render_page(config: LabelEfficiencyConfig, outcome: Outcome, scores: Sequence[str], picture: bytes) -> str:
     """Returns the page, which needs no other file.
 
     Args:
@@ -73,9 +71,7 @@ def render_page(
     first = {run.train.train_mode: run for run in reversed(config.runs.values())}
     steps = {name: first[name] for name in ("pretrain", *outcome["methods"]) if name in first}
     networks = [[name, describe_network(step)] for name, step in steps.items()]
-    about = page.text(
-        "Those of the first draw of the fewest labels; the others differ in labels and seeds alone."
-    )
+    about = page.text("Those of the first draw of the fewest labels; the others differ in labels and seeds alone.")
     return page.render(
         f"Label efficiency on {outcome['dataset']}",
         f"Accuracy against the number of labels: {', '.join(outcome['methods'])}.",

@@ -57,9 +57,7 @@ def confusions(steps: Mapping[str, ExperimentConfig]) -> str:
     }
     if not found:
         return page.text("There is no confusion matrix beside the results.")
-    about = (
-        "Of the held-out images of each class (a row), the share that was taken for each class (a column)."
-    )
+    about = "Of the held-out images of each class (a row), the share that was taken for each class (a column)."
     return page.text(about) + "".join(show_confusion(name, matrix) for name, matrix in found.items())
 
 
@@ -72,9 +70,7 @@ def show_confusion(name: str, confusion: Confusion) -> str:
         for mistake in largest_mistakes(confusion, _NUM_MISTAKES)
     ]
     header = ["class", "taken for", "images", "of the class"]
-    table = (
-        page.table(header, mistakes, "mistakes") if mistakes else page.text("Every image is classed right.")
-    )
+    table = page.table(header, mistakes, "mistakes") if mistakes else page.text("Every image is classed right.")
     return page.subheading(name) + page.grid([picture, table])
 
 
@@ -84,9 +80,7 @@ def frozen_features(steps: Mapping[str, ExperimentConfig]) -> str:
     for name, step in steps.items():
         for mode in PROBES:
             path = os.path.join(str(step.model_dir), f"result_{mode}.json")
-            result = read_json(
-                path, {"linear_eval_protocol?": (str, None)} | scores_form(f"{mode}/"), fix="delete it"
-            )
+            result = read_json(path, {"linear_eval_protocol?": (str, None)} | scores_form(f"{mode}/"), fix="delete it")
             if result is None:
                 continue
             rows.append([name, _how(mode, result), *_images(result), *score_cells([result], mode)])
@@ -108,9 +102,7 @@ def suites(steps: Mapping[str, ExperimentConfig]) -> str:
                 header, rows = make_table(entries)
                 rows = [[DASH if cell == BLANK else cell for cell in row] for row in rows]
                 shown += page.subheading(f"{mode} of {name}") + page.table(header, rows, "results")
-    return shown or page.text(
-        "Nothing yet: --mode=transfer and --mode=robustness evaluate the network on other data."
-    )
+    return shown or page.text("Nothing yet: --mode=transfer and --mode=robustness evaluate the network on other data.")
 
 
 def probe_sections(mode: str, result: Mapping[str, Any], confusion: Confusion | None) -> dict[str, str]:

@@ -35,9 +35,7 @@ summary { cursor: pointer } footer { margin-top: 3rem; border-top: 1px solid var
 
 def render(title: str, lead: str, sections: Mapping[str, str], footer: str) -> str:
     """Returns a whole page; `sections` are HTML by heading."""
-    body = "".join(
-        f"<section><h2>{html.escape(name)}</h2>{section}</section>\n" for name, section in sections.items()
-    )
+    body = "".join(f"<section><h2>{html.escape(name)}</h2>{section}</section>\n" for name, section in sections.items())
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'

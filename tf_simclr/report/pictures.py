@@ -126,9 +126,7 @@ def class_looks(class_names: Sequence[str]) -> list[tuple[str, str, str]]:
     return [(signs[k // 10], _colour(k), name) for k, name in enumerate(class_names)]
 
 
-def plot_points(
-    points: np.ndarray, labels: np.ndarray, num_classes: int, *, legend: Sequence[str] = ()
-) -> bytes:
+def plot_points(points: np.ndarray, labels: np.ndarray, num_classes: int, *, legend: Sequence[str] = ()) -> bytes:
     """Draws points coloured by class.
 
     Args:
@@ -205,10 +203,7 @@ def _name_classes(axes: Axes, class_names: Sequence[str]) -> None:
 def drawn_names(class_names: Sequence[str]) -> list[str]:
     """Returns the names of classes as pictures show them: short, and as numbers where the font lacks a letter."""
     names = [" ".join(name.split()) for name in class_names]
-    names = [
-        name if len(name) <= _MAX_NAME else f"{name[: _MAX_NAME - 1]}\N{HORIZONTAL ELLIPSIS}"
-        for name in names
-    ]
+    names = [name if len(name) <= _MAX_NAME else f"{name[: _MAX_NAME - 1]}\N{HORIZONTAL ELLIPSIS}" for name in names]
     letters = get_font(findfont(FontProperties())).get_charmap()
     is_drawn = all(ord(letter) in letters for name in names for letter in name)
     return names if is_drawn else [str(number) for number in range(len(names))]

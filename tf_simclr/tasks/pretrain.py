@@ -144,9 +144,7 @@ class PretrainTask(Task):
         )
         numbers = tf.range(self._contrast.contrast_chunks)
         # Iterations that ran at once would need the memory of several chunks.
-        outputs, statistics = tf.map_fn(
-            forward, numbers, fn_output_signature=signature, parallel_iterations=1
-        )
+        outputs, statistics = tf.map_fn(forward, numbers, fn_output_signature=signature, parallel_iterations=1)
         return outputs, tf.nest.map_structure(lambda values: tf.reduce_mean(values, 0), statistics)
 
     def _backward_chunks(
@@ -216,7 +214,5 @@ class MemoryPretrainTask(PretrainTask):
 def _join(outputs: _Outputs) -> _Outputs:
     """Makes of the outputs of all chunks, `[K, views, b, d]` and `[K]`, those of the whole batch."""
     num_chunks, num_views, rows, width = outputs.projections.shape
-    projections = tf.reshape(
-        tf.transpose(outputs.projections, [1, 0, 2, 3]), [num_views, num_chunks * rows, width]
-    )
+    projections = tf.reshape(tf.transpose(outputs.projections, [1, 0, 2, 3]), [num_views, num_chunks * rows, width])
     return _Outputs(projections, {name: tf.reduce_mean(values) for name, values in outputs.probe.items()})

@@ -48,6 +48,4 @@ def missing_package(error: ModuleNotFoundError) -> str:
     name = (error.name or "").partition(".")[0]
     if name in ("", "benchmarks", "exports", "flags", "tf_simclr"):
         raise error
-    return (
-        f"the package {name} is not installed; run: python -m pip install -r {os.path.relpath(_REQUIREMENTS)}"
-    )
+    return f"the package {name} is not installed; run: python -m pip install -r {os.path.relpath(_REQUIREMENTS)}"

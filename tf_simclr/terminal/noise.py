@@ -96,9 +96,7 @@ def _filtered_stderr() -> Iterator[None]:
         sys.stderr = stream
         os.dup2(terminal, 2)
         os.close(terminal)
-        with contextlib.suppress(
-            subprocess.TimeoutExpired
-        ):  # Processes that were started here may still use it.
+        with contextlib.suppress(subprocess.TimeoutExpired):  # Processes that were started here may still use it.
             process.wait(_SECONDS_TO_END)
 
 
@@ -119,9 +117,7 @@ def _filter() -> None:
 
 
 def _write(text: bytes) -> None:
-    with contextlib.suppress(
-        OSError
-    ):  # Whoever writes to the pipe must not wait, though the terminal is gone.
+    with contextlib.suppress(OSError):  # Whoever writes to the pipe must not wait, though the terminal is gone.
         while text:
             text = text[os.write(1, text) :]
 

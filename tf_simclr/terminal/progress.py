@@ -153,9 +153,7 @@ class Count:
         """Counts one image."""
         self._count += 1
         now = time.monotonic()
-        if now - self._last < (
-            _SECONDS_BETWEEN_DRAWINGS if self._line.is_on_terminal else _SECONDS_BETWEEN_LINES
-        ):
+        if now - self._last < (_SECONDS_BETWEEN_DRAWINGS if self._line.is_on_terminal else _SECONDS_BETWEEN_LINES):
             return
         self._last = now
         if self._line.is_on_terminal:
