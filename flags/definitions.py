@@ -113,10 +113,7 @@ def _define_data(flag_values):
         "folder:PATH with a folder a class, or tfrecord:GLOB (docs/data.md). Several, mixed without their labels, with "
         "commas between them: names first, as in digits,folder:PATH,tfrecord:GLOB.",
         mix="Shares of several sources in each batch, such as 0.7,0.3; by their numbers of images if not given.",
-        data_dir="Directory of prepared TFDS data sets; of the files of fashion_mnist_debian; of the indexes of "
-        "folder:PATH, instead of the user's cache.",
-        folder_index="Remember what is in a folder of 10,000 images or more, and list it again only when one of its "
-        "folders has changed.",
+        data_dir="Directory of prepared TFDS data sets; of the files of fashion_mnist_debian.",
         tfds_image_key="Feature of a TFDS data set that is the image; needed if it has several.",
         tfds_label_key="Feature of a TFDS data set that is the label; needed if it has several. Empty: read without "
         "labels.",

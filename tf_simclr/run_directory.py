@@ -50,7 +50,6 @@ _FREE_SETTINGS = frozenset(
         "mode",
         "model_dir",
         "data_dir",
-        "folder_index",
         "cache_dataset",
         "recompute",
         "data_service",

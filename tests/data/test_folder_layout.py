@@ -192,7 +192,7 @@ def test_images_are_found_by_their_content(tmp_path):
     (tmp_path / "g.bin").write_bytes(b"BM")
     (tmp_path / "__MACOSX").mkdir()
     os.mkfifo(tmp_path / "pipe.jpg")
-    listing, _ = list_images(str(tmp_path))
+    listing = list_images(str(tmp_path))
     assert [os.path.basename(listing.path(row)) for row in range(len(listing))] == [
         "a.jfif",
         "b",

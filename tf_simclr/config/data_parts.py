@@ -59,7 +59,6 @@ class DataConfig:
     tfrecord_label_key: str | None = None
     tfrecord_num_classes: int = 0
     tfrecord_first_label: int = 0
-    folder_index: bool = True
     train_split: str | None = None
     eval_split: str | None = None
     cache_dataset: bool = False

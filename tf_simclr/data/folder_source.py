@@ -10,7 +10,6 @@ import numpy as np
 import tensorflow as tf
 
 from tf_simclr.config import DataConfig, UserError
-from tf_simclr.data.folder_index import indexed_images
 from tf_simclr.data.listing import IMAGE_EXTENSIONS, Listing, ListingError, list_images, scan
 from tf_simclr.data.random_access import EncodedImages
 from tf_simclr.data.splits import SPLITS, UNLABELLED, slices_of_split, split_kind
@@ -49,7 +48,7 @@ def available_splits(data: DataConfig) -> tuple[str, ...]:
 
 
 def load(data: DataConfig, split: str, flag: str) -> EncodedImages:
-    """Lists the images of one split, or reads the index of an earlier listing.
+    """Lists the images of one split.
 
     Args:
         data: The data set; its name is `folder:PATH`.
@@ -172,7 +171,7 @@ def _ignored_line(folder: str, ignored: Mapping[str, int]) -> str:
 def _list_images(data: DataConfig, folder: str) -> Listing:
     """Returns the images in a folder and in the folders in it."""
     try:
-        listing = indexed_images(folder, data.data_dir) if data.folder_index else list_images(folder)[0]
+        listing = list_images(folder)
     except ListingError as error:
         raise _error(data, str(error)) from error
     if not len(listing):

@@ -150,38 +150,22 @@ class Listing:
         return tf.strings.join([folders[number], name])
 
 
-class Times(NamedTuple):
-    """When a folder was last changed, in nanoseconds: by its owner's account, and by the file system's."""
-
-    modified: int
-    changed: int
-
-
-def times_of(state: os.stat_result) -> Times:
-    """Returns the times of a folder, which are others whenever anything in it is added, removed or renamed."""
-    return Times(state.st_mtime_ns, state.st_ctime_ns)
-
-
-def list_images(folder: str) -> tuple[Listing, list[Times]]:
+def list_images(folder: str) -> Listing:
     """Lists a folder of images, or of folders with images; opens only files whose names do not say what they are.
 
     Hidden files and folders are left out. Links are followed, but not those that lead back to a folder above them.
 
-    Returns:
-        The images, and the times that each of `subfolders` had before it was listed.
-
     Raises:
         ListingError: A folder cannot be read.
     """
-    subfolders, times, counts, names = [], [], [], bytearray()
+    subfolders, counts, names = [], [], bytearray()
     ignored: collections.Counter[str] = collections.Counter()
-    for subfolder, modified, found in _walk(folder):
+    for subfolder, found in _walk(folder):
         subfolders.append(subfolder)
-        times.append(modified)
         counts.append(len(found.images))
         names += b"".join(os.fsencode(name) + END for name in found.images)
         ignored += found.ignored
-    return Listing(folder, tuple(subfolders), np.array(counts, np.int64), bytes(names), ignored), times
+    return Listing(folder, tuple(subfolders), np.array(counts, np.int64), bytes(names), ignored)
 
 
 class Scan(NamedTuple):
@@ -192,7 +176,7 @@ class Scan(NamedTuple):
     ignored: collections.Counter[str]
 
 
-def _walk(top: str) -> Iterator[tuple[str, Times, Scan]]:
+def _walk(top: str) -> Iterator[tuple[str, Scan]]:
     with contextlib.closing(Count(f"Listing {top}")) as report:
         pending: list[tuple[str, frozenset]] = [("", frozenset())]
         while pending:
@@ -206,7 +190,7 @@ def _walk(top: str) -> Iterator[tuple[str, Times, Scan]]:
                 found = scan(folder, report)
             except OSError as error:
                 raise ListingError(f"{folder} cannot be read ({error.strerror}); name a folder that can.") from error
-            yield subfolder, times_of(state), found
+            yield subfolder, found
             pending += [(os.path.join(subfolder, name), above | {identity}) for name in reversed(found.folders)]
 
 
