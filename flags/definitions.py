@@ -282,12 +282,10 @@ def _define_devices(flag_values):
         tpu_zone="Zone of the TPU.",
         gcp_project="Project of the TPU.",
         master="Address of the TPU, if --tpu_name is not given.",
-        cluster="What names the workers of multi_worker: tf_config (the variable TF_CONFIG), slurm, kubernetes, "
-        "or auto: the first or the second.",
-        cluster_port="Port of the workers under Slurm (the first of a node's) and Kubernetes.",
+        cluster="What names the workers of multi_worker: tf_config (the variable TF_CONFIG), slurm, or auto: "
+        "whichever is there, TF_CONFIG first.",
+        cluster_port="Port of the workers under Slurm, the first of a node's.",
         cluster_timeout="Seconds to wait for the other workers.",
-        kubernetes_selector="Label of the workers' pods, and of no others.",
-        kubernetes_pods="Number of the workers' pods: --cluster=kubernetes waits until so many are running.",
     )
 
 

@@ -555,11 +555,9 @@ def test_directory_lets_change_what_changes_no_weight(finished):
             steps_per_loop=3,
             jit_compile=True,
             strategy="multi_worker",
-            cluster="kubernetes",
+            cluster="slurm",
             cluster_port=2222,
             cluster_timeout=60,
-            kubernetes_selector="app=simclr",
-            kubernetes_pods=2,
             preemption_grace=120,
             on_non_finite="restore",
         )

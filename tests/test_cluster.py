@@ -1,13 +1,14 @@
-"""Which workers there are, by TF_CONFIG, Slurm and Kubernetes; no server is started."""
+"""Which workers there are, by TF_CONFIG and Slurm; no server is started."""
 
 import json
-import sys
-import types
+import os
+import pathlib
+import re
+import subprocess
 
 import pytest
 import tensorflow as tf
 
-from tf_simclr import cluster
 from tf_simclr.cluster import Cluster, find_cluster, names_several_workers
 from tf_simclr.config import StrategyConfig, UserError
 
@@ -15,7 +16,7 @@ from tf_simclr.config import StrategyConfig, UserError
 @pytest.fixture(autouse=True)
 def _bare_environment(monkeypatch):
     names = ("PROCID", "LOCALID", "STEP_NUM_TASKS", "STEP_NODELIST", "STEP_TASKS_PER_NODE", "GPUS_ON_NODE")
-    for name in ("TF_CONFIG", "HOST_IP", "SLURMD_NODENAME", *(f"SLURM_{name}" for name in names)):
+    for name in ("TF_CONFIG", "SLURMD_NODENAME", *(f"SLURM_{name}" for name in names)):
         monkeypatch.delenv(name, raising=False)
 
 
@@ -34,8 +35,7 @@ def find(**settings):
 
 def test_no_workers_named_says_how_to_name_them():
     assert refusal() == (
-        "--strategy=multi_worker: neither TF_CONFIG nor Slurm names the workers; set TF_CONFIG, start with srun, "
-        "or use --cluster=kubernetes."
+        "--strategy=multi_worker: neither TF_CONFIG nor Slurm names the workers; set TF_CONFIG or start with srun."
     )
     assert not names_several_workers(StrategyConfig())
 
@@ -46,7 +46,7 @@ def test_address_that_is_none_is_refused(address):
         Cluster(("h:1", address), 0, "TF_CONFIG")
     assert str(error.value) == (
         f"TF_CONFIG: the address {address} of worker 1 is not of the form host:port, with a port from 1 to 65535; "
-        "mend it."
+        "fix it."
     )
 
 
@@ -306,144 +306,14 @@ def test_slurm_with_variables_that_do_not_fit_is_refused(monkeypatch, name, valu
 # ---- Kubernetes
 
 
-class FakePods:
-    """The package kubernetes inside a pod, as far as TensorFlow's resolver uses it.
-
-    Args:
-        listings: what the server says each time: {name of a pod: (IP address of its node, phase)}, or an error.
-    """
-
-    def __init__(self, *listings):
-        self.config = types.ModuleType("kubernetes.config")
-        self.config.load_incluster_config = lambda: self.calls.append("load_incluster_config")
-        self.config.load_kube_config = self._refuse
-        self.client = types.ModuleType("kubernetes.client")
-        self.client.CoreV1Api = lambda: self
-        self.calls = []
-        self._listings = list(listings)
-
-    @staticmethod
-    def _refuse():
-        raise RuntimeError("no file of kubectl's in a pod")
-
-    def list_pod_for_all_namespaces(self, label_selector):
-        self.calls.append(label_selector)
-        listing = self._listings.pop(0) if len(self._listings) > 1 else self._listings[0]
-        if isinstance(listing, Exception):
-            raise listing
-        pods = [
-            types.SimpleNamespace(
-                metadata=types.SimpleNamespace(name=name),
-                status=types.SimpleNamespace(host_ip=address, phase=phase),
-            )
-            for name, (address, phase) in listing.items()
-        ]
-        return types.SimpleNamespace(items=pods)
-
-
-@pytest.fixture
-def kubernetes(monkeypatch):
-    monkeypatch.setattr(cluster, "_SECONDS_BETWEEN_LISTINGS", 0.01)
-    monkeypatch.setenv("HOST_IP", "10.0.0.2")
-
-    def install(*listings):
-        pods = FakePods(*listings)
-        module = types.ModuleType("kubernetes")
-        module.config, module.client = pods.config, pods.client
-        for name, fake in (("", module), (".config", pods.config), (".client", pods.client)):
-            monkeypatch.setitem(sys.modules, f"kubernetes{name}", fake)
-        return pods
-
-    return install
-
-
-KUBERNETES = {"cluster": "kubernetes", "kubernetes_pods": 2, "cluster_timeout": 1}
-RUNNING = {"simclr-1": ("10.0.0.2", "Running"), "simclr-0": ("10.0.0.9", "Running")}
-PENDING = RUNNING | {"simclr-0": ("10.0.0.9", "Pending")}
-
-
-def test_kubernetes_names_the_nodes_of_the_pods_in_their_order(kubernetes):
-    pods = kubernetes(RUNNING)
-    found = find(**KUBERNETES, cluster_port=9000, kubernetes_selector="job-name=mine")
-    assert found == Cluster(("10.0.0.9:9000", "10.0.0.2:9000"), 1, "Kubernetes")
-    assert set(pods.calls) == {"load_incluster_config", "job-name=mine"}
-    assert pods.config.load_kube_config is pods._refuse
-    assert names_several_workers(StrategyConfig(**KUBERNETES))
-
-
-@pytest.mark.parametrize("early", [PENDING, {"simclr-1": RUNNING["simclr-1"]}, {}], ids=["pending", "one", "none"])
-def test_kubernetes_pods_that_are_not_running_yet_are_waited_for(kubernetes, early):
-    pods = kubernetes(early, early, early, RUNNING)
-    assert find(**KUBERNETES).addresses == ("10.0.0.9:8470", "10.0.0.2:8470")
-    assert pods.calls.count("job-name=simclr") == 4
-
-
-@pytest.mark.parametrize(
-    ("listing", "problem"),
-    [
-        (PENDING, 'Pod "simclr-0" is not running; phase: "Pending"'),
-        ({}, "0 of --kubernetes_pods=2 are running"),
-        (RUNNING | {"old": ("10.0.0.3", "Running")}, "3 of --kubernetes_pods=2 are running"),
-    ],
-    ids=["pending", "none", "too many"],
-)
-def test_kubernetes_pods_that_never_run_are_named(kubernetes, listing, problem):
-    pods = kubernetes(listing)
-    assert refusal(**KUBERNETES) == (
-        f"--cluster_timeout=1: the pods of job-name=simclr are not all there ({problem}); start them all, delete "
-        "those of earlier starts, or wait longer."
-    )
-    assert pods.config.load_kube_config is pods._refuse
-
-
-def test_kubernetes_without_the_address_of_the_own_node_is_refused_at_once(kubernetes, monkeypatch):
-    pods = kubernetes(RUNNING)
-    monkeypatch.delenv("HOST_IP")
-    assert refusal(**KUBERNETES) == (
-        "--cluster=kubernetes: HOST_IP= is not set; set it from status.hostIP in the pod's specification."
-    )
-    assert pods.calls == []
-
-
-def test_kubernetes_with_an_address_that_is_no_pod_s_node_is_refused(kubernetes, monkeypatch):
-    kubernetes(RUNNING)
-    monkeypatch.setenv("HOST_IP", "10.0.0.7")
-    assert refusal(**KUBERNETES) == (
-        "--cluster=kubernetes: HOST_IP=10.0.0.7 is none of the pods' nodes (10.0.0.9:8470, 10.0.0.2:8470); set it "
-        "from status.hostIP in the pod's specification."
-    )
-
-
-def test_kubernetes_pods_on_one_node_are_refused(kubernetes):
-    kubernetes({name: ("10.0.0.2", "Running") for name in ("a", "b")})
-    assert refusal(**KUBERNETES).startswith("Kubernetes: names 10.0.0.2:8470 twice; ")
-
-
-def test_kubernetes_that_refuses_is_one_line(kubernetes):
-    class ApiError(Exception):
-        pass
-
-    kubernetes(ApiError("(403)\nReason: Forbidden\nHTTP response headers: ..."))
-    assert refusal(**KUBERNETES) == (
-        "--cluster=kubernetes: the pods of job-name=simclr cannot be listed (ApiError: (403) Reason: Forbidden HTTP "
-        "response headers: ...); install the package kubernetes, and give the pod's account the right to list pods."
-    )
-
-
-def test_kubernetes_outside_a_pod_is_one_line(kubernetes):
-    class ConfigError(Exception):
-        pass
-
-    def load():
-        raise ConfigError("Service host/port is not set.")
-
-    kubernetes(RUNNING).config.load_incluster_config = load
-    assert "(ConfigError: Service host/port is not set.)" in refusal(**KUBERNETES)
-
-
-def test_kubernetes_package_missing_is_named(monkeypatch):
-    monkeypatch.setenv("HOST_IP", "10.0.0.2")
-    monkeypatch.setitem(sys.modules, "kubernetes", None)
-    message = refusal(**KUBERNETES)
-    assert message.startswith("--cluster=kubernetes: the pods of job-name=simclr cannot be listed (ModuleNotFound")
-    assert "install the package kubernetes" in message
+def test_job_in_the_documentation_makes_a_tf_config_that_is_taken(monkeypatch):
+    page = (pathlib.Path(__file__).parents[1] / "docs" / "scaling.md").read_text()
+    job = page[page.index("kind: Job") :].partition("```")[0]
+    script = job.partition("- |\n")[2].partition("exec ")[0]
+    num_workers = {re.search(rf"{name}: \"?(\d+)", job)[1] for name in ("completions", "parallelism", "WORKERS, value")}
+    assert num_workers == {"4"}
+    environment = os.environ | {"WORKERS": "4", "JOB_COMPLETION_INDEX": "2"}
+    command = ["sh", "-ec", script + 'printf %s "$TF_CONFIG"']
+    printed = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stdout
+    monkeypatch.setenv("TF_CONFIG", printed)
+    assert find() == Cluster(tuple(f"simclr-{number}.simclr:8470" for number in range(4)), 2, "TF_CONFIG")

@@ -154,7 +154,6 @@ def test_choice_unknown_names_the_choices(name):
         (TrainConfig, {"seed": 2**31}, "seed", "2147483647"),
         (TrainConfig, {"checkpoint": ""}, "checkpoint", "name a checkpoint"),
         (StrategyConfig, {"cluster_port": 2**16}, "cluster_port", "1 to 65535"),
-        (StrategyConfig, {"kubernetes_selector": ""}, "kubernetes_selector", "job-name=simclr"),
         (EvaluationConfig, {"eval_name": "a/b"}, "eval_name", "file names"),
         (EvaluationConfig, {"eval_name": "knn_eval"}, "eval_name", "result files of that mode"),
         (ExperimentConfig, {"model_dir": ""}, "model_dir", "name a directory"),
@@ -241,15 +240,10 @@ def test_strategy_contradicting_use_tpu_is_refused(use_tpu, strategy):
 
 
 @pytest.mark.parametrize("strategy", ["one_device", "mirrored", "tpu"])
-@pytest.mark.parametrize("cluster", ["tf_config", "slurm", "kubernetes"])
+@pytest.mark.parametrize("cluster", ["tf_config", "slurm"])
 def test_cluster_contradicting_the_strategy_is_refused(strategy, cluster):
-    make = lambda: StrategyConfig(strategy=strategy, cluster=cluster, kubernetes_pods=2)  # noqa: E731
+    make = lambda: StrategyConfig(strategy=strategy, cluster=cluster)  # noqa: E731
     assert_refused(make, "cluster", cluster, f"contradicts --strategy={strategy}; leave one of them out")
-
-
-def test_kubernetes_has_to_know_the_number_of_pods():
-    assert_refused(lambda: StrategyConfig(cluster="kubernetes"), "kubernetes_pods", 0, "use at least 1")
-    StrategyConfig(cluster="kubernetes", strategy="multi_worker", kubernetes_pods=1)
 
 
 def test_strategy_multi_worker_contradicts_use_tpu_alone():

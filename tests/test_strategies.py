@@ -97,7 +97,7 @@ def taken(monkeypatch):
         ({"strategy": "mirrored"}, {"GPU": 1}, 1, ("mirrored", "GPU:0"), "mirrored (--strategy=mirrored)"),
         ({"strategy": "multi_worker"}, {}, 1, "multi_worker", "multi_worker (--strategy=multi_worker)"),
         (
-            {"cluster": "kubernetes", "kubernetes_pods": 2},
+            {"cluster": "slurm"},
             {"GPU": 2},
             1,
             "multi_worker",

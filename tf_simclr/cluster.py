@@ -1,11 +1,8 @@
 """The workers of a run: which there are, and which of them this process is."""
 
-import contextlib
 import dataclasses
 import os
-import time
 import urllib.parse
-from collections.abc import Iterator
 
 import tensorflow as tf
 
@@ -15,7 +12,6 @@ from tf_simclr.files import listed, one_line, parse_json
 _TF_CONFIG_EXAMPLE = '{"cluster": {"worker": ["host1:2222", "host2:2222"]}, "task": {"type": "worker", "index": 0}}'
 _TF_CONFIG_FORM = ({"task?": {"type?": str, "index?": (int, str)}}, list)
 _WORKER_JOBS = ("chief", "worker")
-_SECONDS_BETWEEN_LISTINGS = 1.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +49,7 @@ class Cluster:
         if not host or not port or parts.netloc != address:
             raise UserError(
                 f"{self.source}: the address {address} of worker {number} is not of the form host:port, with a "
-                "port from 1 to 65535; mend it."
+                "port from 1 to 65535; fix it."
             )
         return host, port
 
@@ -78,9 +74,7 @@ def names_several_workers(config: StrategyConfig) -> bool:
     source = _source(config)
     if source == "tf_config":
         return len(_from_tf_config().addresses) > 1
-    if source == "slurm":
-        return os.environ.get("SLURM_STEP_NUM_TASKS") != "1"
-    return source == "kubernetes"
+    return source == "slurm" and os.environ.get("SLURM_STEP_NUM_TASKS") != "1"
 
 
 def find_cluster(config: StrategyConfig) -> Cluster:
@@ -94,11 +88,8 @@ def find_cluster(config: StrategyConfig) -> Cluster:
     source = _source(config)
     if source is None:
         raise UserError(
-            "--strategy=multi_worker: neither TF_CONFIG nor Slurm names the workers; set TF_CONFIG, start with "
-            "srun, or use --cluster=kubernetes."
+            "--strategy=multi_worker: neither TF_CONFIG nor Slurm names the workers; set TF_CONFIG or start with srun."
         )
-    if source == "kubernetes":
-        return _from_kubernetes(config)
     return _from_tf_config() if source == "tf_config" else _from_slurm(config)
 
 
@@ -181,60 +172,3 @@ def _take_own_gpus(local_task: int, tasks_here: int) -> None:
             f"task a GPU: --ntasks-per-node={len(gpus)}."
         )
     tf.config.set_visible_devices(gpus[local_task * share : (local_task + 1) * share], "GPU")
-
-
-def _from_kubernetes(config: StrategyConfig) -> Cluster:
-    host, mend = os.environ.get("HOST_IP", ""), "set it from status.hostIP in the pod's specification."
-    if not host:
-        raise UserError(f"--cluster=kubernetes: HOST_IP= is not set; {mend}")
-    try:
-        addresses = _running_pods(config)
-    except UserError:
-        raise
-    except Exception as error:  # The client's own types are known only where it is installed.
-        raise UserError(
-            f"--cluster=kubernetes: the pods of {config.kubernetes_selector} cannot be listed ({_reason(error)}); "
-            "install the package kubernetes, and give the pod's account the right to list pods."
-        ) from error
-    own = f"{host}:{config.cluster_port}"
-    if own not in addresses:
-        raise UserError(
-            f"--cluster=kubernetes: HOST_IP={host} is none of the pods' nodes ({listed(addresses)}); {mend}"
-        )
-    return Cluster(addresses, addresses.index(own), "Kubernetes")
-
-
-def _running_pods(config: StrategyConfig) -> tuple[str, ...]:
-    """Returns the addresses of the pods as soon as all of them run."""
-    deadline = time.monotonic() + config.cluster_timeout
-    with _account_of_the_pod():
-        resolver = tf.distribute.cluster_resolver.KubernetesClusterResolver(
-            {"worker": [config.kubernetes_selector]}, tf_server_port=config.cluster_port
-        )
-        while True:
-            try:
-                addresses = tuple(resolver.cluster_spec().as_dict().get("worker", ()))
-                if len(addresses) == config.kubernetes_pods:
-                    return addresses
-                problem = f"{len(addresses)} of --kubernetes_pods={config.kubernetes_pods} are running"
-            except RuntimeError as error:
-                problem = str(error)  # Names a pod that is not running.
-            if time.monotonic() > deadline:
-                raise UserError(
-                    f"--cluster_timeout={config.cluster_timeout}: the pods of {config.kubernetes_selector} are not "
-                    f"all there ({problem}); start them all, delete those of earlier starts, or wait longer."
-                )
-            time.sleep(_SECONDS_BETWEEN_LISTINGS)
-
-
-@contextlib.contextmanager
-def _account_of_the_pod() -> Iterator[None]:
-    """Gives TensorFlow's resolver the pod's own account; by itself it looks for a file of kubectl's."""
-    from kubernetes import config
-
-    original = config.load_kube_config
-    config.load_kube_config = config.load_incluster_config
-    try:
-        yield
-    finally:
-        config.load_kube_config = original

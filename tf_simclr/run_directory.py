@@ -75,8 +75,6 @@ _FREE_SETTINGS = frozenset(
         "cluster",
         "cluster_port",
         "cluster_timeout",
-        "kubernetes_selector",
-        "kubernetes_pods",
         "preemption_grace",
         "profile_steps",
         "on_non_finite",

@@ -335,8 +335,6 @@ class StrategyConfig:
     cluster: str = "auto"
     cluster_port: int = 8470
     cluster_timeout: int = 300
-    kubernetes_selector: str = "job-name=simclr"
-    kubernetes_pods: int = 0
 
     def __post_init__(self):
         choices = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
@@ -356,30 +354,18 @@ class StrategyConfig:
         self._check_cluster()
 
     def _check_cluster(self):
-        check_choice("cluster", self.cluster, ("auto", "tf_config", "slurm", "kubernetes"))
+        check_choice("cluster", self.cluster, ("auto", "tf_config", "slurm"))
         check(
             self.cluster == "auto" or self.strategy in ("auto", "multi_worker"),
             "cluster",
             self.cluster,
             f"contradicts --strategy={self.strategy}; leave one of them out.",
         )
-        check_at_most(self, cluster_timeout=10**6, kubernetes_pods=10**5)
+        check_at_most(self, cluster_timeout=10**6)
         check(0 < self.cluster_port < 2**16, "cluster_port", self.cluster_port, "use 1 to 65535.")
         check(
             self.cluster_timeout >= 1,
             "cluster_timeout",
             self.cluster_timeout,
             "the seconds to wait for the other workers; use at least 1.",
-        )
-        check(
-            bool(self.kubernetes_selector),
-            "kubernetes_selector",
-            self.kubernetes_selector,
-            "name a label of the workers' pods alone, such as job-name=simclr.",
-        )
-        check(
-            self.kubernetes_pods >= (1 if self.cluster == "kubernetes" else 0),
-            "kubernetes_pods",
-            self.kubernetes_pods,
-            "the number of pods that --cluster=kubernetes waits for; use at least 1.",
         )
