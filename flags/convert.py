@@ -89,7 +89,7 @@ def parse_command_line(arguments: Sequence[str]) -> tuple[Run | Tool, list[str]]
         )
     elif is_of_run and not uses_flagfile and (unnamed or values.dataset == "digits"):
         why = "no --dataset is named" if unnamed else "--dataset=digits"
-        notes.append(f"Recipe: digits, as {why}: handwritten digits, a run of minutes (flags/recipes/digits.flags).")
+        notes.append(f"Recipe: digits, as {why}: handwritten digits, a run of minutes (--flagfile=digits).")
         recipe, _ = split_flagfiles([f"--flagfile={_DIGITS_RECIPE}"], base=os.curdir)
         lines = Lines([*recipe, *lines.from_files], lines.explicit)
         values = parse(lines.of_step(None))

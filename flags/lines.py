@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import errno
+import glob
 import os
 from collections.abc import Iterator, Sequence
 
@@ -15,6 +16,7 @@ from tf_simclr.files import read_bytes
 _MAX_FLAGFILE_BYTES = 2**16
 _MAX_FLAGFILES = 100
 RECIPES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "recipes")
+"""Where the ready-made flagfiles are; `--flagfile=NAME` finds them by name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -83,16 +85,16 @@ def parse(arguments: Sequence[str]) -> absl_flags.FlagValues:
         raise _bad_value(error, flag_values) from error
     except absl_flags.Error as error:
         message = " ".join(str(error).split())
-        raise UserError(f"{message[0].lower()}{message[1:]} (see python run.py --help).") from error
+        raise UserError(f"{message[0].lower()}{message[1:]} (see --help).") from error
     if rest:
-        raise UserError(f"{rest[0]}: not a flag; flags are written --name=value (see python run.py --help).")
+        raise UserError(f"{rest[0]}: not a flag; flags are written --name=value (see --help).")
     return flag_values
 
 
 def _unknown_flag(name: str, flag_values: absl_flags.FlagValues) -> UserError:
     nearest = difflib.get_close_matches(name, list(flag_values), n=3, cutoff=0.5)
     hint = f"did you mean {', '.join(f'--{other}' for other in nearest)}? " if nearest else ""
-    return UserError(f"--{name}: no such flag; {hint}all flags: python run.py --help.")
+    return UserError(f"--{name}: no such flag; {hint}see --help for all.")
 
 
 def _bad_value(error: absl_flags.IllegalFlagValueError, flag_values: absl_flags.FlagValues) -> UserError:
@@ -106,7 +108,7 @@ def _bad_value(error: absl_flags.IllegalFlagValueError, flag_values: absl_flags.
         "bool": "use True or False",
         "epochs": "use a number, or a share of the run such as 5%",
     }
-    return UserError(f"--{name}={value}: {fixes.get(kind, rest)} (see python run.py --help).")
+    return UserError(f"--{name}={value}: {fixes.get(kind, rest)} (see --help).")
 
 
 def split_flagfiles(
@@ -116,7 +118,9 @@ def split_flagfiles(
     inside: tuple[str, ...] = (),
     budget: Iterator[int] | None = None,
 ) -> tuple[list[str], list[str]]:
-    """Returns the flags from flagfiles, and the other flags; a flagfile names others relative to itself.
+    """Returns the flags from flagfiles, and the other flags.
+
+    A flagfile names others relative to itself. A name that is no file is that of a recipe.
 
     Args:
         arguments: the flags.
@@ -140,9 +144,9 @@ def split_flagfiles(
             continue
         if not equals:
             if not pending:
-                raise UserError("--flagfile: name a file, such as --flagfile=flags/recipes/digits.flags.")
+                raise UserError("--flagfile: name a file or a recipe, such as --flagfile=digits.")
             value = pending.pop(0)
-        path = os.path.abspath(os.path.join(base, os.path.expanduser(value)))
+        path = _path_of_flagfile(value, base)
         if path in inside:
             raise UserError(f"--flagfile={value}: includes itself; take that line out of {inside[-1]}.")
         if next(budget, None) is None:
@@ -154,6 +158,19 @@ def split_flagfiles(
     return from_files, others
 
 
+def recipe_names() -> list[str]:
+    """Returns the names of all recipes, such as `photos` and `stages/pretrain`."""
+    names = glob.glob("**/*.flags", root_dir=RECIPES, recursive=True)
+    return sorted(name.removesuffix(".flags").replace(os.sep, "/") for name in names)
+
+
+def _path_of_flagfile(value: str, base: str) -> str:
+    """Returns the path of a flagfile: a file relative to `base`, or else a recipe by its name."""
+    path = os.path.abspath(os.path.join(base, os.path.expanduser(value)))
+    is_recipe = not os.path.isfile(path) and value in recipe_names()
+    return os.path.join(RECIPES, f"{value}.flags") if is_recipe else path
+
+
 def _read_lines(path: str, value: str) -> list[str]:
     try:
         content = read_bytes(path, _MAX_FLAGFILE_BYTES)
@@ -163,7 +180,7 @@ def _read_lines(path: str, value: str) -> list[str]:
     except (OSError, ValueError) as error:
         raise UserError(
             f"--flagfile={value}: cannot be read ({getattr(error, 'strerror', None) or error}); "
-            f"ready-made ones are in {os.path.relpath(RECIPES)}."
+            f"name a file, or one of the recipes {', '.join(recipe_names())}."
         ) from error
     flags = [line for line in lines if line and not line.startswith(("#", "//"))]
     for line in flags:

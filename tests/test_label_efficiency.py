@@ -161,7 +161,7 @@ def test_recipe_of_the_whole_method_is_one_of_a_curve(tmp_path):
     config, _ = parse_command_line(
         [
             "--mode=label_efficiency",
-            "--flagfile=flags/recipes/photos.flags",
+            "--flagfile=photos",
             "--dataset=digits",
             f"--model_dir={tmp_path}",
         ]

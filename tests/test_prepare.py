@@ -404,7 +404,7 @@ def test_finished_output_tells_what_is_there_and_converts_nothing(photos, tmp_pa
     prepare(config(photos, tmp_path / "out"))
     before = files(tmp_path / "out")
     assert re.search(r"^train: 20 images in 3 files, \d+\.\d kB\.$", "\n".join(log.messages), re.MULTILINE)
-    assert f"python run.py --flagfile=flags/recipes/photos.flags --dataset=tfrecord:{tmp_path}/out" in log.text
+    assert f"python run.py --flagfile=photos --dataset=tfrecord:{tmp_path}/out" in log.text
     log.clear()
     monkeypatch.setattr(module, "convert_files", None)
     prepare(config(photos, tmp_path / "out"))
@@ -676,10 +676,9 @@ def test_split_that_lacks_a_class_keeps_the_labels_of_the_first(photos, tmp_path
         ({"unlabelled": 9}, 0, ["--train_split=unlabelled", "--train_mode=pretrain", "--train_batch_size=9"]),
     ],
 )
-def test_flags_of_a_training_fit_what_was_prepared(sizes, num_classes, more, monkeypatch):
-    monkeypatch.chdir(REPOSITORY)
+def test_flags_of_a_training_fit_what_was_prepared(sizes, num_classes, more):
     flags = training_flags("a b", sizes, num_classes)
-    assert flags == ["--flagfile=flags/recipes/photos.flags", "--dataset=tfrecord:a b", *more]
+    assert flags == ["--flagfile=photos", "--dataset=tfrecord:a b", *more]
     config, _ = parse_command_line(flags)
     steps = config.steps.values() if num_classes > 1 else [config]
     batches = {step.train.train_batch_size for step in steps if step.train.train_mode in ("pretrain", "distill")}

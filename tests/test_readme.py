@@ -134,9 +134,9 @@ def with_stand_ins(arguments, root):
 @pytest.mark.parametrize(
     "command",
     [
-        "--flagfile=flags/recipes/photos.flags --dataset=folder:PATH --model_dir=runs/photos",
+        "--flagfile=photos --dataset=folder:PATH --model_dir=runs/photos",
         "--dataset=cifar10 --data_dir=PREPARED --image_size=32 --resnet_depth=18 --use_blur=False",
-        "--flagfile=flags/recipes/cifar10_r18.flags --model_dir=runs/cifar10_r18",
+        "--flagfile=cifar10_r18 --model_dir=runs/cifar10_r18",
     ],
     ids=["photos", "TFDS", "recipe"],
 )

@@ -44,7 +44,7 @@ _NUM_SAMPLES = 64
 _TASK_SIZE, _TASKS_AHEAD = 8, 3
 _NUM_NAMED = 20
 # What training from the files starts with, and its batch.
-_RECIPE, _BATCH_SIZE = "flags/recipes/photos.flags", 64
+_RECIPE, _BATCH_SIZE = "photos", 64
 
 Convert = Callable[[Iterable[str]], Iterator[Converted]]
 

@@ -7,7 +7,7 @@ import json
 import pytest
 from absl import flags as absl_flags
 
-from flags.convert import asks_for_help, help_text, parse_command_line
+from flags.convert import RECIPES, asks_for_help, help_text, parse_command_line
 from flags.definitions import ACCEPTED_WITHOUT_EFFECT, define_flags
 from tf_simclr.config import (
     TOOLS,
@@ -227,7 +227,7 @@ def test_unknown_flag_names_the_nearest(argument, nearest):
 
 
 def test_unknown_flag_far_from_all_names_the_help():
-    assert refusal("--zzz=1") == "--zzz: no such flag; all flags: python run.py --help."
+    assert refusal("--zzz=1") == "--zzz: no such flag; see --help for all."
 
 
 @pytest.mark.parametrize(
@@ -259,10 +259,38 @@ def test_positional_argument_is_refused(argument):
     assert refusal("--seed=1", argument).startswith(f"{argument}: not a flag; flags are written --name=value")
 
 
-def test_flagfile_missing_names_it_and_the_ready_made_ones(tmp_path):
-    assert "No such file or directory" in refusal(f"--flagfile={tmp_path}/no.flags")
-    assert "ready-made ones are in" in refusal(f"--flagfile={tmp_path}")
-    assert refusal("--flagfile").startswith("--flagfile: name a file")
+@pytest.mark.parametrize("argument", ["--flagfile={}", "--flagfile={}/no.flags", "--flagfile=fotos", "--flagfile=../x"])
+def test_flagfile_missing_lists_the_recipes(tmp_path, argument):
+    message = refusal(argument.format(tmp_path))
+    assert message.startswith(f"{argument.format(tmp_path)}: cannot be read (")
+    assert "name a file, or one of the recipes cifar10_r18, " in message
+    assert message.endswith("stages/supervised_1pct.")
+
+
+def test_flagfile_without_a_value_names_an_example():
+    assert refusal("--flagfile") == "--flagfile: name a file or a recipe, such as --flagfile=digits."
+
+
+@pytest.mark.parametrize("name", ["photos", "stages/pretrain"])
+def test_recipe_is_found_by_its_name(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / name).mkdir(parents=True)  # A folder of one's own images may have the same name.
+    expected = parse(f"--flagfile={RECIPES}/{name}.flags")
+    assert parse(f"--flagfile={name}") == expected
+    (tmp_path / "own.flags").write_text(f"--flagfile={name}\n")
+    assert parse("--flagfile=own.flags") == expected
+
+
+def test_recipe_of_a_step_is_found_by_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    config = parse("--flagfile=imagenet_semi_supervised_1pct", "--finetune.flagfile=stages/finetune_1pct")
+    assert config.finetune.optimizer.learning_rate == 0.005
+
+
+def test_file_wins_over_a_recipe_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photos").write_text("--temperature=0.7\n")
+    assert parse("--flagfile=photos").contrast.temperature == 0.7
 
 
 def test_flagfile_with_a_byte_order_mark_is_read(tmp_path):

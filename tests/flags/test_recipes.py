@@ -254,18 +254,18 @@ def test_stage_of_another_step_is_refused():
 @pytest.mark.parametrize("network", NETWORKS)
 def test_page_has_the_row_of_each_network(network):
     *_, millions, figures = NETWORKS[network]
-    (row,) = re.findall(rf"^\|.*`{network}\.flags`.*\|$", PAGE, re.MULTILINE)
+    (row,) = re.findall(rf"^\|.*`{network}`.*\|$", PAGE, re.MULTILINE)
     cells = [cell.strip() for cell in row.strip("|").split("|")]
     assert cells[2:] == [str(millions), *figures.split()]
 
 
 def test_page_has_a_command_with_the_published_figure_for_every_row():
-    lines = re.findall(r"^python run\.py .*networks/\w+\.flags.*stages/.*$", PAGE, re.MULTILINE)
+    lines = re.findall(r"^python run\.py .*networks/\w+ .*stages/.*$", PAGE, re.MULTILINE)
     found = {}
     for line in lines:
         network, kind = re.search(r"--model_dir=runs/(\w+)/(\w+)", line).groups()
-        (stage,) = re.findall(r" --flagfile=flags/recipes/stages/(\w+)\.flags", line)
-        assert f" --flagfile=flags/recipes/networks/{network}.flags" in line
+        (stage,) = re.findall(r" --flagfile=stages/(\w+)", line)
+        assert f" --flagfile=networks/{network} " in line
         found[network, kind] = stage, line.partition("  # ")[2]
     pretraining = {(network, "pretrain"): ("pretrain", "") for network in NETWORKS}
     pretraining["r50", "pretrain_memory"] = "pretrain", ""
