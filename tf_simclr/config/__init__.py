@@ -12,7 +12,7 @@ from tf_simclr.config.checks import (
     is_handle,
     is_remote,
 )
-from tf_simclr.config.data_parts import (
+from tf_simclr.config.data import (
     AugmentConfig,
     DataConfig,
     absolute_dataset,
@@ -20,28 +20,17 @@ from tf_simclr.config.data_parts import (
     public_path,
     split_sources,
 )
-from tf_simclr.config.data_tools import PREVIEW, PrepareConfig, PreviewConfig
-from tf_simclr.config.label_efficiency import LabelEfficiencyConfig, Run
-from tf_simclr.config.parts import (
-    MAX_WIDTH,
-    NUM_BLOCK_GROUPS,
-    RESNET_DEPTHS,
-    TRAIN_MODES,
-    ContrastConfig,
-    DistillConfig,
-    EvaluationConfig,
-    ModelConfig,
-    OptimizerConfig,
-    StrategyConfig,
-    TrainConfig,
-)
-from tf_simclr.config.runs import (
+from tf_simclr.config.devices import StrategyConfig
+from tf_simclr.config.experiment import (
     LABEL_EFFICIENCY,
     SEMI_SUPERVISED,
     ExperimentConfig,
     SemiSupervisedConfig,
     default_model_dir,
 )
+from tf_simclr.config.label_efficiency import LabelEfficiencyConfig, Run
+from tf_simclr.config.network import MAX_WIDTH, NUM_BLOCK_GROUPS, RESNET_DEPTHS, ModelConfig
+from tf_simclr.config.preparation import PREVIEW, PrepareConfig, PreviewConfig
 from tf_simclr.config.suites import ROBUSTNESS_DATASETS, TRANSFER_PROTOCOLS, RobustnessConfig, TransferConfig
 from tf_simclr.config.tools import (
     BENCHMARKS,
@@ -55,6 +44,14 @@ from tf_simclr.config.tools import (
     LinearEvalConfig,
     ProbeConfig,
     Tool,
+)
+from tf_simclr.config.training import (
+    TRAIN_MODES,
+    ContrastConfig,
+    DistillConfig,
+    EvaluationConfig,
+    OptimizerConfig,
+    TrainConfig,
 )
 
 __all__ = [

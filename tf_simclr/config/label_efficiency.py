@@ -5,8 +5,8 @@ import functools
 import os
 
 from tf_simclr.config.checks import check, check_at_most
-from tf_simclr.config.parts import TRAIN_MODES
-from tf_simclr.config.runs import LABEL_EFFICIENCY, ExperimentConfig, SemiSupervisedConfig
+from tf_simclr.config.experiment import LABEL_EFFICIENCY, ExperimentConfig, SemiSupervisedConfig
+from tf_simclr.config.training import TRAIN_MODES
 
 METHODS = TRAIN_MODES[1:]
 

@@ -11,8 +11,10 @@ from tf_simclr.config.checks import (
     check_given,
     check_readable_place,
 )
-from tf_simclr.config.data_parts import AugmentConfig, DataConfig
-from tf_simclr.config.parts import ModelConfig, OptimizerConfig, StrategyConfig, TrainConfig
+from tf_simclr.config.data import AugmentConfig, DataConfig
+from tf_simclr.config.devices import StrategyConfig
+from tf_simclr.config.network import ModelConfig
+from tf_simclr.config.training import OptimizerConfig, TrainConfig
 
 TRANSFER_PROTOCOLS = ("linear", "finetuned")
 ROBUSTNESS_DATASETS = (

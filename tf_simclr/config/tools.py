@@ -13,17 +13,12 @@ from tf_simclr.config.checks import (
     check_given,
     check_readable_place,
 )
-from tf_simclr.config.data_parts import AugmentConfig, DataConfig
-from tf_simclr.config.data_tools import PREVIEW, PrepareConfig, PreviewConfig
-from tf_simclr.config.parts import (
-    ContrastConfig,
-    DistillConfig,
-    ModelConfig,
-    OptimizerConfig,
-    StrategyConfig,
-    TrainConfig,
-)
+from tf_simclr.config.data import AugmentConfig, DataConfig
+from tf_simclr.config.devices import StrategyConfig
+from tf_simclr.config.network import ModelConfig
+from tf_simclr.config.preparation import PREVIEW, PrepareConfig, PreviewConfig
 from tf_simclr.config.suites import RobustnessConfig, TransferConfig
+from tf_simclr.config.training import ContrastConfig, DistillConfig, OptimizerConfig, TrainConfig
 
 EXPORT_FORMATS = ("saved_model", "folded", "tflite", "onnx", "pytorch")
 # With the repetitions of each where none are asked for.

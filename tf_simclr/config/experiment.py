@@ -5,18 +5,18 @@ import os
 from typing import Any
 
 from tf_simclr.config.checks import UserError, check, check_at_most, check_readable_place
-from tf_simclr.config.data_parts import AugmentConfig, DataConfig
-from tf_simclr.config.parts import (
+from tf_simclr.config.data import AugmentConfig, DataConfig
+from tf_simclr.config.devices import StrategyConfig
+from tf_simclr.config.network import ModelConfig
+from tf_simclr.config.tools import TOOLS
+from tf_simclr.config.training import (
     TRAIN_MODES,
     ContrastConfig,
     DistillConfig,
     EvaluationConfig,
-    ModelConfig,
     OptimizerConfig,
-    StrategyConfig,
     TrainConfig,
 )
-from tf_simclr.config.tools import TOOLS
 
 SEMI_SUPERVISED = "semi_supervised"
 LABEL_EFFICIENCY = "label_efficiency"

@@ -4,16 +4,10 @@ import dataclasses
 from typing import ClassVar
 
 from tf_simclr.config.checks import check, check_at_most, check_given
-from tf_simclr.config.data_parts import AugmentConfig, DataConfig
-from tf_simclr.config.parts import (
-    ContrastConfig,
-    DistillConfig,
-    EvaluationConfig,
-    ModelConfig,
-    OptimizerConfig,
-    StrategyConfig,
-    TrainConfig,
-)
+from tf_simclr.config.data import AugmentConfig, DataConfig
+from tf_simclr.config.devices import StrategyConfig
+from tf_simclr.config.network import ModelConfig
+from tf_simclr.config.training import ContrastConfig, DistillConfig, EvaluationConfig, OptimizerConfig, TrainConfig
 
 PREVIEW = "preview"
 
