@@ -24,7 +24,6 @@ from tf_simclr.config import (
     Tool,
     TransferConfig,
 )
-from tf_simclr.files import check_addresses
 from tf_simclr.terminal.ending import missing_package, status_of
 from tf_simclr.terminal.interrupts import interrupts_tell
 from tf_simclr.terminal.noise import without_noise
@@ -51,7 +50,6 @@ def work(arguments: list[str]) -> None:
     for note in notes:
         logging.getLogger("tf_simclr").info(note)
     with without_noise():
-        check_addresses(config)
         if isinstance(config, Tool):
             run_tool(config)
         else:

@@ -13,7 +13,7 @@ from tf_simclr.checkpoint import find_checkpoint, is_saved_model, load_network
 from tf_simclr.config import ExportConfig, UserError
 from tf_simclr.models import SimCLRModel
 from tf_simclr.terminal.interrupts import interrupts_tell
-from tf_simclr.terminal.noise import without_noise
+from tf_simclr.terminal.entry import entry_point
 from tf_simclr.terminal.progress import working
 
 _LOG = logging.getLogger("tf_simclr")
@@ -62,7 +62,7 @@ class SavedModelExport:
         _LOG.info("Exported %s.", path)
 
 
-@without_noise()
+@entry_point
 def export_checkpoint(config: ExportConfig) -> list[str]:
     """Exports the network of a checkpoint in each of the configured formats.
 

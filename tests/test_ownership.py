@@ -60,7 +60,7 @@ def test_owner_leaves_nothing_not_even_the_directories_that_it_made(tmp_path):
 
 
 def test_patient_one_waits_for_the_owner_to_end(tmp_path, monkeypatch):
-    lock, first = str(tmp_path / "lock"), contextlib.ExitStack()
+    lock, first = str(tmp_path / "made" / "lock"), contextlib.ExitStack()  # The first deletes what it made.
     first.enter_context(own(lock))
     monkeypatch.setattr(ownership.time, "sleep", lambda seconds: first.close())
     with owning(lock, "model_dir", "runs/a", patience=60):

@@ -8,9 +8,10 @@ import pytest
 
 from tests.runs import REPOSITORY, tiny_config
 from tf_simclr.config import ExperimentConfig, UserError
-from tf_simclr.results import ResultFiles
+from tf_simclr.results import NUM_BAD_IMAGES, ResultFiles
 
-RESULT = {"global_step": 6, "eval/label_top_1_accuracy": 0.5}
+RESULT = {"global_step": 6, "eval/label_top_1_accuracy": 0.5, NUM_BAD_IMAGES: 0}
+EVALUATION = {"global_step": 6, "eval/label_top_1_accuracy": 0.75}
 
 
 def test_result_of_the_same_evaluation_is_found(tmp_path):
@@ -30,6 +31,28 @@ def test_result_of_a_step_alone_is_not_that_of_a_finished_run(tmp_path):
 def test_result_of_another_split_does_not_count(tmp_path):
     ResultFiles(tiny_config(tmp_path, eval_split="train")).write(RESULT)
     assert ResultFiles(tiny_config(tmp_path)).finished(6) is None
+
+
+def test_result_of_an_evaluation_beside_training_is_not_that_of_a_finished_run(tmp_path):
+    files = ResultFiles(tiny_config(tmp_path, mode="eval"))
+    files.write(EVALUATION)
+    assert files.finished(6) is None
+    files.check_keeps_result()
+
+
+def test_evaluating_a_finished_run_again_leaves_it_finished(tmp_path):
+    files = ResultFiles(tiny_config(tmp_path))
+    files.write(RESULT)
+    files.write(EVALUATION)
+    assert files.finished(6) == RESULT | EVALUATION
+
+
+def test_evaluation_on_other_images_needs_a_name(tmp_path):
+    ResultFiles(tiny_config(tmp_path), "1f").write(RESULT)
+    with pytest.raises(UserError, match=r"^--eval_name: not given, but \S+/result\.json is of other images"):
+        ResultFiles(tiny_config(tmp_path, mode="eval"), "2f").check_keeps_result()
+    ResultFiles(tiny_config(tmp_path, mode="eval"), "1f").check_keeps_result()
+    ResultFiles(tiny_config(tmp_path, mode="eval", eval_name="other"), "2f").check_keeps_result()
 
 
 def test_result_that_cannot_be_written_is_one_line(tmp_path):

@@ -127,11 +127,25 @@ def test_run_whose_class_was_renamed_is_refused_with_both_lists(tmp_path, photos
     assert json.loads((tmp_path / "run" / "class_names.json").read_text()) == ["cat", "dog"]
 
 
+def test_run_whose_classes_are_in_another_order_keeps_their_numbers(tmp_path, photos, begun, without_network):
+    data = read_run_data(str(tmp_path / "run"))
+    claim_directory(begun, data._replace(class_names=("dog", "cat")))
+    experiment = Experiment(begun)
+    experiment._check_same_data(2)
+    np.testing.assert_array_equal(experiment.train_source.read_labels(), [1, 1, 0, 0])
+    assert experiment.eval_source.class_names == experiment.train_source.class_names == ("dog", "cat")
+
+
+def test_run_whose_class_names_are_damaged_is_refused(tmp_path, begun, without_network):
+    (tmp_path / "run" / "class_names.json").write_text("[1")
+    assert "class_names.json: damaged or unreadable (" in refusal(begun)
+
+
 def test_finished_run_says_that_its_images_have_changed(tmp_path, photos, begun, without_network, log):
     shutil.copy(photos / "train" / "cat" / "000.png", photos / "train" / "cat" / "new.png")
-    result = {"global_step": 11, "eval_split": None, "eval_steps": 0}
-    (tmp_path / "run" / "result.json").write_text(json.dumps(result))
-    assert train_and_evaluate(begun) == {"global_step": 11}
+    result = {"global_step": 11, "train/num_bad_images": 0}
+    (tmp_path / "run" / "result.json").write_text(json.dumps(result | {"eval_split": None, "eval_steps": 0}))
+    assert train_and_evaluate(begun) == result
     assert log.messages[-2].startswith(f"The training images of {tmp_path}/run have changed since (4 images then, 5")
     assert log.messages[-1].startswith("Already finished: ")
 

@@ -12,14 +12,14 @@ from tf_simclr.feature_files import FeatureFiles, Rows
 from tf_simclr.features import FeaturePass, Network, digest, image_names, load_inference_network
 from tf_simclr.files import counted, listed
 from tf_simclr.terminal.interrupts import interrupts_tell
-from tf_simclr.terminal.noise import without_noise
+from tf_simclr.terminal.entry import entry_point
 
 _LOG = logging.getLogger("tf_simclr")
 # A file is held in memory until it is written.
 _MAX_BYTES = 2**32
 
 
-@without_noise()
+@entry_point
 def embed(config: EmbedConfig) -> None:
     """Writes features, labels and names of all readable images of a split; goes on where it was stopped.
 

@@ -34,19 +34,18 @@ from tf_simclr.machine_memory import device_memory, reporting_lack_of_memory
 from tf_simclr.memory_estimate import check_need, evaluation_need, training_need, what_helps
 from tf_simclr.planning import chance_loss, long_warmup, make_plan, make_schedule
 from tf_simclr.preemption import PreemptionWatch
-from tf_simclr.results import ResultFiles
+from tf_simclr.results import NUM_BAD_IMAGES, ResultFiles
 from tf_simclr.run_data import RunData, describe_change, read_class_names, read_run_data
 from tf_simclr.run_directory import check_directory, claim_directory, owning_directory
 from tf_simclr.strategies import is_augmented_on_device, is_step_compiled, make_strategy
 from tf_simclr.tasks.base import Task
 from tf_simclr.teacher import network_class_names
-from tf_simclr.terminal.noise import without_noise
+from tf_simclr.terminal.entry import entry_point
 from tf_simclr.terminal.progress import Progress, duration
 from tf_simclr.train import Action, make_train_function, train
 
 _LOG = logging.getLogger("tf_simclr")
 _NUM_EXAMPLE_VIEWS = 8
-_BAD_IMAGES = "train/num_bad_images"
 _NUM_LABELS = "train/num_labels"
 # What TensorFlow raises at the workers that are left, by the moment at which another was lost.
 _LOST_WORKER = (
@@ -59,7 +58,7 @@ _LOST_WORKER = (
 )
 
 
-@without_noise()
+@entry_point
 def train_and_evaluate(config: ExperimentConfig, actions: Sequence[Action] = ()) -> dict[str, Any]:
     """Trains, evaluates, or both, as `config.mode` says; goes on where an earlier start was stopped.
 
@@ -233,7 +232,7 @@ class Experiment:
         result = {"global_step": int(self.task.optimizer.iterations.numpy())}
         if config.mode != "train":
             result = self._evaluate_all() | {
-                _BAD_IMAGES: watch.num_bad_images,
+                NUM_BAD_IMAGES: watch.num_bad_images,
                 _NUM_LABELS: self._ingredients.num_labels,
             }
             if self._is_chief:
@@ -351,6 +350,7 @@ class Experiment:
                 "use a data set with labels and an --eval_split, and for pretraining "
                 "--lineareval_while_pretraining=True and all labels."
             )
+        self._results.check_keeps_result()
         self._match_eval_source()
         self._announce_data()
         checkpoints = Checkpoints(directory, self.task)
@@ -498,7 +498,7 @@ class Experiment:
         stack.enter_context(contextlib.closing(progress))
         directory = str(config.model_dir)
         board = standard_actions.TensorBoardWriter(
-            directory, self.schedule, self._example_views, lambda: {_BAD_IMAGES: watch.num_bad_images}
+            directory, self.schedule, self._example_views, lambda: {NUM_BAD_IMAGES: watch.num_bad_images}
         )
         if config.train.profile_range is None:
             return (progress, watch, board)
@@ -534,6 +534,9 @@ class Experiment:
             _LOG.info(line)
 
     def _announce(self) -> None:
+        warmup = long_warmup(self.config, self.schedule)
+        for note in (*self._ingredients.notes, *([warmup] if warmup else [])):
+            _LOG.info(note)
         self._announce_data()
         model, plan = self.config.model, self.plan
         sk = f", SK {model.sk_ratio:g}" if model.sk_ratio else ""
@@ -554,9 +557,6 @@ class Experiment:
             ", compiled by XLA" if self._jit_compile else "",
             self.config.model_dir,
         )
-        warmup = long_warmup(self.config, self.schedule)
-        for note in (*self._ingredients.notes, *([warmup] if warmup else [])):
-            _LOG.info(note)
 
     @property
     def _num_weights(self) -> int:

@@ -86,8 +86,23 @@ def make_ingredients(config: ExperimentConfig, num_replicas: int, begun_with: Ru
     """
     if config.mode == "eval" and begun_with is not None and begun_with.num_images is not None:
         return _evaluate(config, begun_with.num_classes)
-    make = {"pretrain": _pretrain, "finetune": _finetune, "supervised": _finetune, "distill": _distill}
-    return make[config.train.train_mode](config, num_replicas)
+    if config.train.train_mode in ("finetune", "supervised"):
+        labelled = load_source(config.data, config.data.labelled_split)
+        return _finetune(config, num_replicas, _numbered_as_begun(labelled, begun_with))
+    source = load_training_source(config.data)
+    if isinstance(source, Source):
+        source = _numbered_as_begun(source, begun_with)
+    make = _pretrain if config.train.train_mode == "pretrain" else _distill
+    return make(config, num_replicas, source)
+
+
+def _numbered_as_begun(source: Source, begun_with: RunData | None) -> Source:
+    """Returns a source whose classes have the numbers that the run began with, if they are the same classes."""
+    before, now = begun_with and begun_with.class_names, source.class_names
+    if before is None or now is None or len(before) != len(now):
+        return source
+    numbers = class_numbers(now, before)
+    return source if numbers is None else source.relabelled(numbers, before)
 
 
 def training_view(config: ExperimentConfig, *, on_device: bool = False) -> TrainView:
@@ -192,8 +207,8 @@ def _evaluate(config: ExperimentConfig, num_classes: int | None) -> Ingredients:
     return Ingredients(None, num_classes, make_task, lambda model: "")
 
 
-def _pretrain(config: ExperimentConfig, num_replicas: int) -> Ingredients:
-    source, plan = load_training_source(config.data), _plan(config.train.train_batch_size, num_replicas)
+def _pretrain(config: ExperimentConfig, num_replicas: int, source: TrainingSource) -> Ingredients:
+    plan = _plan(config.train.train_batch_size, num_replicas)
     _check_chunks(plan, config.contrast.contrast_chunks, source)
     _check_fits(config, plan, source)
     notes = _describe_mix(config, source)
@@ -247,8 +262,8 @@ def _describe_memory(size: int, plan: BatchPlan, source: TrainingSource) -> list
     return notes
 
 
-def _finetune(config: ExperimentConfig, num_replicas: int) -> Ingredients:
-    source = few_labels(load_source(config.data, config.data.labelled_split), config.data)
+def _finetune(config: ExperimentConfig, num_replicas: int, images: Source) -> Ingredients:
+    source = few_labels(images, config.data)
     batch_size, notes = config.train.train_batch_size, []
     if config.mode != "eval":
         _plan(batch_size, num_replicas).check("train_batch_size")
@@ -312,8 +327,8 @@ def _may_keep_head(config: ExperimentConfig, source: TrainingSource) -> bool:
     return known.items() >= ours.items()
 
 
-def _distill(config: ExperimentConfig, num_replicas: int) -> Ingredients:
-    source, plan = load_training_source(config.data), _plan(config.train.train_batch_size, num_replicas)
+def _distill(config: ExperimentConfig, num_replicas: int, source: TrainingSource) -> Ingredients:
+    plan = _plan(config.train.train_batch_size, num_replicas)
     _check_fits(config, plan, source)
     notes = _describe_mix(config, source)
     labelled, num_labelled = None, 0

@@ -24,7 +24,7 @@ from tf_simclr.pipeline import check_not_stale, check_teacher
 from tf_simclr.report import efficiency as report
 from tf_simclr.run_directory import check_directory, claim_directory, owning_directory, write_outcome
 from tf_simclr.strategies import make_strategy
-from tf_simclr.terminal.noise import without_noise
+from tf_simclr.terminal.entry import entry_point
 from tf_simclr.train import Action
 
 _LOG = logging.getLogger("tf_simclr")
@@ -35,7 +35,7 @@ _FILE_NAME = "label_efficiency"
 _SETTINGS_OF_THE_CURVE = ("labels_per_class", "num_seeds", "efficiency_methods")
 
 
-@without_noise()
+@entry_point
 def measure_label_efficiency(
     config: LabelEfficiencyConfig,
     make_actions: Callable[[ExperimentConfig], Iterable[Action]] = lambda step: (),

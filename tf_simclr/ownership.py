@@ -110,7 +110,11 @@ def _open_locked(path: str) -> int | None:
     except ImportError:  # Windows.
         return None
     while True:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        try:
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o666)
+        except FileNotFoundError:  # Another owner has ended, and deleted the directory that it had made.
+            os.makedirs(os.path.dirname(path) or ".", exist_ok=True)
+            continue
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if _is_at(descriptor, path):

@@ -22,14 +22,14 @@ from tf_simclr.run_directory import (
     write_outcome,
 )
 from tf_simclr.strategies import make_strategy
-from tf_simclr.terminal.noise import without_noise
+from tf_simclr.terminal.entry import entry_point
 from tf_simclr.train import Action
 
 _LOG = logging.getLogger("tf_simclr")
 _ACCURACY = "eval/label_top_1_accuracy"
 
 
-@without_noise()
+@entry_point
 def semi_supervised(
     config: SemiSupervisedConfig,
     make_actions: Callable[[ExperimentConfig], Iterable[Action]] = lambda step: (),

@@ -33,6 +33,7 @@ from tf_simclr.image_files import Conversion, Converted, ReadError, convert_file
 from tf_simclr.images import MAX_PIXELS
 from tf_simclr.prepared_files import UNREADABLE, PreparedFiles, Row
 from tf_simclr.prepared_manifest import Shard
+from tf_simclr.terminal.entry import entry_point
 from tf_simclr.terminal.interrupts import interrupts_tell
 from tf_simclr.terminal.progress import Progress
 
@@ -64,6 +65,7 @@ class _Split(NamedTuple):
         return self.source.files[self.order[place]]
 
 
+@entry_point
 def prepare(config: PrepareConfig) -> None:
     """Writes all splits of a folder as record files; goes on where it was stopped.
 

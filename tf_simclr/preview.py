@@ -17,7 +17,7 @@ from tf_simclr.data.source import NUM_CANDIDATES
 from tf_simclr.files import counted, delete_leftovers, first_line, write_text
 from tf_simclr.ingredients import Ingredients, make_ingredients, training_batches, training_view
 from tf_simclr.report.view_pictures import most_that_fit, plot_views
-from tf_simclr.terminal.noise import without_noise
+from tf_simclr.terminal.entry import entry_point
 
 _LOG = logging.getLogger("tf_simclr")
 
@@ -36,7 +36,7 @@ class FirstImages(NamedTuple):
     views: np.ndarray
 
 
-@without_noise()
+@entry_point
 def preview(config: PreviewConfig) -> None:
     """Writes the picture: a row for each image, the original and then its views.
 

@@ -21,14 +21,14 @@ from tf_simclr.files import counted, first_line, to_json, write_text
 from tf_simclr.probe_inputs import Sources, check_memory, compute_examples, open_sources
 from tf_simclr.report import render_probe_report
 from tf_simclr.scores import classification_scores
-from tf_simclr.terminal.noise import without_noise
+from tf_simclr.terminal.entry import entry_point
 
 _LOG = logging.getLogger("tf_simclr")
 _VALIDATION_SHARE = 0.2
 _MOST_NEIGHBORS = 200
 
 
-@without_noise()
+@entry_point
 def probe(config: LinearEvalConfig | KnnEvalConfig) -> dict[str, Any]:
     """Evaluates the frozen features of a network; writes the result, a confusion matrix and a page.
 

@@ -4,16 +4,18 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from tf_simclr.config import ExperimentConfig
+from tf_simclr.config import ExperimentConfig, UserError
 from tf_simclr.confusion import Confusion, confusion_path, to_csv
 from tf_simclr.files import between, counted, find_json, to_json
 from tf_simclr.run_directory import write_outcome
 from tf_simclr.scores import scores_form
 
+NUM_BAD_IMAGES = "train/num_bad_images"
+"""What only training counts: it tells the result of a finished run from that of an evaluation."""
 # A result counts as that of the same evaluation where these are the same.
 _EVALUATION_SETTINGS = ("eval_split", "eval_steps")
 _COUNT = between(0, 2**53)
-_FORM = {"global_step": _COUNT, "num_weights?": _COUNT, "train/num_bad_images?": _COUNT} | scores_form("eval/")
+_FORM = {"global_step": _COUNT, "num_weights?": _COUNT, f"{NUM_BAD_IMAGES}?": _COUNT} | scores_form("eval/")
 _TOLD = ("eval/label_top_1_accuracy", "eval/label_top_5_accuracy", "eval/num_examples")
 
 
@@ -40,6 +42,8 @@ class ResultFiles:
         Raises:
             UserError: a file cannot be written.
         """
+        if NUM_BAD_IMAGES not in result:  # An evaluation of a finished run leaves it finished.
+            result = (self.finished(result["global_step"]) or {}) | result
         self.write_step(result)
         self._write(f"{self._stem}.json", result)
 
@@ -69,15 +73,31 @@ class ResultFiles:
         Args:
             total_steps: the last step.
         """
-        result = find_json(f"{self._stem}.json", _FORM)
-        if result is None:  # Missing or damaged: evaluating again writes it.
+        result = self._result_of_training()
+        if result is None or not self._is_of_same_images(result):
             return None
-        if any(result.pop(name, None) != value for name, value in self._evaluated.items()):
-            return None
-        # Earlier versions wrote no fingerprint.
-        if any(result.pop(name, value) != value for name, value in self._fingerprint.items()):
-            return None
+        for name in (*self._evaluated, *self._fingerprint):
+            result.pop(name, None)
         return result if result["global_step"] >= total_steps else None
+
+    def check_keeps_result(self) -> None:
+        """Raises UserError if an evaluation would replace the result of training by that of other images."""
+        result = self._result_of_training()
+        if result is not None and not self._is_of_same_images(result):
+            raise UserError(
+                f"--eval_name: not given, but {self._stem}.json is of other images than this evaluation; give it a "
+                "name of its own, such as --eval_name=other."
+            )
+
+    def _result_of_training(self) -> dict[str, Any] | None:
+        """Returns the newest result if training has ended with it; None if it is damaged: evaluating writes it again."""
+        result = find_json(f"{self._stem}.json", _FORM)
+        return result if result is not None and NUM_BAD_IMAGES in result else None
+
+    def _is_of_same_images(self, result: Mapping[str, Any]) -> bool:
+        of_settings = all(result.get(name) == value for name, value in self._evaluated.items())
+        # Earlier versions wrote no fingerprint.
+        return of_settings and all(result.get(name, value) == value for name, value in self._fingerprint.items())
 
     def describe(self, result: Mapping[str, Any]) -> str:
         """Returns one line for the user."""

@@ -17,7 +17,7 @@ from tf_simclr.scores import classification_scores
 from tf_simclr.suite_results import finish_suite, owning_results, run_suite
 from tf_simclr.suite_tables import ROBUSTNESS_FILE, robustness_table
 from tf_simclr.teacher import network_class_names
-from tf_simclr.terminal.noise import without_noise
+from tf_simclr.terminal.entry import entry_point
 
 _LOGITS = "logits_sup"
 _NUM_CLASSES = 1000
@@ -51,7 +51,7 @@ DATASETS: dict[str, RobustnessDataset] = {
 }
 
 
-@without_noise()
+@entry_point
 def robustness(config: RobustnessConfig) -> dict[str, dict[str, Any] | None]:
     """Evaluates a classifier on each test; goes on where it was stopped, and prints and writes a table.
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import tensorflow as tf
 
 from tf_simclr.data import class_list
-from tf_simclr.files import counted, find_json, read_json, write_json
+from tf_simclr.files import counted, read_json, write_json
 
 _CLASS_NAMES_FILE = "class_names.json"
 _DATA_FILE = "data.json"
@@ -38,7 +38,7 @@ def read_run_data(directory: str) -> RunData | None:
     """Returns the data that the run in a directory began with; None if it is not known.
 
     Raises:
-        DamagedFileError: its file is damaged.
+        DamagedFileError: a file is damaged.
     """
     fix = "restore it, or delete it: the data is then no longer compared with that of the beginning"
     content = read_json(os.path.join(directory, _DATA_FILE), _FORM, fix=fix)
@@ -63,8 +63,13 @@ def write_run_data(directory: str, data: RunData) -> None:
 
 
 def read_class_names(directory: str) -> list[str] | None:
-    """Returns the names of the classes of the run in a directory; None where they are not known."""
-    return find_json(os.path.join(directory, _CLASS_NAMES_FILE), [str])
+    """Returns the names of the classes of the run in a directory; None if they are not known.
+
+    Raises:
+        DamagedFileError: its file is damaged.
+    """
+    fix = "restore it, or delete it: classes are then no longer compared by name"
+    return read_json(os.path.join(directory, _CLASS_NAMES_FILE), [str], fix=fix)
 
 
 def describe_change(before: RunData, now: RunData) -> str | None:

@@ -22,14 +22,14 @@ from tf_simclr.scores import classification_scores, mean_average_precision, mean
 from tf_simclr.strategies import make_strategy
 from tf_simclr.suite_results import finish_suite, owning_results, run_suite
 from tf_simclr.suite_tables import TRANSFER_DIRECTORY, TRANSFER_FILE, transfer_table
-from tf_simclr.terminal.noise import without_noise
+from tf_simclr.terminal.entry import entry_point
 from tf_simclr.transfer_datasets import MEAN_PER_CLASS, TransferDataset, find_dataset
 from tf_simclr.transfer_finetuning import finetune, finetuning_settings
 
 _LOG = logging.getLogger("tf_simclr")
 
 
-@without_noise()
+@entry_point
 def transfer(config: TransferConfig) -> dict[str, dict[str, Any] | None]:
     """Evaluates a network on each data set; goes on where it was stopped, and prints and writes a table.
 

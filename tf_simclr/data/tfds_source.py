@@ -320,7 +320,7 @@ def _check_split(builder: Any, split: str, flag: str, dataset: str) -> None:
 def _features_of(builder: Any, kind: type) -> list[str]:
     features = builder.info.features
     named = features.items() if hasattr(features, "items") else ()
-    return [key for key, feature in named if isinstance(feature, kind)]
+    return sorted(key for key, feature in named if isinstance(feature, kind))
 
 
 def _image_key(builder: Any, data: DataConfig) -> str:

@@ -15,7 +15,7 @@ from tf_simclr.interop.released_files import ReleasedFile, open_released
 from tf_simclr.interop.released_network import ReleasedNetwork, infer_network, released_names
 from tf_simclr.models import SimCLRModel, build_simclr_model
 from tf_simclr.run_directory import owning_directory, read_settings
-from tf_simclr.terminal.noise import without_noise
+from tf_simclr.terminal.entry import entry_point
 
 _LOG = logging.getLogger("tf_simclr")
 # Files of an import, and of what was done with it since.
@@ -25,7 +25,7 @@ _OWN_FILES = re.compile(
 _MARK = "imported_from"
 
 
-@without_noise()
+@entry_point
 def import_weights(config: ImportConfig) -> ExportConfig:
     """Writes released weights into `model_dir`, as a checkpoint with the settings of its network.
 
