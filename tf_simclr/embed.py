@@ -11,8 +11,8 @@ from tf_simclr.data import Source, load_source
 from tf_simclr.feature_files import FeatureFiles, Rows
 from tf_simclr.features import FeaturePass, Network, digest, image_names, load_inference_network
 from tf_simclr.files import counted, listed
-from tf_simclr.terminal.interrupts import interrupts_tell
 from tf_simclr.terminal.entry import entry_point
+from tf_simclr.terminal.interrupts import interrupts_tell
 
 _LOG = logging.getLogger("tf_simclr")
 # A file is held in memory until it is written.

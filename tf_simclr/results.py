@@ -90,7 +90,7 @@ class ResultFiles:
             )
 
     def _result_of_training(self) -> dict[str, Any] | None:
-        """Returns the newest result if training has ended with it; None if it is damaged: evaluating writes it again."""
+        """Returns the newest result if training has ended with it; None if not, or if it is damaged."""
         result = find_json(f"{self._stem}.json", _FORM)
         return result if result is not None and NUM_BAD_IMAGES in result else None
 
