@@ -43,7 +43,7 @@ class ResultFiles:
             UserError: a file cannot be written.
         """
         if NUM_BAD_IMAGES not in result:  # An evaluation of a finished run leaves it finished.
-            result = (self.finished(result["global_step"]) or {}) | result
+            result = (self.finished(result["global_step"]) or {}) | dict(result)
         self.write_step(result)
         self._write(f"{self._stem}.json", result)
 
