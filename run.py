@@ -4,26 +4,11 @@ python run.py --mode=train_then_eval
 python run.py --help
 """
 
-import importlib
 import logging
 import sys
 
-from tf_simclr.config import (
-    BenchmarkConfig,
-    EmbedConfig,
-    ExperimentConfig,
-    ExportConfig,
-    ImportConfig,
-    LabelEfficiencyConfig,
-    PrepareConfig,
-    PreviewConfig,
-    ProbeConfig,
-    RobustnessConfig,
-    Run,
-    SemiSupervisedConfig,
-    Tool,
-    TransferConfig,
-)
+from tf_simclr import __version__
+from tf_simclr import config as configs
 from tf_simclr.terminal.ending import missing_package, status_of
 from tf_simclr.terminal.interrupts import interrupts_tell
 from tf_simclr.terminal.noise import without_noise
@@ -35,10 +20,20 @@ except ModuleNotFoundError as error:
     sys.exit(f"error: {missing_package(error)}")
 
 
+def console() -> None:
+    """Runs the command line of this process and ends it: `tf-simclr`, `python -m tf_simclr` and `python run.py`."""
+    status = main(sys.argv[1:])
+    end_output()
+    sys.exit(status)
+
+
 def main(arguments: list[str]) -> int:
     """Runs the command line `arguments`; returns the exit status."""
     if asks_for_help(arguments):
         show(help_text())
+        return 0
+    if "--version" in arguments:
+        show(f"tf_simclr {__version__}")
         return 0
     log_to_standard_output()
     return status_of(lambda: work(arguments))
@@ -50,13 +45,13 @@ def work(arguments: list[str]) -> None:
     for note in notes:
         logging.getLogger("tf_simclr").info(note)
     with without_noise():
-        if isinstance(config, Tool):
+        if isinstance(config, configs.Tool):
             run_tool(config)
         else:
             run(config)
 
 
-def run(config: Run) -> dict:
+def run(config: configs.Run) -> dict:
     """Runs a configuration, with an export of each step and a report; returns its result."""
     # TensorFlow starts only here: a wrong flag has failed before.
     from exports.export import SavedModelExport
@@ -65,52 +60,68 @@ def run(config: Run) -> dict:
     from tf_simclr.report import update_report
     from tf_simclr.strategies import is_chief_process, wait_for_workers
 
-    def make_actions(step: ExperimentConfig) -> list:
+    def make_actions(step: configs.ExperimentConfig) -> list:
         keep = step.keep_hub_module_max
-        return [SavedModelExport(step.model_dir, keep)] if keep else []
+        return [SavedModelExport(str(step.model_dir), keep)] if keep else []
 
     with interrupts_tell(lambda: newest_start(config)):
         match config:
-            case LabelEfficiencyConfig():
+            case configs.LabelEfficiencyConfig():
                 from tf_simclr.label_efficiency import measure_label_efficiency
 
                 result = measure_label_efficiency(config, make_actions)
-            case SemiSupervisedConfig():
+            case configs.SemiSupervisedConfig():
                 result = semi_supervised(config, make_actions)
-            case ExperimentConfig():
+            case configs.ExperimentConfig():
                 result = train_and_evaluate(config, make_actions(config))
         # A curve writes a page of its own.
-        if not isinstance(config, LabelEfficiencyConfig) and is_chief_process():
+        if not isinstance(config, configs.LabelEfficiencyConfig) and is_chief_process():
             update_report(config, result)
         wait_for_workers()
     return result
 
 
-# Who does the work is imported when it is to be done.
-_WORKERS = {
-    ExportConfig: "exports.export.export_checkpoint",
-    EmbedConfig: "tf_simclr.embed.embed",
-    ProbeConfig: "tf_simclr.probe.probe",
-    TransferConfig: "tf_simclr.transfer.transfer",
-    RobustnessConfig: "tf_simclr.robustness.robustness",
-    PrepareConfig: "tf_simclr.prepare.prepare",
-    PreviewConfig: "tf_simclr.preview.preview",
-    BenchmarkConfig: "benchmarks.command.run_benchmark",
-}
+def run_tool(config: configs.Tool) -> None:
+    """Does with data or a trained network what the configuration says; loads only what that needs."""
+    match config:
+        case configs.ExportConfig():
+            from exports.export import export_checkpoint
 
+            export_checkpoint(config)
+        case configs.ImportConfig():
+            from exports.export import export_checkpoint
+            from tf_simclr.interop.released import import_weights
 
-def run_tool(config: Tool) -> None:
-    """Does with data or a trained network what the configuration says."""
-    if isinstance(config, ImportConfig):
-        from tf_simclr.interop.released import import_weights
+            export_checkpoint(import_weights(config))
+        case configs.EmbedConfig():
+            from tf_simclr.embed import embed
 
-        config = import_weights(config)  # What is imported is exported.
-    worker = next(name for kind, name in _WORKERS.items() if isinstance(config, kind))
-    module, _, function = worker.rpartition(".")
-    getattr(importlib.import_module(module), function)(config)
+            embed(config)
+        case configs.LinearEvalConfig() | configs.KnnEvalConfig():
+            from tf_simclr.probe import probe
+
+            probe(config)
+        case configs.TransferConfig():
+            from tf_simclr.transfer import transfer
+
+            transfer(config)
+        case configs.RobustnessConfig():
+            from tf_simclr.robustness import robustness
+
+            robustness(config)
+        case configs.PrepareConfig():
+            from tf_simclr.prepare import prepare
+
+            prepare(config)
+        case configs.PreviewConfig():
+            from tf_simclr.preview import preview
+
+            preview(config)
+        case configs.BenchmarkConfig():
+            from benchmarks.command import run_benchmark
+
+            run_benchmark(config)
 
 
 if __name__ == "__main__":
-    status = main(sys.argv[1:])
-    end_output()
-    sys.exit(status)
+    console()

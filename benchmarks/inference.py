@@ -35,8 +35,8 @@ def measure_inference(config: BenchmarkConfig) -> list[Figure]:
         functions = _make_functions(config, folder)
         outputs = {name: _to_numpy(function(images)) for name, function in functions.items()}
         calls = {name: _waiting(function, images) for name, function in functions.items()}
-        seconds = time_in_turn(calls, config.repeats, warm_up=_WARM_UP)
-    seconds = {name: np.array(times) for name, times in seconds.items()}
+        times = time_in_turn(calls, config.repeats, warm_up=_WARM_UP)
+    seconds = {name: np.array(values) for name, values in times.items()}
     notes = [_ratio(name, seconds[name], seconds[_FOLDED]) for name in seconds if name != _FOLDED]
     notes.append(_difference(outputs[_BASE], outputs[_FOLDED]))
     network = count_network(config.model)

@@ -11,6 +11,7 @@ import pathlib
 import tempfile
 import time
 from collections.abc import Iterator
+from typing import NoReturn
 
 from benchmarks.figures import Figure
 from benchmarks.synthetic import count_classes, training_of
@@ -67,7 +68,7 @@ def _random_arrays(training: ExperimentConfig):
     return Ingredients(source, num_classes, make_task=_no_network, initialize=_no_network)
 
 
-def _no_network(_) -> None:
+def _no_network(_: object) -> NoReturn:
     raise NotImplementedError("The input needs no network.")
 
 
@@ -79,8 +80,8 @@ def _measure(training: ExperimentConfig, ingredients, repeats: int, name: str) -
     num_views = 2 if training.train.train_mode == "pretrain" else 1
     plan = BatchPlan(global_batch_size=batch_size)
     on_device = training.augment.augment_on == "device"
-    options = {"num_views": num_views, "first_step": 0, "on_device": on_device}
-    batches = iter(training_batches(training, ingredients, plan, **options))
+    dataset = training_batches(training, ingredients, plan, num_views=num_views, first_step=0, on_device=on_device)
+    batches = iter(dataset)
     # The first repetition compiles, and fills what is fetched ahead.
     rates = [batch_size * _batches_per_second(batches) for _ in range(1 + repeats)]
     decode = _decode_rate(training.data.dataset)

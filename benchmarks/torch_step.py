@@ -192,7 +192,8 @@ class TorchStep:
         features = self.encoder(views)
         projections = functional.normalize(self.head(features), dim=1)
         logits = self.probe(features.detach())
-        loss = nt_xent_loss(*projections.chunk(2), self._training.contrast.temperature)
+        view_a, view_b = projections.chunk(2)
+        loss = nt_xent_loss(view_a, view_b, self._training.contrast.temperature)
         loss = loss + functional.cross_entropy(logits, labels.repeat(2))
         loss = loss + self._training.optimizer.weight_decay * self.probe.weight.square().sum() / 2
         loss.backward()

@@ -24,7 +24,8 @@ def check_onnx(model: SimCLRModel) -> None:
         import tf2onnx  # noqa: F401
     except ImportError as error:
         raise UserError(
-            f"--export_formats=onnx: needs the package tf2onnx ({error}); pip install -r requirements-optional.txt"
+            f"--export_formats=onnx: needs the package tf2onnx ({error}); run: pip install 'tf_simclr[onnx]', or "
+            "in a checkout: pip install '.[onnx]'"
         ) from error
     check_size(model, "onnx")
 

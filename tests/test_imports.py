@@ -114,8 +114,9 @@ def sources(*folders):
         yield from sorted(path.relative_to(ROOT) for path in (ROOT / folder).rglob("*.py"))
 
 
-LIBRARY = list(sources("tf_simclr"))
-OTHERS = [pathlib.Path("run.py"), *sources("flags", "exports", "benchmarks")]
+PROGRAM = [pathlib.Path("run.py"), pathlib.Path("tf_simclr/__main__.py")]
+LIBRARY = [path for path in sources("tf_simclr") if path not in PROGRAM]
+OTHERS = [*PROGRAM, *sources("flags", "exports", "benchmarks")]
 
 
 @functools.cache

@@ -404,7 +404,7 @@ def test_finished_output_tells_what_is_there_and_converts_nothing(photos, tmp_pa
     prepare(config(photos, tmp_path / "out"))
     before = files(tmp_path / "out")
     assert re.search(r"^train: 20 images in 3 files, \d+\.\d kB\.$", "\n".join(log.messages), re.MULTILINE)
-    assert f"python run.py --flagfile=photos --dataset=tfrecord:{tmp_path}/out" in log.text
+    assert f"python -m tf_simclr --flagfile=photos --dataset=tfrecord:{tmp_path}/out" in log.text
     log.clear()
     monkeypatch.setattr(module, "convert_files", None)
     prepare(config(photos, tmp_path / "out"))
@@ -689,7 +689,7 @@ def test_flags_of_a_training_fit_what_was_prepared(sizes, num_classes, more):
 def test_program_prepares_and_the_command_it_names_trains(photos, tmp_path):
     done = run_program("--mode=prepare", f"--dataset=folder:{photos}", f"--output={tmp_path / 'out'}")
     assert done.returncode == 0, done.stderr
-    command = done.stdout.splitlines()[-1].removeprefix("Train from them: python run.py ")
+    command = done.stdout.splitlines()[-1].removeprefix("Train from them: python -m tf_simclr ")
     shorter = [
         "--train_steps=1",
         "--width_multiplier=0.125",

@@ -189,7 +189,7 @@ def test_preview_takes_the_flags_of_its_step(tmp_path):
 def photos_command():
     """The command of README.md for one's own images."""
     pages = (REPOSITORY / "README.md").read_text().splitlines()
-    return shlex.split(next(line for line in pages if "--flagfile=photos" in line).removeprefix("python run.py"))
+    return shlex.split(next(line for line in pages if "--flagfile=photos" in line).removeprefix("tf-simclr"))
 
 
 def test_preview_takes_the_command_of_the_whole_method(monkeypatch):

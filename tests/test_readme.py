@@ -20,10 +20,10 @@ SHORT = ["--train_steps=2", "--checkpoint_steps=0", "--eval_steps=1", "--mode=tr
 
 
 def commands_of(text):
-    """The arguments of each `python run.py` in the fenced blocks of a page, continued lines joined."""
+    """The arguments of each `python run.py` and `tf-simclr` in the fenced blocks of a page, continued lines joined."""
     for block in re.findall(r"^```[^\n]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
         for line in block.replace("\\\n", " ").splitlines():
-            if match := re.search(r"\bpython[\d.]* run\.py\b(.*)", line):
+            if match := re.search(r"\b(?:python[\d.]* run\.py|tf-simclr)\b(.*)", line):
                 yield shlex.split(match[1], comments=True)
 
 
@@ -39,7 +39,7 @@ COMMANDS = commands()
 
 
 def on_digits(arguments):
-    if "--help" in arguments:
+    if {"--help", "--version"} & set(arguments):
         return False
     config, _ = parse_command_line(arguments)
     if isinstance(config, Tool):
@@ -63,14 +63,14 @@ def test_readme_has_commands():
 
 
 def test_commands_are_found_in_fenced_blocks_alone():
-    page = "python run.py --a=1\n```sh\n$ python run.py \\\n  --b='x y'  # Comment\n```\n`python run.py --c`\n"
-    assert list(commands_of(page)) == [["--b=x y"]]
+    page = "python run.py --a=1\n```sh\n$ python run.py \\\n  --b='x y'  # Comment\ntf-simclr --d\n```\n`tf-simclr`\n"
+    assert list(commands_of(page)) == [["--b=x y"], ["--d"]]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command_is_understood(command, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
-    if "--help" not in COMMANDS[command]:
+    if not {"--help", "--version"} & set(COMMANDS[command]):
         parse_command_line(COMMANDS[command])
 
 

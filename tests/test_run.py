@@ -276,6 +276,11 @@ def test_missing_package_is_one_line_with_the_command_that_installs_it(package):
     )
 
 
+def test_version_is_one_line(capsys):
+    assert run.main(["--version"]) == 0
+    assert capsys.readouterr().out == f"tf_simclr {tf_simclr.__version__}\n"
+
+
 def test_program_with_a_wrong_flag_exits_with_an_error():
     done = run_program("--lerning_rate=1")
     assert (done.returncode, done.stdout) == (2, "")

@@ -12,6 +12,8 @@ import sys
 from tf_simclr.files import printable
 from tf_simclr.terminal.noise import LEVEL, QUIET, without_noise
 
+__version__ = "0.1.0"
+
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 os.environ.setdefault(LEVEL, QUIET)
 

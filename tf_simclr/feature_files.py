@@ -295,6 +295,5 @@ def _check_pyarrow(output: str) -> None:
         import pyarrow  # noqa: F401
     except ImportError as error:
         raise UserError(
-            f"--output={output}: needs pyarrow ({first_line(error)}); install it as requirements.txt has it, or "
-            "write .npz or .tfrecord."
+            f"--output={output}: needs pyarrow ({first_line(error)}); install it, or write .npz or .tfrecord."
         ) from error

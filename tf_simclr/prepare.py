@@ -310,7 +310,7 @@ def _report(files: PreparedFiles, splits: Mapping[str, _Split]) -> None:
     train = find_split("train", splits)
     num_classes = splits[train].source.num_classes if train else None
     flags = training_flags(files.directory, sizes, num_classes or 0)
-    _LOG.info("Train from them: python run.py %s", shlex.join(flags))
+    _LOG.info("Train from them: python -m tf_simclr %s", shlex.join(flags))
 
 
 def training_flags(directory: str, sizes: Mapping[str, int], num_classes: int) -> list[str]:

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from tests.runs import REPOSITORY
+from tf_simclr.terminal import ending
 from tf_simclr.terminal.ending import missing_package
 
 LOGGING = """
@@ -61,10 +62,14 @@ def test_mistake_in_a_record_is_still_shown(capsys):
     assert "not str" in capsys.readouterr().err
 
 
-def test_missing_package_is_named_with_the_command_that_installs_it():
+def test_missing_package_is_named_with_the_command_that_installs_it(monkeypatch):
     error = ModuleNotFoundError("No module named 'sklearn'", name="sklearn.manifold")
     assert missing_package(error) == (
         "the package sklearn is not installed; run: python -m pip install -r requirements.txt"
+    )
+    monkeypatch.setattr(ending, "_REQUIREMENTS", "no/requirements.txt")  # Not in a checkout.
+    assert missing_package(error) == (
+        "the package sklearn is not installed; run: python -m pip check, which names all that is missing"
     )
     with pytest.raises(ModuleNotFoundError):
         missing_package(ModuleNotFoundError("No module named 'tf_simclr.x'", name="tf_simclr.x"))

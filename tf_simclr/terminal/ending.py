@@ -48,4 +48,6 @@ def missing_package(error: ModuleNotFoundError) -> str:
     name = (error.name or "").partition(".")[0]
     if name in ("", "benchmarks", "exports", "flags", "tf_simclr"):
         raise error
-    return f"the package {name} is not installed; run: python -m pip install -r {os.path.relpath(_REQUIREMENTS)}"
+    is_checkout = os.path.exists(_REQUIREMENTS)
+    fix = f"install -r {os.path.relpath(_REQUIREMENTS)}" if is_checkout else "check, which names all that is missing"
+    return f"the package {name} is not installed; run: python -m pip {fix}"
