@@ -267,7 +267,13 @@ def _define_evaluation(flag_values):
         config.LabelEfficiencyConfig,
         num_seeds="Runs of label_efficiency for each number of labels: run k takes --label_seed and --seed, both plus "
         "k.",
-        efficiency_methods="What label_efficiency compares, with commas between: finetune, supervised, distill.",
+        num_pretrained="Networks that label_efficiency pretrains, with --seed, --seed + 1, ...: run k starts from "
+        "network k modulo this number.",
+        efficiency_methods="What label_efficiency compares, with commas between: finetune, supervised, distill; "
+        "linear_eval (logistic regression on the frozen encoder); raw_pixels (the same on the pixels); "
+        "label_spreading (scikit-learn's, on the pixels).",
+        efficiency_baseline="What label_efficiency subtracts, run by run on the same labels: one of the methods, or "
+        "the directory of another curve.",
     )
 
 

@@ -53,6 +53,7 @@ LAYERS = [
     {
         "pipeline",
         "label_efficiency",
+        "frozen_methods",
         "report",
         "experiment",
         "ingredients",

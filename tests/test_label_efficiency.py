@@ -7,6 +7,9 @@ import re
 import numpy as np
 import pytest
 import tensorflow as tf
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from sklearn.semi_supervised import LabelSpreading
 
 import tf_simclr
 from flags.convert import parse_command_line
@@ -19,12 +22,16 @@ from tests.runs import (
     whole_config,
     write_images,
 )
-from tf_simclr import label_efficiency
-from tf_simclr.config import LabelEfficiencyConfig, UserError
+from tf_simclr import frozen_methods, label_efficiency
+from tf_simclr.augment import EvalView
+from tf_simclr.checkpoint import load_network
+from tf_simclr.config import DataConfig, LabelEfficiencyConfig, UserError
+from tf_simclr.data import choose_labelled, load_source
 from tf_simclr.label_efficiency import measure_label_efficiency
 from tf_simclr.pipeline import semi_supervised
 from tf_simclr.run_directory import claim_directory
 
+FROZEN = ("linear_eval", "raw_pixels", "label_spreading")
 CURVE = WHOLE | {"mode": "label_efficiency", "labels_per_class": "3,1", "num_seeds": 2, "train_steps": 1}
 
 
@@ -110,6 +117,20 @@ def test_baseline_alone_needs_no_pretraining(tmp_path):
     assert {run.train.train_mode for run in config.runs.values()} == {"supervised"}
 
 
+def test_draws_start_from_several_networks_in_turn(tmp_path):
+    config = curve_config(tmp_path, num_pretrained=2, num_seeds=3, seed=5, labels_per_class=1)
+    assert list(config.runs)[:2] == ["pretrain", "pretrain_1"]
+    for number, name in enumerate(("pretrain", "pretrain_1")):
+        assert (config.runs[name].train.seed, config.runs[name].model_dir) == (5 + number, f"{tmp_path}/{name}")
+    starts = [config.runs[f"labels_1/seed_{draw}/finetune"].train.checkpoint for draw in range(3)]
+    assert starts == [f"{tmp_path}/{name}" for name in ("pretrain", "pretrain_1", "pretrain")]
+
+
+@pytest.mark.parametrize(("methods", "pretrains"), [("linear_eval", True), ("raw_pixels,label_spreading", False)])
+def test_frozen_methods_have_no_runs(tmp_path, methods, pretrains):
+    assert list(curve_config(tmp_path, efficiency_methods=methods).runs) == ["pretrain"] * pretrains
+
+
 def test_student_has_the_teacher_of_its_own_labels(tmp_path):
     config = curve_config(tmp_path, efficiency_methods="supervised, distill,finetune")
     assert config.methods == ("finetune", "distill", "supervised")
@@ -131,7 +152,7 @@ def test_bare_mode_is_a_curve_of_the_digits():
     assert len(config.runs) == 1 + 5 * 3 * 2
     recipe = parse_command_line([])[0]
     assert config.runs["labels_10/seed_0/finetune"].optimizer == recipe.finetune.optimizer
-    assert config.pretrain.train == recipe.pretrain.train
+    assert config.networks[0].train == recipe.pretrain.train
 
 
 def test_exports_of_all_runs_can_be_asked_for(tmp_path):
@@ -166,7 +187,7 @@ def test_recipe_of_the_whole_method_is_one_of_a_curve(tmp_path):
             f"--model_dir={tmp_path}",
         ]
     )
-    assert config.pretrain.train.train_epochs == 200
+    assert config.networks[0].train.train_epochs == 200
     assert config.runs["labels_1/seed_0/finetune"].train.train_steps == 300
 
 
@@ -194,6 +215,52 @@ def check_spread(spread, values):
     expected = [*values, values.mean(), values.std(ddof=1), values.min(), values.max()]
     names = ("mean", "standard_deviation", "min", "max")
     np.testing.assert_allclose([*spread["by_seed"], *(spread[name] for name in names)], expected, atol=1e-12)
+
+
+def test_differences_are_of_the_same_draws_with_their_interval(trained, tmp_path):
+    outcome = measure_label_efficiency(
+        curve_config(
+            tmp_path, num_seeds=3, efficiency_methods="supervised,raw_pixels", efficiency_baseline="raw_pixels"
+        )
+    )
+    point = outcome["points"][1]
+    ours, theirs = (np.array(point[name]["label_top_1_accuracy"]["by_seed"]) for name in ("supervised", "raw_pixels"))
+    assert len(set(theirs)) > 1  # Each draw has other labels.
+    difference = point["supervised_minus_raw_pixels"]["label_top_1_accuracy"]
+    check_spread(difference, ours - theirs)
+    half = 4.3027 * (ours - theirs).std(ddof=1) / np.sqrt(3)  # Student's t of two degrees of freedom.
+    expected = [(ours - theirs).mean() - half, (ours - theirs).mean() + half]
+    np.testing.assert_allclose(difference["interval_95"], expected, atol=1e-5)
+
+
+def write_other_curve(directory, **values):
+    """A curve with three draws of 1 and 3 labels, as an earlier version wrote it."""
+    spread = {"label_top_1_accuracy": {"by_seed": [0.5, 0.25, 0.125]}}
+    points = [{"labels_per_class": labels, "finetune": spread} for labels in (1, 3)]
+    directory.mkdir()
+    (directory / "label_efficiency.json").write_text(json.dumps({"points": points} | values))
+    return directory
+
+
+def test_other_curve_is_subtracted_draw_by_draw(trained, tmp_path):
+    other = write_other_curve(tmp_path / "other", label_seed=0)
+    settings = {"efficiency_methods": "finetune", "efficiency_baseline": other}
+    outcome = measure_label_efficiency(curve_config(tmp_path / "ours", **settings))
+    for point in outcome["points"]:
+        ours = np.array(point["finetune"]["label_top_1_accuracy"]["by_seed"])
+        check_spread(point["finetune_minus_other"]["label_top_1_accuracy"], ours - [0.5, 0.25])
+    assert "| finetune - other |" in (tmp_path / "ours" / "label_efficiency.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [{"num_seeds": 4}, {"labels_per_class": "1,5"}, {"label_seed": 1}, {"efficiency_methods": "finetune,supervised"}],
+)
+def test_curve_of_other_labels_is_not_subtracted(trained, tmp_path, flags):
+    other = write_other_curve(tmp_path / "other", label_seed=0)
+    message = refusal(**({"efficiency_methods": "finetune", "efficiency_baseline": other} | flags))
+    assert message.startswith(f"--efficiency_baseline={other}: does not have all labels, draws and methods of")
+    assert trained == []
 
 
 TABLE = """\
@@ -322,6 +389,9 @@ def test_text_is_no_number_of_labels_in_any_mode():
             "--efficiency_methods=distill",
             "--efficiency_methods=distill: the student's teacher is the finetuned ",
         ),
+        ("--num_pretrained=3", "--num_pretrained=3: use 1 to 2, as many as --num_seeds."),
+        ("--efficiency_baseline=distill", "--efficiency_baseline=distill: use one of --efficiency_methods, or the dir"),
+        ("--efficiency_baseline=/none", "--efficiency_baseline=/none: is no method, and no directory of a finished"),
         ("--label_fraction=0.1", "--label_fraction=0.1: has no meaning with --mode=label_efficiency; "),
         ("--finetune.labels_per_class=5", "--finetune.labels_per_class=5: cannot differ between the steps; "),
         ("--finetune.label_seed=5", "--supervised.label_seed=0: finetuning has 5; "),
@@ -347,6 +417,11 @@ def test_curve_that_makes_no_sense_is_refused_before_it_trains(trained, tmp_path
 def test_flag_of_the_pretraining_is_refused_where_there_is_none(tmp_path):
     message = refusal("--pretrain.temperature=1", checkpoint="x")
     assert message.startswith("--pretrain.temperature=1: this step is not run; leave it out")
+
+
+def test_several_networks_contradict_a_named_one(tmp_path):
+    message = refusal("--num_pretrained=2", checkpoint="x")
+    assert message.startswith("--num_pretrained=2: all draws start from --checkpoint; leave one of them out.")
 
 
 def test_checkpoint_that_is_no_run_is_refused(trained, tmp_path):
@@ -387,7 +462,9 @@ def test_directory_of_another_kind_of_run_is_refused(trained, tmp_path):
 
 
 def real_config(directory, **flags):
-    return curve_config(directory, **({"labels_per_class": 3, "eval_steps": 1} | flags))
+    methods = ",".join(["finetune", "supervised", *FROZEN])
+    settings = {"labels_per_class": 3, "eval_steps": 1, "num_pretrained": 2, "efficiency_methods": methods}
+    return curve_config(directory, **(settings | flags))
 
 
 @pytest.fixture(scope="module")
@@ -401,7 +478,7 @@ def finished(tmp_path_factory):
 def test_curve_is_that_of_runs_by_hand(finished, tmp_path):
     directory, outcome = finished
     settings = WHOLE | {"train_steps": 1, "labels_per_class": 3, "label_seed": 1, "seed": 1, "eval_steps": 1}
-    starts = {"finetune": {"checkpoint": directory / "pretrain"}, "supervised": {}}
+    starts = {"finetune": {"checkpoint": directory / "pretrain_1"}, "supervised": {}}
     for method, start in starts.items():
         with eagerly():
             config = tiny_config(tmp_path / method, **(settings | start | {"mode": method}))
@@ -414,13 +491,56 @@ def test_curve_is_that_of_runs_by_hand(finished, tmp_path):
 
 
 @pytest.mark.slow
+def test_frozen_methods_are_those_of_scikit_learn(finished):
+    directory, outcome = finished
+    held_out = load_source(DataConfig(dataset="digits"), "test").part(0, 150)
+    train = load_source(DataConfig(dataset="digits"), "train")
+    pixels = [source.images.reshape(source.num_examples, -1) / 255 for source in (train, held_out)]
+    scores = {name: outcome["points"][0][name]["label_top_1_accuracy"]["by_seed"] for name in FROZEN}
+    assert outcome["points"][0]["raw_pixels"]["label_top_1_accuracy"]["mean"] > 0.5
+    for draw, start in enumerate(("pretrain", "pretrain_1")):
+        network = load_network(str(directory / start), "checkpoint")
+        features = [
+            network.forward(EvalView(image_size=8)(source.images), training=False).endpoints["final_avg_pool"].numpy()
+            for source in (train, held_out)
+        ]
+        chosen = choose_labelled(train.labels, 10, per_class=3, seed=draw)
+        labels = np.full(train.num_examples, -1)
+        labels[chosen] = train.labels[chosen]
+        scale = StandardScaler().fit(features[0]).transform
+        linear = LogisticRegression(max_iter=5000).fit(scale(features[0][chosen]), labels[chosen])
+        raw = LogisticRegression(max_iter=5000).fit(pixels[0][chosen], labels[chosen])
+        spreading = LabelSpreading(kernel="knn", n_neighbors=7, max_iter=100).fit(pixels[0], labels)
+        expected = [
+            linear.score(scale(features[1]), held_out.labels),
+            raw.score(pixels[1], held_out.labels),
+        ]
+        with np.errstate(invalid="ignore"):  # No label reaches some images.
+            expected.append(spreading.score(pixels[1], held_out.labels))
+        np.testing.assert_allclose([scores[name][draw] for name in FROZEN], expected, atol=1.5 / 150)
+
+
+@pytest.mark.slow
+def test_frozen_methods_are_computed_once(finished, monkeypatch):
+    directory, outcome = finished
+    stored = json.loads((directory / "result_frozen.json").read_text())
+    assert set(stored) == {f"labels_3/seed_{draw}/{name}" for draw in (0, 1) for name in FROZEN}
+    monkeypatch.setattr(frozen_methods, "compute_features", None)
+    source = load_source(DataConfig(dataset="digits"), "test")
+    results = frozen_methods.measure_frozen_methods(real_config(directory), source, writes=False)
+    for name in FROZEN:
+        values = [results[f"labels_3/seed_{draw}/{name}"]["eval/label_top_1_accuracy"] for draw in (0, 1)]
+        assert values == outcome["points"][0][name]["label_top_1_accuracy"]["by_seed"]
+
+
+@pytest.mark.slow
 def test_finished_curve_trains_nothing_again(finished, log):
     directory, outcome = finished
     before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
     events = []
     assert measure_label_efficiency(real_config(directory), lambda step: [events.append]) == outcome
     assert events == []
-    assert sum(message.startswith("Already finished: ") for message in log.messages) == 5
+    assert sum(message.startswith("Already finished: ") for message in log.messages) == 6
     assert {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()} == before
 
 
@@ -431,7 +551,8 @@ def test_interrupted_curve_goes_on_to_the_same_figures(finished, tmp_path):
     def interrupt(event):
         raise KeyboardInterrupt
 
-    settings = {"checkpoint": directory / "pretrain", "num_seeds": 1}
+    settings = {"checkpoint": directory / "pretrain", "num_seeds": 1, "num_pretrained": 1}
+    settings["efficiency_methods"] = "finetune,supervised"
     broken = "labels_3/seed_0/supervised"
     with pytest.raises(KeyboardInterrupt), eagerly():
         measure_label_efficiency(

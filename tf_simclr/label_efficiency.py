@@ -13,13 +13,16 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
+from scipy import stats
 
 from tf_simclr.actions import HeldActions
 from tf_simclr.checkpoint import find_checkpoint
 from tf_simclr.config import ExperimentConfig, LabelEfficiencyConfig, UserError
+from tf_simclr.data import Source
 from tf_simclr.distribute import is_chief
 from tf_simclr.experiment import Experiment
-from tf_simclr.files import to_json
+from tf_simclr.files import read_json, to_json
+from tf_simclr.frozen_methods import measure_frozen_methods
 from tf_simclr.pipeline import check_not_stale, check_teacher
 from tf_simclr.report import efficiency as report
 from tf_simclr.run_directory import check_directory, claim_directory, owning_directory, write_outcome
@@ -29,10 +32,15 @@ from tf_simclr.train import Action
 
 _LOG = logging.getLogger("tf_simclr")
 _SCORES = ("label_top_1_accuracy", "mean_per_class_accuracy")
-_BASELINE = "supervised"
 _FILE_NAME = "label_efficiency"
 # All runs follow from these and the steps' settings.
-_SETTINGS_OF_THE_CURVE = ("labels_per_class", "num_seeds", "efficiency_methods")
+_SETTINGS_OF_THE_CURVE = ("labels_per_class", "num_seeds", "efficiency_methods", "num_pretrained")
+_FORM = {
+    "label_seed?": int,
+    "points": [{"labels_per_class": int, str: (int, {str: {"by_seed": [float]}})}],
+}
+# Of one number of labels: by method and score, the values by seed.
+Values = Mapping[str, Mapping[str, Sequence[float]]]
 
 
 @entry_point
@@ -56,11 +64,12 @@ def measure_label_efficiency(
         UserError: anything the user can mend. What other runs have done stays.
     """
     _check_starts(config)
+    other_curve = _read_other_curve(config)
     steps = config.method.steps.items()
     settings = {f"{name}.{flag}": v for name, step in steps for flag, v in step.to_dict().items()}
     settings |= {name: getattr(config, name) for name in _SETTINGS_OF_THE_CURVE}
     strategy = make_strategy(config.method.finetune.strategy, settings)
-    evaluated_on = _check_runs(config, strategy, make_actions)
+    eval_source = _check_runs(config, strategy, make_actions)
     results = {}
     with owning_directory(config.model_dir, owns=is_chief(strategy)), _without_tracing_warnings():
         check_directory(config)  # Another process may have owned it until now.
@@ -70,7 +79,9 @@ def measure_label_efficiency(
             _LOG.info("[%d/%d] %s", number, len(config.runs), name)
             results[name] = Experiment(run, strategy).train(tuple(make_actions(run)))
             gc.collect()  # Else the weights of a run stay in the memory of the device for a while.
-        outcome = {"evaluated_on": evaluated_on} | summarize(config, results)
+        if config.frozen_methods:
+            results |= measure_frozen_methods(config, eval_source, writes=is_chief(strategy))
+        outcome = {"evaluated_on": eval_source.name} | summarize(config, results, other_curve)
         if is_chief(strategy):
             _write(config, outcome)
     for line in report.table_lines(outcome, _SCORES[0]):
@@ -96,12 +107,13 @@ def _without_tracing_warnings():
 def _check_starts(config: LabelEfficiencyConfig) -> None:
     """Raises UserError for what would let a later run fail, before any is trained."""
     check_directory(config)
-    if "finetune" in config.methods and config.pretrain is None:
+    networks = {network.model_dir: network for network in config.networks}
+    if config.uses_pretrained and not networks:
         find_checkpoint(str(config.method.finetune.train.checkpoint), "checkpoint")
     for run in config.runs.values():
         check_directory(run)
-        if config.pretrain is not None and run.train.train_mode == "finetune":
-            check_not_stale(config.model_dir, config.pretrain, run)
+        if run.train.checkpoint in networks:
+            check_not_stale(config.model_dir, networks[run.train.checkpoint], run)
         own = os.path.join(os.path.dirname(str(run.model_dir)), "finetune")
         if run.train.train_mode == "distill" and run.distill.teacher != own:
             check_teacher(run)
@@ -111,48 +123,93 @@ def _check_runs(
     config: LabelEfficiencyConfig,
     strategy: tf.distribute.Strategy,
     make_actions: Callable[[ExperimentConfig], Iterable[Action]],
-) -> str:
-    """Opens the data of the pretraining and of the runs with the most labels, where any mistake shows.
+) -> Source:
+    """Opens the data of the pretraining and of the methods with the most labels, where any mistake shows.
 
     Returns:
-        The name of the images that are evaluated on.
+        The images that are evaluated on.
     """
-    most = [config.run_name(method, config.labels[-1], 0) for method in config.methods]
-    for run in [config.runs[name] for name in ("pretrain", *most) if name in config.runs]:
-        experiment = Experiment(run, strategy)
-        HeldActions(tuple(make_actions(run))).check(experiment.plan.total_steps)
-        experiment.check_memory()
+    most = {config.run_name(method, config.labels[-1], 0) for method in config.methods}
+    for name, run in config.runs.items():
+        if name in most or run in config.networks[:1]:
+            experiment = Experiment(run, strategy)
+            HeldActions(tuple(make_actions(run))).check(experiment.plan.total_steps)
+            experiment.check_memory()
+    if config.frozen_methods:  # They share their data, and train nothing.
+        experiment = Experiment(config.settings_of(config.frozen_methods[0], config.labels[-1], 0), strategy)
     source = experiment.eval_source
     if source is None or source.num_classes is None:
+        dataset = config.method.finetune.data.dataset
         raise UserError(
-            f"--eval_split: {run.data.dataset} has no labelled images to evaluate on; name a split, or "
+            f"--eval_split: {dataset} has no labelled images to evaluate on; name a split, or "
             "parts of one, such as --train_split=train[:80%] --eval_split=train[80%:]."
         )
-    return source.name
+    return source
 
 
-def summarize(config: LabelEfficiencyConfig, results: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+def _read_other_curve(config: LabelEfficiencyConfig) -> dict[int, Values]:
+    """Returns the scores of the curve that `efficiency_baseline` names, by number of labels; {} if it is a method.
+
+    Raises:
+        UserError: there is no such curve, or it lacks labels, draws or methods.
+    """
+    if config.other_curve is None:
+        return {}
+    content = read_json(os.path.join(os.path.expanduser(config.other_curve), f"{_FILE_NAME}.json"), _FORM)
+    if content is None:
+        raise UserError(
+            f"--efficiency_baseline={config.other_curve}: is no method, and no directory of a finished curve; use one "
+            f"of {', '.join(config.methods)}, or such a directory."
+        )
+    points = {point["labels_per_class"]: point for point in content["points"]}
+    first = config.method.finetune.data.label_seed
+    has_all = content.get("label_seed", first) == first and all(
+        len(points.get(labels, {}).get(method, {}).get(_SCORES[0], {}).get("by_seed", ())) >= config.num_seeds
+        for labels in config.labels
+        for method in config.methods
+    )
+    if not has_all:
+        raise UserError(
+            f"--efficiency_baseline={config.other_curve}: does not have all labels, draws and methods of this curve; "
+            "use one with the same --labels_per_class, --num_seeds, --label_seed and --efficiency_methods."
+        )
+    return {
+        labels: {
+            method: {score: found["by_seed"][: config.num_seeds] for score, found in points[labels][method].items()}
+            for method in config.methods
+        }
+        for labels in config.labels
+    }
+
+
+def summarize(
+    config: LabelEfficiencyConfig,
+    results: Mapping[str, Mapping[str, Any]],
+    other_curve: Mapping[int, Values],
+) -> dict[str, Any]:
     """Returns the curve.
 
     Args:
         config: of the curve.
         results: of each run by its name.
+        other_curve: the scores of the baseline if it is another curve, by number of labels; else {}.
 
     Returns:
         `points`: of each number of labels `labels_per_class`, and for each method the scores: the values `by_seed`
-        with their `mean`, `standard_deviation` (None of one value), `min` and `max`; under
-        `<method>_minus_supervised` the same of the differences between runs on the same labels. Beside it what was
-        evaluated.
+        and what `spread` says of them; under `<method>_minus_<baseline>` the same of the differences between runs on
+        the same labels. Beside it what was evaluated.
     """
+    baseline = os.path.basename(os.path.abspath(config.efficiency_baseline))
     points = []
     for labels in config.labels:
         values = {
             method: _values([results[config.run_name(method, labels, n)] for n in range(config.num_seeds)])
             for method in config.methods
         }
-        for method in config.methods if _BASELINE in values else ():
-            if method != _BASELINE:
-                values[f"{method}_minus_{_BASELINE}"] = _differences(values[method], values[_BASELINE])
+        theirs = other_curve.get(labels) or {
+            method: values[baseline] for method in values if method != baseline and baseline in values
+        }
+        values |= {f"{method}_minus_{baseline}": _differences(values[method], theirs[method]) for method in theirs}
         spreads = {
             name: {score: spread(numbers) for score, numbers in scores.items()} for name, scores in values.items()
         }
@@ -165,6 +222,8 @@ def summarize(config: LabelEfficiencyConfig, results: Mapping[str, Mapping[str, 
         "checkpoint": step.train.checkpoint,
         "methods": list(config.methods),
         "num_seeds": config.num_seeds,
+        "num_pretrained": max(len(config.networks), 1),
+        "label_seed": step.data.label_seed,
         "points": points,
     }
 
@@ -186,11 +245,22 @@ def _differences(ours: Mapping[str, Sequence[float]], theirs: Mapping[str, Seque
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
-    """Returns values with their mean, standard deviation (of a sample; None of one value), minimum and maximum."""
+    """Returns values `by_seed` with what they say.
+
+    Returns:
+        `mean`, `standard_deviation` (of a sample), `min`, `max`, and `interval_95` of the mean, by Student's t. Of one
+        value there is neither deviation nor interval: None.
+    """
+    mean, deviation, interval = statistics.fmean(values), None, None
+    if len(values) > 1:
+        deviation = statistics.stdev(values)
+        half = float(stats.t.ppf(0.975, len(values) - 1)) * deviation / len(values) ** 0.5
+        interval = [mean - half, mean + half]
     return {
         "by_seed": list(values),
-        "mean": statistics.fmean(values),
-        "standard_deviation": statistics.stdev(values) if len(values) > 1 else None,
+        "mean": mean,
+        "standard_deviation": deviation,
+        "interval_95": interval,
         "min": min(values),
         "max": max(values),
     }

@@ -105,18 +105,22 @@ def _check_classes(data: DataConfig, train: Source, test: Source, test_split: st
 
 def check_memory(config: ProbeConfig, network: Network, sources: Sources) -> None:
     """Raises UserError where the features of all images would not fit in the memory of this machine."""
-    (size,) = network.shapes[config.endpoint]
     count = sum(source.num_examples for source in sources if source is not None)
     num_logits = 0
     if isinstance(config, LinearEvalConfig) and config.linear_eval_protocol == "lbfgs":
         num_logits = sources.train.num_examples * int(sources.train.num_classes or 0)
-    needed = count * size * _BYTES_PER_NUMBER + num_logits * _BYTES_PER_LOGIT
+    check_features_fit(config.data, count, network.shapes[config.endpoint][0], num_logits=num_logits)
+
+
+def check_features_fit(data: DataConfig, num_images: int, size: int, *, num_logits: int = 0) -> None:
+    """Raises UserError where `size` features of each image, and logits, do not fit in the memory of this machine."""
+    needed = num_images * size * _BYTES_PER_NUMBER + num_logits * _BYTES_PER_LOGIT
     there = available_memory()
     check(
         there is None or needed <= there,
         "train_split",
-        config.data.labelled_split,
-        f"the {size} features of {count} images take {needed / 2**30:.1f} GiB, and "
+        data.labelled_split,
+        f"the {size} features of {num_images} images take {needed / 2**30:.1f} GiB, and "
         f"{(there or 0) / 2**30:.1f} are free; use a part of the split, such as train[:10%], or --labels_per_class.",
     )
 

@@ -86,7 +86,7 @@ _LABEL_SETTINGS = frozenset(["label_fraction", "labels_per_class", "label_seed"]
 # An evaluation may be on other data than the training.
 _DATA_SETTINGS = frozenset(field.name for field in dataclasses.fields(DataConfig))
 # Where the runs are that others consist of.
-_DIRECTORIES_BELOW = {SEMI_SUPERVISED: TRAIN_MODES, LABEL_EFFICIENCY: ("pretrain", "labels_*/seed_*/*")}
+_DIRECTORIES_BELOW = {SEMI_SUPERVISED: TRAIN_MODES, LABEL_EFFICIENCY: ("pretrain*", "labels_*/seed_*/*")}
 # Of the files of a run, those that its owner alone writes, and those that evaluations write too.
 _OWNERS_FILES = r"(flags|class_names|data|bad_images)\.json"
 _RESULTS = r"(result.*|report|label_efficiency)\.(json|csv|html|md|png)"

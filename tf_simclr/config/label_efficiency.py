@@ -8,7 +8,9 @@ from tf_simclr.config.checks import check, check_at_most
 from tf_simclr.config.experiment import LABEL_EFFICIENCY, ExperimentConfig, SemiSupervisedConfig
 from tf_simclr.config.training import TRAIN_MODES
 
-METHODS = TRAIN_MODES[1:]
+_TRAINED_METHODS = TRAIN_MODES[1:]
+FROZEN_METHODS = ("linear_eval", "raw_pixels", "label_spreading")
+METHODS = (*_TRAINED_METHODS, *FROZEN_METHODS)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -16,13 +18,16 @@ class LabelEfficiencyConfig:
     """`--mode=label_efficiency`: steps of the whole method on more and more labels, several times each.
 
     `method` has the settings of all steps but for their labels, seeds and directories: draw k takes its
-    `label_seed` and its `seed` plus k. All draws start from the one network that is pretrained, or named.
+    `label_seed` and its `seed` plus k. It starts from network k modulo `num_pretrained`, which is pretrained with
+    `seed` plus the number of the network, or from the network that `checkpoint` names.
     """
 
     method: SemiSupervisedConfig
     labels_per_class: str = "1,2,5,10,50"
     num_seeds: int = 3
     efficiency_methods: str = "finetune,supervised"
+    num_pretrained: int = 1
+    efficiency_baseline: str = "supervised"
 
     def __post_init__(self):
         numbers = [part.strip() for part in self.labels_per_class.split(",")]
@@ -34,6 +39,7 @@ class LabelEfficiencyConfig:
         )
         check_at_most(self, num_seeds=1000)
         check(self.num_seeds >= 1, "num_seeds", self.num_seeds, "use at least 1.")
+        self._check_networks()
         named = {name.strip() for name in self.efficiency_methods.split(",")}
         check(
             named <= set(METHODS),
@@ -41,7 +47,14 @@ class LabelEfficiencyConfig:
             self.efficiency_methods,
             f"use one or more of {', '.join(METHODS)}, with commas between them.",
         )
-        for name in METHODS:
+        baseline, default = self.efficiency_baseline, type(self).efficiency_baseline
+        check(
+            bool(baseline) and (baseline not in METHODS or baseline == default or baseline in named),
+            "efficiency_baseline",
+            baseline,
+            "use one of --efficiency_methods, or the directory of another curve.",
+        )
+        for name in _TRAINED_METHODS:
             own, finetune = getattr(self.method, name), self.method.finetune
             check(
                 name not in named or own.data.eval_split == finetune.data.eval_split,
@@ -55,6 +68,20 @@ class LabelEfficiencyConfig:
             self.efficiency_methods,
             "the student's teacher is the finetuned network; add finetune, or name another one with "
             "--distill.teacher=.",
+        )
+
+    def _check_networks(self) -> None:
+        check(
+            1 <= self.num_pretrained <= self.num_seeds,
+            "num_pretrained",
+            self.num_pretrained,
+            f"use 1 to {self.num_seeds}, as many as --num_seeds.",
+        )
+        check(
+            self.num_pretrained == 1 or "pretrain" in self.method.steps,
+            "num_pretrained",
+            self.num_pretrained,
+            "all draws start from --checkpoint; leave one of them out.",
         )
 
     def to_dict(self) -> dict[str, str]:
@@ -73,28 +100,58 @@ class LabelEfficiencyConfig:
 
     @functools.cached_property
     def methods(self) -> tuple[str, ...]:
-        """The steps that are compared, in the order in which they run."""
+        """The methods that are compared, in the order in which they run."""
         named = {name.strip() for name in self.efficiency_methods.split(",")}
         return tuple(name for name in METHODS if name in named)
 
     @property
-    def pretrain(self) -> ExperimentConfig | None:
-        """The pretraining, None where nothing starts from it."""
-        needed = "finetune" in self.methods and "pretrain" in self.method.steps
-        return self.method.pretrain if needed else None
+    def frozen_methods(self) -> tuple[str, ...]:
+        """Those of `methods` that train no network."""
+        return tuple(name for name in self.methods if name in FROZEN_METHODS)
+
+    @property
+    def other_curve(self) -> str | None:
+        """The directory of the curve that `efficiency_baseline` names; None if it is a method."""
+        return None if self.efficiency_baseline in METHODS else self.efficiency_baseline
+
+    @property
+    def uses_pretrained(self) -> bool:
+        """Whether a method starts from a pretrained network."""
+        return "finetune" in self.methods or "linear_eval" in self.methods
+
+    @functools.cached_property
+    def networks(self) -> tuple[ExperimentConfig, ...]:
+        """The pretraining of each network; none if no method starts from one, or `checkpoint` names it."""
+        if not self.uses_pretrained or "pretrain" not in self.method.steps:
+            return ()
+        first = self.method.pretrain
+        others = (
+            dataclasses.replace(
+                first,
+                model_dir=f"{first.model_dir}_{number}",
+                train=dataclasses.replace(first.train, seed=first.train.seed + number),
+            )
+            for number in range(1, self.num_pretrained)
+        )
+        return (first, *others)
 
     @functools.cached_property
     def runs(self) -> dict[str, ExperimentConfig]:
         """All runs in their order, each under the name of its directory below `model_dir`.
 
-        A whole curve of one draw comes before the next draw.
+        A whole curve of one draw comes before the next draw. Frozen methods have no runs.
         """
-        runs = {} if self.pretrain is None else {"pretrain": self.pretrain}
+        runs = {os.path.basename(str(network.model_dir)): network for network in self.networks}
+        trained = [name for name in self.methods if name not in FROZEN_METHODS]
         for draw in range(self.num_seeds):
             for labels in self.labels:
                 steps = self._steps_of_draw(labels, draw)
-                runs |= {self.run_name(name, labels, draw): steps[name] for name in self.methods}
+                runs |= {self.run_name(name, labels, draw): steps[name] for name in trained}
         return runs
+
+    def settings_of(self, method: str, labels: int, draw: int) -> ExperimentConfig:
+        """Returns the settings of a method in one draw; a frozen one has those of finetuning."""
+        return self._steps_of_draw(labels, draw)["finetune" if method in FROZEN_METHODS else method]
 
     @staticmethod
     def run_name(method: str, labels: int, draw: int) -> str:
@@ -103,7 +160,11 @@ class LabelEfficiencyConfig:
 
     def _steps_of_draw(self, labels: int, draw: int) -> dict[str, ExperimentConfig]:
         directory = os.path.join(self.model_dir, os.path.dirname(self.run_name("", labels, draw)))
-        steps = {name: _with_labels(getattr(self.method, name), labels, draw) for name in METHODS}
+        steps = {name: _with_labels(getattr(self.method, name), labels, draw) for name in _TRAINED_METHODS}
+        if self.networks:
+            network = self.networks[draw % self.num_pretrained]
+            train = dataclasses.replace(steps["finetune"].train, checkpoint=network.model_dir)
+            steps["finetune"] = dataclasses.replace(steps["finetune"], train=train)
         if self._is_own_teacher:
             distill = dataclasses.replace(steps["distill"].distill, teacher=None)  # That of the same draw.
             steps["distill"] = dataclasses.replace(steps["distill"], distill=distill)

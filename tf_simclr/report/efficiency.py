@@ -70,34 +70,40 @@ def render_page(config: LabelEfficiencyConfig, outcome: Outcome, scores: Sequenc
     ]
     first = {run.train.train_mode: run for run in reversed(config.runs.values())}
     steps = {name: first[name] for name in ("pretrain", *outcome["methods"]) if name in first}
-    networks = [[name, describe_network(step)] for name, step in steps.items()]
-    about = page.text("Those of the first draw of the fewest labels; the others differ in labels and seeds alone.")
+    trained = {}
+    if steps:  # Methods on pixels alone train nothing.
+        networks = [[name, describe_network(step)] for name, step in steps.items()]
+        about = page.text("Those of the first draw of the fewest labels; the others differ in labels and seeds alone.")
+        trained = {
+            "Networks": page.table(["step", "network"], networks, "plain"),
+            "Settings": about + sections.settings(steps),
+        }
     return page.render(
         f"Label efficiency on {outcome['dataset']}",
         f"Accuracy against the number of labels: {', '.join(outcome['methods'])}.",
         {
             "Curves": curves,
             "Results": "".join(tables),
-            "Networks": page.table(["step", "network"], networks, "plain"),
             "Runs": page.details(
                 f"{_TITLES[scores[0]]} of each run", page.table(["run", "accuracy"], runs, "settings")
             ),
-            "Settings": about + sections.settings(steps),
-        },
+        }
+        | trained,
         f"Python {platform.python_version()}, TensorFlow {tf.__version__}",
     )
 
 
 def describe(outcome: Outcome) -> str:
     """Returns what the figures are."""
-    count = outcome["num_seeds"]
+    count, num_networks = outcome["num_seeds"], outcome["num_pretrained"]
     images = f"{counted(outcome['num_examples'], 'image')} of {outcome['evaluated_on']}"
     if count == 1:
         return f"In percent, on {images}; of one seed, so that there is no spread."
+    networks = f", from {num_networks} pretrained networks in turn" if num_networks > 1 else ""
     return (
         f"In percent, on {images}: mean \N{PLUS-MINUS SIGN} standard deviation of {count} seeds, each of them another "
-        "choice of labels and another seed of training. The band in the picture goes from the lowest to the highest. "
-        "Differences are those of runs on the same labels."
+        f"choice of labels and another seed of training{networks}. The band in the picture goes from the lowest to the "
+        "highest. Differences are those of runs on the same labels."
     )
 
 
@@ -118,6 +124,6 @@ def _cell(spread: Mapping[str, Any], is_difference: bool) -> str:
 
 
 def _those_there(outcome: Outcome, scores: Sequence[str]) -> list[str]:
-    """Returns the scores that all methods have."""
-    points = [point[method] for point in outcome["points"] for method in outcome["methods"]]
-    return [score for score in scores if all(score in point for point in points)]
+    """Returns the scores that all methods and differences have."""
+    columns = [column for point in outcome["points"] for column in point.values() if isinstance(column, dict)]
+    return [score for score in scores if all(score in column for column in columns)]

@@ -27,7 +27,14 @@ ACCURACIES = {
     "train/supervised_acc": ("labels, training", "tab:orange"),
     "eval/label_top_1_accuracy": ("labels, held out", "tab:green"),
 }
-METHODS = {"finetune": "tab:blue", "supervised": "tab:orange", "distill": "tab:purple"}
+METHODS = {
+    "finetune": "tab:blue",
+    "supervised": "tab:orange",
+    "distill": "tab:purple",
+    "linear_eval": "tab:green",
+    "raw_pixels": "tab:gray",
+    "label_spreading": "tab:brown",
+}
 MAX_NAMED_CLASSES = 20
 _FEW_POINTS = 12
 # In inches.
