@@ -21,22 +21,16 @@ from tf_simclr.config import (
     PreviewConfig,
     Run,
     SemiSupervisedConfig,
-    StrategyConfig,
     Tool,
     UserError,
+    all_settings,
     check,
     default_model_dir,
+    settings_of,
     split_sources,
 )
 from tf_simclr.files import find_json
 
-# What an evaluation does not share with the training: what it does, where it is, on which devices.
-# Nor does a file in a directory choose what is loaded or connected to: a module or a checkpoint, an address, a
-# directory of TFDS, which can name Python modules to import.
-_OWN_OF_EVAL = frozenset(field.name for field in dataclasses.fields(StrategyConfig)).union(
-    ("mode", "model_dir", "eval_name", "eval_timeout", "jit_compile", "profile_steps"),
-    ("teacher", "allow_remote_teacher", "checkpoint", "data_service", "data_dir"),
-)
 # Data on this machine, or the name of a data set that TFDS itself has; "namespace:name" fetches code.
 _PLAIN_SOURCE = re.compile(r"(folder|tfrecord):(?!.*://).*|[\w.+-]+(/[\w.+-]+)?(:[\d.*]+)?", re.DOTALL)
 _HELP = ("h", "help", "helpfull", "helpshort")
@@ -76,7 +70,7 @@ def parse_command_line(arguments: Sequence[str]) -> tuple[Run | Tool, list[str]]
     settings = _settings_of_run(values) if values.mode == "eval" else {}
     if settings:
         notes += _notes_on_settings(settings, values)
-        of_run = [f"--{name}={value}" for name, value in settings.items() if name not in _OWN_OF_EVAL]
+        of_run = [f"--{name}={value}" for name, value in settings.items() if all_settings()[name].inherited]
         lines = Lines([*of_run, *lines.from_files], lines.explicit)
         values = parse(lines.of_step(None))
     elif values.mode == "eval" and unnamed and not uses_flagfile and values.model_dir is not None:
@@ -164,11 +158,11 @@ def _of_previewed_step(lines: Lines, values: absl_flags.FlagValues) -> tuple[abs
 
 def _tool(lines: Lines, values: absl_flags.FlagValues) -> Tool:
     tool = TOOLS[values.mode]
-    used = (_flags_of(tool) | {"mode"}).difference(getattr(tool, "unused", ()))
+    used = {name for name, setting in settings_of(tool).items() if values.mode not in setting.unused_by} | {"mode"}
     general = of_step(lines.explicit, None)
     explicit = parse(general)
     if tool is PreviewConfig:  # The command line is that of a run: whatever it says of other steps may stay.
-        used |= _flags_of(LabelEfficiencyConfig) | set(ACCEPTED_WITHOUT_EFFECT)
+        used |= settings_of(LabelEfficiencyConfig).keys() | ACCEPTED_WITHOUT_EFFECT.keys()
         unused = []
     else:
         unused = [argument for argument in lines.explicit if argument not in general]
@@ -176,15 +170,9 @@ def _tool(lines: Lines, values: absl_flags.FlagValues) -> Tool:
     if unused:
         raise UserError(f"{unused[0]}: has no meaning with --mode={values.mode}; leave it out.")
     groups = [field.type for field in dataclasses.fields(tool) if dataclasses.is_dataclass(field.type)]
-    stated = [f.name for group in groups for f in dataclasses.fields(group) if values[f.name].present]
+    stated = [name for group in groups for name in settings_of(group) if values[name].present]
     own = tuple(name for name in stated if explicit[name].present)
     return _fill(tool, values, stated=tuple(stated), explicit=own)
-
-
-def _flags_of(owner: Any) -> set[str]:
-    """Returns the names of the flags that fill a dataclass."""
-    fields = dataclasses.fields(owner)
-    return set().union(*(_flags_of(f.type) if dataclasses.is_dataclass(f.type) else {f.name} for f in fields))
 
 
 def _train_mode(values: absl_flags.FlagValues, *, bare: bool) -> str:

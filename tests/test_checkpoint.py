@@ -13,7 +13,7 @@ import pytest
 import tensorflow as tf
 
 from tests.runs import TOTAL_STEPS, differing_tensors, finished_run, tiny_config
-from tf_simclr import checkpoint, run_directory
+from tf_simclr import checkpoint
 from tf_simclr.checkpoint import (
     Checkpoints,
     find_checkpoint,
@@ -593,10 +593,6 @@ def test_write_json_that_fails_leaves_the_old_file_and_nothing_else(tmp_path):
         write_json(str(path), {"a": object()})
     assert json.loads(path.read_text()) == {"a": 1}
     assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
-
-
-def test_settings_that_may_change_are_settings():
-    assert set(tiny_config("x").to_dict()) >= run_directory._FREE_SETTINGS
 
 
 # ---- Starting from a SavedModel, without the head, and rebuilding a run's network

@@ -12,7 +12,9 @@ import tensorflow as tf
 
 from tf_simclr.checkpoint_list import find_checkpoints, repair_checkpoints
 from tf_simclr.config import (
+    FREE_SETTINGS,
     LABEL_EFFICIENCY,
+    LABEL_SETTINGS,
     SEMI_SUPERVISED,
     TRAIN_MODES,
     DataConfig,
@@ -44,45 +46,6 @@ _SETTINGS_FORM = {
     "teacher?": _TEXT,
     str: (None, bool, float, str),
 }
-# Changing these between two starts of a run changes neither the weights nor what they mean.
-_FREE_SETTINGS = frozenset(
-    [
-        "mode",
-        "model_dir",
-        "data_dir",
-        "cache_dataset",
-        "recompute",
-        "data_service",
-        "max_bad_image_fraction",
-        "eval_split",
-        "eval_steps",
-        "eval_batch_size",
-        "eval_name",
-        "eval_timeout",
-        "checkpoint_epochs",
-        "checkpoint_steps",
-        "keep_checkpoint_max",
-        "keep_hub_module_max",
-        "steps_per_loop",
-        "jit_compile",
-        "augment_on",
-        "strategy",
-        "use_tpu",
-        "tpu_name",
-        "tpu_zone",
-        "gcp_project",
-        "master",
-        "cluster",
-        "cluster_port",
-        "cluster_timeout",
-        "preemption_grace",
-        "profile_steps",
-        "on_non_finite",
-        "allow_remote_teacher",
-    ]
-)
-# Which labels are used makes no difference to pretraining without a probe.
-_LABEL_SETTINGS = frozenset(["label_fraction", "labels_per_class", "label_seed"])
 # An evaluation may be on other data than the training.
 _DATA_SETTINGS = frozenset(field.name for field in dataclasses.fields(DataConfig))
 # Where the runs are that others consist of.
@@ -185,9 +148,9 @@ def claim_directory(config: Run, data: RunData | None = None) -> None:
 
 
 def _check_same_settings(directory: str, old: dict, new: dict) -> None:
-    free = set(_FREE_SETTINGS)
+    free = set(FREE_SETTINGS)
     if new["train_mode"] == "pretrain":
-        free |= _LABEL_SETTINGS
+        free |= set(LABEL_SETTINGS)  # Without a probe, which changes another setting, no label is used.
     knows_its_data = has_run_data(directory)
     if new.get("mode") == "eval":
         free |= _INPUTS  # An evaluation loads neither.
@@ -249,4 +212,4 @@ def read_settings(directory: str) -> dict:
 
 def defining_settings(settings: Mapping) -> dict:
     """Returns those settings of a run that its weights, and what they mean, depend on."""
-    return {name: value for name, value in settings.items() if name not in _FREE_SETTINGS}
+    return {name: value for name, value in settings.items() if name not in FREE_SETTINGS}

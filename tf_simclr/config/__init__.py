@@ -4,15 +4,10 @@ Every field is named like its command-line flag, and its default is the default 
 program where that has the flag. This package imports no TensorFlow: a wrong value fails at once.
 """
 
-from tf_simclr.config.checks import (
-    PreemptedError,
-    UserError,
-    check,
-    check_readable_place,
-    is_handle,
-    is_remote,
-)
+from tf_simclr.config.checks import PreemptedError, UserError, check, check_readable_place, is_handle, is_remote
+from tf_simclr.config.commands import TOOLS, Run, Tool, all_settings
 from tf_simclr.config.data import (
+    LABEL_SETTINGS,
     AugmentConfig,
     DataConfig,
     absolute_dataset,
@@ -21,21 +16,14 @@ from tf_simclr.config.data import (
     split_sources,
 )
 from tf_simclr.config.devices import StrategyConfig
-from tf_simclr.config.experiment import (
-    LABEL_EFFICIENCY,
-    SEMI_SUPERVISED,
-    ExperimentConfig,
-    SemiSupervisedConfig,
-    default_model_dir,
-)
-from tf_simclr.config.label_efficiency import LabelEfficiencyConfig, Run
-from tf_simclr.config.network import MAX_WIDTH, NUM_BLOCK_GROUPS, RESNET_DEPTHS, ModelConfig
-from tf_simclr.config.preparation import PREVIEW, PrepareConfig, PreviewConfig
+from tf_simclr.config.experiment import FREE_SETTINGS, ExperimentConfig, SemiSupervisedConfig, default_model_dir
+from tf_simclr.config.label_efficiency import LabelEfficiencyConfig
+from tf_simclr.config.modes import LABEL_EFFICIENCY, MODES, PREVIEW, SEMI_SUPERVISED, TRAIN_MODES
+from tf_simclr.config.network import MAX_WIDTH, ModelConfig
+from tf_simclr.config.preparation import PrepareConfig, PreviewConfig
+from tf_simclr.config.setting import Setting, settings_of
 from tf_simclr.config.suites import ROBUSTNESS_DATASETS, TRANSFER_PROTOCOLS, RobustnessConfig, TransferConfig
 from tf_simclr.config.tools import (
-    BENCHMARKS,
-    EXPORT_FORMATS,
-    TOOLS,
     BenchmarkConfig,
     EmbedConfig,
     ExportConfig,
@@ -43,25 +31,16 @@ from tf_simclr.config.tools import (
     KnnEvalConfig,
     LinearEvalConfig,
     ProbeConfig,
-    Tool,
 )
-from tf_simclr.config.training import (
-    TRAIN_MODES,
-    ContrastConfig,
-    DistillConfig,
-    EvaluationConfig,
-    OptimizerConfig,
-    TrainConfig,
-)
+from tf_simclr.config.training import ContrastConfig, DistillConfig, EvaluationConfig, OptimizerConfig, TrainConfig
 
 __all__ = [
-    "BENCHMARKS",
-    "EXPORT_FORMATS",
+    "FREE_SETTINGS",
     "LABEL_EFFICIENCY",
+    "LABEL_SETTINGS",
     "MAX_WIDTH",
-    "NUM_BLOCK_GROUPS",
+    "MODES",
     "PREVIEW",
-    "RESNET_DEPTHS",
     "ROBUSTNESS_DATASETS",
     "SEMI_SUPERVISED",
     "TOOLS",
@@ -89,12 +68,14 @@ __all__ = [
     "RobustnessConfig",
     "Run",
     "SemiSupervisedConfig",
+    "Setting",
     "StrategyConfig",
     "Tool",
     "TrainConfig",
     "TransferConfig",
     "UserError",
     "absolute_dataset",
+    "all_settings",
     "check",
     "check_readable_place",
     "default_model_dir",
@@ -102,5 +83,6 @@ __all__ = [
     "is_remote",
     "public_dataset",
     "public_path",
+    "settings_of",
     "split_sources",
 ]

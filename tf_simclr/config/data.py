@@ -1,198 +1,214 @@
 """The parts of a configuration that say what is trained on: data and augmentation."""
 
 import dataclasses
+import functools
 import math
 import os
 import re
 import urllib.parse
+from typing import ClassVar
 
-from tf_simclr.config.checks import check, check_at_most, check_choice, check_finite, is_handle, is_remote
+from tf_simclr.config.checks import is_handle, is_remote
+from tf_simclr.config.setting import SEEDS, Settings, setting
 
+# Pretraining without a probe does not depend on these.
+LABEL_SETTINGS = ("label_fraction", "labels_per_class", "label_seed")
 _PATH_PREFIX = "(?:folder|tfrecord):"
 _KNOWN_PREFIX = "folder|tfrecord|huggingface"
+_FEATURE = "name a feature, such as image"
+# Modes of tools.
+_PROBES = ("linear_eval", "knn_eval")
+_SUITES = ("transfer", "robustness")
+_labels = functools.partial(setting, unused_by=("prepare", "embed", *_SUITES), topic="labels")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class AugmentConfig:
+class AugmentConfig(Settings):
     """The augmentation of training images. Its pixels are floats in [0, 1]."""
 
-    color_jitter_strength: float = 1.0
-    use_blur: bool = True
-    use_flip: bool = True
-    crop_min_area: float = 0.08
-    random_rotation: float = 0.0
-    augment_on: str = "auto"
+    topic: ClassVar[str] = "views"
 
-    def __post_init__(self):
-        check_finite(self)
-        check_choice("augment_on", self.augment_on, ("auto", "host", "device"))
-        check(
-            0 <= self.color_jitter_strength <= 2,
-            "color_jitter_strength",
-            self.color_jitter_strength,
-            "use 0 (off) to 2; the authors use 1 for ImageNet and 0.5 for CIFAR-10.",
-        )
-        check(
-            0 < self.crop_min_area <= 1,
-            "crop_min_area",
-            self.crop_min_area,
-            "the least share of the image that a crop covers; use a number above 0, up to 1 (default 0.08).",
-        )
-        check(
-            0 <= self.random_rotation <= 180,
-            "random_rotation",
-            self.random_rotation,
-            "the largest angle in degrees; use 0 (off) to 180.",
-        )
+    color_jitter_strength: float = setting(
+        1.0,
+        "Strength of the colour jitter.",
+        "0 (no jitter, no grey-scale) to 2; the authors use 1 for ImageNet and 0.5 for CIFAR-10",
+        unused_by=("transfer",),
+    )
+    use_blur: bool = setting(True, "Random Gaussian blur while pretraining.", unused_by=("transfer",))
+    use_flip: bool = setting(True, "Random horizontal flip.")
+    crop_min_area: float = setting(
+        0.08, "Smallest share of the image that a random crop covers.", "a number above 0, up to 1; 0.08 is usual"
+    )
+    random_rotation: float = setting(0.0, "Largest angle of a random rotation.", "0 (off) to 180 degrees")
+    augment_on: str = setting(
+        "auto",
+        "Where views are made, which are the same to rounding: by the input on the host (the CPU), or in the training "
+        "step by XLA on the device, apart from crops of images that are decoded one by one. auto: device on TPUs, and "
+        "on GPUs unless --jit_compile=False.",
+        ("auto", "host", "device"),
+        free=True,
+        topic="speed",
+    )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class DataConfig:
+class DataConfig(Settings):
     """Where the examples come from."""
 
-    dataset: str = "imagenet2012"
-    mix: str | None = None
-    data_dir: str | None = None
-    tfds_image_key: str | None = None
-    tfds_label_key: str | None = None
-    tfrecord_image_key: str | None = None
-    tfrecord_label_key: str | None = None
-    tfrecord_num_classes: int = 0
-    tfrecord_first_label: int = 0
-    train_split: str | None = None
-    eval_split: str | None = None
-    cache_dataset: bool = False
-    max_bad_image_fraction: float = 0.01
-    label_fraction: float = 1.0
-    labels_per_class: int = 0
-    label_seed: int = 0
-    data_service: str | None = None
+    topic: ClassVar[str] = "data"
 
-    def __post_init__(self):
-        check_finite(self)
-        check_at_most(self, tfrecord_num_classes=10**6, tfrecord_first_label=2**31 - 1, labels_per_class=10**9)
-        self._check_labels()
-        check(
-            bool(self.dataset),
-            "dataset",
-            self.dataset,
-            "use digits, fashion_mnist_debian, a TFDS name, folder:PATH or tfrecord:GLOB.",
-        )
-        self._check_mix()
-        self._check_names()
-        for flag in ("tfds_image_key", "tfrecord_image_key"):
-            check(getattr(self, flag) != "", flag, "", "name a feature, such as image.")
-        check(
-            self.tfrecord_num_classes >= 0,
-            "tfrecord_num_classes",
-            self.tfrecord_num_classes,
-            "use 0 (as many as there are labels) or more.",
-        )
-        check(
-            self.tfrecord_first_label >= 0,
-            "tfrecord_first_label",
-            self.tfrecord_first_label,
-            "the label of the first class; use 0, or 1 where they are counted from 1.",
-        )
-        check(self.train_split != "", "train_split", self.train_split, "name a split, such as train.")
-        check(
-            0 <= self.max_bad_image_fraction <= 1,
-            "max_bad_image_fraction",
-            self.max_bad_image_fraction,
-            "the share of unreadable images that is tolerated; use 0 to 1.",
-        )
-        check(
-            self.data_service is None or _is_grpc_address(self.data_service),
-            "data_service",
-            self.data_service,
-            "use the address of a tf.data dispatcher, grpc://HOST:PORT.",
-        )
+    dataset: str = setting(
+        "imagenet2012",
+        "The images: digits, fashion_mnist_debian (Debian's package), a TFDS name (cifar10, imagenet2012, ...), "
+        "folder:PATH with a folder a class, or tfrecord:GLOB. Several, mixed without their labels, with commas between "
+        "them: names first, as in digits,folder:PATH,tfrecord:GLOB.",
+        fix="use digits, fashion_mnist_debian, a TFDS name, folder:PATH or tfrecord:GLOB",
+        unused_by=_SUITES,
+    )
+    mix: str | None = setting(
+        None,
+        "Shares of several sources in each batch, such as 0.7,0.3; by their numbers of images if not given.",
+        unused_by=("embed", *_PROBES),
+    )
+    data_dir: str | None = setting(
+        None,
+        "Directory of prepared TFDS data sets, or of the files of fashion_mnist_debian.",
+        free=True,
+        inherited=False,
+    )
+    tfds_image_key: str | None = setting(
+        None, "Feature of a TFDS data set that is the image; needed if it has several.", fix=_FEATURE
+    )
+    tfds_label_key: str | None = setting(
+        None,
+        "Feature of a TFDS data set that is the label; needed if it has several. Empty: read without labels.",
+    )
+    tfrecord_image_key: str | None = setting(
+        None, "Feature of tfrecord:GLOB that is the encoded image; found by the usual names if not given.", fix=_FEATURE
+    )
+    tfrecord_label_key: str | None = setting(
+        None,
+        "Feature that is the label, an integer; found by the usual names if not given. Empty: read without labels.",
+    )
+    tfrecord_num_classes: int = setting(
+        0,
+        "Number of classes of tfrecord:GLOB, which spares reading all labels at the start.",
+        "0 (as many as there are labels, or as a manifest says) or more",
+    )
+    tfrecord_first_label: int = setting(
+        0,
+        "Label of the first class of tfrecord:GLOB. Images of lower labels, such as -1, have none.",
+        "0 or more; use 0, or 1 where they are counted from 1, as those of ImageNet often are",
+        limit=2**31 - 1,
+    )
+    train_split: str | None = setting(
+        None,
+        "Split to train on; parts and sums as in TFDS, for example train[:80%]+unlabelled. If not given: train, for "
+        "pretraining and distillation with the split unlabelled if there is one.",
+        fix="name a split, such as train",
+        unused_by=("prepare", "embed", *_SUITES),
+    )
+    eval_split: str | None = setting(
+        None,
+        "Split to evaluate on. If not given: validation, or else test, where the data has it; for linear_eval and "
+        "knn_eval test, or else validation.",
+        free=True,
+        unused_by=("prepare", "embed", "benchmark", *_SUITES),
+    )
+    cache_dataset: bool = setting(
+        False,
+        "Keep the examples of a data set that is read from records in memory.",
+        free=True,
+        unused_by=("prepare", "robustness"),
+        topic="speed",
+    )
+    max_bad_image_fraction: float = setting(
+        0.01, "Share of unreadable images above which the run stops.", "0 to 1", free=True
+    )
+    label_fraction: float = _labels(
+        1.0,
+        "Share of the labels that finetune, supervised, distill, linear_eval and knn_eval see, the same share of each "
+        "class. A smaller one lies inside a larger one.",
+        "a number above 0, up to 1 (all)",
+    )
+    labels_per_class: int = _labels(
+        0,
+        "Labels of each class that the same stages see. For label_efficiency the numbers to compare: 1,2,5,10,50 "
+        "if not given.",
+        "0 (all) or more",
+        limit=10**9,
+    )
+    label_seed: int = _labels(0, "Seed of the choice of those labels.", SEEDS)
+    data_service: str | None = setting(
+        None,
+        "Address of a tf.data service, grpc://HOST:PORT, whose workers make the training batches. Each image comes "
+        "once an epoch while no worker fails, but in no fixed order: such a run cannot be repeated exactly.",
+        free=True,
+        inherited=False,
+        unused_by=("prepare", "embed", "benchmark", *_PROBES, *_SUITES),
+        topic="speed",
+    )
 
-    def _check_labels(self) -> None:
-        check(
-            0 < self.label_fraction <= 1,
-            "label_fraction",
-            self.label_fraction,
-            "the share of the labels that is used; use a number above 0, up to 1 (all).",
-        )
-        check(
+    def __post_init__(self) -> None:
+        self._require(
             not isinstance(self.labels_per_class, str),
             "labels_per_class",
-            self.labels_per_class,
             "use one whole number; several, with commas between them, are for --mode=label_efficiency.",
         )
-        check(self.labels_per_class >= 0, "labels_per_class", self.labels_per_class, "use 0 (all) or more.")
-        check(
+        super().__post_init__()
+        self._require(
             self.label_fraction == 1 or not self.labels_per_class,
             "labels_per_class",
-            self.labels_per_class,
             f"contradicts --label_fraction={self.label_fraction}; leave one of them out, or set "
             "--labels_per_class=0 where a recipe has it.",
         )
-        check(
-            0 <= self.label_seed < 2**31,
-            "label_seed",
-            self.label_seed,
-            "use a whole number from 0 to 2147483647.",
+        self._check_mix()
+        for source in self.sources:
+            self._check_source(source)
+        self._require(
+            self.data_service is None or _is_grpc_address(self.data_service),
+            "data_service",
+            "use the address of a tf.data dispatcher, grpc://HOST:PORT.",
         )
 
-    def _check_names(self) -> None:
+    def _check_source(self, source: str) -> None:
         """Refuses paths and prefixes that no kind of data has; TFDS would call them bad names."""
-        for source in self.sources:
-            prefix, _, rest = source.partition(":")
-            check(
-                not source.startswith(("/", "./", "../", "~")) and source not in (".", ".."),
-                "dataset",
-                self.dataset,
-                f"a path; use folder:{source} for images, or tfrecord:{source} for record files.",
-            )
-            check(
-                prefix != "folder" or "://" not in rest,
-                "dataset",
-                self.dataset,
-                f"a folder is read from this machine alone; copy it, or use tfrecord:{rest} for record files.",
-            )
-            # The version of a TFDS data set stands behind a colon, and `huggingface:` belongs to TFDS.
-            is_known = re.fullmatch(_KNOWN_PREFIX, prefix) or "/" in prefix or re.match(r"[\d*]", rest)
-            kinds = f"folder:{rest} for a folder of images, or tfrecord:{rest} for record files"
-            if rest.startswith("//"):
-                kinds = f"tfrecord:{source} for record files"
-            check(
-                not rest or bool(is_known),
-                "dataset",
-                self.dataset,
-                f"there is no kind of data {prefix}:; use {kinds}.",
-            )
+        prefix, _, rest = source.partition(":")
+        self._require(
+            not source.startswith(("/", "./", "../", "~")) and source not in (".", ".."),
+            "dataset",
+            f"a path; use folder:{source} for images, or tfrecord:{source} for record files.",
+        )
+        self._require(
+            prefix != "folder" or "://" not in rest,
+            "dataset",
+            f"a folder is read from this machine alone; copy it, or use tfrecord:{rest} for record files.",
+        )
+        # The version of a TFDS data set stands behind a colon, and `huggingface:` belongs to TFDS.
+        is_known = re.fullmatch(_KNOWN_PREFIX, prefix) or "/" in prefix or re.match(r"[\d*]", rest)
+        kinds = f"folder:{rest} for a folder of images, or tfrecord:{rest} for record files"
+        if rest.startswith("//"):
+            kinds = f"tfrecord:{source} for record files"
+        self._require(not rest or bool(is_known), "dataset", f"there is no kind of data {prefix}:; use {kinds}.")
 
     def _check_mix(self) -> None:
-        sources = ", ".join(self.sources)
-        check(
-            all(self.sources),
-            "dataset",
-            self.dataset,
-            "a source without a name; write one comma between two.",
-        )
+        count, sources = len(self.sources), ", ".join(self.sources)
+        self._require(all(self.sources), "dataset", "a source without a name; write one comma between two.")
         if self.mix is None:
             return
-        check(
+        self._require(
             self.weights is not None and all(0 < weight < math.inf for weight in self.weights),
             "mix",
-            self.mix,
             "use a number above 0 for each source of --dataset, with commas between them, such as 0.7,0.3.",
         )
-        check(
-            len(self.sources) > 1,
+        self._require(
+            count > 1,
             "mix",
-            self.mix,
             f"there is one source, {sources}; leave it out, or name several, names such as digits first, as in "
             "--dataset=digits,folder:PATH,tfrecord:GLOB.",
         )
-        check(
-            len(self.weights or ()) == len(self.sources),
-            "mix",
-            self.mix,
-            f"use {len(self.sources)} numbers, one for each source: {sources}.",
-        )
+        fix = f"use {count} numbers, one for each source: {sources}."
+        self._require(len(self.weights or ()) == count, "mix", fix)
 
     @property
     def sources(self) -> tuple[str, ...]:

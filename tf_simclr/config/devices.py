@@ -1,54 +1,43 @@
 """The devices and the workers of a run."""
 
 import dataclasses
+import functools
+from typing import ClassVar
 
-from tf_simclr.config.checks import check, check_at_most, check_choice
+from tf_simclr.config.setting import Settings, setting
+
+_device = functools.partial(setting, free=True, inherited=False)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class StrategyConfig:
+class StrategyConfig(Settings):
     """Devices and workers. `use_tpu=None` means a TPU if one is named or here."""
 
-    strategy: str = "auto"
-    use_tpu: bool | None = None
-    tpu_name: str | None = None
-    tpu_zone: str | None = None
-    gcp_project: str | None = None
-    master: str | None = None
-    cluster: str = "auto"
-    cluster_port: int = 8470
-    cluster_timeout: int = 300
+    topic: ClassVar[str] = "devices"
 
-    def __post_init__(self):
-        choices = ("auto", "one_device", "mirrored", "multi_worker", "tpu")
-        check_choice("strategy", self.strategy, choices)
-        check(
-            not (self.use_tpu and self.strategy not in ("auto", "tpu")),
-            "use_tpu",
-            self.use_tpu,
-            f"contradicts --strategy={self.strategy}; leave one of them out.",
-        )
-        check(
-            not (self.use_tpu is False and self.strategy == "tpu"),
-            "use_tpu",
-            self.use_tpu,
-            "contradicts --strategy=tpu; leave one of them out.",
-        )
-        self._check_cluster()
+    strategy: str = _device(
+        "auto",
+        "Devices. auto: a TPU, several workers, all GPUs, or else the CPU. mirrored: all GPUs, else all logical CPUs.",
+        ("auto", "one_device", "mirrored", "multi_worker", "tpu"),
+    )
+    use_tpu: bool | None = _device(
+        None, "True: a TPU or an error. False: no TPU. Not given: a TPU if --tpu_name names one."
+    )
+    tpu_name: str | None = _device(None, "Name or address of the TPU; local on a TPU VM.")
+    tpu_zone: str | None = _device(None, "Zone of the TPU.")
+    gcp_project: str | None = _device(None, "Project of the TPU.")
+    master: str | None = _device(None, "Address of the TPU, if --tpu_name is not given.")
+    cluster: str = _device(
+        "auto",
+        "What names the workers of multi_worker: the variable TF_CONFIG, or Slurm. auto: the first one that does.",
+        ("auto", "tf_config", "slurm"),
+    )
+    cluster_port: int = _device(8470, "Port of the workers under Slurm, the first of a node's.", "1 to 65535")
+    cluster_timeout: int = _device(300, "Longest time to wait for the other workers.", "at least 1 second")
 
-    def _check_cluster(self):
-        check_choice("cluster", self.cluster, ("auto", "tf_config", "slurm"))
-        check(
-            self.cluster == "auto" or self.strategy in ("auto", "multi_worker"),
-            "cluster",
-            self.cluster,
-            f"contradicts --strategy={self.strategy}; leave one of them out.",
-        )
-        check_at_most(self, cluster_timeout=10**6)
-        check(0 < self.cluster_port < 2**16, "cluster_port", self.cluster_port, "use 1 to 65535.")
-        check(
-            self.cluster_timeout >= 1,
-            "cluster_timeout",
-            self.cluster_timeout,
-            "the seconds to wait for the other workers; use at least 1.",
-        )
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        fix = f"contradicts --strategy={self.strategy}; leave one of them out."
+        wanted = {True: ("auto", "tpu"), False: ("auto", "one_device", "mirrored", "multi_worker")}
+        self._require(self.use_tpu is None or self.strategy in wanted[self.use_tpu], "use_tpu", fix)
+        self._require(self.cluster == "auto" or self.strategy in ("auto", "multi_worker"), "cluster", fix)

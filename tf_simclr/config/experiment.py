@@ -1,25 +1,18 @@
-"""The configuration of a run: of one step, or of the whole method."""
+"""The configuration of a run: of one stage, or of the whole method."""
 
 import dataclasses
 import os
-from typing import Any
+from typing import Any, ClassVar
 
-from tf_simclr.config.checks import UserError, check, check_at_most, check_readable_place
-from tf_simclr.config.data import AugmentConfig, DataConfig
+from tf_simclr.config.checks import UserError, check, check_readable_place
+from tf_simclr.config.data import LABEL_SETTINGS, AugmentConfig, DataConfig
 from tf_simclr.config.devices import StrategyConfig
+from tf_simclr.config.modes import MODES, SEMI_SUPERVISED, TRAIN_MODES
 from tf_simclr.config.network import ModelConfig
-from tf_simclr.config.tools import TOOLS
-from tf_simclr.config.training import (
-    TRAIN_MODES,
-    ContrastConfig,
-    DistillConfig,
-    EvaluationConfig,
-    OptimizerConfig,
-    TrainConfig,
-)
+from tf_simclr.config.setting import Settings, setting, settings_of
+from tf_simclr.config.training import ContrastConfig, DistillConfig, EvaluationConfig, OptimizerConfig, TrainConfig
 
-SEMI_SUPERVISED = "semi_supervised"
-LABEL_EFFICIENCY = "label_efficiency"
+_RUN_MODES = ("train", "eval", "train_then_eval")
 _NETWORK_SETTINGS = (
     "resnet_depth",
     "width_multiplier",
@@ -52,8 +45,8 @@ def _short_name(source: str) -> str:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ExperimentConfig:
-    """Everything that one run is made of."""
+class TrainingConfig(Settings):
+    """The groups of settings that training needs."""
 
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
@@ -62,106 +55,108 @@ class ExperimentConfig:
     distill: DistillConfig = dataclasses.field(default_factory=DistillConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
-    evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     strategy: StrategyConfig = dataclasses.field(default_factory=StrategyConfig)
-    mode: str = "train_then_eval"
-    model_dir: str | None = None
-    keep_hub_module_max: int = 1
 
-    def __post_init__(self):
-        modes = ("train", "eval", "train_then_eval")
-        choices = ", ".join((*modes, *TRAIN_MODES, SEMI_SUPERVISED, LABEL_EFFICIENCY, *TOOLS))
-        check(self.mode in modes, "mode", self.mode, f"use one of {choices}.")
-        check_at_most(self, keep_hub_module_max=10**6)
-        check(
-            self.keep_hub_module_max >= 0,
-            "keep_hub_module_max",
-            self.keep_hub_module_max,
-            "use 0 (no export) or more.",
-        )
-        check(
-            self.train.train_mode == "finetune" or self.model.fine_tune_after_block == -1,
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ExperimentConfig(TrainingConfig):
+    """Everything that one run is made of."""
+
+    topic: ClassVar[str] = "run"
+
+    evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
+    mode: str = setting("train_then_eval", "What to do.", tuple(MODES), free=True, inherited=False)
+    model_dir: str | None = setting(
+        None,
+        "Directory of the run: checkpoints, results, exports. runs/<dataset>-<train_mode> if not given. "
+        "semi_supervised keeps a subfolder a stage. For transfer: results and finetuned networks; transfer/ in the "
+        "network's directory if not given.",
+        fix="name a directory, or leave it out",
+        free=True,
+        inherited=False,
+    )
+    keep_hub_module_max: int = setting(
+        1,
+        "SavedModels to keep. A run exports one, at its end.",
+        "0 (no export) or more",
+        free=True,
+        topic="saving",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        train_mode = self.train.train_mode
+        self._require(self.mode in _RUN_MODES, "mode", f"use one of {', '.join(MODES)}.")
+        self._require(
+            train_mode == "finetune" or self.model.fine_tune_after_block == -1,
             "fine_tune_after_block",
-            self.model.fine_tune_after_block,
-            f"--train_mode={self.train.train_mode} trains the whole network; leave it out, or use it for "
-            "finetuning: --finetune.fine_tune_after_block=, where that is one step of several.",
+            f"--train_mode={train_mode} trains the whole network; leave it out, or use it for finetuning: "
+            "--finetune.fine_tune_after_block=, where that is one step of several.",
         )
-        check(
-            self.distill.teacher is None or self.train.train_mode == "distill",
+        self._require(
+            self.distill.teacher is None or train_mode == "distill",
             "teacher",
-            self.distill.teacher,
-            f"--train_mode={self.train.train_mode} has no teacher; leave it out, or use --train_mode=distill.",
+            f"--train_mode={train_mode} has no teacher; leave it out, or use --train_mode=distill.",
         )
-        check(
-            self.train.checkpoint is None or self.train.train_mode != "supervised",
+        self._require(
+            self.train.checkpoint is None or train_mode != "supervised",
             "checkpoint",
-            self.train.checkpoint,
             "the supervised baseline starts from scratch; leave it out, or use --train_mode=finetune.",
         )
         self._check_sources()
         self._check_chunks()
         self._check_memory()
-        check(self.model_dir != "", "model_dir", "", "name a directory, or leave it out.")
         if self.model_dir is None:
-            object.__setattr__(self, "model_dir", default_model_dir(self.data.dataset, self.train.train_mode))
-        check_readable_place("model_dir", self.model_dir)
-        object.__setattr__(self, "model_dir", os.path.expanduser(self.model_dir))
+            self._set(model_dir=default_model_dir(self.data.dataset, train_mode))
+        check_readable_place("model_dir", str(self.model_dir))
+        self._set(model_dir=os.path.expanduser(str(self.model_dir)))
 
     def _check_sources(self) -> None:
-        train_mode = self.train.train_mode
-        without_labels = train_mode == "pretrain" or (train_mode == "distill" and self.distill.distill_alpha == 1)
-        check(
+        distills = self.train.train_mode == "distill"
+        without_labels = self.train.train_mode == "pretrain" or (distills and self.distill.distill_alpha == 1)
+        self._require(
             len(self.data.sources) == 1 or without_labels,
             "dataset",
-            self.data.dataset,
-            f"several sources are mixed without their labels, which --train_mode={train_mode} "
-            f"{'with --distill_alpha below 1 ' if train_mode == 'distill' else ''}needs; name one of them.",
+            f"several sources are mixed without their labels, which --train_mode={self.train.train_mode} "
+            f"{'with --distill_alpha below 1 ' if distills else ''}needs; name one of them.",
         )
 
     def _check_chunks(self) -> None:
-        chunks = self.contrast.contrast_chunks
-        check(
-            chunks == 1 or self.train.train_mode == "pretrain",
+        whole = self.contrast.contrast_chunks == 1
+        self._require(
+            whole or self.train.train_mode == "pretrain",
             "contrast_chunks",
-            chunks,
             f"--train_mode={self.train.train_mode} has no contrastive loss; leave it out, or use a smaller "
             "--train_batch_size.",
         )
-        check(
-            chunks == 1 or not self.model.global_bn,
+        self._require(
+            whole or not self.model.global_bn,
             "contrast_chunks",
-            chunks,
-            "contradicts --global_bn=True, as a chunk cannot be normalised with the whole batch; use "
+            "contradicts --global_bn=True, because a chunk cannot be normalised with the whole batch; use "
             "--global_bn=False, or --contrast_chunks=1.",
         )
 
     def _check_memory(self) -> None:
         size, momentum = self.contrast.memory_size, self.contrast.memory_momentum
-        check(
+        self._require(
             size > 0 or momentum == ContrastConfig().memory_momentum,
             "memory_momentum",
-            momentum,
             "has no effect without a memory; leave it out, or use --memory_size too (the paper has 65536).",
         )
-        if size == 0:
-            return
-        check(
-            self.train.train_mode == "pretrain",
+        self._require(
+            size == 0 or self.train.train_mode == "pretrain",
             "memory_size",
-            size,
             f"--train_mode={self.train.train_mode} has no contrastive loss; leave it out.",
         )
         chunks, rows = self.contrast.contrast_chunks, 2 * self.train.train_batch_size
-        check(
-            chunks == 1,
+        self._require(
+            size == 0 or chunks == 1,
             "memory_size",
-            size,
-            f"contradicts --contrast_chunks={chunks}, which a memory cannot be filled in; use one of the two.",
+            f"contradicts --contrast_chunks={chunks}, because chunks cannot fill a memory; use one of the two.",
         )
-        check(
-            size >= rows,
+        self._require(
+            size == 0 or size >= rows,
             "memory_size",
-            size,
             f"is less than the {rows} projections of a batch of {self.train.train_batch_size}; use {rows} or more, "
             "or a smaller batch.",
         )
@@ -186,14 +181,9 @@ class ExperimentConfig:
         """All runs of the command by name, in the order in which they are trained: this one alone."""
         return {self.train.train_mode: self}
 
-    def to_dict(self) -> dict[str, Any]:
-        """Returns {flag name: value} of all settings, ready for JSON."""
-        flat: dict[str, Any] = {}
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            is_group = dataclasses.is_dataclass(value) and not isinstance(value, type)
-            flat |= dataclasses.asdict(value) if is_group else {field.name: value}
-        return flat
+
+# A change of one of these between two starts of a run changes neither the weights nor what they mean.
+FREE_SETTINGS = frozenset(name for name, declared in settings_of(ExperimentConfig).items() if declared.free)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -210,23 +200,14 @@ class SemiSupervisedConfig:
     supervised: ExperimentConfig
     model_dir: str
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         directory = os.path.expanduser(self.model_dir)
         object.__setattr__(self, "model_dir", directory)
         for name in TRAIN_MODES:
-            step = getattr(self, name)
-            check(
-                step.train.train_mode == name,
-                f"{name}.train_mode",
-                step.train.train_mode,
-                f"this step can be nothing but {name}.",
-            )
-            check(
-                step.mode == "train_then_eval",
-                "mode",
-                step.mode,
-                "the whole method trains and evaluates; name one step with --train_mode, or use train_then_eval.",
-            )
+            step: ExperimentConfig = getattr(self, name)
+            self._require(step.train.train_mode == name, name, "train_mode", f"this step can be nothing but {name}.")
+            fix = "the whole method trains and evaluates; name one step with --train_mode, or use train_then_eval."
+            check(step.mode == "train_then_eval", "mode", step.mode, fix)
             object.__setattr__(self, name, dataclasses.replace(step, model_dir=os.path.join(directory, name)))
         self._check_same_labels()
         if self.finetune.data.few_labels or not self._same_data("pretrain"):
@@ -237,42 +218,41 @@ class SemiSupervisedConfig:
         self._set("finetune", "train", checkpoint=self.finetune.train.checkpoint or self.pretrain.model_dir)
         self._set("distill", "distill", teacher=self.distill.distill.teacher or self.finetune.model_dir)
 
+    def _require(self, condition: bool, step: str, flag: str, fix: str) -> None:
+        """Raises UserError("--step.flag=value: fix") unless `condition` holds."""
+        if not condition:
+            raise UserError(f"--{step}.{flag}={getattr(self, step).to_dict()[flag]}: {fix}")
+
     def _same_data(self, name: str) -> bool:
         ours, theirs = getattr(self, name).data, self.finetune.data
         return (ours.dataset, ours.labelled_split) == (theirs.dataset, theirs.labelled_split)
 
     def _check_same_labels(self) -> None:
+        theirs = self.finetune.data
         with_labels = ["supervised"] + (["distill"] if self.distill.distill.distill_alpha < 1 else [])
         for name in with_labels:
-            check(
+            ours = self.steps[name].data
+            self._require(
                 self._same_data(name),
-                f"{name}.dataset",
-                self.steps[name].data.dataset,
-                f"takes its labels from {self.steps[name].data.labelled_split}, finetuning from "
-                f"{self.finetune.data.labelled_split} of {self.finetune.data.dataset}; use the same.",
+                name,
+                "dataset",
+                f"takes its labels from {ours.labelled_split}, finetuning from {theirs.labelled_split} of "
+                f"{theirs.dataset}; use the same.",
             )
-            for flag in ("label_fraction", "labels_per_class", "label_seed"):
-                ours, theirs = getattr(self.steps[name].data, flag), getattr(self.finetune.data, flag)
-                mend = f"finetuning has {theirs}; set --{flag} for all steps, that is without a step's name."
-                check(ours == theirs, f"{name}.{flag}", ours, mend)
+            for flag in LABEL_SETTINGS:
+                value = getattr(theirs, flag)
+                fix = f"finetuning has {value}; set --{flag} for all steps, that is without a step's name."
+                self._require(getattr(ours, flag) == value, name, flag, fix)
         for name, step in self.steps.items():
-            check(
-                step.strategy == self.pretrain.strategy,
-                f"{name}.strategy",
-                step.strategy.strategy,
-                "all steps run on the same devices; set devices without a step's name.",
-            )
+            fix = "all steps run on the same devices; set devices without a step's name."
+            self._require(step.strategy == self.pretrain.strategy, name, "strategy", fix)
 
     def _check_same_network(self) -> None:
         pretrained, finetuned = self.pretrain.model, self.finetune.model
         for name in _NETWORK_SETTINGS:
             flag = _FLAG_BEHIND.get(name, name)
-            check(
-                getattr(finetuned, name) == getattr(pretrained, name),
-                f"finetune.{flag}",
-                getattr(finetuned, flag),
-                f"the network is pretrained with {getattr(pretrained, flag)}; use the same for both steps.",
-            )
+            fix = f"the network is pretrained with {getattr(pretrained, flag)}; use the same for both steps."
+            self._require(getattr(finetuned, name) == getattr(pretrained, name), "finetune", flag, fix)
 
     def _set(self, name: str, group: str, **values: Any) -> None:
         step = getattr(self, name)

@@ -3,18 +3,22 @@
 import dataclasses
 import functools
 import os
+from typing import Any, ClassVar
 
-from tf_simclr.config.checks import check, check_at_most
-from tf_simclr.config.experiment import LABEL_EFFICIENCY, ExperimentConfig, SemiSupervisedConfig
-from tf_simclr.config.training import TRAIN_MODES
+from tf_simclr.config.checks import check
+from tf_simclr.config.data import DataConfig
+from tf_simclr.config.experiment import ExperimentConfig, SemiSupervisedConfig
+from tf_simclr.config.modes import LABEL_EFFICIENCY, TRAIN_MODES
+from tf_simclr.config.setting import Settings, same_as, setting
 
 _TRAINED_METHODS = TRAIN_MODES[1:]
 FROZEN_METHODS = ("linear_eval", "raw_pixels", "label_spreading")
 METHODS = (*_TRAINED_METHODS, *FROZEN_METHODS)
+_COUNTS = r" *0*[1-9]\d{0,8} *"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class LabelEfficiencyConfig:
+class LabelEfficiencyConfig(Settings):
     """`--mode=label_efficiency`: steps of the whole method on more and more labels, several times each.
 
     `method` has the settings of all steps but for their labels, seeds and directories: draw k takes its
@@ -22,69 +26,65 @@ class LabelEfficiencyConfig:
     `seed` plus the number of the network, or from the network that `checkpoint` names.
     """
 
-    method: SemiSupervisedConfig
-    labels_per_class: str = "1,2,5,10,50"
-    num_seeds: int = 3
-    efficiency_methods: str = "finetune,supervised"
-    num_pretrained: int = 1
-    efficiency_baseline: str = "supervised"
+    topic: ClassVar[str] = "labels"
 
-    def __post_init__(self):
-        numbers = [part.strip() for part in self.labels_per_class.split(",")]
-        check(
-            all(part.isdecimal() and len(part) < 10 and int(part) > 0 for part in numbers),
-            "labels_per_class",
-            self.labels_per_class,
-            "use whole numbers of at least 1, with commas between them, such as 1,2,5,10,50.",
-        )
-        check_at_most(self, num_seeds=1000)
-        check(self.num_seeds >= 1, "num_seeds", self.num_seeds, "use at least 1.")
-        self._check_networks()
-        named = {name.strip() for name in self.efficiency_methods.split(",")}
-        check(
-            named <= set(METHODS),
+    method: SemiSupervisedConfig
+    labels_per_class: str = same_as(
+        DataConfig,
+        "labels_per_class",
+        default="1,2,5,10,50",
+        values="",
+        pattern=f"{_COUNTS}(,{_COUNTS})*",
+        fix="use whole numbers of at least 1, with commas between them, such as 1,2,5,10,50",
+    )
+    num_seeds: int = setting(
+        3,
+        "Runs of label_efficiency for each number of labels: run k takes --label_seed and --seed, both plus k.",
+        "at least 1",
+        limit=1000,
+    )
+    efficiency_methods: str = setting(
+        "finetune,supervised",
+        "What label_efficiency compares. linear_eval: logistic regression on the frozen encoder. raw_pixels: the same "
+        "on the pixels. label_spreading: scikit-learn's, on the pixels.",
+        METHODS,
+        several=True,
+    )
+    num_pretrained: int = setting(
+        1,
+        "Networks that label_efficiency pretrains, with --seed, --seed + 1, ...: run k starts from network k modulo "
+        "this number.",
+        "at least 1; as many as --num_seeds at most",
+    )
+    efficiency_baseline: str = setting(
+        "supervised",
+        "What label_efficiency subtracts, run by run on the same labels: one of the methods, or the directory of "
+        "another curve.",
+        fix="use one of --efficiency_methods, or the directory of another curve",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        fix = f"use 1 to {self.num_seeds}, as many as --num_seeds."
+        self._require(self.num_pretrained <= self.num_seeds, "num_pretrained", fix)
+        one_start = self.num_pretrained == 1 or "pretrain" in self.method.steps
+        self._require(one_start, "num_pretrained", "all draws start from --checkpoint; leave one of them out.")
+        is_there = self.efficiency_baseline in (type(self).efficiency_baseline, *self.methods)
+        fix = "use one of --efficiency_methods, or the directory of another curve."
+        self._require(is_there or self.other_curve is not None, "efficiency_baseline", fix)
+        split = self.method.finetune.data.eval_split
+        for name in set(self.methods) & set(_TRAINED_METHODS):
+            own = getattr(self.method, name).data.eval_split
+            fix = f"finetuning has {split}; use the same images for all methods."
+            check(own == split, f"{name}.eval_split", own, fix)
+        self._require(
+            "distill" not in self.methods or "finetune" in self.methods or not self._is_own_teacher,
             "efficiency_methods",
-            self.efficiency_methods,
-            f"use one or more of {', '.join(METHODS)}, with commas between them.",
-        )
-        baseline, default = self.efficiency_baseline, type(self).efficiency_baseline
-        check(
-            bool(baseline) and (baseline not in METHODS or baseline == default or baseline in named),
-            "efficiency_baseline",
-            baseline,
-            "use one of --efficiency_methods, or the directory of another curve.",
-        )
-        for name in _TRAINED_METHODS:
-            own, finetune = getattr(self.method, name), self.method.finetune
-            check(
-                name not in named or own.data.eval_split == finetune.data.eval_split,
-                f"{name}.eval_split",
-                own.data.eval_split,
-                f"finetuning has {finetune.data.eval_split}; use the same images for all methods.",
-            )
-        check(
-            "distill" not in named or "finetune" in named or not self._is_own_teacher,
-            "efficiency_methods",
-            self.efficiency_methods,
             "the student's teacher is the finetuned network; add finetune, or name another one with "
             "--distill.teacher=.",
         )
 
-    def _check_networks(self) -> None:
-        check(
-            1 <= self.num_pretrained <= self.num_seeds,
-            "num_pretrained",
-            self.num_pretrained,
-            f"use 1 to {self.num_seeds}, as many as --num_seeds.",
-        )
-        check(
-            self.num_pretrained == 1 or "pretrain" in self.method.steps,
-            "num_pretrained",
-            self.num_pretrained,
-            "all draws start from --checkpoint; leave one of them out.",
-        )
-
-    def to_dict(self) -> dict[str, str]:
+    def to_dict(self) -> dict[str, Any]:
         """Returns what tells the directory of a curve from that of another kind of run."""
         return {"train_mode": LABEL_EFFICIENCY}
 
@@ -180,6 +180,3 @@ def _with_labels(step: ExperimentConfig, labels: int, draw: int) -> ExperimentCo
     data = dataclasses.replace(step.data, labels_per_class=labels, label_fraction=1.0, label_seed=label_seed)
     train = dataclasses.replace(step.train, seed=step.train.seed + draw)
     return dataclasses.replace(step, data=data, train=train)
-
-
-Run = ExperimentConfig | SemiSupervisedConfig | LabelEfficiencyConfig

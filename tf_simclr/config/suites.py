@@ -3,18 +3,14 @@
 import dataclasses
 from typing import Any, ClassVar
 
-from tf_simclr.config.checks import (
-    WHICH_NETWORK,
-    check,
-    check_at_most,
-    check_choice,
-    check_given,
-    check_readable_place,
-)
+from tf_simclr.config.checks import check_readable_place
 from tf_simclr.config.data import AugmentConfig, DataConfig
 from tf_simclr.config.devices import StrategyConfig
+from tf_simclr.config.experiment import ExperimentConfig
 from tf_simclr.config.network import ModelConfig
-from tf_simclr.config.training import OptimizerConfig, TrainConfig
+from tf_simclr.config.setting import Settings, same_as, setting, settings_of
+from tf_simclr.config.tools import RESULT_FILE, EmbedConfig, ExportConfig
+from tf_simclr.config.training import EvaluationConfig, OptimizerConfig, TrainConfig
 
 TRANSFER_PROTOCOLS = ("linear", "finetuned")
 ROBUSTNESS_DATASETS = (
@@ -26,18 +22,8 @@ ROBUSTNESS_DATASETS = (
     "imagenet2012_real",
     "imagenet_sketch",
 )
-# What a data set of the suites says for itself.
-_OF_A_DATASET = (
-    "dataset",
-    "train_split",
-    "eval_split",
-    "label_fraction",
-    "labels_per_class",
-    "label_seed",
-    "data_service",
-)
 # SimCLR, appendix B.8; learning rate and weight decay are searched for there, these are of the middle of its grid.
-_FINETUNING = {
+_FINETUNING: dict[str, dict[str, Any]] = {
     "optimizer": {"optimizer": "momentum", "learning_rate": 0.03, "warmup_epochs": 0.0, "weight_decay": 1e-4},
     "train": {"train_batch_size": 256, "keep_checkpoint_max": 1},
 }
@@ -46,31 +32,23 @@ _CHECKPOINT_STEPS = 1000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SuiteConfig:
-    """What is evaluated on one data set after the other.
+class SuiteConfig(Settings):
+    """An evaluation on one data set after the other. `mode` is the flag's value."""
 
-    `mode` is the flag's value, `unused` are settings that are of no use here.
-    """
-
+    topic: ClassVar[str] = "suites"
     mode: ClassVar[str]
-    unused: ClassVar[tuple[str, ...]] = _OF_A_DATASET
 
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
-    checkpoint: str | None = None
-    datasets: str | None = None
-    eval_batch_size: int = 256
-    overwrite: bool = False
-
-    def __post_init__(self):
-        check_given("checkpoint", self.checkpoint, WHICH_NETWORK)
-        check(
-            self.datasets is None or bool(self.names),
-            "datasets",
-            self.datasets,
-            "name data sets with commas between them.",
-        )
-        check_at_most(self, eval_batch_size=2**20)
-        check(self.eval_batch_size >= 1, "eval_batch_size", self.eval_batch_size, "use at least 1.")
+    checkpoint: str | None = same_as(EmbedConfig, "checkpoint")
+    datasets: str | None = setting(
+        None,
+        "Data sets of transfer and robustness, with commas between them. transfer: names as for --dataset; those of "
+        "SimCLR, B.8, have the splits and metrics of the paper. robustness: all of its own if not given.",
+        pattern=".*[^ ,].*",
+        fix="name data sets with commas between them",
+    )
+    eval_batch_size: int = same_as(EvaluationConfig, "eval_batch_size")
+    overwrite: bool = same_as(ExportConfig, "overwrite")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -88,66 +66,56 @@ class TransferConfig(SuiteConfig):
     """
 
     mode: ClassVar[str] = "transfer"
-    unused: ClassVar[tuple[str, ...]] = (
-        *_OF_A_DATASET,
-        "train_mode",
-        "lineareval_while_pretraining",
-        "profile_steps",
-        "color_jitter_strength",
-        "use_blur",
-        "zero_init_logits_layer",
-    )
 
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
     optimizer: OptimizerConfig = dataclasses.field(default_factory=OptimizerConfig)
     train: TrainConfig = dataclasses.field(default_factory=TrainConfig)
     strategy: StrategyConfig = dataclasses.field(default_factory=StrategyConfig)
-    transfer_protocol: str = "linear"
-    endpoint: str = "default"
-    model_dir: str | None = None
+    datasets: str | None = same_as(
+        SuiteConfig, "datasets", required=True, fix="name data sets, such as --datasets=cifar10,dtd"
+    )
+    transfer_protocol: str = setting(
+        "linear",
+        "linear: logistic regression on frozen features (SimCLR, B.8). finetuned: the whole network, by 20,000 steps "
+        "of 256 images, momentum, a learning rate of 0.03 and a weight decay of 1e-4 unless the flags of training say "
+        "otherwise.",
+        TRANSFER_PROTOCOLS,
+    )
+    endpoint: str = same_as(EmbedConfig, "endpoint")
+    model_dir: str | None = same_as(ExperimentConfig, "model_dir")
     stated: tuple[str, ...] = ()
     explicit: tuple[str, ...] = ()
 
-    def __post_init__(self):
-        check_given("datasets", self.datasets, "name data sets, such as --datasets=cifar10,dtd.")
+    def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("transfer_protocol", self.transfer_protocol, TRANSFER_PROTOCOLS)
-        check(bool(self.endpoint), "endpoint", self.endpoint, "name an output, such as default.")
-        check(self.model_dir != "", "model_dir", "", "name a directory, or leave it out.")
         check_readable_place("model_dir", str(self.model_dir))
         if self.transfer_protocol == "linear":
             self._check_nothing_is_trained()
             return
-        check(
+        self._require(
             self.endpoint == "default",
             "endpoint",
-            self.endpoint,
             "--transfer_protocol=finetuned trains the whole network; leave it out, or use --ft_proj_selector.",
         )
-        self._set("optimizer", _FINETUNING["optimizer"])
+        self._set_unstated("optimizer", _FINETUNING["optimizer"])
         steps = {} if "train_epochs" in self.stated else {"train_steps": _FINETUNING_STEPS}
         if "checkpoint_epochs" not in self.stated:
             steps["checkpoint_steps"] = _CHECKPOINT_STEPS
-        self._set("train", _FINETUNING["train"] | steps)
-        own = {"train_mode": "finetune", "lineareval_while_pretraining": False}
-        object.__setattr__(self, "train", dataclasses.replace(self.train, **own))
+        self._set_unstated("train", _FINETUNING["train"] | steps)
+        self._set(train=dataclasses.replace(self.train, train_mode="finetune", lineareval_while_pretraining=False))
 
     def _check_nothing_is_trained(self) -> None:
         groups = (self.model, self.augment, self.optimizer, self.train, self.strategy)
-        of_training = {field.name for group in groups for field in dataclasses.fields(group)}
+        of_training = set().union(*map(settings_of, groups)) - {"checkpoint", "seed"}
         for name in self.explicit:
-            check(
-                name not in of_training - {"checkpoint", "seed"},
-                name,
-                next((getattr(group, name) for group in groups if hasattr(group, name)), None),
-                "has no meaning with --transfer_protocol=linear; leave it out.",
-            )
+            fix = "has no meaning with --transfer_protocol=linear; leave it out."
+            self._require(name not in of_training, name, fix)
 
-    def _set(self, group: str, values: dict[str, Any]) -> None:
+    def _set_unstated(self, group: str, values: dict[str, Any]) -> None:
         """Gives the settings of a group that the user has not stated their values."""
         own = {name: value for name, value in values.items() if name not in self.stated}
-        object.__setattr__(self, group, dataclasses.replace(getattr(self, group), **own))
+        self._set(**{group: dataclasses.replace(getattr(self, group), **own)})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -155,25 +123,13 @@ class RobustnessConfig(SuiteConfig):
     """`--mode=robustness`: a classifier of ImageNet on other tests than its own."""
 
     mode: ClassVar[str] = "robustness"
-    unused: ClassVar[tuple[str, ...]] = (*_OF_A_DATASET, "cache_dataset")
 
-    output: str | None = None
+    output: str | None = same_as(EmbedConfig, "output", required=False, pattern=r".*\.json", fix=RESULT_FILE)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.datasets is None:
-            object.__setattr__(self, "datasets", ",".join(ROBUSTNESS_DATASETS))
+            self._set(datasets=",".join(ROBUSTNESS_DATASETS))
         for name in self.names:
-            check(
-                name in ROBUSTNESS_DATASETS,
-                "datasets",
-                self.datasets,
-                f"{name} is none of {', '.join(ROBUSTNESS_DATASETS)}.",
-            )
-        check(
-            self.output is None or self.output.endswith(".json"),
-            "output",
-            self.output,
-            "the result is a file of JSON; name one such as result.json, or leave it out: it goes to the "
-            "directory of the run.",
-        )
+            fix = f"{name} is none of {', '.join(ROBUSTNESS_DATASETS)}."
+            self._require(name in ROBUSTNESS_DATASETS, "datasets", fix)
