@@ -15,7 +15,8 @@ from tf_simclr.terminal.noise import without_noise
 from tf_simclr.terminal.output import end_output, log_to_standard_output, show
 
 try:
-    from flags.convert import asks_for_help, help_text, parse_command_line
+    from flags.convert import parse_command_line
+    from flags.help import asks_for_help, help_text
 except ModuleNotFoundError as error:
     sys.exit(f"error: {missing_package(error)}")
 
@@ -30,8 +31,7 @@ def console() -> None:
 def main(arguments: list[str]) -> int:
     """Runs the command line `arguments`; returns the exit status."""
     if asks_for_help(arguments):
-        show(help_text())
-        return 0
+        return status_of(lambda: show(help_text(arguments)))
     if "--version" in arguments:
         show(f"tf_simclr {__version__}")
         return 0

@@ -8,7 +8,7 @@ from typing import Any
 
 from absl import flags as absl_flags
 
-from flags.definitions import ACCEPTED_WITHOUT_EFFECT, define_flags
+from flags.definitions import ACCEPTED_WITHOUT_EFFECT
 from flags.lines import RECIPES, Lines, of_step, parse, split_flagfiles
 from tf_simclr.config import (
     LABEL_EFFICIENCY,
@@ -33,7 +33,6 @@ from tf_simclr.files import find_json
 
 # Data on this machine, or the name of a data set that TFDS itself has; "namespace:name" fetches code.
 _PLAIN_SOURCE = re.compile(r"(folder|tfrecord):(?!.*://).*|[\w.+-]+(/[\w.+-]+)?(:[\d.*]+)?", re.DOTALL)
-_HELP = ("h", "help", "helpfull", "helpshort")
 _DIGITS_RECIPE = os.path.join(RECIPES, "digits.flags")
 # What the other steps of the whole method would refuse.
 _OF_PRETRAINING = ("contrast_chunks", "memory_size", "memory_momentum")
@@ -311,22 +310,6 @@ def config_from_flags(flag_values: absl_flags.FlagValues) -> ExperimentConfig:
         flag_values["train_mode"].value = flag_values.mode
         flag_values["mode"].value = "train_then_eval"
     return _fill(ExperimentConfig, flag_values)
-
-
-def asks_for_help(arguments: Sequence[str]) -> bool:
-    """Returns whether one of the arguments is a flag of help, in any of the forms that programs with absl take."""
-    for argument in arguments:
-        name, _, value = argument.lstrip("-").partition("=")
-        if argument.startswith("-") and name in _HELP and value.lower() not in ("false", "f", "0"):
-            return True
-    return False
-
-
-def help_text() -> str:
-    """Returns the description of all flags."""
-    flag_values = absl_flags.FlagValues()
-    define_flags(flag_values)
-    return flag_values.get_help(include_special_flags=False).replace("\nflags.definitions:", "")
 
 
 def _fill(owner: Any, flag_values: absl_flags.FlagValues, **others: Any) -> Any:

@@ -250,12 +250,15 @@ def test_wrong_flag_fails_before_tensorflow_is_loaded():
         import sys, run
         assert run.main(["--temperature=0"]) == 2
         assert run.main(["--help"]) == 0
+        assert run.main(["--help=dta"]) == 2
         assert "tensorflow" not in sys.modules and "numpy" not in sys.modules
         """
     )
     assert done.returncode == 0, done.stderr
-    assert done.stderr == "error: --temperature=0.0: use a number above 0; the paper uses 0.1.\n"
-    assert "--temperature: Divides the logits" in done.stdout
+    wrong, unknown = done.stderr.splitlines()
+    assert wrong == "error: --temperature=0.0: use a number above 0; the paper uses 0.1."
+    assert unknown.startswith("error: --help=dta: no such group or flag; use one of run, data, ")
+    assert "  --temperature: a number above 0" in done.stdout
 
 
 @pytest.mark.parametrize("package", ["absl", "tensorflow"])

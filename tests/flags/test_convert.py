@@ -7,7 +7,7 @@ import json
 import pytest
 from absl import flags as absl_flags
 
-from flags.convert import RECIPES, asks_for_help, help_text, parse_command_line
+from flags.convert import RECIPES, parse_command_line
 from flags.definitions import ACCEPTED_WITHOUT_EFFECT, define_flags
 from tf_simclr.config import (
     TOOLS,
@@ -122,13 +122,6 @@ def test_flag_of_the_authors_has_their_default(name, default):
 @pytest.mark.parametrize("name", AUTHORS_UNSET)
 def test_flag_of_the_authors_is_unset(name):
     assert defined_flags()[name].default is None
-
-
-def test_every_flag_is_described():
-    text = help_text()
-    for name in set(ExperimentConfig().to_dict()).union(*map(fields_of, OTHERS)):
-        assert f"{name}:" in text
-        assert len(defined_flags()[name].help) > 10
 
 
 def test_authors_cifar_command_means_the_same():
@@ -296,17 +289,6 @@ def test_file_wins_over_a_recipe_of_its_name(tmp_path, monkeypatch):
 def test_flagfile_with_a_byte_order_mark_is_read(tmp_path):
     (tmp_path / "x.flags").write_text("\ufeff--temperature=0.3\n", encoding="utf-8")
     assert parse_command_line([f"--flagfile={tmp_path}/x.flags"])[0].contrast.temperature == 0.3
-
-
-@pytest.mark.parametrize(
-    ("argument", "asked"),
-    [
-        *[(argument, True) for argument in ("-h", "-help", "--help", "--help=True", "--helpfull")],
-        *[(argument, False) for argument in ("--help=false", "help", "--model_dir=help")],
-    ],
-)
-def test_help_is_asked_for_as_in_other_programs_with_absl(argument, asked):
-    assert asks_for_help(["--dataset=digits", argument]) == asked
 
 
 def test_flagfile_that_is_no_text_is_refused(tmp_path):

@@ -7,7 +7,7 @@ PREVIEW = "preview"
 # What each value of --mode does.
 MODES = {
     "train": "train the stage that --train_mode names",
-    "eval": "evaluate each new checkpoint of --model_dir until training is over",
+    "eval": "evaluate each new checkpoint until training is over",
     "train_then_eval": "train, evaluate and export",
     "pretrain": "short for --mode=train_then_eval --train_mode=pretrain",
     "finetune": "the same for --train_mode=finetune",
