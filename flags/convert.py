@@ -23,7 +23,6 @@ from tf_simclr.config import (
     SemiSupervisedConfig,
     Tool,
     UserError,
-    all_settings,
     check,
     default_model_dir,
     settings_of,
@@ -53,45 +52,25 @@ def parse_command_line(arguments: Sequence[str]) -> tuple[Run | Tool, list[str]]
         arguments: without the program's name.
 
     Returns:
-        The configuration of one step, of the whole method, of a curve or of a tool, and lines that tell the
-        user what was chosen for him.
+        The configuration of one step, of the whole method, of a curve or of a tool, and lines that say
+        what was chosen.
 
     Raises:
         UserError: a flag or a value is wrong.
     """
     lines = Lines(*split_flagfiles(arguments, base=os.curdir))
     values = parse(lines.of_step(None))
-    is_tool = values.mode in TOOLS
-    is_of_run = not is_tool or values.mode == PREVIEW
-    notes = []
     uses_flagfile = any(argument.lstrip("-").partition("=")[0] == "flagfile" for argument in arguments)
-    unnamed = not values["dataset"].present
-    settings = _settings_of_run(values) if values.mode == "eval" else {}
-    if settings:
-        notes += _notes_on_settings(settings, values)
-        of_run = [f"--{name}={value}" for name, value in settings.items() if all_settings()[name].inherited]
-        lines = Lines([*of_run, *lines.from_files], lines.explicit)
-        values = parse(lines.of_step(None))
-    elif values.mode == "eval" and unnamed and not uses_flagfile and values.model_dir is not None:
-        is_address = "://" in values.model_dir
-        why = "the settings of a run at an address are not read" if is_address else "no run is there"
-        fix = "" if is_address else "name the directory of a run, or "
-        raise UserError(
-            f"--model_dir={values.model_dir}: {why}, and no --dataset is named; {fix}give the flags of the run that "
-            "you want to wait for."
-        )
-    elif is_of_run and not uses_flagfile and (unnamed or values.dataset == "digits"):
-        why = "no --dataset is named" if unnamed else "--dataset=digits"
-        notes.append(f"Recipe: digits, as {why}: handwritten digits, a run of minutes (--flagfile=digits).")
-        recipe, _ = split_flagfiles([f"--flagfile={_DIGITS_RECIPE}"], base=os.curdir)
-        lines = Lines([*recipe, *lines.from_files], lines.explicit)
-        values = parse(lines.of_step(None))
+    bare = not values["dataset"].present and not uses_flagfile
+    weakest, notes = _weakest_flags(values, uses_flagfile=uses_flagfile)
+    lines = Lines([*weakest, *lines.from_files], lines.explicit)
+    values = parse(lines.of_step(None))
     if values.mode == PREVIEW:
         values, chosen = _of_previewed_step(lines, values)
         notes += chosen
-    if is_tool:
+    if values.mode in TOOLS:
         return _tool(lines, values), notes
-    train_mode = _train_mode(values, bare=unnamed and not uses_flagfile)
+    train_mode = _train_mode(values, bare=bare)
     config: Run
     if train_mode == SEMI_SUPERVISED:
         config = _semi_supervised(lines, values)
@@ -106,6 +85,31 @@ def parse_command_line(arguments: Sequence[str]) -> tuple[Run | Tool, list[str]]
         if values[name].present
     ]
     return config, notes
+
+
+def _weakest_flags(values: absl_flags.FlagValues, *, uses_flagfile: bool) -> tuple[list[str], list[str]]:
+    """Returns the flags that all others win over, of the run to evaluate or of the digits, and lines for the user."""
+    unnamed = not values["dataset"].present
+    settings = _settings_of_run(values) if values.mode == "eval" else {}
+    if settings:
+        inherited = {name for name, setting in settings_of(ExperimentConfig).items() if setting.inherited}
+        flags = [f"--{name}={value}" for name, value in settings.items() if name in inherited]
+        return flags, _notes_on_settings(settings, values)
+    if values.mode == "eval" and unnamed and not uses_flagfile and values.model_dir is not None:
+        is_address = "://" in values.model_dir
+        why = "the settings of a run at an address are not read" if is_address else "no run is there"
+        fix = "" if is_address else "name the directory of a run, or "
+        raise UserError(
+            f"--model_dir={values.model_dir}: {why}, and no --dataset is named; {fix}give the flags of the run that "
+            "you want to wait for."
+        )
+    is_of_run = values.mode not in TOOLS or values.mode == PREVIEW
+    if is_of_run and not uses_flagfile and (unnamed or values.dataset == "digits"):
+        why = "no --dataset is named" if unnamed else "of --dataset=digits"
+        recipe, _ = split_flagfiles([f"--flagfile={_DIGITS_RECIPE}"], base=os.curdir)
+        note = f"Recipe: digits, because {why}: handwritten digits, a run of minutes (--flagfile=digits)."
+        return recipe, [note]
+    return [], []
 
 
 def _settings_of_run(values: absl_flags.FlagValues) -> dict[str, str]:

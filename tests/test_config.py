@@ -115,7 +115,7 @@ def test_choice_unknown_names_the_choices(name):
         (ModelConfig, {"ft_proj_selector": 4}, "ft_proj_selector", "0 (encoder output) to 3, or -1"),
         (ModelConfig, {"ft_proj_selector": -5}, "ft_proj_selector", "0 (encoder output) to 3, or -1"),
         (ModelConfig, {"fine_tune_after_block": 5}, "fine_tune_after_block", "4"),
-        (config.OptimizerConfig, {"warmup_epochs": 1e300}, "warmup_epochs", "at most 1000000"),
+        (config.OptimizerConfig, {"warmup_epochs": 1e300}, "warmup_epochs", "at most 1048576"),
         (ModelConfig, {"width_multiplier": 100.0}, "width_multiplier", "at most 32"),
         (ModelConfig, {"num_proj_layers": 1000}, "num_proj_layers", "at most 32"),
         (ModelConfig, {"image_size": 100_000}, "image_size", "at most 4096"),

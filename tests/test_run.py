@@ -399,7 +399,7 @@ def test_program_trains_evaluates_exports_and_shows_it(tmp_path):
     done = run_program(*tiny_arguments(tmp_path / "run"))
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
-    assert lines[0].startswith("Recipe: digits, as --dataset=digits")
+    assert lines[0].startswith("Recipe: digits, because of --dataset=digits")
     assert lines[1].startswith("Strategy: one_device (auto: ")
     assert lines[2].startswith("Training images: digits (train): 1347 images, 10 classes")
     for start in (

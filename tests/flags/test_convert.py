@@ -693,6 +693,8 @@ def test_evaluation_takes_neither_modules_nor_addresses_from_the_run(tmp_path):
         "tpu_name": "grpc://host:2",
         "master": "grpc://host:3",
         "flagfile": "/elsewhere/a.flags",
+        "train_summary_steps": 3,
+        "output": "/elsewhere",
         "dataset": "cifar10",
     }
     config, notes = parse_command_line(["--mode=eval", write_settings(tmp_path, settings)])

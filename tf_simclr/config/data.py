@@ -9,7 +9,7 @@ import urllib.parse
 from typing import ClassVar
 
 from tf_simclr.config.checks import is_handle, is_remote
-from tf_simclr.config.setting import SEEDS, Settings, setting
+from tf_simclr.config.setting import SEEDS, Settings, setting, setting_of_command
 
 # Pretraining without a probe does not depend on these.
 LABEL_SETTINGS = ("label_fraction", "labels_per_class", "label_seed")
@@ -70,30 +70,23 @@ class DataConfig(Settings):
         "Shares of several sources in each batch, such as 0.7,0.3; by their numbers of images if not given.",
         unused_by=("embed", *_PROBES),
     )
-    data_dir: str | None = setting(
-        None,
-        "Directory of prepared TFDS data sets, or of the files of fashion_mnist_debian.",
-        free=True,
-        inherited=False,
+    data_dir: str | None = setting_of_command(
+        None, "Directory of prepared TFDS data sets, or of the files of fashion_mnist_debian."
     )
     tfds_image_key: str | None = setting(
         None, "Feature of a TFDS data set that is the image; needed if it has several.", fix=_FEATURE
     )
     tfds_label_key: str | None = setting(
-        None,
-        "Feature of a TFDS data set that is the label; needed if it has several. Empty: read without labels.",
+        None, "Feature of a TFDS data set that is the label; needed if it has several. Empty: read without labels."
     )
     tfrecord_image_key: str | None = setting(
         None, "Feature of tfrecord:GLOB that is the encoded image; found by the usual names if not given.", fix=_FEATURE
     )
     tfrecord_label_key: str | None = setting(
-        None,
-        "Feature that is the label, an integer; found by the usual names if not given. Empty: read without labels.",
+        None, "Feature that is the label, an integer; found by the usual names if not given. Empty: no labels are read."
     )
     tfrecord_num_classes: int = setting(
-        0,
-        "Number of classes of tfrecord:GLOB, which spares reading all labels at the start.",
-        "0 (as many as there are labels, or as a manifest says) or more",
+        0, "Number of classes of tfrecord:GLOB.", "0 (as many as a manifest says, or as there are labels) or more"
     )
     tfrecord_first_label: int = setting(
         0,
@@ -116,11 +109,7 @@ class DataConfig(Settings):
         unused_by=("prepare", "embed", "benchmark", *_SUITES),
     )
     cache_dataset: bool = setting(
-        False,
-        "Keep the examples of a data set that is read from records in memory.",
-        free=True,
-        unused_by=("prepare", "robustness"),
-        topic="speed",
+        False, "Keep records in memory.", free=True, unused_by=("prepare", "robustness"), topic="speed"
     )
     max_bad_image_fraction: float = setting(
         0.01, "Share of unreadable images above which the run stops.", "0 to 1", free=True
@@ -139,12 +128,10 @@ class DataConfig(Settings):
         limit=10**9,
     )
     label_seed: int = _labels(0, "Seed of the choice of those labels.", SEEDS)
-    data_service: str | None = setting(
+    data_service: str | None = setting_of_command(
         None,
         "Address of a tf.data service, grpc://HOST:PORT, whose workers make the training batches. Each image comes "
         "once an epoch while no worker fails, but in no fixed order: such a run cannot be repeated exactly.",
-        free=True,
-        inherited=False,
         unused_by=("prepare", "embed", "benchmark", *_PROBES, *_SUITES),
         topic="speed",
     )

@@ -1,12 +1,9 @@
 """The devices and the workers of a run."""
 
 import dataclasses
-import functools
 from typing import ClassVar
 
-from tf_simclr.config.setting import Settings, setting
-
-_device = functools.partial(setting, free=True, inherited=False)
+from tf_simclr.config.setting import Settings, setting_of_command
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -15,25 +12,27 @@ class StrategyConfig(Settings):
 
     topic: ClassVar[str] = "devices"
 
-    strategy: str = _device(
+    strategy: str = setting_of_command(
         "auto",
         "Devices. auto: a TPU, several workers, all GPUs, or else the CPU. mirrored: all GPUs, else all logical CPUs.",
         ("auto", "one_device", "mirrored", "multi_worker", "tpu"),
     )
-    use_tpu: bool | None = _device(
+    use_tpu: bool | None = setting_of_command(
         None, "True: a TPU or an error. False: no TPU. Not given: a TPU if --tpu_name names one."
     )
-    tpu_name: str | None = _device(None, "Name or address of the TPU; local on a TPU VM.")
-    tpu_zone: str | None = _device(None, "Zone of the TPU.")
-    gcp_project: str | None = _device(None, "Project of the TPU.")
-    master: str | None = _device(None, "Address of the TPU, if --tpu_name is not given.")
-    cluster: str = _device(
+    tpu_name: str | None = setting_of_command(None, "Name or address of the TPU; local on a TPU VM.")
+    tpu_zone: str | None = setting_of_command(None, "Zone of the TPU.")
+    gcp_project: str | None = setting_of_command(None, "Project of the TPU.")
+    master: str | None = setting_of_command(None, "Address of the TPU, if --tpu_name is not given.")
+    cluster: str = setting_of_command(
         "auto",
         "What names the workers of multi_worker: the variable TF_CONFIG, or Slurm. auto: the first one that does.",
         ("auto", "tf_config", "slurm"),
     )
-    cluster_port: int = _device(8470, "Port of the workers under Slurm, the first of a node's.", "1 to 65535")
-    cluster_timeout: int = _device(300, "Longest time to wait for the other workers.", "at least 1 second")
+    cluster_port: int = setting_of_command(
+        8470, "Port of the workers under Slurm, the first of a node's.", "1 to 65535"
+    )
+    cluster_timeout: int = setting_of_command(300, "Longest time to wait for the other workers.", "at least 1 second")
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -9,7 +9,7 @@ from tf_simclr.config.data import LABEL_SETTINGS, AugmentConfig, DataConfig
 from tf_simclr.config.devices import StrategyConfig
 from tf_simclr.config.modes import MODES, SEMI_SUPERVISED, TRAIN_MODES
 from tf_simclr.config.network import ModelConfig
-from tf_simclr.config.setting import Settings, setting, settings_of
+from tf_simclr.config.setting import Settings, setting, setting_of_command, settings_of
 from tf_simclr.config.training import ContrastConfig, DistillConfig, EvaluationConfig, OptimizerConfig, TrainConfig
 
 _RUN_MODES = ("train", "eval", "train_then_eval")
@@ -65,22 +65,16 @@ class ExperimentConfig(TrainingConfig):
     topic: ClassVar[str] = "run"
 
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
-    mode: str = setting("train_then_eval", "What to do.", tuple(MODES), free=True, inherited=False)
-    model_dir: str | None = setting(
+    mode: str = setting_of_command("train_then_eval", "What to do.", tuple(MODES))
+    model_dir: str | None = setting_of_command(
         None,
         "Directory of the run: checkpoints, results, exports. runs/<dataset>-<train_mode> if not given. "
         "semi_supervised keeps a subfolder a stage. For transfer: results and finetuned networks; transfer/ in the "
         "network's directory if not given.",
         fix="name a directory, or leave it out",
-        free=True,
-        inherited=False,
     )
     keep_hub_module_max: int = setting(
-        1,
-        "SavedModels to keep. A run exports one, at its end.",
-        "0 (no export) or more",
-        free=True,
-        topic="saving",
+        1, "SavedModels to keep. A run exports one, at its end.", "0 (no export) or more", free=True, topic="saving"
     )
 
     def __post_init__(self) -> None:

@@ -53,7 +53,7 @@ class Setting:
     help: str
     values: str | tuple = ""
     several: bool = False
-    limit: float = 10**6
+    limit: float = 2**20
     pattern: str = ".+"
     fix: str = ""
     required: bool = False
@@ -118,6 +118,10 @@ def _bounds(words: str) -> _Bounds:
 def setting(default: Any, help: str, values: str | tuple = "", **facts: Any) -> Any:
     """Declares a field of a group of settings; `Setting` describes the arguments."""
     return dataclasses.field(default=default, metadata={_KEY: Setting(help=help, values=values, **facts)})
+
+
+# A setting of one command: it may change, and an evaluation does not take it from its run.
+setting_of_command = functools.partial(setting, free=True, inherited=False)
 
 
 def same_as(owner: type, name: str, **facts: Any) -> Any:

@@ -70,16 +70,10 @@ class ImportConfig(Settings):
 
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     checkpoint: str | None = same_as(
-        TrainConfig,
-        "checkpoint",
-        required=True,
-        fix="name a TF1 checkpoint or a TF2 SavedModel of released weights",
+        TrainConfig, "checkpoint", required=True, fix="name a TF1 checkpoint or a TF2 SavedModel of released weights"
     )
     model_dir: str | None = same_as(
-        ExperimentConfig,
-        "model_dir",
-        required=True,
-        fix="name the directory that the imported network is written to",
+        ExperimentConfig, "model_dir", required=True, fix="name the directory that the imported network is written to"
     )
     ema: bool = setting(False, "Import the moving average of the weights, ema_model/, if the file has it.")
     overwrite: bool = same_as(ExportConfig, "overwrite")
@@ -196,9 +190,7 @@ class BenchmarkConfig(TrainingConfig):
     topic: ClassVar[str] = "benchmark"
 
     benchmark: str = setting("inference", "What to measure. step: of training. flops: counts.", BENCHMARKS)
-    benchmark_batch_size: int = setting(
-        8, "Images in a batch. Each gives two views while pretraining.", "at least 1", limit=2**20
-    )
+    benchmark_batch_size: int = setting(8, "Images in a batch. Each gives two views while pretraining.", "at least 1")
     benchmark_repeats: int | None = setting(None, "Repetitions; 5 to 15, by the benchmark, if not given.", "at least 1")
     benchmark_trace_only: bool = setting(
         False, "startup: trace the first step without running it, for networks that are too big."

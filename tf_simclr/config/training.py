@@ -7,9 +7,10 @@ from typing import ClassVar
 
 from tf_simclr.config.checks import is_handle
 from tf_simclr.config.modes import TRAIN_MODES
-from tf_simclr.config.setting import SEEDS, Settings, setting
+from tf_simclr.config.setting import SEEDS, Settings, setting, setting_of_command
 
 _BENCHMARK = ("benchmark",)
+_scheduled = functools.partial(setting, unused_by=_BENCHMARK)
 _saving = functools.partial(setting, free=True, unused_by=_BENCHMARK, topic="saving")
 
 
@@ -28,21 +29,17 @@ class ContrastConfig(Settings):
     hidden_norm: bool = setting(True, "L2-normalise the projections.")
     contrast_chunks: int = setting(
         1,
-        "Parts in which each device processes its images: memory for one part, the loss of the whole batch. Needs "
-        "--global_bn=False.",
+        "Parts of a batch that each device processes in turn, to need less memory. Needs --global_bn=False.",
         "at least 1",
-        limit=2**20,
     )
     memory_size: int = setting(
         0,
-        "Negatives kept from earlier batches, made by a moving average of the network (MoCo). A third more work.",
+        "Negatives from earlier batches, made by a moving average of the network (MoCo). A third more work.",
         "0 (none) or more; the paper has 65536",
         limit=2**24,
     )
     memory_momentum: float = setting(
-        0.999,
-        "Share of the averaged weights that a step with --memory_size keeps.",
-        "0 up to, but not, 1; the paper has 0.999",
+        0.999, "Share of the average that a step with --memory_size keeps.", "0 up to, but not, 1; the paper has 0.999"
     )
 
 
@@ -59,12 +56,8 @@ class DistillConfig(Settings):
         inherited=False,
         unused_by=_BENCHMARK,
     )
-    allow_remote_teacher: bool = setting(
-        False,
-        "Let --teacher be fetched (https://..., gs://...). A module may run anything.",
-        free=True,
-        inherited=False,
-        unused_by=_BENCHMARK,
+    allow_remote_teacher: bool = setting_of_command(
+        False, "Let --teacher be fetched (https://..., gs://...). It may run anything.", unused_by=_BENCHMARK
     )
     distill_alpha: float = setting(
         1.0, "Weight of the teacher's term; the labels have the rest.", "0 to 1 (no labels are used)"
@@ -112,18 +105,14 @@ class OptimizerConfig(Settings):
     learning_rate: float = setting(
         0.3, "Base learning rate, before --learning_rate_scaling.", "a number above 0", limit=10_000
     )
-    learning_rate_scaling: str = setting(
-        "linear",
-        "linear: times batch / 256. sqrt: times the square root of the batch.",
-        ("linear", "sqrt"),
-        unused_by=_BENCHMARK,
+    learning_rate_scaling: str = _scheduled(
+        "linear", "linear: times batch / 256. sqrt: times the square root of the batch.", ("linear", "sqrt")
     )
-    warmup_epochs: float | str = setting(
+    warmup_epochs: float | str = _scheduled(
         10.0,
-        "Epochs of linear warm-up, or a share of the steps of the run, such as 5% (the paper's).",
+        "Length of the linear warm-up. The paper has 5%.",
         "0 (none) or more epochs; or a share of the run up to 100%, such as 5%",
         pattern=r"\d+\.?\d*%",
-        unused_by=_BENCHMARK,
     )
     weight_decay: float = setting(1e-6, "L2 weight decay.", "0 (off) or more", limit=10_000)
     momentum: float = setting(0.9, "Momentum of lars and momentum.", "0 up to, but not, 1")
@@ -152,17 +141,11 @@ class TrainConfig(Settings):
         unused_by=("transfer",),
         topic="run",
     )
-    train_batch_size: int = setting(
-        512,
-        "Images in a step, over all replicas. Each gives two views while pretraining.",
-        "at least 1",
-        limit=2**20,
-        unused_by=_BENCHMARK,
+    train_batch_size: int = _scheduled(
+        512, "Images in a step, over all replicas. Each gives two views while pretraining.", "at least 1"
     )
-    train_epochs: int = setting(100, "Passes over the training split.", "at least 1", unused_by=_BENCHMARK)
-    train_steps: int = setting(
-        0, "Steps to train.", "0 (then --train_epochs counts) or more", limit=10**9, unused_by=_BENCHMARK
-    )
+    train_epochs: int = _scheduled(100, "Passes over the training split.", "at least 1")
+    train_steps: int = _scheduled(0, "Steps to train.", "0 (then --train_epochs counts) or more", limit=10**9)
     lineareval_while_pretraining: bool = setting(
         True,
         "Train a linear probe beside pretraining, without gradients into the network.",
@@ -184,22 +167,16 @@ class TrainConfig(Settings):
     )
     keep_checkpoint_max: int = _saving(5, "Newest checkpoints to keep.", "at least 1")
     steps_per_loop: int = _saving(
-        0,
-        "Steps in one call of the compiled loop. Automatic: 10 on a CPU, 100 on accelerators.",
-        "0 (automatic) or more",
-        limit=10**9,
-        topic="speed",
+        0, "Steps in one call of the compiled loop.", "0 (10 on a CPU, 100 on accelerators) or more", topic="speed"
     )
     preemption_grace: int = _saving(
         30,
         "Time between SIGTERM and the end of the machine. Calls of the loop stay so short that a checkpoint fits in.",
         "at least 1 second",
     )
-    profile_steps: str | None = setting(
+    profile_steps: str | None = setting_of_command(
         None,
         "First and last step of a trace of TensorFlow's profiler, such as 10,20. TensorBoard shows it.",
-        free=True,
-        inherited=False,
         unused_by=("benchmark", "transfer"),
         topic="speed",
     )
@@ -209,17 +186,15 @@ class TrainConfig(Settings):
         "times.",
         ("stop", "restore"),
     )
-    jit_compile: str = setting(
+    jit_compile: str = setting_of_command(
         "auto",
         "Compile the training step with XLA. auto: on GPUs. TPUs always do; several CPU devices cannot.",
         ("auto", "True", "False"),
-        free=True,
-        inherited=False,
         topic="speed",
     )
     recompute: bool = setting(
         False,
-        "Compute the inside of each residual block again for its gradient: less memory, a third more work.",
+        "Compute residual blocks again for their gradients: less memory, a third more work.",
         free=True,
         topic="speed",
     )
@@ -252,25 +227,16 @@ class EvaluationConfig(Settings):
 
     topic: ClassVar[str] = "evaluation"
 
-    eval_batch_size: int = setting(
-        256, "Images in a step of evaluation, over all replicas.", "at least 1", limit=2**20, free=True
-    )
+    eval_batch_size: int = setting(256, "Images in a step of evaluation, over all replicas.", "at least 1", free=True)
     eval_steps: int = setting(0, "Batches to evaluate.", "0 (the whole split) or more", limit=10**9, free=True)
-    eval_name: str | None = setting(
+    eval_name: str | None = setting_of_command(
         None,
         "Name of this evaluation, a part of the names of its result files.",
         pattern=r"[\w.-]+",
         fix="becomes a part of file names; use letters, digits, -, _ and dots",
-        free=True,
-        inherited=False,
     )
-    eval_timeout: int = setting(
-        7200,
-        "Longest time that --mode=eval waits for the next checkpoint.",
-        "0 (no limit) or more seconds",
-        limit=10**9,
-        free=True,
-        inherited=False,
+    eval_timeout: int = setting_of_command(
+        7200, "Longest wait of --mode=eval for the next checkpoint.", "0 (no limit) or more seconds", limit=10**9
     )
 
     def __post_init__(self) -> None:
