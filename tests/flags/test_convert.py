@@ -224,7 +224,7 @@ def test_unknown_flag_far_from_all_names_the_help():
 
 
 @pytest.mark.parametrize(
-    ("argument", "mend"),
+    ("argument", "fix"),
     [
         ("--train_batch_size=1e3", "use a whole number"),
         ("--train_batch_size=", "use a whole number"),
@@ -237,9 +237,9 @@ def test_unknown_flag_far_from_all_names_the_help():
         ("--mode=trian", "use one of train, eval, train_then_eval"),
     ],
 )
-def test_bad_value_names_flag_value_and_mend(argument, mend):
+def test_bad_value_names_flag_value_and_fix(argument, fix):
     message = refusal("--dataset=cifar10", argument)
-    assert mend in message
+    assert fix in message
     assert message.startswith((f"{argument}: ", f"{argument}.0: "))
 
 
