@@ -14,42 +14,35 @@ ACCEPTED_WITHOUT_EFFECT = {
 }
 
 
-class _LabelsParser(absl_flags.ArgumentParser):
-    """Parses a whole number, and leaves several with commas between them to whoever can take them."""
+class _NumberOrText(absl_flags.ArgumentParser):
+    """Parses a number, and leaves a text with a mark in it, such as the % of 5%, to whoever can take it.
 
-    syntactic_help = "a whole number; with --mode=label_efficiency several, with commas between them"
+    Args:
+        number: type of the number.
+        mark: what a text has.
+        kind: of value that a message asks for.
+    """
 
-    def parse(self, argument: int | str) -> int | str:
-        """Returns the number, or the text where there is a comma."""
-        text = str(argument)
-        return text if "," in text else int(text)
-
-    def flag_type(self) -> str:
-        """Returns the kind of value that a message asks for."""
-        return "int"
-
-
-class _EpochsParser(absl_flags.ArgumentParser):
-    """Parses a number of epochs, and leaves a share of the run such as 5% as text."""
-
-    syntactic_help = "a number of epochs, or a share of the run such as 5%"
+    def __init__(self, number: type, mark: str, kind: str):
+        super().__init__()
+        self._number, self._mark, self._kind = number, mark, kind
 
     def parse(self, argument: float | str) -> float | str:
-        """Returns the number, or the text if it ends in a percent sign."""
+        """Returns the number, or the text."""
         text = str(argument)
-        return text if text.endswith("%") else float(text)
+        return text if self._mark in text else self._number(text)
 
     def flag_type(self) -> str:
         """Returns the kind of value that a message asks for."""
-        return "epochs"
+        return self._kind
 
 
 _DEFINERS: dict[Any, Any] = {
     int: absl_flags.DEFINE_integer,
     int | None: absl_flags.DEFINE_integer,
-    int | str: functools.partial(absl_flags.DEFINE, _LabelsParser()),
+    int | str: functools.partial(absl_flags.DEFINE, _NumberOrText(int, ",", "int")),
     float: absl_flags.DEFINE_float,
-    float | str: functools.partial(absl_flags.DEFINE, _EpochsParser()),
+    float | str: functools.partial(absl_flags.DEFINE, _NumberOrText(float, "%", "epochs")),
     bool: absl_flags.DEFINE_boolean,
     bool | None: absl_flags.DEFINE_boolean,
     str: absl_flags.DEFINE_string,
