@@ -1,0 +1,242 @@
+"""The whole method, and flags for one step of it."""
+
+import itertools
+
+import pytest
+
+from tests.flags.parsing import parse, refusal
+from tf_simclr.config import (
+    TRAIN_MODES,
+    SemiSupervisedConfig,
+)
+
+WHOLE = ("--mode=semi_supervised", "--dataset=cifar10", "--model_dir=/tmp/whole")
+
+
+def rates(config):
+    return {name: step.optimizer.learning_rate for name, step in config.steps.items()}
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["--mode=train_then_eval"],
+        ["--dataset=digits", "--mode=semi_supervised"],
+        ["--dataset=cifar10", "--train_mode=semi_supervised"],
+        ["--labels_per_class=3", "--distill.width_multiplier=0.125"],
+    ],
+)
+def test_bare_command_and_semi_supervised_are_the_whole_method(arguments):
+    config = parse(*arguments)
+    assert isinstance(config, SemiSupervisedConfig)
+    assert tuple(config.steps) == ("pretrain", "finetune", "distill", "supervised") == TRAIN_MODES
+    for name, step in config.steps.items():
+        assert (step.train.train_mode, step.mode) == (name, "train_then_eval")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--mode=train"], ("train", "pretrain")),
+        (["--mode=eval"], ("eval", "pretrain")),
+        (["--dataset=digits"], ("train_then_eval", "pretrain")),
+        (["--train_mode=pretrain"], ("train_then_eval", "pretrain")),
+        (["--mode=supervised"], ("train_then_eval", "supervised")),
+        (["--train_mode=finetune", "--checkpoint=x"], ("train_then_eval", "finetune")),
+        (["--mode=distill", "--teacher=x"], ("train_then_eval", "distill")),
+        (["--mode=eval", "--train_mode=finetune"], ("eval", "finetune")),
+    ],
+)
+def test_other_commands_are_one_step(arguments, expected):
+    config = parse(*arguments)
+    assert (config.mode, config.train.train_mode) == expected
+
+
+def test_flagfile_alone_is_one_step(tmp_path):
+    (tmp_path / "own.flags").write_text("--dataset=digits\n")
+    assert parse(f"--flagfile={tmp_path}/own.flags").train.train_mode == "pretrain"
+
+
+def test_steps_lie_below_the_directory_and_start_from_each_other():
+    config = parse(*WHOLE)
+    assert config.model_dir == "/tmp/whole"
+    for name, step in config.steps.items():
+        assert step.model_dir == f"/tmp/whole/{name}"
+        assert step.train.checkpoint == ("/tmp/whole/pretrain" if name == "finetune" else None)
+        assert step.distill.teacher == ("/tmp/whole/finetune" if name == "distill" else None)
+    assert parse().model_dir == "runs/digits-semi_supervised"
+    assert parse().distill.distill.teacher == "runs/digits-semi_supervised/finetune"
+
+
+def test_steps_may_start_from_elsewhere(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    config = parse(*WHOLE, "--finetune.checkpoint=/a", "--distill.teacher=/b", "--distill.checkpoint=/c")
+    assert (config.finetune.train.checkpoint, config.distill.distill.teacher) == ("/a", "/b")
+    assert config.distill.train.checkpoint == "/c"
+    assert config.pretrain.train.checkpoint is None
+    assert parse("--model_dir=~/x").finetune.train.checkpoint == "/home/me/x/pretrain"
+
+
+@pytest.mark.parametrize("step", ["", "pretrain."])
+def test_memory_of_the_whole_method_is_that_of_pretraining(step):
+    config = parse(*WHOLE, f"--{step}memory_size=65536", f"--{step}memory_momentum=0.99")
+    contrasts = [step.contrast for step in config.steps.values()]
+    assert [contrast.memory_size for contrast in contrasts] == [65536, 0, 0, 0]
+    assert [contrast.memory_momentum for contrast in contrasts] == [0.99, 0.999, 0.999, 0.999]
+
+
+@pytest.mark.parametrize("argument", ["--contrast_chunks=4", "--pretrain.contrast_chunks=4"])
+def test_contrast_chunks_of_the_whole_method_are_those_of_pretraining(argument):
+    config = parse(*WHOLE, argument, "--pretrain.global_bn=False")
+    assert [step.contrast.contrast_chunks for step in config.steps.values()] == [4, 1, 1, 1]
+
+
+def test_flag_of_a_step_is_of_that_step_alone():
+    config = parse(*WHOLE, "--finetune.learning_rate=0.5", "--distill.resnet_depth=18", "--temperature=0.4")
+    assert rates(config) == {"pretrain": 0.3, "finetune": 0.5, "distill": 0.3, "supervised": 0.3}
+    assert [step.model.resnet_depth for step in config.steps.values()] == [50, 50, 18, 50]
+    assert {step.contrast.temperature for step in config.steps.values()} == {0.4}
+    assert parse("--finetune.learning_rate=0.5", "--dataset=digits").optimizer.learning_rate == 0.005
+    alone = parse("--finetune.learning_rate=0.5", "--mode=finetune", "--checkpoint=x")
+    assert alone.optimizer.learning_rate == 0.5
+
+
+# From the strongest: place and flag.
+PRECEDENCE = [
+    ("command", "--finetune.learning_rate"),
+    ("command", "--learning_rate"),
+    ("file", "--finetune.learning_rate"),
+    ("file", "--learning_rate"),
+]
+
+
+@pytest.mark.parametrize(
+    "given", [given for size in (1, 2, 3, 4) for given in itertools.combinations(range(4), size)], ids=str
+)
+@pytest.mark.parametrize("reverse", [False, True])
+def test_strongest_place_of_a_flag_wins(tmp_path, given, reverse):
+    places = {"command": [], "file": []}
+    for number in given[:: -1 if reverse else 1]:
+        place, flag = PRECEDENCE[number]
+        places[place].append(f"{flag}={number + 1}")
+    (tmp_path / "a.flags").write_text("\n".join(places["file"]))
+    arguments = [*WHOLE, *places["command"], f"--flagfile={tmp_path}/a.flags"]
+    config = parse(*arguments[:: -1 if reverse else 1])
+    general = [number + 1 for number in given if number in (1, 3)]
+    assert rates(config)["finetune"] == given[0] + 1
+    assert rates(config)["supervised"] == (general[0] if general else 0.3)
+
+
+def test_flagfile_of_a_step_is_of_that_step_alone(tmp_path):
+    (tmp_path / "rate.flags").write_text("--learning_rate=0.7\n--nouse_flip\n")
+    (tmp_path / "stage.flags").write_text("--flagfile=rate.flags\n--train_epochs=3\n")
+    config = parse(*WHOLE, f"--finetune.flagfile={tmp_path}/stage.flags", "--train_steps=4")
+    assert rates(config) == {"pretrain": 0.3, "finetune": 0.7, "distill": 0.3, "supervised": 0.3}
+    assert [step.augment.use_flip for step in config.steps.values()] == [True, False, True, True]
+    assert [step.train.train_epochs for step in config.steps.values()] == [100, 3, 100, 100]
+    assert {step.train.train_steps for step in config.steps.values()} == {4}
+
+
+def test_flagfile_of_a_step_wins_over_the_digits_recipe_and_yields_to_the_command(tmp_path):
+    (tmp_path / "rate.flags").write_text("--learning_rate=0.7\n")
+    file = f"--finetune.flagfile={tmp_path}/rate.flags"
+    recipe = rates(parse())
+    assert recipe["finetune"] != 0.7
+    assert rates(parse(file)) == recipe | {"finetune": 0.7}
+    assert set(rates(parse(file, "--learning_rate=0.1")).values()) == {0.1}
+    assert rates(parse(file, "--finetune.learning_rate=0.2")) == recipe | {"finetune": 0.2}
+
+
+def test_flagfile_may_hold_the_flagfile_of_a_step(tmp_path):
+    (tmp_path / "rate.flags").write_text("--learning_rate=0.7\n")
+    (tmp_path / "top.flags").write_text("--mode=semi_supervised\n--distill.flagfile=rate.flags\n")
+    assert rates(parse(f"--flagfile={tmp_path}/top.flags"))["distill"] == 0.7
+
+
+@pytest.mark.parametrize("arguments", [WHOLE, ["--dataset=cifar10"], ["--mode=supervised"]])
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        (
+            "--student.learning_rate=1",
+            "no such step; write --STEP.NAME=VALUE with one of pretrain, finetune, ",
+        ),
+        ("--finetune.lerning_rate=1", "no such flag; did you mean "),
+        ("--finetune.nouse_blurr", "no such flag; did you mean "),
+        ("--distill.learning_rate=x", "use a number"),
+        ("--distill.learning_rate", "flags of one step are written --STEP.NAME=VALUE"),
+        ("--finetune.model_dir=x", "cannot differ between the steps; leave it out."),
+        ("--finetune.mode=eval", "cannot differ between the steps; leave it out."),
+        ("--distill.train_mode=pretrain", "cannot differ between the steps; leave it out."),
+    ],
+)
+def test_mistake_in_the_flag_of_a_step_shows_whichever_step_runs(arguments, argument, message):
+    received = refusal(*arguments, argument)
+    assert message in received
+    assert argument.rpartition(".")[2].partition("=")[0] in received
+
+
+@pytest.mark.parametrize(
+    ("argument", "message"),
+    [
+        (
+            "--teacher=x",
+            "--teacher=x: the steps of semi_supervised start from each other; leave it out, or name ",
+        ),
+        (
+            "--checkpoint=x",
+            "--checkpoint=x: the steps of semi_supervised start from each other; leave it out",
+        ),
+        (
+            "--train_mode=all",
+            "--train_mode=all: use one of pretrain, finetune, distill, supervised, semi_superv",
+        ),
+        ("--supervised.checkpoint=x", "--checkpoint=x: the supervised baseline starts from scratch; "),
+        ("--finetune.teacher=x", "--teacher=x: --train_mode=finetune has no teacher; leave it out"),
+        (
+            "--finetune.contrast_chunks=2",
+            "--contrast_chunks=2: --train_mode=finetune has no contrastive loss",
+        ),
+        ("--contrast_chunks=2", "--contrast_chunks=2: contradicts --global_bn=True, "),
+        ("--distill.memory_size=4096", "--memory_size=4096: --train_mode=distill has no contrastive loss"),
+        ("--finetune.checkpoint=", "--checkpoint=: name a checkpoint"),
+        ("--finetune.label_fraction=2", "--label_fraction=2.0: use a number above 0, up to 1 (all)."),
+        ("--distill.distill_alpha=-1", "--distill_alpha=-1.0: use 0 to 1 (no labels are used)."),
+    ],
+)
+def test_whole_method_refuses_what_does_not_fit_a_step(argument, message):
+    if argument.startswith("--train_mode"):
+        assert refusal("--dataset=cifar10", argument).startswith(message)
+    else:
+        assert refusal(*WHOLE, argument).startswith(message)
+
+
+@pytest.mark.parametrize("mode", ["train", "eval"])
+def test_whole_method_trains_and_evaluates(mode):
+    message = refusal("--train_mode=semi_supervised", f"--mode={mode}")
+    assert message.startswith(f"--mode={mode}: the whole method trains and evaluates; ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (
+            ["--train_mode=finetune"],
+            "--checkpoint: not given, but finetuning starts from a pretrained network; ",
+        ),
+        (["--mode=finetune", "--dataset=digits"], "--checkpoint: not given, but finetuning starts from "),
+        (["--train_mode=distill"], "--teacher: not given, but distillation follows a teacher; name the "),
+        (["--mode=distill", "--checkpoint=x"], "--teacher: not given, but distillation follows a teacher; "),
+        (
+            ["--mode=supervised", "--checkpoint=x"],
+            "--checkpoint=x: the supervised baseline starts from scratch",
+        ),
+        (
+            ["--mode=pretrain", "--teacher=x"],
+            "--teacher=x: --train_mode=pretrain has no teacher; leave it out",
+        ),
+    ],
+)
+def test_step_without_what_it_starts_from_is_refused(arguments, message):
+    assert refusal(*arguments).startswith(message)
