@@ -33,8 +33,13 @@ from tf_simclr.files import find_json
 # Data on this machine, or the name of a data set that TFDS itself has; "namespace:name" fetches code.
 _PLAIN_SOURCE = re.compile(r"(folder|tfrecord):(?!.*://).*|[\w.+-]+(/[\w.+-]+)?(:[\d.*]+)?", re.DOTALL)
 _DIGITS_RECIPE = os.path.join(RECIPES, "digits.flags")
-# What the other steps of the whole method would refuse.
-_OF_PRETRAINING = ("contrast_chunks", "memory_size", "memory_momentum")
+# A flag for all steps of the whole method is left to the one step that has a use for it; the others would refuse it.
+_STEP_OF = {
+    "checkpoint": "finetune",
+    "contrast_chunks": "pretrain",
+    "memory_size": "pretrain",
+    "memory_momentum": "pretrain",
+}
 # The many runs of a curve keep their results, and of the weights what going on needs.
 _DEFAULTS_OF_CURVE = {"keep_hub_module_max": 0, "keep_checkpoint_max": 1}
 
@@ -222,18 +227,12 @@ def _label_efficiency(lines: Lines, values: absl_flags.FlagValues) -> LabelEffic
     defaults = [f"--{step}.{name}={value}" for step in TRAIN_MODES[1:] for name, value in unset.items()]
     lines = Lines([*defaults, *lines.from_files], lines.explicit)
     # The labels of each run are chosen later.
-    method = _whole_method(
-        lines,
-        values,
-        LABEL_EFFICIENCY,
-        "--mode=train_then_eval",
-        "--labels_per_class=1",
-        "--label_fraction=1",
-    )
+    one = ("--mode=train_then_eval", "--labels_per_class=1", "--label_fraction=1")
+    method = _whole_method(lines, values, LABEL_EFFICIENCY, *one)
     labels = LabelEfficiencyConfig.labels_per_class
     if values["labels_per_class"].present:
         labels = str(values.labels_per_class)
-    config = _fill(LabelEfficiencyConfig, values, method=method, labels_per_class=labels)
+    config: LabelEfficiencyConfig = _fill(LabelEfficiencyConfig, values, method=method, labels_per_class=labels)
     _check_all_steps_run(lines, config)
     return config
 
@@ -258,7 +257,7 @@ def _check_labels_vary(lines: Lines) -> None:
 
 
 def _check_all_steps_run(lines: Lines, config: LabelEfficiencyConfig) -> None:
-    """Raises UserError where the command line has a flag of a step that is none of the curve."""
+    """Raises UserError where the command line has a flag of a step that the curve does not run."""
     unused = set(TRAIN_MODES) - {name.rpartition("/")[2] for name in config.runs}
     for argument in lines.explicit:
         if argument.lstrip("-").startswith(tuple(f"{step}." for step in unused)):
@@ -266,54 +265,23 @@ def _check_all_steps_run(lines: Lines, config: LabelEfficiencyConfig) -> None:
 
 
 def _whole_method(lines: Lines, values: absl_flags.FlagValues, name: str, *more: str) -> SemiSupervisedConfig:
-    steps = {
-        step: _config_of_step(
-            lines,
-            step,
-            *more,
-            *_without_contrast(lines, step, values),
-            without=_not_of_step(lines, step, values),
-        )
-        for step in TRAIN_MODES
-    }
-    directory = values.model_dir
-    if directory is None:
-        directory = default_model_dir(steps["pretrain"].data.dataset, name)
+    steps = {step: _config_of_step(lines, step, *more, shared=values) for step in TRAIN_MODES}
+    directory = values.model_dir or default_model_dir(steps["pretrain"].data.dataset, name)
     return SemiSupervisedConfig(**steps, model_dir=directory)
 
 
-def _not_of_step(lines: Lines, step: str, values: absl_flags.FlagValues) -> tuple[str, ...]:
-    """Leaves `--checkpoint` of all steps to finetuning; what names another step is refused later."""
-    own = parse(lines.of_step(step)).checkpoint != values.checkpoint
-    return () if own or step == "finetune" else ("checkpoint",)
-
-
-def _without_contrast(lines: Lines, step: str, values: absl_flags.FlagValues) -> list[str]:
-    """Leaves such flags of all steps to pretraining; what names another step is refused later."""
-    if step == "pretrain":
-        return []
-    own = parse(lines.of_step(step))
-    shared = [name for name in _OF_PRETRAINING if own[name].value == values[name].value]
-    return [f"--{name}={values[name].default}" for name in shared]
-
-
-def _config_of_step(lines: Lines, step: str, *more: str, without: Sequence[str] = ()) -> ExperimentConfig:
-    flag_values = parse([*lines.of_step(step), *more, f"--train_mode={step}"])
-    for name in without:
-        flag_values[name].unparse()
-    return config_from_flags(flag_values)
-
-
-def config_from_flags(flag_values: absl_flags.FlagValues) -> ExperimentConfig:
-    """Returns the configuration of one step that parsed flags describe.
-
-    Raises:
-        UserError: a value is wrong.
-    """
-    if flag_values.mode in TRAIN_MODES:
-        flag_values["train_mode"].value = flag_values.mode
-        flag_values["mode"].value = "train_then_eval"
-    return _fill(ExperimentConfig, flag_values)
+def _config_of_step(
+    lines: Lines, step: str, *more: str, shared: absl_flags.FlagValues | None = None
+) -> ExperimentConfig:
+    """Returns the configuration of a step; `shared` are the flags of all steps, of which some are of one step alone."""
+    own = parse([*lines.of_step(step), *more, f"--train_mode={step}"])
+    if shared is not None:
+        for name, owner in _STEP_OF.items():
+            if step != owner and own[name].value == shared[name].value:
+                own[name].unparse()
+    if own.mode in TRAIN_MODES:
+        own["mode"].value = "train_then_eval"
+    return _fill(ExperimentConfig, own)
 
 
 def _fill(owner: Any, flag_values: absl_flags.FlagValues, **others: Any) -> Any:

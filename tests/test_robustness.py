@@ -260,7 +260,7 @@ def test_data_sets_of_other_classes_are_refused(classifier, tmp_path, log):
     [
         (
             {"datasets": "imagenet_c"},
-            r"^--datasets=imagenet_c: imagenet_c is none of imagenet_v2/matched-frequency, ",
+            r"^--datasets=imagenet_c: there is no imagenet_c; use imagenet_v2/matched-frequency, ",
         ),
         ({"datasets": ","}, r"^--datasets=,: name data sets with commas between them\."),
         ({"output": "result.txt"}, r"^--output=result.txt: the result is a file of JSON"),

@@ -266,7 +266,7 @@ class SemiSupervisedConfig:
     def steps(self) -> dict[str, ExperimentConfig]:
         """The steps by name, in the order in which they run.
 
-        Pretraining is none of them where finetuning starts from another network.
+        Without pretraining, if finetuning starts from another network.
         """
         start = self.finetune.train.checkpoint
         names = TRAIN_MODES if start in (None, self.pretrain.model_dir) else TRAIN_MODES[1:]

@@ -131,5 +131,5 @@ class RobustnessConfig(SuiteConfig):
         if self.datasets is None:
             self._set(datasets=",".join(ROBUSTNESS_DATASETS))
         for name in self.names:
-            fix = f"{name} is none of {', '.join(ROBUSTNESS_DATASETS)}."
+            fix = f"there is no {name}; use {', '.join(ROBUSTNESS_DATASETS)}."
             self._require(name in ROBUSTNESS_DATASETS, "datasets", fix)
