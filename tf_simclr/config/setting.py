@@ -51,7 +51,7 @@ class Setting:
     """
 
     help: str
-    values: str | tuple = ""
+    values: str | tuple[Any, ...] = ""
     several: bool = False
     limit: float = 2**20
     pattern: str = ".+"
@@ -115,7 +115,7 @@ def _bounds(words: str) -> _Bounds:
     return _Bounds(**{name: float(text) for name, text in match.groupdict().items() if text} if match else {})
 
 
-def setting(default: Any, help: str, values: str | tuple = "", **facts: Any) -> Any:
+def setting(default: Any, help: str, values: str | tuple[Any, ...] = "", **facts: Any) -> Any:
     """Declares a field of a group of settings; `Setting` describes the arguments."""
     return dataclasses.field(default=default, metadata={_KEY: Setting(help=help, values=values, **facts)})
 
