@@ -19,39 +19,6 @@ from tf_simclr.config import (
     absolute_dataset,
 )
 
-GROUPS = [
-    value
-    for value in vars(config).values()
-    if dataclasses.is_dataclass(value) and isinstance(value, type) and value.__name__.endswith("Config")
-    if not any(issubclass(tool, value) for tool in config.TOOLS.values())
-    if value is not config.LabelEfficiencyConfig  # It needs the configuration of the whole method.
-]
-FIELDS = [
-    (group, field)
-    for group in GROUPS
-    for field in dataclasses.fields(group)
-    if not dataclasses.is_dataclass(field.type)
-]
-NUMBERS = [pytest.param(group, f.name, id=f.name) for group, f in FIELDS if f.type in (int, float)]
-FLOATS = [pytest.param(group, f.name, id=f.name) for group, f in FIELDS if f.type is float]
-OWNERS = {field.name: group for group, field in FIELDS}
-
-
-@pytest.mark.parametrize(("group", "name"), NUMBERS)
-def test_number_negative_is_refused(group, name):
-    assert_refused(lambda: group(**{name: -7}), name, -7)
-
-
-@pytest.mark.parametrize(("group", "name"), NUMBERS)
-def test_number_beyond_sense_is_refused(group, name):
-    assert_refused(lambda: group(**{name: 10**30}), name, 10**30)
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize(("group", "name"), FLOATS)
-def test_float_not_finite_is_refused(group, name, value):
-    assert_refused(lambda: group(**{name: value}), name, value)
-
 
 @pytest.mark.parametrize(
     ("group", "values", "flag", "fix"),
@@ -229,7 +196,7 @@ def test_default_directory_is_named_after_the_data(dataset, directory):
 
 def test_to_dict_has_every_flag_once():
     flat = ExperimentConfig().to_dict()
-    assert sorted(flat) == sorted(OWNERS)
+    assert sorted(flat) == sorted(config.settings_of(ExperimentConfig))
     assert flat["temperature"] == 0.1
 
 

@@ -83,3 +83,14 @@ def test_every_default_is_a_value_of_its_setting():
     for name, declared in all_settings().items():
         if not declared.required and declared.default is not None:
             declared.check(name, declared.default, declared.kind)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, declared in all_settings().items() if type(declared.default) in (int, float)]
+)
+def test_every_number_refuses_what_makes_no_sense(name):
+    declared = all_settings()[name]
+    for value in (-7, 10**30, float("nan")):
+        if (name, value) != ("ft_proj_selector", -7):  # Its bounds depend on the projection head.
+            with pytest.raises(UserError, match=rf"^--{name}={value}: use ."):
+                declared.check(name, value, declared.kind)
