@@ -14,7 +14,7 @@ class Group(Settings):
     share: float = setting(0.5, "A share.", "0 (off) to 1; the paper uses 0.1", free=True)
     rate: float = setting(0.1, "A rate.", "a number above 0", limit=10)
     area: float = setting(0.5, "An area.", "a number above 0, up to 1 (all)")
-    decay: float = setting(0.9, "A decay.", "0 up to, but not, 1")
+    decay: float = setting(0.9, "A decay.", "0 or more, less than 1")
     size: int = setting(32, "A size.", "at least 8 pixels", limit=64)
     wait: int = setting(0, "A wait.", "0 (no limit) or more seconds")
     kind: str = setting("a", "A kind.", ("a", "b"))
@@ -38,10 +38,10 @@ class Tool(Settings):
         ("rate", [], [10.5], "use at most 10."),
         ("rate", [], ["1", None], "use a number."),
         ("size", [], [8.0, "8"], "use a whole number."),
-        ("text", [], [3], "use a text."),
+        ("text", [], [3], "use text."),
         ("rate", [], [float("nan"), float("inf")], "use a finite number."),
         ("area", [1e-9, 1], [0, 1.1], "use a number above 0, up to 1 (all)."),
-        ("decay", [0, 0.999], [-0.1, 1], "use 0 up to, but not, 1."),
+        ("decay", [0, 0.999], [-0.1, 1], "use 0 or more, less than 1."),
         ("size", [8, 64], [7, -1], "use at least 8 pixels."),
         ("size", [], [65], "use at most 64."),
         ("wait", [0, 2**20], [-1], "use 0 (no limit) or more seconds."),

@@ -49,7 +49,7 @@ class ModelConfig(Settings):
         "-1 to 4; -1 trains everything, 0 freezes the stem, 4 trains only the linear head",
     )
     batch_norm_decay: float = setting(
-        0.9, "Share of the old moving average that batch norm keeps.", "0 up to, but not, 1; the authors use 0.9"
+        0.9, "Share of the old moving average that batch norm keeps.", "0 or more, less than 1; the authors use 0.9"
     )
     global_bn: bool = setting(True, "Batch-norm statistics over the batch of all replicas.")
     precision: str = setting(

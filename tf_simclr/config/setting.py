@@ -10,11 +10,11 @@ from tf_simclr.config.checks import UserError, check
 
 SEEDS = "0 to 2147483647"
 _KEY = "setting"
-_KINDS = {bool: "True or False", float: "a number", int: "a whole number", str: "a text"}
+_KINDS = {bool: "True or False", float: "a number", int: "a whole number", str: "text"}
 _N = r"-?\d+(?:\.\d+)?"
 _BOUNDS = re.compile(
     rf"(?:a number above (?P<above>{_N})|(?:at least )?(?P<least>{_N}))"
-    rf"(?: or more| up to, but not, (?P<below>{_N})|(?:, up)? to (?P<most>{_N}))?(?: \w+)?"
+    rf"(?: or more(?:, less than (?P<below>{_N}))?|(?:, up)? to (?P<most>{_N}))?(?: \w+)?"
 )
 
 

@@ -39,7 +39,9 @@ class ContrastConfig(Settings):
         limit=2**24,
     )
     memory_momentum: float = setting(
-        0.999, "Share of the average that a step with --memory_size keeps.", "0 up to, but not, 1; the paper has 0.999"
+        0.999,
+        "Share of the average that a step with --memory_size keeps.",
+        "0 or more, less than 1; the paper has 0.999",
     )
 
 
@@ -72,7 +74,7 @@ class DistillConfig(Settings):
     distill_labeled_share: float = setting(
         0.0,
         "Share of labelled images in a batch. Their number has to be a multiple of the replicas.",
-        "0 (their share of the data, at least one image) up to, but not, 1",
+        "0 (their share of the data, at least one image) or more, less than 1",
     )
 
     def __post_init__(self) -> None:
@@ -115,7 +117,7 @@ class OptimizerConfig(Settings):
         pattern=r"\d+\.?\d*%",
     )
     weight_decay: float = setting(1e-6, "L2 weight decay.", "0 (off) or more", limit=10_000)
-    momentum: float = setting(0.9, "Momentum of lars and momentum.", "0 up to, but not, 1")
+    momentum: float = setting(0.9, "Momentum of lars and momentum.", "0 or more, less than 1")
 
     def __post_init__(self) -> None:
         super().__post_init__()
