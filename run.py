@@ -56,9 +56,9 @@ def run(config: configs.Run) -> dict:
     # TensorFlow starts only here: a wrong flag has failed before.
     from exports.export import SavedModelExport
     from tf_simclr import semi_supervised, train_and_evaluate
-    from tf_simclr.preemption import newest_start
+    from tf_simclr.distribution.preemption import newest_start
+    from tf_simclr.distribution.strategies import is_chief_process, wait_for_workers
     from tf_simclr.report import update_report
-    from tf_simclr.strategies import is_chief_process, wait_for_workers
 
     def make_actions(step: configs.ExperimentConfig) -> list:
         keep = step.keep_hub_module_max
@@ -67,7 +67,7 @@ def run(config: configs.Run) -> dict:
     with interrupts_tell(lambda: newest_start(config)):
         match config:
             case configs.LabelEfficiencyConfig():
-                from tf_simclr.label_efficiency import measure_label_efficiency
+                from tf_simclr.workflows.label_efficiency import measure_label_efficiency
 
                 result = measure_label_efficiency(config, make_actions)
             case configs.SemiSupervisedConfig():
@@ -94,27 +94,27 @@ def run_tool(config: configs.Tool) -> None:
 
             export_checkpoint(import_weights(config))
         case configs.EmbedConfig():
-            from tf_simclr.embed import embed
+            from tf_simclr.evaluation.embed import embed
 
             embed(config)
         case configs.LinearEvalConfig() | configs.KnnEvalConfig():
-            from tf_simclr.probe import probe
+            from tf_simclr.evaluation.probe import probe
 
             probe(config)
         case configs.TransferConfig():
-            from tf_simclr.transfer import transfer
+            from tf_simclr.suites.transfer import transfer
 
             transfer(config)
         case configs.RobustnessConfig():
-            from tf_simclr.robustness import robustness
+            from tf_simclr.suites.robustness import robustness
 
             robustness(config)
         case configs.PrepareConfig():
-            from tf_simclr.prepare import prepare
+            from tf_simclr.preparation.prepare import prepare
 
             prepare(config)
         case configs.PreviewConfig():
-            from tf_simclr.preview import preview
+            from tf_simclr.preparation.preview import preview
 
             preview(config)
         case configs.BenchmarkConfig():

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
-from tf_simclr.machine_memory import available_memory
+from tf_simclr.terminal.memory import available_memory
 
 # Below this the system would begin to end programs by itself, not only ours.
 _RESERVED = 500_000_000

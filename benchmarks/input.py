@@ -24,7 +24,7 @@ _SECONDS = 1.0  # Of a repetition, at least.
 
 def measure_input(config: BenchmarkConfig) -> list[Figure]:
     """Measures the input of the training run that `config` describes."""
-    from tf_simclr.ingredients import make_ingredients
+    from tf_simclr.training.assembly import make_ingredients
 
     training = training_of(config)
     if "dataset" in config.stated:
@@ -58,7 +58,7 @@ def _random_arrays(training: ExperimentConfig):
     import numpy as np
 
     from tf_simclr.data import ArraySource
-    from tf_simclr.ingredients import Ingredients
+    from tf_simclr.training.assembly import Ingredients
 
     rng, size = np.random.default_rng(0), training.model.image_size
     num_classes = count_classes(training.model)
@@ -74,7 +74,7 @@ def _no_network(_: object) -> NoReturn:
 
 def _measure(training: ExperimentConfig, ingredients, repeats: int, name: str) -> Figure:
     from tf_simclr.data import BatchPlan
-    from tf_simclr.ingredients import training_batches
+    from tf_simclr.training.assembly import training_batches
 
     batch_size = training.train.train_batch_size
     num_views = 2 if training.train.train_mode == "pretrain" else 1

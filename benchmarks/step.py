@@ -31,7 +31,7 @@ class PreparedStep:
     """A training step that is ready to be traced.
 
     Attributes:
-        run: from `tf_simclr.train.make_train_function`.
+        run: from `tf_simclr.training.loop.make_train_function`.
         batches: the same batch for ever.
     """
 
@@ -55,8 +55,8 @@ def prepare_step(training: ExperimentConfig) -> PreparedStep:
     """Builds network, task and batch of a training run, with random weights and images."""
     import tensorflow as tf
 
-    from tf_simclr.strategies import is_step_compiled, make_strategy
-    from tf_simclr.train import make_train_function
+    from tf_simclr.distribution.strategies import is_step_compiled, make_strategy
+    from tf_simclr.training.loop import make_train_function
 
     num_classes = count_classes(training.model)
     strategy = make_strategy(training.strategy)

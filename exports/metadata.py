@@ -8,10 +8,10 @@ from typing import Any
 from tf_simclr.augment import EvalView
 from tf_simclr.config import public_dataset, public_path
 from tf_simclr.files import DamagedFileError, find_json, to_json
-from tf_simclr.images import MAX_PIXELS
+from tf_simclr.images.decode import MAX_PIXELS
 from tf_simclr.models import SimCLRModel, endpoint_strides
-from tf_simclr.run_data import read_class_names
-from tf_simclr.run_directory import defining_settings, read_settings
+from tf_simclr.runs.data import read_class_names
+from tf_simclr.runs.directory import defining_settings, read_settings
 
 _LOG = logging.getLogger("tf_simclr")
 FILE_NAME = "metadata.json"

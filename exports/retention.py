@@ -11,7 +11,7 @@ import tensorflow as tf
 
 from tf_simclr.config import UserError
 from tf_simclr.files import TEMPORARY, find_json, first_line, list_names, temporary_name, to_json
-from tf_simclr.ownership import LOCK, owning
+from tf_simclr.runs.ownership import LOCK, owning
 
 _LOG = logging.getLogger("tf_simclr")
 

@@ -11,7 +11,7 @@ import tensorflow as tf
 from exports.image_input import CALLED_WITH, IMAGES, checked_images
 from exports.metadata import write_metadata
 from tf_simclr.augment import EvalView
-from tf_simclr.images import decode_image
+from tf_simclr.images.decode import decode_image
 from tf_simclr.models import SimCLRModel, build_simclr_model
 
 # Images at a time, each of which may take over 1 GB of memory until it is cropped and resized.

@@ -32,7 +32,7 @@ def log(caplog):
 @pytest.fixture
 def without_network(monkeypatch):
     """Leaves out the network, for tests of what is checked before anything is trained."""
-    from tf_simclr import ingredients
+    from tf_simclr.training import assembly as ingredients
 
     task = types.SimpleNamespace(eval_step=lambda batch: {})
     monkeypatch.setattr(ingredients, "build_simclr_model", lambda *arguments: None)

@@ -13,11 +13,11 @@ import tf_simclr  # noqa: F401  (selects Keras 2 before TensorFlow loads)
 import tensorflow as tf  # isort: skip
 
 from tests.networks import random_images, randomize, snapshot, split_batch, tiny_config
-from tf_simclr import distribute
 from tf_simclr.config import ContrastConfig, DistillConfig, OptimizerConfig, StrategyConfig
+from tf_simclr.distribution import collectives as distribute
+from tf_simclr.distribution.strategies import make_strategy
 from tf_simclr.models import build_simclr_model
 from tf_simclr.schedules import WarmupCosine
-from tf_simclr.strategies import make_strategy
 from tf_simclr.tasks.distill import DistillTask
 from tf_simclr.tasks.finetune import FinetuneTask
 from tf_simclr.tasks.pretrain import PretrainTask

@@ -3,7 +3,7 @@
 python -m tests.interrupted_runs one DIRECTORY NUM_KILLS
 python -m tests.interrupted_runs workers DIRECTORY
 
-Prints how each start ended as JSON; see `tests/test_interruption.py`.
+Prints how each start ended as JSON; see `tests/training/test_interruption.py`.
 """
 
 import json
@@ -22,7 +22,7 @@ import tensorflow as tf  # isort: skip
 from tests.runs import free_addresses, tiny_config
 from tf_simclr import train_and_evaluate
 from tf_simclr.config import PreemptedError, UserError
-from tf_simclr.strategies import wait_for_workers
+from tf_simclr.distribution.strategies import wait_for_workers
 
 STEPS, INTERVAL = 24, 4
 

@@ -21,7 +21,7 @@ import tf_simclr
 from exports.export import SavedModelExport
 from flags.convert import parse_command_line
 from tf_simclr.config import ExperimentConfig, SemiSupervisedConfig, UserError
-from tf_simclr.train import LoopEvent
+from tf_simclr.training.loop import LoopEvent
 
 REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
 TOTAL_STEPS = 6

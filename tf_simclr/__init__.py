@@ -30,7 +30,10 @@ _SUBMODULES = (
     "report",
     "schedules",
 )
-_PUBLIC = {"train_and_evaluate": "tf_simclr.experiment", "semi_supervised": "tf_simclr.pipeline"}
+_PUBLIC = {
+    "train_and_evaluate": "tf_simclr.training.experiment",
+    "semi_supervised": "tf_simclr.workflows.semi_supervised",
+}
 
 
 def _refuse_keras_3() -> None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_simclr import distribute
 from tf_simclr.config import UserError, check
+from tf_simclr.distribution import collectives
 
 
 def lars_update(
@@ -246,7 +246,7 @@ def apply_gradients(
         optimizer.apply_gradients(pairs, skip_gradients_aggregation=True)
     if where is not None:
         kept = [tf.where(where, variable, old) for variable, old in zip(state, before, strict=True)]
-        distribute.assign_on_replicas(state, kept)
+        collectives.assign_on_replicas(state, kept)
 
 
 def _check_names(lamb: Any, variables: Sequence[Any]) -> None:

@@ -10,14 +10,7 @@ from PIL import Image
 from tests.data.conftest import grey_image, numbers_of, write_image
 from tf_simclr.augment.views import EvalView, TrainView
 from tf_simclr.config import DataConfig, UserError
-from tf_simclr.data import (
-    BatchPlan,
-    available_splits,
-    check_bad_images,
-    eval_dataset,
-    load_source,
-    train_dataset,
-)
+from tf_simclr.data import BatchPlan, available_splits, check_bad_images, eval_dataset, load_source, train_dataset
 
 VIEW = TrainView(image_size=8)
 EVAL_VIEW = EvalView(image_size=8)
@@ -203,7 +196,7 @@ def test_folder_unreadable_images_are_masked_in_evaluation(class_folder):
 
 
 def test_folder_image_over_the_pixel_limit_is_unreadable(class_folder, monkeypatch):
-    monkeypatch.setattr("tf_simclr.images.MAX_PIXELS", 4095)
+    monkeypatch.setattr("tf_simclr.images.decode.MAX_PIXELS", 4095)
     write_image(class_folder / "dog" / "x.png", np.zeros((64, 64, 3), np.uint8))
     source = load_source(config(class_folder), "train")
     _, _, mask, bad = evaluated(source)

@@ -14,11 +14,11 @@ from PIL import Image, ImageOps
 
 from exports.saved_model import _predict
 from tests.data.kinds import DrawsView
-from tf_simclr import images
 from tf_simclr.augment.views import EvalView, TrainView, draw_uniforms
 from tf_simclr.config import DataConfig
 from tf_simclr.data import BatchPlan, eval_dataset, load_source, train_dataset
 from tf_simclr.data.random_access import EncodedImages
+from tf_simclr.images import decode as images
 
 SEED, SIZE = 5, 8
 RNG = np.random.default_rng(0)

@@ -12,18 +12,11 @@ from tests.data.conftest import GREY_STEP, numbers_of
 from tests.data.records import damage, example, png, write, write_greys
 from tf_simclr.augment.views import TrainView
 from tf_simclr.config import DataConfig, UserError
-from tf_simclr.data import (
-    BatchPlan,
-    available_splits,
-    few_labels,
-    load_source,
-    load_training_source,
-    train_dataset,
-)
+from tf_simclr.data import BatchPlan, available_splits, few_labels, load_source, load_training_source, train_dataset
 from tf_simclr.data.random_access import EncodedImages
 from tf_simclr.data.source import first_success
 from tf_simclr.data.stream_source import StreamSource
-from tf_simclr.prepared_files import PreparedFiles
+from tf_simclr.preparation.record_writer import PreparedFiles
 
 PLAN = BatchPlan(global_batch_size=6)
 

@@ -14,8 +14,8 @@ from exports import export, fold_batch_norm
 from exports.export import SavedModelExport, export_checkpoint
 from exports.retention import MARKER
 from tests.runs import TOTAL_STEPS, finished_run, run_program
-from tf_simclr.checkpoint import load_network
 from tf_simclr.config import ExportConfig, UserError
+from tf_simclr.runs.checkpoint import load_network
 
 NEWEST = f"ckpt-{TOTAL_STEPS}"
 

@@ -14,11 +14,11 @@ from exports.saved_model import make_module, save_model
 from tests.networks import two_replicas
 from tests.runs import TINY, TOTAL_STEPS, finished_run
 from tf_simclr.augment import EvalView
-from tf_simclr.checkpoint import initialize_from
 from tf_simclr.config import ModelConfig
 from tf_simclr.data import BatchPlan, eval_dataset
 from tf_simclr.data.random_access import EncodedImages
 from tf_simclr.models import build_simclr_model
+from tf_simclr.runs.checkpoint import initialize_from
 
 BASE = {name: TINY[name] for name in ("resnet_depth", "width_multiplier", "image_size", "proj_out_dim")}
 NAMES = [f"block_group{number}" for number in (1, 2, 3, 4)]

@@ -3,9 +3,7 @@
 import pytest
 
 from flags.convert import parse_command_line
-from tf_simclr.config import (
-    UserError,
-)
+from tf_simclr.config import UserError
 
 
 def parse(*arguments):

@@ -7,14 +7,7 @@ import pytest
 
 from flags.convert import parse_command_line
 from tests.flags.parsing import parse, refusal
-from tf_simclr.config import (
-    DataConfig,
-    DistillConfig,
-    ExportConfig,
-    ModelConfig,
-    SemiSupervisedConfig,
-    StrategyConfig,
-)
+from tf_simclr.config import DataConfig, DistillConfig, ExportConfig, ModelConfig, SemiSupervisedConfig, StrategyConfig
 
 
 @pytest.mark.parametrize("arguments", [[], ["--dataset=digits"], ["--mode=train", "--train_steps=3"]])

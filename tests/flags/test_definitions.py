@@ -8,11 +8,7 @@ from absl import flags as absl_flags
 from flags.convert import parse_command_line
 from flags.definitions import ACCEPTED_WITHOUT_EFFECT, define_flags
 from tests.flags.parsing import parse
-from tf_simclr.config import (
-    TOOLS,
-    ExperimentConfig,
-    LabelEfficiencyConfig,
-)
+from tf_simclr.config import TOOLS, ExperimentConfig, LabelEfficiencyConfig
 
 # The flags of the authors' TF2 program with its defaults. Three differ on purpose: --mode, --use_tpu, --train_split.
 AUTHORS_DEFAULTS = {

@@ -5,10 +5,7 @@ import itertools
 import pytest
 
 from tests.flags.parsing import parse, refusal
-from tf_simclr.config import (
-    TRAIN_MODES,
-    SemiSupervisedConfig,
-)
+from tf_simclr.config import TRAIN_MODES, SemiSupervisedConfig
 
 WHOLE = ("--mode=semi_supervised", "--dataset=cifar10", "--model_dir=/tmp/whole")
 

@@ -8,10 +8,10 @@ import tensorflow as tf
 
 from tests.networks import assert_identical, replicate, run_on_replicas, snapshot, tiny_config, two_replicas
 from tests.runs import read_tensors
-from tf_simclr.checkpoint import Checkpoints, initialize_from
 from tf_simclr.config import ContrastConfig, OptimizerConfig
 from tf_simclr.loss_scale import LossScale
 from tf_simclr.models import build_simclr_model
+from tf_simclr.runs.checkpoint import Checkpoints, initialize_from
 from tf_simclr.schedules import WarmupCosine
 from tf_simclr.tasks.finetune import FinetuneTask
 from tf_simclr.tasks.pretrain import PretrainTask

@@ -5,10 +5,10 @@ import pytest
 import exports.export
 from tests.runs import tiny_config
 from tf_simclr.config import DataConfig, EmbedConfig, ExportConfig, ImportConfig, PreviewConfig, UserError
-from tf_simclr.embed import embed
-from tf_simclr.experiment import train_and_evaluate
+from tf_simclr.evaluation.embed import embed
 from tf_simclr.interop.released import import_weights
-from tf_simclr.preview import preview
+from tf_simclr.preparation.preview import preview
+from tf_simclr.training.experiment import train_and_evaluate
 
 ADDRESS = "s3://bucket/run"
 

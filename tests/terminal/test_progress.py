@@ -8,17 +8,7 @@ import pytest
 
 from tf_simclr.terminal import progress
 from tf_simclr.terminal.output import tell
-from tf_simclr.terminal.progress import (
-    Count,
-    Field,
-    Line,
-    Progress,
-    TimeLeft,
-    bar_fields,
-    duration,
-    fit,
-    working,
-)
+from tf_simclr.terminal.progress import Count, Field, Line, Progress, TimeLeft, bar_fields, duration, fit, working
 
 
 class Terminal(io.StringIO):

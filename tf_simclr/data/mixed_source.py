@@ -7,7 +7,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_simclr.config import UserError
-from tf_simclr.data.plan import BatchPlan
+from tf_simclr.data.batch_plan import BatchPlan
 from tf_simclr.data.random_access import ArraySource
 from tf_simclr.data.source import NUM_CANDIDATES, EncodedSource, Source, TrainingSource
 

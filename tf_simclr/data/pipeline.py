@@ -10,12 +10,12 @@ from typing import Any
 import tensorflow as tf
 
 from tf_simclr.augment.views import EvalView, TrainView, draw_uniforms
-from tf_simclr.data.making import VIEW_PARTS, array_parts, row_parts
-from tf_simclr.data.plan import BatchPlan
+from tf_simclr.data.batch_plan import BatchPlan
 from tf_simclr.data.random_access import ArraySource
 from tf_simclr.data.rows import batch_rows
 from tf_simclr.data.service import DataService
 from tf_simclr.data.source import NUM_CANDIDATES, Source, TrainingSource
+from tf_simclr.data.view_placement import VIEW_PARTS, array_parts, row_parts
 
 
 def train_dataset(

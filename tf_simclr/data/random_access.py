@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import tensorflow as tf
 
-from tf_simclr.data.plan import BatchPlan
+from tf_simclr.data.batch_plan import BatchPlan
 from tf_simclr.data.source import NUM_CANDIDATES, EncodedSource, Source, order_seed
-from tf_simclr.images import decode_image
+from tf_simclr.images.decode import decode_image
 
 
 class RandomAccessSource(Source):

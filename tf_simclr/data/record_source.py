@@ -13,13 +13,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_simclr.config import DataConfig, UserError, check
-from tf_simclr.data.manifest import (
-    MANIFEST_FILE,
-    UNFINISHED_FILE,
-    UNREADABLE_FILE,
-    Manifest,
-    read_manifest,
-)
+from tf_simclr.data.manifest import MANIFEST_FILE, UNFINISHED_FILE, UNREADABLE_FILE, Manifest, read_manifest
 from tf_simclr.data.record_features import feature_keys, parser
 from tf_simclr.data.record_files import RecordFile, count_records
 from tf_simclr.data.source import Source

@@ -12,8 +12,8 @@ import numpy as np
 import tensorflow as tf
 
 from tf_simclr.config import UserError
+from tf_simclr.data.batch_plan import BatchPlan
 from tf_simclr.data.listing import CONVERTED_EXTENSIONS
-from tf_simclr.data.plan import BatchPlan
 
 # An unreadable image is replaced by the next example of the order, this many in all are tried.
 NUM_CANDIDATES = 4

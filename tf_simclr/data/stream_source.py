@@ -9,11 +9,11 @@ import numpy as np
 import tensorflow as tf
 
 from tf_simclr.config import UserError
-from tf_simclr.data.plan import BatchPlan
+from tf_simclr.data.batch_plan import BatchPlan
 from tf_simclr.data.random_access import EncodedImages
 from tf_simclr.data.record_files import RecordFile, read_records
 from tf_simclr.data.source import NUM_CANDIDATES, EncodedSource, first_success, order_seed
-from tf_simclr.images import decode_image
+from tf_simclr.images.decode import decode_image
 
 _LOG = logging.getLogger("tf_simclr")
 _FILES_AT_A_TIME = 16

@@ -18,7 +18,7 @@ from tf_simclr.data.source import Source, check_bad_images
 from tf_simclr.data.splits import bad_part, missing_split, split_terms
 from tf_simclr.data.stream_source import StreamSource, shuffle_buffer_size
 from tf_simclr.files import one_line
-from tf_simclr.images import decode_image
+from tf_simclr.images.decode import decode_image
 
 _LOG = logging.getLogger("tf_simclr")
 MAX_BYTES_IN_MEMORY = 2**30

@@ -8,13 +8,13 @@ from collections.abc import Mapping
 
 import tensorflow as tf
 
-from tf_simclr.checkpoint_list import latest_checkpoint
 from tf_simclr.config import ExportConfig, ImportConfig, UserError
 from tf_simclr.files import first_line, listed, write_json
 from tf_simclr.interop.released_files import ReleasedFile, open_released
 from tf_simclr.interop.released_network import ReleasedNetwork, infer_network, released_names
 from tf_simclr.models import SimCLRModel, build_simclr_model
-from tf_simclr.run_directory import owning_directory, read_settings
+from tf_simclr.runs.checkpoint_list import latest_checkpoint
+from tf_simclr.runs.directory import owning_directory, read_settings
 from tf_simclr.terminal.entry import entry_point
 
 _LOG = logging.getLogger("tf_simclr")

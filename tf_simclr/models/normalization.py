@@ -2,7 +2,7 @@
 
 import tensorflow as tf
 
-from tf_simclr import distribute
+from tf_simclr.distribution import collectives
 
 
 class BatchNormalization(tf.keras.layers.Layer):
@@ -72,7 +72,7 @@ class BatchNormalization(tf.keras.layers.Layer):
             statistics that of the variables, in which everything is computed.
         """
         training = training and self.trainable
-        if inputs.dtype == tf.float64 or (training and self.synchronized and distribute.num_replicas() > 1):
+        if inputs.dtype == tf.float64 or (training and self.synchronized and collectives.num_replicas() > 1):
             outputs, mean, variance = self._normalize_by_moments(inputs, training)
         else:
             outputs, mean, variance = self._normalize_fused(inputs, training)
@@ -93,7 +93,7 @@ class BatchNormalization(tf.keras.layers.Layer):
             squares = tf.math.squared_difference(values, near)
             moments = tf.stack([tf.reduce_mean(values - near, axes), tf.reduce_mean(squares, axes)])
             if self.synchronized:
-                moments = distribute.cross_replica_mean(moments)
+                moments = collectives.cross_replica_mean(moments)
             mean = near + moments[0]
             variance = tf.maximum(moments[1] - tf.square(moments[0]), 0)
         scale = self.gamma * tf.math.rsqrt(variance + self.epsilon)
@@ -142,6 +142,6 @@ def update_moving_statistics(norms, statistics, *, where: tf.Tensor | None = Non
     """
     active = [(norm, pair) for norm, pair in zip(norms, statistics, strict=True) if norm.trainable]
     local = [pair for norm, pair in active if not norm.synchronized]
-    averaged = iter(distribute.cross_replica_mean(local) if local else ())
+    averaged = iter(collectives.cross_replica_mean(local) if local else ())
     for norm, pair in active:
         norm.update(*(pair if norm.synchronized else next(averaged)), where)

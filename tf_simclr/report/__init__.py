@@ -8,15 +8,16 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_simclr.checkpoint_list import latest_checkpoint
 from tf_simclr.config import ExperimentConfig, SemiSupervisedConfig
-from tf_simclr.confusion import Confusion
 from tf_simclr.files import find_paths, first_line
-from tf_simclr.report import evaluations, page, sections
+from tf_simclr.metrics.confusion import Confusion
+from tf_simclr.rendering import html
+from tf_simclr.report import evaluations, sections
 from tf_simclr.report.events import read_events
 from tf_simclr.report.sections import Result, Steps
-from tf_simclr.run_directory import write_outcome
-from tf_simclr.suite_tables import SUITES
+from tf_simclr.runs.checkpoint_list import latest_checkpoint
+from tf_simclr.runs.directory import write_outcome
+from tf_simclr.suites.tables import SUITES
 from tf_simclr.terminal.progress import working
 
 _LOG = logging.getLogger("tf_simclr")
@@ -34,7 +35,7 @@ def write_report(config: ExperimentConfig | SemiSupervisedConfig, results: Mappi
             mean, standard deviation and number.
 
     Returns:
-        The path of the page.
+        The path of the html.
 
     Raises:
         UserError: it cannot be written.
@@ -75,7 +76,7 @@ def report_is_due(config: ExperimentConfig | SemiSupervisedConfig) -> bool:
 
 
 def render_report(steps: Steps, results: Mapping[str, Sequence[Result]]) -> str:
-    """Returns the page.
+    """Returns the html.
 
     Args:
         steps: the configuration of each step by its name.
@@ -96,7 +97,7 @@ def render_report(steps: Steps, results: Mapping[str, Sequence[Result]]) -> str:
         "Use the network": lambda: sections.usage(steps, served),
         "Settings": lambda: sections.settings(steps),
     }
-    return page.render(
+    return html.render(
         f"SimCLRv2 on {steps[first].data.dataset}",
         sections.describe_run(steps, results),
         {heading: _guarded(section) for heading, section in make.items()},
@@ -112,7 +113,7 @@ def render_probe_report(mode: str, result: Mapping[str, Any], confusion: Confusi
         result: the content of its file.
         confusion: None where there are too many classes.
     """
-    return page.render(
+    return html.render(
         f"Frozen features on {result['dataset']}",
         f"{evaluations.PROBES[mode]} on the frozen output {result['endpoint']} of {result['checkpoint']}.",
         evaluations.probe_sections(mode, result, confusion),
@@ -129,7 +130,7 @@ def _guarded(section: Callable[[], str]) -> str:
     try:
         return section()
     except (tf.errors.OpError, OSError, ValueError) as error:
-        return page.text(f"Not shown: {first_line(error)}")
+        return html.text(f"Not shown: {first_line(error)}")
 
 
 def _steps(config: ExperimentConfig | SemiSupervisedConfig) -> Steps:

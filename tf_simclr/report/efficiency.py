@@ -1,4 +1,4 @@
-"""A curve of accuracy against the number of labels: as a table, as a picture, as a page."""
+"""A curve of accuracy against the number of labels: as a table, as a picture, as a html."""
 
 import platform
 from collections.abc import Mapping, Sequence
@@ -8,8 +8,9 @@ import tensorflow as tf
 
 from tf_simclr.config import LabelEfficiencyConfig
 from tf_simclr.files import counted
-from tf_simclr.pipeline import describe_network
-from tf_simclr.report import page, pictures, sections
+from tf_simclr.rendering import html, plots
+from tf_simclr.report import sections
+from tf_simclr.workflows.semi_supervised import describe_network
 
 Outcome = Mapping[str, Any]
 
@@ -45,11 +46,11 @@ def draw(outcome: Outcome, score: str) -> bytes:
         method: [(point["labels_per_class"], point[method][score]["by_seed"]) for point in outcome["points"]]
         for method in outcome["methods"]
     }
-    return pictures.plot_label_efficiency(curves, f"{_TITLES[score].lower()}, {outcome['evaluated_on']}")
+    return plots.plot_label_efficiency(curves, f"{_TITLES[score].lower()}, {outcome['evaluated_on']}")
 
 
 def render_page(config: LabelEfficiencyConfig, outcome: Outcome, scores: Sequence[str], picture: bytes) -> str:
-    """Returns the page, which needs no other file.
+    """Returns the html, which needs no other file.
 
     Args:
         config: of the curve.
@@ -57,9 +58,9 @@ def render_page(config: LabelEfficiencyConfig, outcome: Outcome, scores: Sequenc
         scores: those to show.
         picture: of the curves, a PNG.
     """
-    curves = page.text(describe(outcome)) + page.picture(picture, "accuracy against the number of labels")
+    curves = html.text(describe(outcome)) + html.picture(picture, "accuracy against the number of labels")
     tables = [
-        page.subheading(_TITLES[score]) + page.table(*_table(outcome, score), "results")
+        html.subheading(_TITLES[score]) + html.table(*_table(outcome, score), "results")
         for score in _those_there(outcome, scores)
     ]
     runs = [
@@ -73,19 +74,19 @@ def render_page(config: LabelEfficiencyConfig, outcome: Outcome, scores: Sequenc
     trained = {}
     if steps:  # Methods on pixels alone train nothing.
         networks = [[name, describe_network(step)] for name, step in steps.items()]
-        about = page.text("Those of the first draw of the fewest labels; the others differ in labels and seeds alone.")
+        about = html.text("Those of the first draw of the fewest labels; the others differ in labels and seeds alone.")
         trained = {
-            "Networks": page.table(["step", "network"], networks, "plain"),
+            "Networks": html.table(["step", "network"], networks, "plain"),
             "Settings": about + sections.settings(steps),
         }
-    return page.render(
+    return html.render(
         f"Label efficiency on {outcome['dataset']}",
         f"Accuracy against the number of labels: {', '.join(outcome['methods'])}.",
         {
             "Curves": curves,
             "Results": "".join(tables),
-            "Runs": page.details(
-                f"{_TITLES[scores[0]]} of each run", page.table(["run", "accuracy"], runs, "settings")
+            "Runs": html.details(
+                f"{_TITLES[scores[0]]} of each run", html.table(["run", "accuracy"], runs, "settings")
             ),
         }
         | trained,

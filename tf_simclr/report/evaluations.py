@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tf_simclr.config import ExperimentConfig
-from tf_simclr.confusion import Confusion, confusion_path, largest_mistakes, read_confusion
 from tf_simclr.files import read_json
-from tf_simclr.report import page, pictures
-from tf_simclr.scores import scores_form
-from tf_simclr.suite_results import read_entries
-from tf_simclr.suite_tables import BLANK, SUITES
+from tf_simclr.metrics.confusion import Confusion, confusion_path, largest_mistakes, read_confusion
+from tf_simclr.metrics.scores import scores_form
+from tf_simclr.rendering import html, plots
+from tf_simclr.suites.results import read_entries
+from tf_simclr.suites.tables import BLANK, SUITES
 
 DASH = "\N{EN DASH}"
 # Key in a file of results, heading, and whether it is shown in per cent.
@@ -56,22 +56,22 @@ def confusions(steps: Mapping[str, ExperimentConfig]) -> str:
         if (matrix := read_confusion(confusion_path(os.path.join(str(step.model_dir), "result.json"))))
     }
     if not found:
-        return page.text("There is no confusion matrix beside the results.")
+        return html.text("There is no confusion matrix beside the results.")
     about = "Of the held-out images of each class (a row), the share that was taken for each class (a column)."
-    return page.text(about) + "".join(show_confusion(name, matrix) for name, matrix in found.items())
+    return html.text(about) + "".join(show_confusion(name, matrix) for name, matrix in found.items())
 
 
 def show_confusion(name: str, confusion: Confusion) -> str:
     """Returns the picture of a confusion matrix, and the most frequent mistakes as a table."""
-    png = pictures.plot_confusion(confusion.counts, confusion.class_names)
-    picture = page.picture(png, f"confusion matrix of {name}", "square")
+    png = plots.plot_confusion(confusion.counts, confusion.class_names)
+    picture = html.picture(png, f"confusion matrix of {name}", "square")
     mistakes = [
         [mistake.class_name, mistake.taken_for, str(mistake.num_images), f"{mistake.share:.1%}"]
         for mistake in largest_mistakes(confusion, _NUM_MISTAKES)
     ]
     header = ["class", "taken for", "images", "of the class"]
-    table = page.table(header, mistakes, "mistakes") if mistakes else page.text("Every image is classed right.")
-    return page.subheading(name) + page.grid([picture, table])
+    table = html.table(header, mistakes, "mistakes") if mistakes else html.text("Every image is classed right.")
+    return html.subheading(name) + html.grid([picture, table])
 
 
 def frozen_features(steps: Mapping[str, ExperimentConfig]) -> str:
@@ -86,10 +86,10 @@ def frozen_features(steps: Mapping[str, ExperimentConfig]) -> str:
             rows.append([name, _how(mode, result), *_images(result), *score_cells([result], mode)])
             matrices[f"{name}, {mode}"] = read_confusion(confusion_path(path))
     if not rows:
-        return page.text("Nothing yet: --mode=linear_eval and --mode=knn_eval evaluate the frozen features.")
+        return html.text("Nothing yet: --mode=linear_eval and --mode=knn_eval evaluate the frozen features.")
     header = ["step", "evaluation", "learnt from", "tested on", *SCORE_HEADINGS]
     shown = "".join(show_confusion(name, matrix) for name, matrix in matrices.items() if matrix)
-    return page.table(header, rows, "results") + shown
+    return html.table(header, rows, "results") + shown
 
 
 def suites(steps: Mapping[str, ExperimentConfig]) -> str:
@@ -101,8 +101,8 @@ def suites(steps: Mapping[str, ExperimentConfig]) -> str:
             if entries:
                 header, rows = make_table(entries)
                 rows = [[DASH if cell == BLANK else cell for cell in row] for row in rows]
-                shown += page.subheading(f"{mode} of {name}") + page.table(header, rows, "results")
-    return shown or page.text("Nothing yet: --mode=transfer and --mode=robustness evaluate the network on other data.")
+                shown += html.subheading(f"{mode} of {name}") + html.table(header, rows, "results")
+    return shown or html.text("Nothing yet: --mode=transfer and --mode=robustness evaluate the network on other data.")
 
 
 def probe_sections(mode: str, result: Mapping[str, Any], confusion: Confusion | None) -> dict[str, str]:
@@ -116,10 +116,10 @@ def probe_sections(mode: str, result: Mapping[str, Any], confusion: Confusion | 
     header = ["evaluation", "learnt from", "tested on", *SCORE_HEADINGS]
     row = [_how(mode, result), *_images(result), *score_cells([result], mode)]
     details = [[name, DASH if value is None else str(value)] for name, value in result.items()]
-    sections = {"Result": page.table(header, [row], "results")}
+    sections = {"Result": html.table(header, [row], "results")}
     if confusion is not None:
         sections["Confusion matrix"] = show_confusion(str(result.get("test", mode)), confusion)
-    return sections | {"What was evaluated": page.table(["name", "value"], details, "settings")}
+    return sections | {"What was evaluated": html.table(["name", "value"], details, "settings")}
 
 
 def _how(mode: str, result: Mapping[str, Any]) -> str:

@@ -9,17 +9,18 @@ from typing import Any
 import tensorflow as tf
 
 from tf_simclr.augment import EvalView
-from tf_simclr.checkpoint import load_network
 from tf_simclr.config import ExperimentConfig
 from tf_simclr.data import BatchPlan, eval_dataset, load_eval_source
-from tf_simclr.evaluate import extract_features
-from tf_simclr.features import sample_source
+from tf_simclr.evaluation.features import sample_source
 from tf_simclr.files import counted
-from tf_simclr.pipeline import describe_network
-from tf_simclr.planning import chance_loss
-from tf_simclr.report import evaluations, page, pictures
+from tf_simclr.rendering import html, plots
+from tf_simclr.report import evaluations
 from tf_simclr.report.evaluations import DASH
 from tf_simclr.report.events import Events
+from tf_simclr.runs.checkpoint import load_network
+from tf_simclr.training.evaluation_loop import extract_features
+from tf_simclr.training.loop_plan import chance_loss
+from tf_simclr.workflows.semi_supervised import describe_network
 
 Steps = Mapping[str, ExperimentConfig]
 Result = Mapping[str, Any]
@@ -72,7 +73,7 @@ def results_table(steps: Steps, results: Mapping[str, Sequence[Result]]) -> str:
         "accuracy are apart. After pretraining, if given, that of the linear probe."
     )
     notes = [note, *filter(None, (_unreadable(name, results.get(name, ())) for name in steps))]
-    return page.table(header, rows, "results") + page.text(" ".join(notes), "soft")
+    return html.table(header, rows, "results") + html.text(" ".join(notes), "soft")
 
 
 def _unreadable(name: str, results: Sequence[Result]) -> str:
@@ -89,21 +90,21 @@ def curves(name: str, step: ExperimentConfig, events: Events) -> str:
     # ln(2B-1), or ln(2B-2) for the decoupled loss; and a memory that is full.
     chance = None if loss is None else (f"chance, 2 ln({math.exp(loss / 2):.0f}) = {loss:.2f}", loss)
     drawn = {
-        "loss": pictures.plot_losses(events.scalars, chance),
-        "accuracy": pictures.plot_accuracies(events.scalars),
+        "loss": plots.plot_losses(events.scalars, chance),
+        "accuracy": plots.plot_accuracies(events.scalars),
     }
-    shown = [page.picture(png, f"{what} of {name} over the steps") for what, png in drawn.items() if png]
-    missing = page.text(f"There are no curves in the event files of {step.model_dir}.")
-    return page.subheading(name) + (page.grid(shown) if shown else missing)
+    shown = [html.picture(png, f"{what} of {name} over the steps") for what, png in drawn.items() if png]
+    missing = html.text(f"There are no curves in the event files of {step.model_dir}.")
+    return html.subheading(name) + (html.grid(shown) if shown else missing)
 
 
 def views(events: Events) -> str:
     """Returns the picture of the first training images."""
     if events.views is None:
-        return page.text("There is no picture of the views in the event files.")
+        return html.text("There is no picture of the views in the event files.")
     kind = "pixels" if events.views_width < _SMALL_PICTURE else "plain"
     about = "Training images as the network sees them: each column is an image, each row a random view of it."
-    return page.text(about) + page.picture(events.views, "random views of training images", kind)
+    return html.text(about) + html.picture(events.views, "random views of training images", kind)
 
 
 def embedding(name: str, step: ExperimentConfig) -> str:
@@ -114,29 +115,29 @@ def embedding(name: str, step: ExperimentConfig) -> str:
     """
     source = load_eval_source(step.data)
     if source is None:
-        return page.text(f"{step.data.dataset} has no validation or test split to show.")
+        return html.text(f"{step.data.dataset} has no validation or test split to show.")
     source = sample_source(source, _MAX_IMAGES)
     network = load_network(str(step.model_dir), "model_dir")
     plan = BatchPlan(global_batch_size=step.evaluation.eval_batch_size)
     batches = eval_dataset(source, EvalView(image_size=network.config.image_size), plan=plan)
     features, labels = extract_features(network, batches)
-    reason = pictures.why_not_projected(features)
+    reason = plots.why_not_projected(features)
     if reason is not None:
-        return page.text(f"There is no map of {source.name}: {reason}.")
+        return html.text(f"There is no map of {source.name}: {reason}.")
     class_names = (source.class_names or ()) if (labels >= 0).any() else ()
-    png = pictures.plot_points(pictures.project(features), labels, len(class_names))
+    png = plots.plot_points(plots.project(features), labels, len(class_names))
     about = (
         f"{counted(len(features), 'image')} of {source.name}, placed by their representation (final_avg_pool) in the "
         f"network of {name}: PCA, then t-SNE. Neighbours are similar; long distances mean little."
     )
-    return page.text(about) + page.picture(png, "map of the images", "square") + _legend(class_names)
+    return html.text(about) + html.picture(png, "map of the images", "square") + _legend(class_names)
 
 
 def usage(steps: Steps, served: str) -> str:
     """Returns how to load the export of the step `served`, and where the others are."""
     exports = {name: path for name, step in steps.items() if (path := _export_path(step)) is not None}
     if served not in exports:
-        return page.text(f"There is no export of {served} in {steps[served].model_dir}.")
+        return html.text(f"There is no export of {served} in {steps[served].model_dir}.")
     size = steps[served].model.image_size
     lines = [
         "import tensorflow as tf\n",
@@ -145,8 +146,8 @@ def usage(steps: Steps, served: str) -> str:
         'features = outputs["final_avg_pool"]',
     ]
     lines += [] if served == "pretrain" else ['logits = outputs["logits_sup"]']
-    others = page.table(["step", "its export"], list(exports.items()), "settings") if exports else ""
-    return page.code("\n".join(lines)) + others
+    others = html.table(["step", "its export"], list(exports.items()), "settings") if exports else ""
+    return html.code("\n".join(lines)) + others
 
 
 def settings(steps: Steps) -> str:
@@ -155,9 +156,9 @@ def settings(steps: Steps) -> str:
     rows = [[f"--{flag}", *(_value(one[flag]) for one in by_step)] for flag in by_step[0]]
     differing = [row for row in rows if len(set(row[1:])) > 1]
     common = [row[:2] for row in rows if len(set(row[1:])) == 1]
-    tables = page.table(["flag", *steps], differing, "settings") if differing else ""
-    tables += page.table(["flag", "in all steps" if differing else "value"], common, "settings")
-    return page.details("All flags of this run", tables)
+    tables = html.table(["flag", *steps], differing, "settings") if differing else ""
+    tables += html.table(["flag", "in all steps" if differing else "value"], common, "settings")
+    return html.details("All flags of this run", tables)
 
 
 def _labels_used(step: ExperimentConfig, results: Sequence[Result], noun: str = "") -> str:
@@ -182,10 +183,10 @@ def _each(results: Sequence[Result], key: str, form: Callable[[Any], str]) -> st
 
 def _legend(class_names: Sequence[str]) -> str:
     if not class_names:
-        return page.text("Without colours, as the images have no labels.", "soft")
-    if len(class_names) > pictures.MAX_NAMED_CLASSES:
-        return page.text(f"The colour is that of the class, one of {len(class_names)}.", "soft")
-    return page.legend(pictures.class_looks(class_names))
+        return html.text("Without colours, as the images have no labels.", "soft")
+    if len(class_names) > plots.MAX_NAMED_CLASSES:
+        return html.text(f"The colour is that of the class, one of {len(class_names)}.", "soft")
+    return html.legend(plots.class_looks(class_names))
 
 
 def _export_path(step: ExperimentConfig) -> str | None:

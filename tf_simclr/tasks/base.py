@@ -5,10 +5,11 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_simclr import distribute, losses, optimizers
+from tf_simclr import losses, optimizers
 from tf_simclr.config import OptimizerConfig
+from tf_simclr.distribution import collectives
 from tf_simclr.loss_scale import LossScale
-from tf_simclr.metrics import count_correct, most_likely
+from tf_simclr.metrics.classification import count_correct, most_likely
 from tf_simclr.models import SimCLRModel, update_moving_statistics
 from tf_simclr.models.simclr import ForwardPass, Statistics
 from tf_simclr.schedules import WarmupCosine
@@ -98,7 +99,7 @@ class Task(abc.ABC):
         optimizers.apply_gradients(self.optimizer, gradients, self.model.trainable_variables, where=taken)
         update_moving_statistics(self.model.norms, statistics, where=taken)
         self._finish_step(batch, taken)
-        return distribute.cross_replica_mean({k: tf.cast(v, tf.float32) for k, v in metrics.items()})
+        return collectives.cross_replica_mean({k: tf.cast(v, tf.float32) for k, v in metrics.items()})
 
     def compute_gradients(self, batch: dict) -> tuple[list[tf.Tensor], Statistics, dict[str, tf.Tensor]]:
         """Computes one step without taking it, in replica context.
@@ -128,13 +129,13 @@ class Task(abc.ABC):
         """Returns this replica's summand of what is minimised, scaled, and the metrics with weight decay."""
         decay = self._weight_decay * losses.l2_loss(self._decayed)
         total = metrics["total_loss"] + decay
-        summand = total / distribute.num_replicas()
+        summand = total / collectives.num_replicas()
         summand = self.loss_scale.scale_loss(summand) if self.loss_scale else summand
         return summand, metrics | {"weight_decay": decay, "total_loss": total}
 
     def _reduce(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
         """Returns the gradients over all replicas from those of this replica's summand."""
-        gradients = distribute.cross_replica_sum(gradients)
+        gradients = collectives.cross_replica_sum(gradients)
         return self.loss_scale.unscale(gradients) if self.loss_scale else gradients
 
     def eval_step(self, batch: dict) -> dict[str, tf.Tensor]:
@@ -163,7 +164,7 @@ class Task(abc.ABC):
         }
         # Numbers of classes are exact in float32 up to 2**24.
         rows = tf.stack([tf.cast(column, tf.float32) for column in columns.values()], axis=1)
-        return dict(zip(columns, tf.unstack(distribute.all_gather_batch(rows), axis=1), strict=True))
+        return dict(zip(columns, tf.unstack(collectives.all_gather_batch(rows), axis=1), strict=True))
 
 
 def _unique(variables: list) -> list:

@@ -3,7 +3,7 @@
 import tensorflow as tf
 
 from tf_simclr import losses
-from tf_simclr.metrics import count_correct
+from tf_simclr.metrics.classification import count_correct
 from tf_simclr.models.simclr import ForwardPass
 from tf_simclr.tasks.base import Task
 

@@ -5,14 +5,15 @@ from typing import Any, NamedTuple
 
 import tensorflow as tf
 
-from tf_simclr import distribute, losses
+from tf_simclr import losses
 from tf_simclr.config import ContrastConfig, OptimizerConfig
-from tf_simclr.memory import MomentumMemory
-from tf_simclr.metrics import count_correct
+from tf_simclr.distribution import collectives
+from tf_simclr.metrics.classification import count_correct
 from tf_simclr.models import SimCLRModel
 from tf_simclr.models.simclr import ForwardPass, Statistics
 from tf_simclr.schedules import WarmupCosine
 from tf_simclr.tasks.base import Task
+from tf_simclr.tasks.negative_queue import MomentumMemory
 
 _CONTRASTIVE_LOSSES = {
     "nt_xent": losses.nt_xent_loss,
@@ -111,9 +112,9 @@ class PretrainTask(Task):
             view_a,
             view_b,
             temperature=self._contrast.temperature,
-            all_a=distribute.all_gather_batch(view_a),
-            all_b=distribute.all_gather_batch(view_b),
-            first_row=distribute.replica_id() * view_a.shape[0],
+            all_a=collectives.all_gather_batch(view_a),
+            all_b=collectives.all_gather_batch(view_b),
+            first_row=collectives.replica_id() * view_a.shape[0],
             memory=self._stored_negatives(),
         )
 
@@ -198,7 +199,7 @@ class MemoryPretrainTask(PretrainTask):
         return super().state | {"memory": self.memory.variable_tree()}
 
     def _losses(self, outputs) -> dict[str, tf.Tensor]:
-        num_rows = self.num_views * outputs.projections.shape[1] * distribute.num_replicas()
+        num_rows = self.num_views * outputs.projections.shape[1] * collectives.num_replicas()
         # What a row is compared with: all but itself; in the decoupled loss without its positive.
         num_others = num_rows - (2 if self._contrast.contrastive_loss == "decoupled_nt_xent" else 1)
         compared = tf.cast(num_others + self.memory.num_valid, outputs.projections.dtype)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from tf_simclr.config import PreemptedError, UserError
 from tf_simclr.files import printable
-from tf_simclr.machine_memory import reporting_lack_of_memory
+from tf_simclr.terminal.memory import reporting_lack_of_memory
 from tf_simclr.terminal.output import tell
 
 _REQUIREMENTS = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "requirements.txt")

@@ -1,0 +1,369 @@
+"""Whole runs on tiny networks: results, resuming, evaluation, unlabelled data, heads, replicas."""
+
+import dataclasses
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_simclr
+from exports.export import SavedModelExport
+from tests.networks import two_replicas
+from tests.runs import REPOSITORY, TOTAL_STEPS, differing_tensors, finished_run, read_tensors, refusal, tiny_config
+from tf_simclr.config import UserError
+from tf_simclr.metrics.confusion import read_confusion
+from tf_simclr.runs.data import RunData, write_run_data
+from tf_simclr.training import experiment
+from tf_simclr.training.evaluation_loop import Evaluation
+from tf_simclr.training.experiment import Experiment, train_and_evaluate
+
+
+@pytest.fixture
+def copy(tmp_path):
+    """A directory of its own with the finished run, and that run's settings for it."""
+    shutil.copytree(finished_run().directory, tmp_path / "run")
+    return tmp_path / "run"
+
+
+# ---- A run that finishes
+
+
+def test_run_ends_at_the_exact_step_and_writes_its_files():
+    run = finished_run()
+    assert run.result["global_step"] == TOTAL_STEPS
+    evaluated = {
+        "eval_split": "test",
+        "eval_steps": 0,
+        "eval_fingerprint": run.read_json("result.json")["eval_fingerprint"],
+    }
+    assert run.read_json("result.json") == run.read_json(f"result_{TOTAL_STEPS}.json") == run.result | evaluated
+    assert run.read_json("flags.json")["train_steps"] == TOTAL_STEPS
+    assert (run.directory / "saved_model" / str(TOTAL_STEPS) / "saved_model.pb").exists()
+    names = {path.name.partition(".")[0] for path in run.directory.glob("ckpt-*")}
+    assert names == {"ckpt-2", "ckpt-4", "ckpt-6"}
+    assert not list(run.directory.rglob("*.tmp*"))
+
+
+def test_run_result_has_the_authors_keys():
+    result = finished_run().result
+    assert 0 <= result["eval/label_top_1_accuracy"] <= result["eval/label_top_5_accuracy"] <= 1
+    assert (result["eval/num_examples"], result["eval/num_bad_images"]) == (450, 0)
+
+
+def test_run_writes_a_confusion_matrix_that_agrees_with_its_scores():
+    run = finished_run()
+    counts, names = read_confusion(str(run.directory / "result_confusion.csv"))
+    assert names == tuple("0123456789")
+    assert counts.sum() == 450
+    assert run.result["eval/label_top_1_accuracy"] == pytest.approx(np.trace(counts) / 450)
+    per_class = np.diag(counts) / counts.sum(axis=1)
+    assert run.result["eval/mean_per_class_accuracy"] == pytest.approx(per_class.mean())
+    assert 0 < run.result["eval/expected_calibration_error"] < 1
+
+
+def evaluated(result):
+    """The part of a run's result that an evaluation alone knows."""
+    return {name: value for name, value in result.items() if not name.startswith("train/")}
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_evaluation_on_two_replicas_is_that_on_one(copy):
+    result = Experiment(tiny_config(copy, mode="eval"), two_replicas()).evaluate_each_checkpoint()
+    assert result == pytest.approx(evaluated(finished_run().result), rel=1e-4)
+    name = "result_confusion.csv"
+    assert (copy / name).read_bytes() == (finished_run().directory / name).read_bytes()
+
+
+def test_run_events_have_finite_metrics():
+    events = finished_run().events
+    assert [event.step for event in events] == [1, 2, 4, 6]
+    assert all(np.isfinite(list(event.metrics.values())).all() for event in events)
+    assert events[-1].is_last
+
+
+def test_run_gives_its_result_with_the_last_event():
+    run = finished_run()
+    assert [event.result for event in run.events] == [None, None, None, run.result]
+
+
+def test_run_writes_what_it_learned_from():
+    assert finished_run().read_json("class_names.json") == list("0123456789")
+    data = finished_run().read_json("data.json")
+    assert (data["num_images"], data["num_classes"], len(data["fingerprint"])) == (1347, 10, 64)
+
+
+def test_run_started_again_prints_its_result_and_changes_nothing(log, without_network):
+    before, events = finished_run().files(), []
+    result = train_and_evaluate(finished_run().config, [events.append])
+    assert result == finished_run().result
+    assert log.messages[-1].startswith("Already finished: linear probe top-1 ")
+    assert events == []
+    assert finished_run().files() == before
+
+
+def test_run_whose_export_has_no_place_is_refused_before_training(tmp_path, without_network):
+    directory = tmp_path / "run"
+    foreign = directory / "saved_model" / str(TOTAL_STEPS)
+    foreign.mkdir(parents=True)
+    with pytest.raises(UserError, match=f"^{foreign}: not written by tf_simclr; move it away"):
+        train_and_evaluate(tiny_config(directory), [SavedModelExport(str(directory))])
+    assert list(directory.rglob("*")) == [foreign.parent, foreign]
+
+
+def test_run_whose_last_action_fails_keeps_its_result_and_is_finished_by_the_next_start(copy):
+    """An action that fails may be an export on a full disk."""
+
+    def fail(event):
+        if event.is_last:
+            raise UserError("disk full")
+
+    for path in copy.glob("result*.json"):
+        path.unlink()
+    with pytest.raises(UserError, match="disk full"):
+        train_and_evaluate(tiny_config(copy), [fail])
+    written = f"result_{TOTAL_STEPS}.json"
+    assert [path.name for path in copy.glob("result*.json")] == [written]
+    assert (copy / written).read_bytes() == (finished_run().directory / written).read_bytes()
+    events = []
+    assert train_and_evaluate(tiny_config(copy), [events.append]) == finished_run().result
+    assert [event.result for event in events] == [finished_run().result]
+    assert (copy / "result.json").exists()
+
+
+@pytest.mark.slow
+def test_run_in_chunks_takes_its_statistics_of_each_and_is_not_mixed_with_another(tmp_path):
+    whole, events = finished_run().events[0].metrics, []
+    settings = {"global_bn": False, "train_steps": 2}
+    config = tiny_config(tmp_path / "run", contrast_chunks=4, **settings)
+    result = train_and_evaluate(config, [events.append])
+    assert (result["global_step"], result["eval/num_examples"]) == (2, 450)
+    assert events[0].metrics.keys() == whole.keys()
+    # Batch norm is over 8 images, not over all 32.
+    assert 1e-3 < abs(events[0].metrics["contrast_loss"] - whole["contrast_loss"]) < 1
+    message = refusal(tiny_config(tmp_path / "run", contrast_chunks=2, **settings))
+    assert "--contrast_chunks=4 there, 2 now" in message
+
+
+# ---- Going on
+
+
+@pytest.mark.slow
+def test_run_interrupted_and_resumed_equals_the_uninterrupted_to_the_bit(tmp_path, log):
+    def interrupt(event):
+        if event.step == 3:
+            raise KeyboardInterrupt
+
+    config = tiny_config(tmp_path / "run", steps_per_loop=1)
+    with pytest.raises(KeyboardInterrupt):
+        train_and_evaluate(config, [interrupt])
+    assert (tmp_path / "run" / "ckpt-2.index").exists()
+
+    log.clear()
+    events = []
+    result = train_and_evaluate(tiny_config(tmp_path / "run", keep_checkpoint_max=1), [events.append])
+    assert "Going on from step 2 of 6." in log.messages
+    assert [event.step for event in events] == [3, 4, 6]
+    uninterrupted = finished_run()
+    assert differing_tensors(tmp_path / "run" / "ckpt-6", uninterrupted.directory / "ckpt-6") == []
+    assert result == uninterrupted.result
+    assert [path.name for path in (tmp_path / "run").glob("*.index")] == ["ckpt-6.index"]
+
+
+def test_checkpoint_holds_the_slots_of_the_optimizer():
+    tensors = read_tensors(finished_run().directory / "ckpt-6")
+    slots = [name for name in tensors if name.startswith("optimizer/_variables/")]
+    weights = [name for name in tensors if name.startswith("model/") and name.count("/kernel/")]
+    assert len(slots) >= len(weights) > 20
+    assert max(np.abs(tensors[name]).max() for name in slots if tensors[name].ndim) > 0
+
+
+@pytest.mark.slow
+def test_run_with_another_seed_differs(tmp_path):
+    config = tiny_config(tmp_path / "run", mode="train", seed=1, train_steps=1)
+    train_and_evaluate(config)
+    name = "model/encoder/stem/conv1/kernel/.ATTRIBUTES/VARIABLE_VALUE"
+    assert name in differing_tensors(tmp_path / "run" / "ckpt-1", finished_run().directory / "ckpt-2")
+
+
+def test_run_interrupted_in_its_evaluation_evaluates_without_training(copy, log):
+    for path in copy.glob("result*.json"):
+        path.unlink()
+    (copy / "result.json").write_text("{")  # And one that was damaged.
+    before = (copy / "ckpt-6.index").stat().st_mtime_ns
+    events = []
+    result = train_and_evaluate(tiny_config(copy), [events.append])
+    assert result == finished_run().result
+    assert [(event.step, event.num_steps) for event in events] == [(6, 0)]
+    assert (copy / "ckpt-6.index").stat().st_mtime_ns == before
+
+
+@pytest.mark.slow
+def test_finished_run_with_another_eval_split_is_evaluated_again(copy, log):
+    result = train_and_evaluate(tiny_config(copy, eval_split="train[:100]"))
+    assert result["eval/num_examples"] == 100
+    assert train_and_evaluate(tiny_config(copy, eval_split="train[:100]")) == result
+
+
+# ---- Evaluation by itself
+
+
+def test_eval_of_a_finished_run_gives_its_result(copy):
+    config = tiny_config(copy, mode="eval", eval_name="again", eval_batch_size=64)
+    result = train_and_evaluate(config)
+    expected = finished_run().result
+    assert result == pytest.approx(evaluated(expected), abs=1e-6)
+    assert (copy / "result_again.json").exists()
+    assert finished_run().read_json("result.json").items() >= expected.items()
+
+
+@pytest.mark.slow
+def test_eval_steps_count_batches(copy):
+    result = train_and_evaluate(tiny_config(copy, mode="eval", eval_steps=2, eval_batch_size=64))
+    assert result["eval/num_examples"] == 128
+
+
+def test_eval_of_a_run_with_other_settings_is_refused(copy, without_network, monkeypatch):
+    monkeypatch.setattr(Experiment, "_why_not_evaluated", lambda self: None)
+    message = refusal(tiny_config(copy, mode="eval", train_steps=7))
+    assert "--train_steps=6 there, 7 now" in message
+
+
+@pytest.fixture
+def nothing_evaluated(without_network, monkeypatch):
+    """Leaves out what an evaluation does with a checkpoint, for tests of what it waits for."""
+    monkeypatch.setattr(Experiment, "_why_not_evaluated", lambda self: None)
+    monkeypatch.setattr(Experiment, "_match_eval_source", lambda self: None)
+    monkeypatch.setattr(Experiment, "task", None)
+    monkeypatch.setattr(experiment, "Checkpoints", lambda directory, task: None)
+
+
+def test_eval_says_what_it_waits_for_and_gives_up_in_time(tmp_path, log, nothing_evaluated):
+    directory = tmp_path / "typo"
+    message = refusal(tiny_config(directory, mode="eval", eval_timeout=1))
+    assert message == (
+        f"--eval_timeout=1: no checkpoint has come to {directory} in so many seconds; see whether its training runs, "
+        "or wait longer."
+    )
+    assert log.messages[-1] == (
+        f"Waiting for the first checkpoint in {directory}, which does not exist yet, at most 00:01 (--eval_timeout)."
+    )
+
+
+def test_eval_ends_with_the_run_whatever_the_data_is_today(tmp_path, nothing_evaluated):
+    epoch = {"train_steps": 0, "train_epochs": 1, "train_batch_size": 32}
+    evaluation = Experiment(tiny_config(tmp_path, mode="eval", **epoch))
+    assert evaluation._total_steps_of_run() == 1347 // 32 + 1
+    write_run_data(str(tmp_path), RunData(None, num_images=64, fingerprint=""))  # The training begins.
+    assert evaluation._total_steps_of_run() == 64 // 32 + 1
+
+
+def test_eval_that_began_before_its_run_checks_the_classes_of_the_run(tmp_path, nothing_evaluated):
+    evaluation = Experiment(tiny_config(tmp_path, mode="eval"))
+    evaluation._check_classes_of_run()
+    write_run_data(str(tmp_path), RunData(tuple("0123456789")))  # The training begins.
+    evaluation._check_classes_of_run()
+    write_run_data(str(tmp_path), RunData(tuple("123456789")))
+    with pytest.raises(UserError, match=r"began after this evaluation, with other classes; start the evaluation"):
+        evaluation._check_classes_of_run()
+
+
+def test_eval_makes_its_batches_once(tmp_path, nothing_evaluated, monkeypatch):
+    """TensorFlow keeps the graphs of a data set: about 1 MB an evaluation, while a training is followed."""
+    scores = {"eval/num_bad_images": 0, "eval/num_examples": 450}
+    nothing = Evaluation(scores, np.zeros(0, np.int64), np.zeros(0, np.int64))
+    seen = []
+    monkeypatch.setattr(experiment, "evaluate", lambda run, batches, **options: seen.append(batches) or nothing)
+    evaluation = Experiment(tiny_config(tmp_path, mode="eval"))
+    for _ in range(2):
+        evaluation._evaluate(evaluation.eval_source)
+    assert seen[0] is seen[1]
+
+
+def test_eval_without_a_probe_is_refused(tmp_path):
+    message = refusal(tiny_config(tmp_path / "run", mode="eval", lineareval_while_pretraining=False))
+    assert message.startswith("--mode=eval: nothing to evaluate, as there is no linear probe; use ")
+    assert not (tmp_path / "run").exists()
+
+
+# ---- Heads, losses and devices
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"proj_head_mode": "none", "optimizer": "momentum"},
+        {"proj_head_mode": "linear", "ft_proj_selector": 1},
+        {"num_proj_layers": 1, "contrastive_loss": "decoupled_nt_xent"},
+        {"ft_proj_selector": -1, "optimizer": "adam"},
+        {"sk_ratio": 0.0625, "se_ratio": 0.25, "global_bn": False},
+    ],
+    ids=lambda flags: "-".join(f"{k}={v}" for k, v in flags.items()),
+)
+def test_every_head_trains_and_is_evaluated(tmp_path, flags):
+    config = tiny_config(tmp_path / "run", train_steps=2, **flags)
+    result = train_and_evaluate(config)
+    assert result["global_step"] == 2
+    assert 0 <= result["eval/label_top_1_accuracy"] <= 1
+
+
+@pytest.mark.slow
+def test_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_good_checkpoint(tmp_path):
+    config = tiny_config(tmp_path / "run", checkpoint_steps=1, train_steps=40, optimizer="momentum")
+    broken = dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, warmup_epochs=1))
+    object.__setattr__(broken.optimizer, "learning_rate", 1e25)  # Which a configuration refuses.
+    message = refusal(broken)
+    assert message.startswith("training diverged ")
+    latest = tf.train.latest_checkpoint(str(tmp_path / "run"))
+    assert f"the last good checkpoint is {latest};" in message
+    for name, tensor in read_tensors(latest).items():
+        assert not name.startswith("model/") or np.isfinite(tensor).all()
+    assert not (tmp_path / "run" / "saved_model").exists()
+
+
+MIRRORED = """
+import pathlib, sys
+import tf_simclr
+import tensorflow as tf
+from tests.runs import refusal, differing_tensors, tiny_config
+
+cpu = tf.config.list_physical_devices("CPU")[0]
+tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
+directory = pathlib.Path(sys.argv[1])
+
+def interrupt(event):
+    assert event.task.model.variables[0].__class__.__name__ == "MirroredVariable"
+    if event.step == 4:
+        raise KeyboardInterrupt
+
+def start(name, *actions):
+    return tf_simclr.train_and_evaluate(tiny_config(directory / name, strategy="mirrored"), actions)
+
+whole = start("whole")
+try:
+    start("cut", interrupt)
+except KeyboardInterrupt:
+    assert start("cut") == whole
+assert whole["eval/num_examples"] == 450, whole
+different = differing_tensors(directory / "whole" / "ckpt-6", directory / "cut" / "ckpt-6")
+assert not different, different
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_mirrored_runs_resume_to_the_bit_several_in_one_process(tmp_path):
+    # In a process of its own: the strategies of other tests number their collectives alike.
+    command = [sys.executable, "-c", MIRRORED, str(tmp_path)]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_package_offers_the_call_of_the_command_line():
+    assert tf_simclr.train_and_evaluate is train_and_evaluate
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        _ = tf_simclr.nonsense

@@ -1,0 +1,373 @@
+"""Teachers in every form: the same logits from all, nothing changed, and one line where there are none."""
+
+import functools
+import hashlib
+import logging
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+from exports.saved_model import save_model
+from tests.networks import random_images
+from tests.runs import TOTAL_STEPS, finished_run, refusal, tiny_config, write_images
+from tf_simclr.config import ModelConfig, UserError
+from tf_simclr.data import ArraySource
+from tf_simclr.models import build_simclr_model
+from tf_simclr.runs.checkpoint import load_network
+from tf_simclr.runs.data import RunData
+from tf_simclr.runs.directory import check_directory, claim_directory
+from tf_simclr.schedules import WarmupCosine
+from tf_simclr.training import assembly as ingredients
+from tf_simclr.training.assembly import make_ingredients
+from tf_simclr.training.teacher import Teacher, load_teacher, network_class_names
+
+# Of tensorflow-hub.
+pytestmark = pytest.mark.filterwarnings("ignore:pkg_resources is deprecated", "ignore:Deprecated call to `pkg_res")
+SIZE, CLASSES = 8, 10
+
+
+@functools.cache
+def network():
+    network = load_network(str(finished_run().directory), "teacher")
+    network.freeze_for_finetuning()
+    return network
+
+
+def count(variables):
+    return sum(np.size(variable.numpy()) for variable in variables)
+
+
+@functools.cache
+def images():
+    return tf.constant(random_images(5, SIZE, SIZE, dtype="float32"))
+
+
+def expected_logits():
+    return network()(images(), training=False)["logits_sup"]
+
+
+class ForeignModule(tf.Module):
+    """A module as the authors saved theirs: called with `trainable`, and no signature.
+
+    Its own weights are a dense layer on the mean colours; in training it counts its calls.
+    """
+
+    def __init__(self, outputs=("final_avg_pool", "logits_sup"), num_classes=CLASSES):
+        super().__init__()
+        self._outputs = outputs
+        self.kernel = tf.Variable(np.random.default_rng(0).normal(size=(3, num_classes)).astype("float32"))
+        self.calls = tf.Variable(0.0, trainable=False)
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3]), tf.TensorSpec([], tf.bool)])
+    def _apply(self, inputs, trainable):
+        self.calls.assign_add(tf.cast(trainable, tf.float32))
+        pooled = tf.reduce_mean(inputs, axis=[1, 2])
+        every = {"final_avg_pool": pooled, "logits_sup": pooled @ self.kernel + self.calls}
+        return {name: every[name] for name in self._outputs}
+
+    @tf.function(autograph=False)
+    def __call__(self, inputs, trainable):
+        return self._apply(inputs, trainable)
+
+
+def save_foreign(path, module=None):
+    module = module or ForeignModule()
+    spec = tf.TensorSpec([None, None, None, 3])
+    for trainable in (True, False):
+        module.__call__.get_concrete_function(spec, trainable)
+    tf.saved_model.save(module, str(path))
+    return str(path)
+
+
+def path_of(form, tmp_path, monkeypatch):
+    run = finished_run().directory
+    saved_model = run / "saved_model" / str(TOTAL_STEPS)
+    if form == "handle":
+        handle = "https://models.example/nobody/nothing/1"
+        monkeypatch.setenv("TFHUB_CACHE_DIR", str(tmp_path))
+        shutil.copytree(saved_model, tmp_path / hashlib.sha1(handle.encode()).hexdigest())
+        return handle
+    if form == "~":
+        monkeypatch.setenv("HOME", str(run.parent))
+        return f"~/{run.name}"
+    return {
+        "directory": str(run),
+        "checkpoint": f"{run}/ckpt-{TOTAL_STEPS}",
+        "index": f"{run}/ckpt-{TOTAL_STEPS}.index",
+        "SavedModel": str(saved_model),
+        "file://": f"file://{saved_model}",
+    }[form]
+
+
+@pytest.mark.parametrize("form", ["directory", "checkpoint", "~", "SavedModel", "file://", "handle"])
+def test_teacher_tells_the_names_of_its_classes(form, tmp_path, monkeypatch):
+    assert network_class_names(path_of(form, tmp_path, monkeypatch), "teacher") == list("0123456789")
+
+
+@pytest.mark.parametrize("content", [None, "[]", '{"class_names": 3}'])
+def test_teacher_of_another_program_tells_no_names(tmp_path, content):
+    path = save_foreign(tmp_path / "hub")
+    if content is not None:
+        (tmp_path / "hub" / "assets" / "metadata.json").write_text(content)
+    assert network_class_names(path, "teacher") is None
+
+
+@pytest.mark.parametrize("form", ["directory", "checkpoint", "index", "~", "SavedModel", "file://", "handle"])
+def test_teacher_of_every_form_gives_the_same_logits(form, tmp_path, monkeypatch):
+    path = path_of(form, tmp_path, monkeypatch)
+    teacher = load_teacher(path, SIZE)
+    used, everything = count(network().used_variables), count(network().variables)
+    assert teacher.num_classes == CLASSES
+    assert used < everything
+    assert teacher.num_weights == (everything if form in ("SavedModel", "file://", "handle") else used)
+    np.testing.assert_allclose(teacher.logits(images()), expected_logits(), rtol=1e-4, atol=1e-5)
+    in_graph = tf.function(teacher.logits, autograph=False)
+    np.testing.assert_allclose(in_graph(images()), expected_logits(), rtol=1e-4, atol=1e-5)
+    assert np.abs(expected_logits()).max() > 1e-3
+
+
+def test_teacher_of_an_earlier_checkpoint_is_another():
+    teacher = load_teacher(f"{finished_run().directory}/ckpt-2", SIZE)
+    assert np.abs(teacher.logits(images()) - expected_logits()).max() > 1e-4
+
+
+@pytest.mark.parametrize("form", ["directory", "SavedModel"])
+def test_teacher_sees_in_inference_mode(form, tmp_path, monkeypatch):
+    """One image alone gives what it gives beside others; batch statistics would differ."""
+    teacher = load_teacher(path_of(form, tmp_path, monkeypatch), SIZE)
+    alone = [teacher.logits(images()[number : number + 1])[0] for number in range(2)]
+    np.testing.assert_allclose(alone, expected_logits()[:2], rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(teacher.logits(images()), expected_logits(), rtol=1e-4, atol=1e-5)
+
+
+def test_teacher_of_the_authors_form(tmp_path):
+    module = ForeignModule()
+    teacher = load_teacher(save_foreign(tmp_path / "hub", module), SIZE)
+    expected = np.mean(images(), axis=(1, 2)) @ module.kernel.numpy()
+    for _ in range(2):  # Calls in training would add to the logits.
+        np.testing.assert_allclose(teacher.logits(images()), expected, rtol=1e-5)
+    np.testing.assert_allclose(teacher.logits(tf.cast(images(), tf.float64)), expected, rtol=1e-5)
+    assert teacher.num_classes == CLASSES
+
+
+def test_teacher_of_the_authors_form_has_its_weights_counted(tmp_path):
+    assert load_teacher(save_foreign(tmp_path / "hub"), SIZE).num_weights == 3 * CLASSES + 1
+
+
+class Constants(tf.Module):
+    """As a folded module, it has no variables."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None, None, None, 3]), tf.TensorSpec([], tf.bool)])
+    def __call__(self, inputs, trainable):
+        return {"logits_sup": tf.reduce_mean(inputs, axis=[1, 2]) @ tf.ones([3, CLASSES])}
+
+
+def save_constants(path):
+    tf.saved_model.save(Constants(), str(path))
+    return str(path)
+
+
+def test_teacher_of_constants_is_of_unknown_size(tmp_path):
+    assert load_teacher(save_constants(tmp_path / "hub"), SIZE).num_weights is None
+
+
+# ---- What is refused
+
+
+def message_of(path, size=SIZE):
+    with pytest.raises(UserError) as error:
+        load_teacher(str(path), size)
+    message = str(error.value)
+    assert "\n" not in message
+    assert message.startswith(f"--teacher={path}")
+    return message
+
+
+FITS = "name the directory of a finetuned run, a checkpoint in it, or a SavedModel with logits."
+
+
+def test_teacher_that_does_not_exist_is_one_line(tmp_path):
+    assert message_of(tmp_path / "no") == (
+        f"--teacher={tmp_path}/no: no such checkpoint; no checkpoint is in that directory either."
+    )
+    assert "no checkpoint in this directory" in message_of(tmp_path)
+    assert f"use one of {finished_run().directory}/ckpt-2" in message_of(finished_run().directory / "ckpt-9")
+
+
+def test_teacher_behind_a_handle_that_cannot_be_fetched_is_one_line(monkeypatch):
+    hub = pytest.importorskip("tensorflow_hub")
+
+    def fail(handle):
+        raise OSError("no\nnetwork")
+
+    monkeypatch.setattr(hub, "resolve", fail)
+    message = message_of("https://models.example/nobody/nothing/1")
+    assert message.endswith(f": cannot be fetched (no); {FITS}")
+
+
+def test_teacher_pretrained_without_a_probe_gives_no_logits(tmp_path):
+    config = ModelConfig(resnet_depth=18, width_multiplier=0.125, image_size=SIZE, proj_out_dim=16)
+    model = build_simclr_model(config)
+    save_model(model, str(tmp_path / "saved"))
+    assert message_of(tmp_path / "saved") == f"--teacher={tmp_path}/saved: gives no logits; {FITS}"
+    shutil.copy(finished_run().directory / "flags.json", tmp_path)
+    tf.train.Checkpoint(model=model.variable_tree()).save(str(tmp_path / "ckpt"))
+    assert message_of(tmp_path / "ckpt-1") == f"--teacher={tmp_path}/ckpt-1: gives no logits; {FITS}"
+
+
+def test_teacher_without_the_output_of_logits_is_one_line(tmp_path):
+    path = save_foreign(tmp_path / "hub", ForeignModule(outputs=("final_avg_pool",)))
+    assert message_of(path) == f"--teacher={path}: gives no logits; {FITS}"
+
+
+def test_teacher_that_gives_a_tensor_is_one_line(tmp_path):
+    module = tf.Module()
+    module.__call__ = tf.function(lambda inputs, trainable: inputs)
+    module.__call__.get_concrete_function(tf.TensorSpec([None, None, None, 3]), False)
+    tf.saved_model.save(module, str(tmp_path / "hub"))
+    assert message_of(tmp_path / "hub") == f"--teacher={tmp_path}/hub: gives no logits; {FITS}"
+
+
+def test_teacher_that_cannot_be_called_is_one_line(tmp_path):
+    module = tf.Module()
+    module.kernel = tf.Variable(1.0)
+    tf.saved_model.save(module, str(tmp_path / "hub"))
+    message = message_of(tmp_path / "hub")
+    assert ": cannot be called as module(images, trainable=False) (" in message
+    assert message.endswith(FITS)
+
+
+def test_teacher_of_another_image_size_alone_is_one_line(tmp_path):
+    module = tf.Module()
+    call = tf.function(lambda inputs, trainable: {"logits_sup": tf.reduce_mean(inputs, [1, 2])})
+    module.__call__ = call
+    call.get_concrete_function(tf.TensorSpec([None, 32, 32, 3]), False)
+    tf.saved_model.save(module, str(tmp_path / "hub"))
+    assert "cannot be called as module(images, trainable=False)" in message_of(tmp_path / "hub")
+    assert load_teacher(str(tmp_path / "hub"), 32).num_classes == 3
+
+
+def test_teacher_in_a_bucket_has_to_be_allowed(monkeypatch):
+    """It is refused as a handle is; `ram` is a file system of TensorFlow in memory, without checkpoints."""
+    monkeypatch.setattr(tf.train, "list_variables", lambda path: [])
+    tf.saved_model.save(Constants(), "ram://teachers/hub")
+    assert "--allow_remote_teacher=True" in message_of("ram://teachers/hub")
+    assert load_teacher("ram://teachers/hub", SIZE, allow_remote=True).num_classes == CLASSES
+
+
+def test_teacher_beyond_reach_is_one_line():
+    assert ": cannot be reached (" in message_of("nowhere://bucket/hub")
+
+
+def test_teacher_that_is_damaged_is_one_line(tmp_path):
+    shutil.copytree(finished_run().directory / "saved_model" / str(TOTAL_STEPS), tmp_path / "hub")
+    (tmp_path / "hub" / "saved_model.pb").write_bytes(b"no protocol buffer")
+    message = message_of(tmp_path / "hub")
+    assert ": cannot be loaded (" in message
+    assert message.endswith(FITS)
+
+
+def test_teacher_without_the_settings_of_its_run_is_one_line(tmp_path):
+    for path in finished_run().directory.glob(f"ckpt-{TOTAL_STEPS}.*"):
+        shutil.copy(path, tmp_path)
+    assert message_of(tmp_path / f"ckpt-{TOTAL_STEPS}") == (
+        f"--teacher={tmp_path}/ckpt-{TOTAL_STEPS}: no flags.json of its run beside it; name a checkpoint in a "
+        "run's directory."
+    )
+
+
+# ---- In a run
+
+
+def distill_config(tmp_path, **flags):
+    settings = {"train_mode": "distill", "teacher": finished_run().directory, "proj_head_mode": "nonlinear"}
+    return tiny_config(tmp_path / "student", **(settings | flags))
+
+
+def test_teacher_with_other_classes_than_the_data_is_refused(tmp_path):
+    path = save_foreign(tmp_path / "hub", ForeignModule(num_classes=7))
+    message = refusal(distill_config(tmp_path, teacher=path))
+    assert message == (f"--teacher={path}: has 7 classes, digits (train) has 10; use a teacher of the same classes.")
+    assert not (tmp_path / "student").exists()
+
+
+def fitting_teacher(tmp_path, monkeypatch, names, class_names):
+    """A teacher of `names`, with the logits 0, 1, 2, ..., as it is used for images of `class_names`."""
+    logits = tf.range(len(names), dtype=tf.float32)[tf.newaxis]
+    teacher = Teacher(lambda images: logits, len(names), None)
+    monkeypatch.setattr(ingredients, "load_teacher", lambda *arguments, **settings: teacher)
+    monkeypatch.setattr(ingredients, "network_class_names", lambda path, flag: list(names))
+    count = len(class_names)
+    source = ArraySource("some", np.zeros([count, 4, 4, 3], np.uint8), np.arange(count), class_names)
+    return ingredients._load_fitting_teacher(distill_config(tmp_path, teacher="hub"), source)
+
+
+def test_teacher_whose_classes_are_in_another_order_is_read_by_name(tmp_path, monkeypatch):
+    for class_names, expected in (("abc", [0, 1, 2]), ("cab", [2, 0, 1])):
+        teacher = fitting_teacher(tmp_path, monkeypatch, "abc", class_names)
+        assert teacher.logits(None).numpy().tolist() == [expected]
+
+
+@pytest.mark.parametrize(("class_names", "listed"), [("abd", "3 classes (a, b, d)"), ("ab", "2 classes (a, b)")])
+def test_teacher_of_other_classes_is_refused_with_both_lists(tmp_path, monkeypatch, class_names, listed):
+    with pytest.raises(UserError) as error:
+        fitting_teacher(tmp_path, monkeypatch, "abc", class_names)
+    assert str(error.value) == (
+        f"--teacher=hub: has 3 classes (a, b, c), some {listed}; use a teacher of the same classes."
+    )
+
+
+def test_evaluation_of_a_student_needs_no_teacher(tmp_path):
+    """Nor the labels of its training images: a run says itself how many classes it tells apart."""
+    data = {"dataset": f"folder:{write_images(tmp_path / 'images', count=2)}", "eval_split": None}
+    config = distill_config(tmp_path, teacher="gone", **data)
+    began_with = RunData(("a", "b", "c"), 3, 2, "1f")
+    claim_directory(config, began_with)
+    (tmp_path / "student" / "result.json").write_text("{}")
+    evaluated = distill_config(tmp_path, mode="eval", teacher="moved", **data)
+    check_directory(evaluated)
+    of_an_earlier_version = began_with._replace(num_images=None)
+    tasks = [
+        make_ingredients(evaluated, 1, known).make_task(WarmupCosine(1.0, 0, 1))
+        for known in (began_with, of_an_earlier_version)
+    ]
+    assert [task.model.num_classes for task in tasks] == [3, 3]
+    sizes = [len(task.model.used_variables) for task in tasks]
+    assert sizes[0] == sizes[1] < len(tasks[0].model.variables)
+
+
+@pytest.fixture
+def announced(tmp_path, caplog):
+    """Returns what is said about a student before it is trained."""
+    from tf_simclr.training.experiment import Experiment
+
+    caplog.set_level(logging.INFO, "tf_simclr")
+
+    def announce(**flags):
+        assert Experiment(distill_config(tmp_path, **flags)).task.num_views == 1
+        return [message for message in caplog.messages if "student" in message]
+
+    return announce
+
+
+def test_student_that_is_bigger_is_said(announced):
+    wide = build_simclr_model(wider(), CLASSES)
+    wide.freeze_for_finetuning()
+    teacher, student = count(network().used_variables), count(wide.used_variables)
+    assert announced(width_multiplier=0.1875) == [
+        f"The student is bigger than its teacher: {student / 1e6:.2f} M against {teacher / 1e6:.2f} M weights."
+    ]
+
+
+def wider():
+    return ModelConfig(resnet_depth=18, width_multiplier=0.1875, image_size=SIZE, proj_out_dim=16)
+
+
+def test_student_of_a_teacher_of_unknown_size_is_not_said_to_be_bigger(announced, tmp_path):
+    assert announced(teacher=save_constants(tmp_path / "hub")) == []
+
+
+def test_student_as_big_as_its_teacher_is_not_said_to_be_bigger(announced):
+    assert announced() == []

@@ -1,0 +1,440 @@
+"""The whole method: its steps, what each starts from, going on after an interruption, and bad input."""
+
+import contextlib
+import dataclasses
+import json
+import shutil
+
+import numpy as np
+import pytest
+import tensorflow as tf
+
+import tf_simclr
+from tests.runs import (
+    TOTAL_STEPS,
+    WHOLE,
+    differing_tensors,
+    eagerly,
+    finished_run,
+    finished_whole,
+    refusal,
+    tiny_config,
+    whole_config,
+    write_images,
+)
+from tf_simclr.config import TRAIN_MODES, UserError
+from tf_simclr.runs.directory import claim_directory
+from tf_simclr.workflows import semi_supervised as pipeline
+from tf_simclr.workflows.semi_supervised import results_table, semi_supervised
+
+
+def refusal_of_whole(config):
+    with pytest.raises(UserError) as error:
+        semi_supervised(config)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The steps that were trained, none of them really."""
+    seen = []
+
+    def pretend(self, actions, *, later_work):
+        seen.append((self.config.train.train_mode, self.config, actions))
+        return {"global_step": 2, "num_weights": 1_500_000, "actions": len(actions)}
+
+    monkeypatch.setattr(pipeline.Experiment, "train", pretend)
+    return seen
+
+
+# ---- The steps and their table
+
+
+def test_steps_run_in_order_each_with_its_own_actions(trained, tmp_path, log):
+    config = whole_config(tmp_path)
+    result = semi_supervised(config, lambda step: iter([step.model_dir, "x"]))
+    assert [name for name, _, _ in trained] == list(TRAIN_MODES) == list(result)
+    for name, step, actions in trained:
+        assert step is config.steps[name]
+        assert actions == (f"{tmp_path}/{name}", "x")
+    assert json.loads((tmp_path / "result.json").read_text()) == result
+    assert [m for m in log.messages if m[0] == "["] == [f"[{i}/4] {n}" for i, n in enumerate(TRAIN_MODES, 1)]
+
+
+def test_table_has_a_line_for_each_step(tmp_path):
+    config = whole_config(tmp_path, "--distill.sk_ratio=0.0625", "--distill.resnet_depth=50")
+    evaluated = {"eval/label_top_1_accuracy": 0.5, "eval/label_top_5_accuracy": 0.98765}
+    results = {
+        "pretrain": {"num_weights": 1_234_567, "global_step": 10},
+        "distill": {"num_weights": 20_000, "global_step": 123_456} | evaluated,
+    }
+    assert results_table(config, results) == [
+        "step        network                      weights    steps    top-1    top-5",
+        "pretrain    ResNet-18 0.125x 8 px         1.23 M       10        -        -",
+        "distill     ResNet-50 0.0625x SK 8 px     0.02 M   123456   50.00%   98.77%",
+    ]
+
+
+def test_results_that_cannot_be_written_are_one_line(trained, tmp_path):
+    (tmp_path / "result.json").mkdir()
+    message = refusal_of_whole(whole_config(tmp_path))
+    assert message.startswith(f"--model_dir={tmp_path}: cannot write {tmp_path}/result.json (")
+
+
+def test_directory_that_cannot_be_written_is_refused_before_training(trained, tmp_path):
+    (tmp_path / "file").write_text("x")
+    message = refusal_of_whole(whole_config(tmp_path / "file" / "run"))
+    assert message.startswith(f"--model_dir={tmp_path}/file/run: cannot be written (")
+    assert trained == []
+
+
+def test_whole_run_that_was_moved_goes_on(trained, tmp_path):
+    semi_supervised(whole_config(tmp_path / "old"))
+    for name, step in whole_config(tmp_path / "old").steps.items():
+        claim_directory(step)
+        (tmp_path / "old" / name / "result.json").write_text("{}")
+    (tmp_path / "old").rename(tmp_path / "new")
+    semi_supervised(whole_config(tmp_path / "new"))
+    assert len(trained) == 8
+    message = refusal_of_whole(whole_config(tmp_path / "new", f"--distill.teacher={tmp_path}/other"))
+    assert f"--teacher={tmp_path}/old/finetune there, {tmp_path}/other now" in message
+
+
+def test_step_whose_start_was_deleted_is_refused(tmp_path):
+    shutil.copytree(finished_run().directory, tmp_path / "finetune")
+    claim_directory(whole_config(tmp_path).finetune)
+    message = refusal_of_whole(whole_config(tmp_path))
+    assert message.startswith(
+        f"--model_dir={tmp_path}: finetune has begun, but pretrain, which it starts from, is gone"
+    )
+
+
+@pytest.mark.parametrize(
+    "argument",
+    ["--finetune.checkpoint=/no/such", "--distill.checkpoint=/no/such", "--distill.teacher=/no/such"],
+)
+def test_start_that_does_not_exist_is_refused_before_training(trained, tmp_path, argument):
+    message = refusal_of_whole(whole_config(tmp_path, argument))
+    assert message.startswith(f"{argument}: no such checkpoint")
+    assert trained == []
+
+
+def test_teacher_in_a_bucket_is_refused_before_training(trained, tmp_path):
+    with tf.io.gfile.GFile("ram://pipeline/saved_model.pb", "w") as file:
+        file.write("never loaded")
+    argument = "--distill.teacher=ram://pipeline"
+    message = refusal_of_whole(whole_config(tmp_path, argument))
+    assert message.startswith(f"{argument}: would be fetched")
+    assert trained == []
+    semi_supervised(whole_config(tmp_path, argument, "--distill.allow_remote_teacher=True"))
+
+
+def test_whole_method_from_another_network_does_not_pretrain(tmp_path):
+    config = whole_config(tmp_path, f"--finetune.checkpoint={finished_run().directory}")
+    assert list(config.steps) == ["finetune", "distill", "supervised"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--supervised.labels_per_class=5"], "--supervised.labels_per_class=5: finetuning has 4;"),
+        (
+            ["--distill.distill_alpha=0.5", "--distill.label_seed=1"],
+            "--distill.label_seed=1: finetuning has 0;",
+        ),
+        (["--supervised.train_split=train[:50%]"], "--supervised.dataset=digits: takes its labels from "),
+        (["--distill.strategy=mirrored"], "--distill.strategy=mirrored: all steps run on the same devices"),
+    ],
+)
+def test_whole_method_refuses_steps_that_do_not_go_together(tmp_path, arguments, message):
+    with pytest.raises(UserError) as error:
+        whole_config(tmp_path, *arguments)
+    assert str(error.value).startswith(message)
+
+
+def test_pretraining_of_the_whole_method_sees_no_labels_where_there_are_few(tmp_path):
+    assert not whole_config(tmp_path).pretrain.train.lineareval_while_pretraining
+    assert whole_config(tmp_path, labels_per_class=0).pretrain.train.lineareval_while_pretraining
+    other = whole_config(tmp_path, "--pretrain.train_split=train[:50%]", labels_per_class=0)
+    assert not other.pretrain.train.lineareval_while_pretraining
+
+
+def test_single_run_does_not_take_the_directory_of_an_interrupted_whole_one(tmp_path):
+    config = whole_config(tmp_path)
+    claim_directory(config)
+    shutil.copytree(finished_run().directory, tmp_path / "pretrain")
+    assert "--train_mode=semi_supervised there, pretrain now" in refusal(tiny_config(tmp_path))
+
+
+def test_single_run_does_not_take_the_directory_of_a_whole_one(trained, tmp_path):
+    semi_supervised(whole_config(tmp_path))
+    assert "--train_mode=semi_supervised there, pretrain now" in refusal(tiny_config(tmp_path))
+
+
+# ---- A whole run
+
+
+@pytest.mark.slow
+def test_whole_run_has_the_results_of_its_steps():
+    run = finished_whole()
+    assert list(run.result) == list(TRAIN_MODES)
+    assert run.read_json("result.json") == run.result
+    for name, result in run.result.items():
+        assert result["global_step"] == 2
+        assert run.read_json(f"{name}/result.json").items() >= result.items()
+        assert ("eval/label_top_1_accuracy" in result) == (name != "pretrain")
+        assert run.read_json(f"{name}/flags.json")["train_mode"] == name
+        assert all(np.isfinite(value) for value in result.values())
+    weights = [result["num_weights"] for result in run.result.values()]
+    assert weights[2] < 0.5 * weights[1] < 0.5 * weights[0] and weights[1] == weights[3]
+
+
+@pytest.mark.slow
+def test_whole_run_starts_each_step_from_the_one_before():
+    """What finetuning does not train is still as it was pretrained, and the baseline is not."""
+    directory = finished_whole().directory
+    name = "model/projection_head/layer2/norm/moving_mean/.ATTRIBUTES/VARIABLE_VALUE"
+    pretrained, finetuned, supervised = (
+        tf.train.load_checkpoint(f"{directory}/{step}/ckpt-2").get_tensor(name)
+        for step in ("pretrain", "finetune", "supervised")
+    )
+    np.testing.assert_array_equal(pretrained, finetuned)
+    assert np.abs(pretrained).max() > 0
+    np.testing.assert_array_equal(supervised, 0)
+
+
+@pytest.mark.slow
+def test_whole_run_started_again_prints_its_table_and_changes_nothing(log):
+    run, events = finished_whole(), []
+    before = run.files()
+    assert semi_supervised(run.config, lambda step: [events.append]) == run.result
+    assert sum(message.startswith("Already finished: ") for message in log.messages) == 4
+    assert log.messages[-5:] == results_table(run.config, run.result)
+    assert events == []
+    assert run.files() == before
+
+
+@pytest.mark.slow
+def test_whole_run_interrupted_in_each_step_equals_the_uninterrupted_to_the_bit(tmp_path, log):
+    config, directory = whole_config(tmp_path / "cut"), tmp_path / "cut"
+
+    def interrupt(event):
+        if event.step == 1:
+            raise KeyboardInterrupt
+
+    for name in TRAIN_MODES:
+        with pytest.raises(KeyboardInterrupt), eagerly():
+            semi_supervised(config, lambda step, n=name: [interrupt] if step.train.train_mode == n else [])
+        assert [path.name for path in (directory / name).glob("*.index")] == ["ckpt-1.index"]
+        assert not (directory / "result.json").exists()
+    with eagerly():
+        result = semi_supervised(config)
+    assert sum(message == "Going on from step 1 of 2." for message in log.messages) == 4
+    assert sum(message.startswith("Starting from ") for message in log.messages) == 1
+    assert result == finished_whole().result
+    for name in TRAIN_MODES:
+        whole = finished_whole().directory / name / "ckpt-2"
+        assert differing_tensors(directory / name / "ckpt-2", whole) == [], name
+
+
+# ---- Distillation as a run of its own
+
+
+def distill_config(directory, **flags):
+    """A run that distills what was finetuned, into a network like it."""
+    settings = WHOLE | {"mode": "distill", "teacher": finished_whole().directory / "finetune"}
+    return tiny_config(directory, **(settings | flags))
+
+
+@pytest.mark.slow
+def test_self_distillation_starts_from_its_teacher_and_leaves_it_alone(tmp_path, log):
+    teacher = finished_whole().directory / "finetune"
+    before, events = finished_whole().files(), []
+    config = distill_config(tmp_path / "student", checkpoint=teacher, distill_temperature=0.1)
+    result = tf_simclr.train_and_evaluate(config, [events.append])
+    (line,) = (message for message in log.messages if message.startswith("Starting from "))
+    assert "116 of 116 variables matched." in line
+    assert not any("bigger" in message for message in log.messages)
+    assert result["num_weights"] == finished_whole().result["finetune"]["num_weights"]
+    assert all(0 <= event.metrics["teacher_agreement"] <= 1 for event in events)
+    assert "supervised_loss" not in events[0].metrics
+    assert differing_tensors(tmp_path / "student" / "ckpt-2", teacher / "ckpt-2") != []
+    assert finished_whole().files() == before
+
+
+@pytest.mark.slow
+def test_student_of_images_without_labels_has_the_classes_of_its_teacher(tmp_path):
+    write_images(tmp_path / "flat", 32)
+    config = distill_config(tmp_path / "student", dataset=f"folder:{tmp_path / 'flat'}", eval_split="train")
+    with eagerly():
+        tf_simclr.train_and_evaluate(config)
+    names = json.loads((tmp_path / "student" / "class_names.json").read_text())
+    assert names == list("0123456789")
+
+
+@pytest.mark.slow
+def test_distillation_with_labels_resumes_to_the_bit(tmp_path, log):
+    def interrupt(event):
+        if event.step == 1:
+            raise KeyboardInterrupt
+
+    def start(name, *actions):
+        config = distill_config(tmp_path / name, distill_alpha=0.5, distill_labeled_share=0.25)
+        return tf_simclr.train_and_evaluate(config, actions)
+
+    events = []
+    whole = start("whole", events.append)
+    assert "8 of the 32 images of a batch are labelled." in log.messages
+    for event in events:
+        parts = event.metrics
+        total = 0.5 * parts["distill_loss"] + 0.5 * 0.25 * parts["supervised_loss"] + parts["weight_decay"]
+        assert parts["total_loss"] == pytest.approx(total, rel=1e-5)
+    with pytest.raises(KeyboardInterrupt):
+        start("cut", interrupt)
+    assert start("cut") == whole
+    assert differing_tensors(tmp_path / "whole" / "ckpt-2", tmp_path / "cut" / "ckpt-2") == []
+
+
+# ---- Bad input: one line each, and nothing left behind
+
+
+@pytest.fixture
+def refused(tmp_path):
+    def refuse(**flags):
+        message = refusal(tiny_config(tmp_path / "run", **flags))
+        assert not (tmp_path / "run").exists()
+        return message
+
+    return refuse
+
+
+FINETUNE = {"mode": "finetune", "checkpoint": "y"}
+DISTILL = {"mode": "distill", "teacher": "y", "distill_alpha": 0.5}
+SMALLEST = 131  # Eights among the digits for training.
+
+
+def test_finetuning_without_a_checkpoint_is_refused(tmp_path):
+    config = tiny_config(tmp_path / "run", **FINETUNE)
+    message = refusal(dataclasses.replace(config, train=dataclasses.replace(config.train, checkpoint=None)))
+    assert message.startswith("--checkpoint: not given, but finetuning starts from a pretrained network; ")
+
+
+def test_distillation_without_a_teacher_is_refused(tmp_path):
+    config = tiny_config(tmp_path / "run", mode="distill", teacher="y")
+    message = refusal(dataclasses.replace(config, distill=dataclasses.replace(config.distill, teacher=None)))
+    assert message.startswith("--teacher: not given, but distillation follows a teacher; ")
+
+
+def test_more_labels_than_there_are_is_refused(refused):
+    for settings in (FINETUNE, {"mode": "supervised"}, DISTILL):
+        message = refused(labels_per_class=500, **settings)
+        assert message == (
+            f"--labels_per_class=500: digits (train) has {SMALLEST} labelled examples of its smallest class, 8; "
+            f"use at most {SMALLEST}."
+        )
+
+
+def test_label_fraction_that_leaves_a_class_empty_is_refused(refused):
+    message = refused(label_fraction=0.003, **FINETUNE)
+    assert message.startswith("--label_fraction=0.003: digits (train) has ")
+    assert "of which none would be left; use a larger share, or --labels_per_class." in message
+
+
+def test_head_layer_beyond_the_checkpoints_head_is_refused(refused):
+    settings = {"mode": "finetune", "checkpoint": finished_run().directory}
+    message = refused(num_proj_layers=4, ft_proj_selector=4, **settings)
+    assert message.startswith(f"--checkpoint={finished_run().directory}/ckpt-{TOTAL_STEPS}: another network; ")
+    assert message.endswith("it was written with --num_proj_layers=3 (here 4).")
+    with pytest.raises(UserError, match=r"^--ft_proj_selector=4: the projection head \(.*\) has 3 layer"):
+        tiny_config("x", ft_proj_selector=4, **settings)
+
+
+def test_checkpoint_and_teacher_that_do_not_exist_are_refused(refused, tmp_path):
+    assert refused(mode="finetune", checkpoint=tmp_path / "no").startswith(
+        f"--checkpoint={tmp_path}/no: no such checkpoint; "
+    )
+    assert refused(mode="distill", teacher=tmp_path / "no").startswith(f"--teacher={tmp_path}/no: no such checkpoint; ")
+
+
+@pytest.mark.parametrize("mode", ["finetune", "distill", "supervised"])
+def test_step_without_labels_is_refused(refused, tmp_path, mode):
+    write_images(tmp_path / "images", 40)
+    settings = {"dataset": f"folder:{tmp_path}/images", "eval_split": None}
+    settings |= {"finetune": FINETUNE, "distill": DISTILL}.get(mode, {"mode": mode})
+    message = refused(**settings)
+    assert message.startswith(f"--train_split=train: folder:{tmp_path}/images (train) has no labels, which this ")
+
+
+@pytest.mark.parametrize("settings", [FINETUNE, {"mode": "supervised"}, {"mode": "distill", "teacher": "y"}])
+def test_directory_of_another_step_is_refused_and_kept(settings):
+    before = finished_run().files()
+    message = refusal(tiny_config(finished_run().directory, **settings))
+    assert message.startswith(
+        f"--model_dir={finished_run().directory}: holds a run with other settings (--train_mode=pretrain there, "
+        f"{settings['mode']} now"
+    )
+    assert finished_run().files() == before
+
+
+def test_whole_method_in_a_directory_with_other_settings_is_refused_before_it_trains(trained, tmp_path):
+    config = whole_config(tmp_path, temperature=0.9)
+    directory = tmp_path / "supervised"
+    directory.mkdir()
+    (directory / "flags.json").write_text(json.dumps(config.supervised.to_dict() | {"temperature": 0.5}))
+    (directory / "result.json").write_text("{}")
+    message = refusal_of_whole(config)
+    assert message.startswith(f"--model_dir={directory}: holds a run with other settings (--temperature=0.5 there")
+    assert trained == []
+
+
+def test_whole_method_that_another_process_has_begun_meanwhile_keeps_its_settings(trained, tmp_path, monkeypatch):
+    @contextlib.contextmanager
+    def owned_after_another_process(directory, *, owns):
+        (tmp_path / "flags.json").write_text(json.dumps({"train_mode": "label_efficiency"}))
+        (tmp_path / "result.json").write_text("{}")
+        yield
+
+    monkeypatch.setattr(pipeline, "owning_directory", owned_after_another_process)
+    assert "--train_mode=label_efficiency there" in refusal_of_whole(whole_config(tmp_path))
+    assert json.loads((tmp_path / "flags.json").read_text()) == {"train_mode": "label_efficiency"}
+    assert trained == []
+
+
+@pytest.mark.parametrize(
+    ("flags", "arguments", "message"),
+    [
+        ({"labels_per_class": 500}, [], "--labels_per_class=500: "),
+        ({}, ["--distill.train_batch_size=5000"], "--train_batch_size=5000: "),
+    ],
+)
+def test_whole_method_refuses_what_a_later_step_cannot_do_before_it_trains(
+    trained, tmp_path, flags, arguments, message
+):
+    assert message in refusal_of_whole(whole_config(tmp_path, *arguments, **flags))
+    assert trained == []
+
+
+@pytest.fixture
+def copy_of_a_single_run(tmp_path):
+    for path in finished_run().directory.glob("*.json"):
+        shutil.copy(path, tmp_path)
+
+
+def test_whole_method_and_a_single_run_do_not_share_a_directory(copy_of_a_single_run, trained, tmp_path):
+    assert refusal_of_whole(whole_config(tmp_path)).startswith(f"--model_dir={tmp_path}: ")
+    assert json.loads((tmp_path / "result.json").read_text()).items() >= finished_run().result.items()
+
+
+def test_whole_method_finetunes_the_network_that_it_pretrains(tmp_path):
+    with pytest.raises(UserError) as error:
+        whole_config(tmp_path, "--finetune.num_proj_layers=3")
+    assert str(error.value).startswith("--finetune.num_proj_layers=3: the network is pretrained with 2; ")
+
+
+def test_whole_method_may_change_the_precision_where_the_weights_stay_the_same(tmp_path):
+    config = whole_config(tmp_path, "--pretrain.precision=mixed_bfloat16", "--distill.precision=mixed_float16")
+    assert (config.pretrain.model.precision, config.finetune.model.precision) == ("mixed_bfloat16", "float32")
+    with pytest.raises(UserError) as error:
+        whole_config(tmp_path, "--finetune.precision=float64")
+    assert str(error.value).startswith("--finetune.precision=float64: the network is pretrained with float32; ")

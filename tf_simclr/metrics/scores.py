@@ -1,0 +1,124 @@
+"""How good a classifier is, from what it says of labelled examples."""
+
+import numpy as np
+import tensorflow as tf
+from scipy import special
+
+from tf_simclr.files import Form, between
+from tf_simclr.metrics.classification import count_correct
+
+_SCORES = (
+    "label_top_1_accuracy",
+    "label_top_5_accuracy",
+    "mean_per_class_accuracy",
+    "mean_average_precision",
+    "expected_calibration_error",
+)
+_COUNTS = ("num_examples", "num_train_examples", "num_bad_images", "num_classes")
+
+
+def scores_form(prefix: str = "") -> dict[str, Form]:
+    """Returns the form of scores in a file of results, none of which has to be there; see `files.form_problem`.
+
+    Args:
+        prefix: Of their names, such as `eval/`.
+    """
+    scores = {f"{prefix}{name}?": (float, None) for name in _SCORES}
+    return scores | {f"{prefix}{name}?": between(0, 2**53) for name in _COUNTS}
+
+
+def classification_scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+    """Returns accuracies and calibration, each from 0 to 1.
+
+    Args:
+        logits: finite `[N, classes]`, whose softmax is the probability of each class; of equal ones the
+            lower class ranks first.
+        labels: integers `[N]` in [0, classes).
+
+    Returns:
+        `label_top_1_accuracy`; `label_top_5_accuracy`, 1 where there are at most 5 classes;
+        `mean_per_class_accuracy`; `expected_calibration_error`, for which less is better.
+    """
+
+    def accuracy(top: int) -> float:
+        return float(tf.reduce_mean(count_correct(tf.constant(logits), tf.constant(labels), top)))
+
+    return {
+        "label_top_1_accuracy": accuracy(1),
+        "label_top_5_accuracy": accuracy(5),
+        "mean_per_class_accuracy": mean_per_class_accuracy(logits.argmax(axis=1), labels),
+        "expected_calibration_error": expected_calibration_error(special.softmax(logits, axis=1), labels),
+    }
+
+
+def mean_per_class_accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
+    """Returns the mean of the accuracies of the classes that occur, however many examples each has.
+
+    Args:
+        predictions: integers `[N]`, N at least 1.
+        labels: integers `[N]`, 0 or more.
+    """
+    counts = np.bincount(labels)
+    correct = np.bincount(labels[predictions == labels], minlength=len(counts))
+    return float(np.mean(correct[counts > 0] / counts[counts > 0]))
+
+
+def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, num_bins: int = 15) -> float:
+    """Returns how far confidence and accuracy are apart: Guo et al. 2017 (arXiv 1706.04599), equation 3.
+
+    The confidence is the largest probability of an example. Examples are put into bins of equal width by
+    it, each with its upper but not its lower bound; the gap between a bin's mean confidence and its
+    accuracy counts by its share of the examples.
+
+    Args:
+        probabilities: `[N, classes]` in [0, 1], N at least 1.
+        labels: integers `[N]`.
+        num_bins: between 0 and 1.
+    """
+    return calibration_error(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels, num_bins=num_bins)
+
+
+def calibration_error(confidence: np.ndarray, is_correct: np.ndarray, *, num_bins: int = 15) -> float:
+    """Returns the expected calibration error of predictions; see `expected_calibration_error`.
+
+    Args:
+        confidence: `[N]` in [0, 1], the probability of the predicted class.
+        is_correct: bool `[N]`, whether that class is the right one.
+        num_bins: between 0 and 1.
+
+    Returns:
+        0 where there are no examples; not a number where the confidence of one is none.
+    """
+    if np.isnan(confidence).any():
+        return float("nan")
+    bins = np.clip(np.ceil(confidence * num_bins).astype(np.int64) - 1, 0, num_bins - 1)
+    gaps = np.bincount(bins, is_correct - confidence, minlength=num_bins)
+    return float(np.abs(gaps).sum() / max(len(confidence), 1))
+
+
+def mean_average_precision(scores: np.ndarray, is_positive: np.ndarray, is_known: np.ndarray) -> float:
+    """Returns the mean of the classes' average precisions, each in 11 points, as PASCAL VOC 2007 defines it.
+
+    The average precision of a class is the mean, over the recalls 0, 0.1, ..., 1, of the best precision at that
+    recall or a higher one (Everingham et al. 2010, section 4.2). Of examples with equal scores those without the
+    class rank first. Classes that no example is known to be of are left out.
+
+    Args:
+        scores: `[N, K]`.
+        is_positive: bool `[N, K]`, which classes each example is of.
+        is_known: bool `[N, K]`, false where that is not known: the example does not count for that class.
+    """
+    columns = zip(scores.T, is_positive.T, is_known.T, strict=True)
+    precisions = [_average_precision(s[known], positive[known]) for s, positive, known in columns]
+    return float(np.nanmean(precisions))
+
+
+def _average_precision(scores: np.ndarray, is_positive: np.ndarray) -> float:
+    if not is_positive.any():
+        return float("nan")
+    hits = np.cumsum(is_positive[np.lexsort((is_positive, -scores))])
+    precision = hits / np.arange(1, len(hits) + 1)
+    best_from_here = np.maximum.accumulate(precision[::-1])[::-1]
+    # In whole numbers, as a recall of 3/10 is not quite 0.3.
+    places = np.searchsorted(10 * hits, hits[-1] * np.arange(11))
+    return float(best_from_here[places].mean())

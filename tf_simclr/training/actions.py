@@ -1,0 +1,297 @@
+"""What happens besides training: progress, TensorBoard, a watch on unreadable images."""
+
+import contextlib
+import dataclasses
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tf_simclr.data import TrainingSource, check_bad_images, format_hint
+from tf_simclr.files import between, counted, find_json, first_line, write_json
+from tf_simclr.terminal.progress import Field, Line, TimeLeft, bar_fields, duration
+from tf_simclr.training.loop import Action, LoopEvent
+
+_BAD_IMAGES_FILE = "bad_images.json"
+_LOG = logging.getLogger("tf_simclr")
+
+
+class HeldActions:
+    """Calls actions with each event as it comes, but with the last one only after the evaluation.
+
+    Args:
+        actions: to be called, in order.
+    """
+
+    def __init__(self, actions: Sequence[Action]):
+        self._actions = actions
+        self._last: LoopEvent | None = None
+
+    def check(self, total_steps: int) -> None:
+        """Lets those that have a `check` fail before training where they would fail after it."""
+        for action in self._actions:
+            if (check := getattr(action, "check", None)) is not None:
+                check(total_steps)
+
+    def __call__(self, event: LoopEvent) -> None:
+        """Passes `event` on, or holds it."""
+        if event.is_last:
+            self._last = event
+        else:
+            self._call(event)
+
+    def release(self, result: Mapping[str, Any]) -> None:
+        """Gives the last event, if there was one, with the `result` of the run."""
+        if self._last is not None:
+            self._call(dataclasses.replace(self._last, result=result))
+
+    def _call(self, event: LoopEvent) -> None:
+        for action in self._actions:
+            action(event)
+
+
+class ProgressReporter:
+    """Shows a line that moves on a terminal, and lines of the log elsewhere; close it at the end.
+
+    Args:
+        schedule: learning rate of a step.
+        chance_loss: the contrastive loss of a network that knows nothing; None if there is none.
+        later_work: of the stages after this one, as a multiple of this one.
+    """
+
+    def __init__(self, schedule: Callable, chance_loss: float | None = None, *, later_work: float = 0.0):
+        self._schedule = schedule
+        self._chance = chance_loss
+        self._later_work = later_work
+        self._left = TimeLeft()
+        self._line = Line()
+        self._line.show([Field(0, "compiling the training step ...")])
+
+    def __call__(self, event: LoopEvent) -> None:
+        """Reports `event`."""
+        if not event.metrics:
+            return
+        self._left.add(event.num_steps, event.seconds)
+        step, total = event.step, event.plan.total_steps
+        speed = f"{event.images_per_second:.0f} images/s" if event.images_per_second else "compiled"
+        metrics, left = self._metrics(event), self._time_left(event)
+        if self._line.is_on_terminal:
+            self._line.show([*bar_fields(step, total), *left, *metrics, Field(9, speed)])
+            if event.is_last:
+                self.close()
+        else:
+            texts = [speed, *(field.text for field in (*metrics, *left))]
+            _LOG.info("step %d/%d | %s", step, total, " | ".join(texts))
+
+    def _metrics(self, event: LoopEvent) -> list[Field]:
+        metrics = event.metrics
+        if "contrast_loss" in metrics:
+            fields = [Field(2, f"loss {metrics['contrast_loss']:.3f}")]
+            if level := metrics.get("contrast_chance", self._chance):  # It rises while a memory fills.
+                fields.append(Field(10, f"chance {level:.2f}"))
+            fields.append(Field(3, f"acc {metrics['contrast_acc']:.1%}"))
+        elif "distill_loss" in metrics:
+            fields = [Field(2, f"loss {metrics['distill_loss']:.3f}")]
+            fields.append(Field(3, f"as the teacher {metrics['teacher_agreement']:.1%}"))
+        else:
+            fields = [Field(2, f"loss {metrics['total_loss']:.3f}")]
+        if "supervised_acc" in metrics:
+            what, importance = ("probe acc", 6) if "contrast_loss" in metrics else ("acc", 3)
+            fields.append(Field(importance, f"{what} {metrics['supervised_acc']:.1%}"))
+        if num_bad := round(metrics.get("bad_images", 0) * event.num_steps):
+            fields.append(Field(7, f"{num_bad} unreadable"))
+        return [*fields, Field(5, f"lr {float(self._schedule(event.step)):.3g}")]
+
+    def _time_left(self, event: LoopEvent) -> list[Field]:
+        total = event.plan.total_steps
+        left = total - event.step
+        fields = [Field(4, f"{duration(self._left.of(left))} left")]
+        if self._later_work:
+            seconds = self._left.of(left + total * self._later_work)
+            fields.append(Field(8, f"all stages {duration(seconds)}"))
+        return fields
+
+    def close(self) -> None:
+        """Leaves the line, so that what is printed next starts on a line of its own."""
+        self._line.close()
+
+
+class TensorBoardWriter:
+    """Writes scalars, and the views of the first batch as a picture; nothing more once the disk is full.
+
+    Args:
+        directory: of the event files.
+        schedule: learning rate of a step.
+        example_views: returns `[n, views, S, S, 3]` in [0, 1]; called once, at the first event.
+        totals: returns what was counted since the run began, by name; called at each event.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        schedule: Callable,
+        example_views: Callable[[], tf.Tensor],
+        totals: Callable[[], Mapping[str, int]] = dict,
+    ):
+        self._directory = directory
+        self._writer: tf.summary.SummaryWriter | None = None
+        self._schedule = schedule
+        self._example_views = example_views
+        self._totals = totals
+        self._is_over = False
+
+    def __call__(self, event: LoopEvent) -> None:
+        """Writes the metrics of `event`."""
+        if not event.metrics or self._is_over:
+            return
+        picture = tile_views(self._example_views()) if self._writer is None else None
+        self._is_over = True
+        with _events_are_optional(self._directory):
+            self._write(event, picture)
+            self._is_over = False
+
+    def _write(self, event: LoopEvent, picture: tf.Tensor | None) -> None:
+        if self._writer is None:
+            self._writer = tf.summary.create_file_writer(self._directory)
+        with self._writer.as_default(step=event.step):
+            if picture is not None:
+                tf.summary.image("train/views", picture)
+            for name, value in event.metrics.items():
+                tf.summary.scalar(f"train/{name}", value)
+            for name, value in self._totals().items():
+                tf.summary.scalar(name, value)
+            tf.summary.scalar("train/learning_rate", float(self._schedule(event.step)))
+            if event.images_per_second:
+                tf.summary.scalar("train/images_per_second", event.images_per_second)
+        if event.checkpoint:
+            self._writer.flush()
+
+
+def write_eval_scalars(directory: str, results: dict[str, float], step: int) -> None:
+    """Writes evaluation results as TensorBoard scalars."""
+    with _events_are_optional(directory):
+        writer = tf.summary.create_file_writer(directory)
+        with writer.as_default(step=step):
+            for name, value in results.items():
+                tf.summary.scalar(name, value)
+        writer.close()
+
+
+@contextlib.contextmanager
+def _events_are_optional(directory: str) -> Iterator[None]:
+    """Reports files of TensorBoard that cannot be written, which is no reason to stop."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        _LOG.warning("%s: no more files for TensorBoard (%s); the run goes on.", directory, first_line(error))
+
+
+def tile_views(views: tf.Tensor) -> tf.Tensor:
+    """Returns one picture `[1, views * S, n * S, 3]`: an image a column, a view a row.
+
+    Args:
+        views: `[n, views, S, S, 3]`.
+    """
+    n, num_views, size = views.shape[:3]
+    return tf.reshape(tf.transpose(views, [1, 2, 0, 3, 4]), [1, num_views * size, n * size, 3])
+
+
+class BadImageWatch:
+    """Stops the run where too many images are unreadable, and reports the others once.
+
+    A run that goes on counts on: what was counted up to a checkpoint is in a file, as soon as there is anything.
+
+    Args:
+        source: of the images.
+        max_fraction: tolerated share.
+        directory: `model_dir`.
+        writes: whether this process is the one of the run that writes files.
+    """
+
+    def __init__(self, source: TrainingSource, max_fraction: float, directory: str, *, writes: bool = True):
+        self._source = source
+        self._max_fraction = max_fraction
+        self._path = os.path.join(directory, _BAD_IMAGES_FILE)
+        self._writes = writes
+        self._saved: dict[int, tuple[int, int]] | None = None
+        self._step = 0
+        self._bad = 0
+        self._seen = 0
+
+    @property
+    def num_bad_images(self) -> int:
+        """How often an unreadable image was met in training so far; those that no epoch begins with count once."""
+        return self._bad + self._source.num_left_out
+
+    def __call__(self, event: LoopEvent) -> None:
+        """Counts the images of `event`.
+
+        Raises:
+            UserError: more than `max_fraction` of the images seen are unreadable.
+        """
+        start = event.step - event.num_steps
+        if self._saved is None or start < self._step:  # The first call, or the run went back to a checkpoint.
+            counts = _read_counts(self._path) if self._saved is None else self._saved
+            self._saved = {step: pair for step, pair in counts.items() if step <= start}
+            self._bad, self._seen = self._saved.get(start, (0, start * event.plan.global_batch_size))
+        self._step = event.step
+        if event.metrics:
+            self._bad += round(event.metrics["bad_images"] * event.num_steps)
+            self._seen += event.num_steps * event.plan.global_batch_size
+            if event.checkpoint and self._bad and self._writes:
+                self._saved[event.step] = (self._bad, self._seen)
+                with contextlib.suppress(tf.errors.OpError, OSError):  # No reason to stop.
+                    write_json(self._path, self._saved)
+            check_bad_images(self._source, num_bad=self._bad, num_seen=self._seen, max_fraction=self._max_fraction)
+        names = self._source.bad_image_names()
+        if event.is_last and names:
+            _LOG.info("Skipped %s: %s", counted(len(names), "unreadable image"), ", ".join(names[:10]))
+            if hint := format_hint(names):
+                _LOG.info("%s.", hint.removesuffix("; "))
+        elif event.is_last and self._bad:  # They were read in other processes.
+            _LOG.info("Skipped unreadable images %s.", counted(self._bad, "time"))
+
+
+def _read_counts(path: str) -> dict[int, tuple[int, int]]:
+    """Returns (unreadable, all) images up to each checkpoint, by its step; {} where nothing of the kind is there."""
+    counts = find_json(path, {str: [between(0, 2**53)]}) or {}
+    try:
+        return {int(step): (num_bad, num_seen) for step, (num_bad, num_seen) in counts.items()}
+    except ValueError:
+        return {}
+
+
+class StepProfiler:
+    """Lets TensorFlow's profiler write a trace of some steps, for the profile page of TensorBoard.
+
+    The plan of the run has to stop before the first and after the last of them. A run that is resumed between
+    the two is traced from its next stop on. Close it at the end, however that comes: what was traced is written.
+
+    Args:
+        directory: whose `plugins/profile` the trace goes to.
+        first: first step.
+        last: last step.
+    """
+
+    def __init__(self, directory: str, first: int, last: int):
+        self._directory = directory
+        self._first, self._last = first, last
+        self._is_tracing = False
+        self._is_done = False
+
+    def __call__(self, event: LoopEvent) -> None:
+        """Starts or stops the profiler, where `event` is at that step."""
+        if self._is_tracing and event.step >= self._last:
+            self.close()
+        elif not self._is_tracing and not self._is_done and self._first - 1 <= event.step < self._last:
+            tf.profiler.experimental.start(self._directory)
+            self._is_tracing = True
+
+    def close(self) -> None:
+        """Stops the profiler where it runs."""
+        if self._is_tracing:
+            self._is_tracing, self._is_done = False, True
+            tf.profiler.experimental.stop()
+            _LOG.info("Profile: tensorboard --logdir=%s", self._directory)

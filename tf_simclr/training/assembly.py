@@ -1,0 +1,441 @@
+"""What each kind of training is made of: its images, their views, its network and its task."""
+
+import dataclasses
+import logging
+import os
+from collections.abc import Callable
+
+import tensorflow as tf
+
+from tf_simclr.augment import TrainView
+from tf_simclr.config import DataConfig, ExperimentConfig, ModelConfig, UserError, absolute_dataset
+from tf_simclr.data import (
+    BatchPlan,
+    DataService,
+    MixedSource,
+    Source,
+    TrainingSource,
+    class_list,
+    class_numbers,
+    few_labels,
+    load_eval_source,
+    load_source,
+    load_training_source,
+    mix_labelled,
+    train_dataset,
+)
+from tf_simclr.files import counted
+from tf_simclr.models import SimCLRModel, build_simclr_model
+from tf_simclr.runs.checkpoint import initialize_from
+from tf_simclr.runs.data import RunData, read_class_names, read_run_data
+from tf_simclr.runs.directory import read_settings
+from tf_simclr.schedules import WarmupCosine
+from tf_simclr.tasks.base import Task
+from tf_simclr.tasks.distill import DistillTask
+from tf_simclr.tasks.finetune import FinetuneTask
+from tf_simclr.tasks.pretrain import MemoryPretrainTask, PretrainTask
+from tf_simclr.training.teacher import Teacher, load_teacher, network_class_names
+
+_LOG = logging.getLogger("tf_simclr")
+# Keeps the random numbers of the labelled images apart from those of the unlabelled ones.
+_LABELLED_SEED = 2**30
+
+
+@dataclasses.dataclass(frozen=True)
+class Ingredients:
+    """What one kind of training is made of.
+
+    Attributes:
+        images: see `source`; None for an evaluation, which needs none.
+        num_classes: of the supervised head; None for no head.
+        make_task: takes the schedule; to be called in the strategy's scope.
+        initialize: loads what `--checkpoint` names into a model; returns lines for the user.
+        labelled: images that are added to each batch with their labels; None for none.
+        num_labelled: how many of a batch, over all replicas.
+        num_labels: images whose labels are learnt from.
+        notes: lines for the user, to be told when the training starts.
+    """
+
+    images: TrainingSource | None
+    num_classes: int | None
+    make_task: Callable[[WarmupCosine], Task]
+    initialize: Callable[[SimCLRModel], str]
+    labelled: Source | None = None
+    num_labelled: int = 0
+    num_labels: int = 0
+    notes: tuple[str, ...] = ()
+
+    @property
+    def source(self) -> TrainingSource:
+        """The training images, of which the epochs are counted."""
+        if self.images is None:
+            raise RuntimeError("An evaluation opens no training images.")
+        return self.images
+
+
+def make_ingredients(config: ExperimentConfig, num_replicas: int, begun_with: RunData | None = None) -> Ingredients:
+    """Opens the data of a run and says how its network and task are made.
+
+    Args:
+        config: of the run.
+        num_replicas: that share a batch.
+        begun_with: the data that the run began with, if it has begun: an evaluation then opens no training images.
+
+    Raises:
+        UserError: the data or the batch do not fit.
+    """
+    if config.mode == "eval" and begun_with is not None and begun_with.num_images is not None:
+        return _evaluate(config, begun_with.num_classes)
+    if config.train.train_mode in ("finetune", "supervised"):
+        labelled = load_source(config.data, config.data.labelled_split)
+        return _finetune(config, num_replicas, _numbered_as_begun(labelled, begun_with))
+    source = load_training_source(config.data)
+    if isinstance(source, Source):
+        source = _numbered_as_begun(source, begun_with)
+    make = _pretrain if config.train.train_mode == "pretrain" else _distill
+    return make(config, num_replicas, source)
+
+
+def _numbered_as_begun(source: Source, begun_with: RunData | None) -> Source:
+    """Returns a source whose classes have the numbers that the run began with, if they are the same classes."""
+    before, now = begun_with and begun_with.class_names, source.class_names
+    if before is None or now is None or len(before) != len(now):
+        return source
+    numbers = class_numbers(now, before)
+    return source if numbers is None else source.relabelled(numbers, before)
+
+
+def training_view(config: ExperimentConfig, *, on_device: bool = False) -> TrainView:
+    """Returns how a run looks at its training images.
+
+    Args:
+        config: of the run.
+        on_device: whether the training step makes the views.
+    """
+    augment, pretraining = config.augment, config.train.train_mode == "pretrain"
+    return TrainView(
+        image_size=config.model.image_size,
+        crop_min_area=augment.crop_min_area,
+        use_flip=augment.use_flip,
+        random_rotation=augment.random_rotation,
+        # Labels and teachers speak of what the image shows: its colours and sharpness stay.
+        color_jitter_strength=augment.color_jitter_strength if pretraining else 0.0,
+        use_blur=augment.use_blur and pretraining,
+        on_device=on_device,
+    )
+
+
+def training_batches(
+    config: ExperimentConfig,
+    ingredients: Ingredients,
+    plan: BatchPlan,
+    *,
+    num_views: int,
+    first_step: int,
+    use_service: bool = False,
+    on_device: bool = False,
+) -> tf.data.Dataset:
+    """Returns the endless batches of a run from step `first_step` on; see `data.train_dataset`.
+
+    Args:
+        config: of the run.
+        ingredients: made of it.
+        plan: which rows of a global batch are made here.
+        num_views: of each image.
+        first_step: number of the first batch.
+        use_service: whether the batches come from `--data_service`, where that is given.
+        on_device: whether the training step makes the views.
+    """
+    view = training_view(config, on_device=on_device)
+    address = config.data.data_service if use_service else None
+
+    def batches(source: TrainingSource, batch_size: int, seed: int) -> tf.data.Dataset:
+        # The workers of a run, and no other runs, share its jobs.
+        directory = str(config.model_dir)
+        place = directory if "://" in directory else os.path.abspath(directory)
+        job_name = f"{place}, {source.name}, seed {seed}, step {first_step}" + on_device * ", made on the device"
+        return train_dataset(
+            source,
+            view,
+            plan=dataclasses.replace(plan, global_batch_size=batch_size),
+            seed=seed,
+            num_views=num_views,
+            first_step=first_step,
+            service=DataService(address, job_name) if address else None,
+        )
+
+    num_labelled, seed = ingredients.num_labelled, config.train.seed
+    if ingredients.labelled is None:
+        return batches(ingredients.source, config.train.train_batch_size, seed)
+    unlabelled = batches(ingredients.source, config.train.train_batch_size - num_labelled, seed)
+    labelled = batches(ingredients.labelled, num_labelled, (seed + _LABELLED_SEED) % 2**31)
+    return mix_labelled(unlabelled, labelled)
+
+
+def _plan(batch_size: int, num_replicas: int) -> BatchPlan:
+    return BatchPlan(global_batch_size=batch_size, num_replicas=num_replicas, total_replicas=num_replicas)
+
+
+def _check_fits(config: ExperimentConfig, plan: BatchPlan, source: TrainingSource) -> None:
+    if config.mode != "eval":  # Which needs no training batch, and may be of another data set.
+        plan.check_fits(source)
+
+
+def _check_chunks(plan: BatchPlan, num_chunks: int, source: TrainingSource) -> None:
+    """Raises UserError unless the rows of each replica can be cut into chunks of the same size."""
+    batch_size, unit = plan.global_batch_size, plan.total_replicas * num_chunks
+    lower = batch_size // unit * unit
+    if num_chunks > 1 and lower != batch_size:
+        nearest = [str(size) for size in (lower, lower + unit) if 0 < size <= source.num_examples]
+        raise UserError(
+            f"--train_batch_size={batch_size}: cannot be cut into --contrast_chunks={num_chunks} equal parts on "
+            f"each of {plan.total_replicas} replica(s); use {' or '.join([*nearest, 'fewer chunks'])}."
+        )
+
+
+def _describe_mix(config: ExperimentConfig, source: TrainingSource) -> list[str]:
+    return [source.describe(config.train.train_batch_size)] if isinstance(source, MixedSource) else []
+
+
+def _evaluate(config: ExperimentConfig, num_classes: int | None) -> Ingredients:
+    def make_task(schedule: WarmupCosine) -> Task:
+        model = _fresh_network(config, config.model, num_classes)
+        if config.train.train_mode != "pretrain":
+            model.freeze_for_finetuning(config.model.fine_tune_after_block)  # Unused layers are not counted.
+        return FinetuneTask(model, config.optimizer, schedule)
+
+    return Ingredients(None, num_classes, make_task, lambda model: "")
+
+
+def _pretrain(config: ExperimentConfig, num_replicas: int, source: TrainingSource) -> Ingredients:
+    plan = _plan(config.train.train_batch_size, num_replicas)
+    _check_chunks(plan, config.contrast.contrast_chunks, source)
+    _check_fits(config, plan, source)
+    notes = _describe_mix(config, source)
+    without_probe = _why_no_probe(config, source)
+    has_probe = config.train.lineareval_while_pretraining and without_probe is None
+    num_classes = source.num_classes if has_probe else None
+    if config.train.lineareval_while_pretraining and without_probe:
+        notes.append(f"{without_probe}: pretraining without the online linear probe, which needs all labels.")
+    if config.contrast.memory_size:
+        notes += _describe_memory(config.contrast.memory_size, plan, source)
+
+    def make_task(schedule: WarmupCosine) -> Task:
+        model = _fresh_network(config, config.model, num_classes)
+        task = MemoryPretrainTask if config.contrast.memory_size else PretrainTask
+        return task(model, config.optimizer, schedule, config.contrast)
+
+    def initialize(model: SimCLRModel) -> str:
+        return _start(config, model, keep_head=_has_same_classes(config, source))
+
+    return Ingredients(
+        source,
+        num_classes,
+        make_task,
+        initialize,
+        num_labels=source.num_examples if has_probe else 0,
+        notes=tuple(notes),
+    )
+
+
+def _why_no_probe(config: ExperimentConfig, source: TrainingSource) -> str | None:
+    """Returns why no linear probe can be trained beside pretraining; None if one can."""
+    if source.num_classes is None:
+        return f"{source.name} has no labels"
+    if source.num_classes == 1:
+        return f"{source.name} has a single class"
+    if config.data.few_labels:
+        return "Few labels are asked for"
+    if source.num_unlabelled:
+        return f"{source.num_unlabelled} of the {source.num_examples} images of {source.name} have no label"
+    return None
+
+
+def _describe_memory(size: int, plan: BatchPlan, source: TrainingSource) -> list[str]:
+    num_steps, num_views = -(-size // (2 * plan.global_batch_size)), 2 * source.num_examples
+    notes = [f"The memory of {size} negatives is full after {counted(num_steps, 'step')}."]
+    if size >= num_views:
+        notes.append(
+            f"--memory_size={size}: the training images have {num_views} views an epoch, so each image meets earlier "
+            "views of itself as negatives; a part of that leaves most of them out."
+        )
+    return notes
+
+
+def _finetune(config: ExperimentConfig, num_replicas: int, images: Source) -> Ingredients:
+    source = few_labels(images, config.data)
+    batch_size, notes = config.train.train_batch_size, []
+    if config.mode != "eval":
+        _plan(batch_size, num_replicas).check("train_batch_size")
+    if batch_size > source.num_examples:
+        notes.append(
+            f"--train_batch_size={batch_size} is more than the {counted(source.num_examples, 'image')} of "
+            f"{source.name}: a batch shows each several times."
+        )
+    model_config = config.model
+    if config.train.train_mode == "finetune":
+        # A new classifier on learnt features starts undecided, as in the paper.
+        model_config = dataclasses.replace(model_config, zero_init_logits_layer=True)
+
+    def make_task(schedule: WarmupCosine) -> Task:
+        model = _fresh_network(config, model_config, source.num_classes)
+        model.freeze_for_finetuning(config.model.fine_tune_after_block)
+        return FinetuneTask(model, config.optimizer, schedule)
+
+    def initialize(model: SimCLRModel) -> str:
+        return _start(config, model, keep_head=_may_keep_head(config, source))
+
+    return Ingredients(
+        source,
+        source.num_classes,
+        make_task,
+        initialize,
+        num_labels=source.num_examples,
+        notes=tuple(notes),
+    )
+
+
+def _has_same_classes(config: ExperimentConfig, source: TrainingSource) -> bool:
+    """Whether the checkpoint's head tells the classes of the images apart, in the same order, as far as is known."""
+    names = network_class_names(str(config.train.checkpoint), "checkpoint")
+    return names is None or source.class_names in (None, tuple(names))
+
+
+def _may_keep_head(config: ExperimentConfig, source: TrainingSource) -> bool:
+    """Whether the checkpoint's head was trained on the same layer and on the same labels."""
+    if config.model.zero_init_logits_layer or not _has_same_classes(config, source):
+        return False
+    checkpoint = os.path.expanduser(str(config.train.checkpoint))
+    directory = checkpoint if tf.io.gfile.isdir(checkpoint) else os.path.dirname(checkpoint)
+    settings = read_settings(directory)
+    ours: dict[str, object] = {"ft_proj_selector": config.model.ft_proj_selector}
+    # What a student's teacher has seen may be seen: in self-distillation it is where the student starts.
+    if config.train.checkpoint != config.distill.teacher:
+        distills = config.train.train_mode == "distill"
+        if settings.get("train_mode") == "pretrain" and (distills or config.data.few_labels):
+            return False  # A probe has seen all labels.
+        names = ("label_fraction", "labels_per_class", "label_seed")
+        ours |= {name: getattr(config.data, name) for name in names}
+        ours["train_split"] = config.data.labelled_split
+        learned_from = read_run_data(directory)
+        # The same images may lie elsewhere now.
+        moved = learned_from is not None and learned_from.fingerprint == source.fingerprint()
+        theirs = absolute_dataset(str(settings.get("dataset")))
+        if not moved and theirs != absolute_dataset(config.data.dataset):
+            return False
+    known = settings | {"train_split": settings.get("train_split") or DataConfig().labelled_split}
+    return known.items() >= ours.items()
+
+
+def _distill(config: ExperimentConfig, num_replicas: int, source: TrainingSource) -> Ingredients:
+    plan = _plan(config.train.train_batch_size, num_replicas)
+    _check_fits(config, plan, source)
+    notes = _describe_mix(config, source)
+    labelled, num_labelled = None, 0
+    if config.mode != "eval" and isinstance(source, Source):
+        labelled, num_labelled = _labelled_rows(config, source, plan)
+    if num_labelled:
+        notes.append(f"{num_labelled} of the {plan.global_batch_size} images of a batch are labelled.")
+
+    def make_task(schedule: WarmupCosine) -> Task:
+        is_trained = config.mode != "eval"  # Which needs no teacher: it may be gone.
+        teacher = _load_fitting_teacher(config, source) if is_trained else None
+        num_classes = teacher.num_classes if teacher else source.num_classes or _num_classes_of_run(config)
+        student = _fresh_network(config, config.model, num_classes)
+        student.freeze_for_finetuning()
+        if teacher is None:
+            return FinetuneTask(student, config.optimizer, schedule)
+        _compare_sizes(student, teacher)
+        rows = num_labelled // num_replicas
+        return DistillTask(
+            student, config.optimizer, schedule, config.distill, teacher=teacher.logits, num_labelled=rows
+        )
+
+    def initialize(model: SimCLRModel) -> str:
+        return _start(config, model, keep_head=_may_keep_head(config, source))
+
+    return Ingredients(
+        source,
+        source.num_classes,
+        make_task,
+        initialize,
+        labelled,
+        num_labelled,
+        num_labels=(labelled or source).num_examples if num_labelled else 0,
+        notes=tuple(notes),
+    )
+
+
+def _labelled_rows(config: ExperimentConfig, source: Source, plan: BatchPlan) -> tuple[Source | None, int]:
+    """Returns what the labelled rows of a batch are drawn from, None for the batch itself; their number."""
+    if config.distill.distill_alpha == 1:
+        return None, 0
+    labelled = few_labels(source, config.data)
+    batch_size, asked = plan.global_batch_size, config.distill.distill_labeled_share
+    all_are = labelled is source and not asked
+    share = asked or labelled.num_examples / source.num_examples
+    num_labelled, replicas = max(1, int(share * batch_size + 0.5)), plan.total_replicas
+    if num_labelled % replicas:
+        lower = num_labelled // replicas * replicas
+        nearest = [f"{count / batch_size:.4g}" for count in (lower, lower + replicas) if count]
+        raise UserError(
+            f"--distill_labeled_share={share:.4g}: {num_labelled} labelled images of a batch of {batch_size} cannot "
+            f"be shared out evenly over {replicas} replicas; use {' or '.join(nearest)}."
+        )
+    if num_labelled >= batch_size and not all_are:
+        raise UserError(
+            f"--distill_labeled_share={share:.4g}: leaves no place for unlabelled images in a batch of "
+            f"{batch_size}; use a smaller share or a larger --train_batch_size."
+        )
+    return None if all_are else labelled, num_labelled
+
+
+def _num_classes_of_run(config: ExperimentConfig) -> int | None:
+    """Returns the number of classes of a student that is evaluated, whose images have none."""
+    if names := read_class_names(str(config.model_dir)):
+        return len(names)
+    held_out = load_eval_source(config.data)
+    return held_out.num_classes if held_out else None
+
+
+def _load_fitting_teacher(config: ExperimentConfig, source: TrainingSource) -> Teacher:
+    named, allowed = str(config.distill.teacher), config.distill.allow_remote_teacher
+    teacher = load_teacher(named, config.model.image_size, allow_remote=allowed)
+    ours, theirs = source.class_names, network_class_names(named, "teacher")
+    if ours is None or (theirs is None and len(ours) == teacher.num_classes):
+        return teacher
+    if theirs is None:
+        raise UserError(
+            f"--teacher={named}: has {teacher.num_classes} classes, {source.name} has {len(ours)}; use a teacher of "
+            "the same classes."
+        )
+    numbers = class_numbers(ours, theirs)
+    if numbers is None or len(ours) != len(theirs):
+        raise UserError(
+            f"--teacher={named}: has {class_list(theirs, ours)}, {source.name} {class_list(ours, theirs)}; use a "
+            "teacher of the same classes."
+        )
+    if ours == tuple(theirs):
+        return teacher
+    return teacher._replace(logits=lambda images: tf.gather(teacher.logits(images), numbers, axis=-1))
+
+
+def _compare_sizes(student: SimCLRModel, teacher: Teacher) -> None:
+    num_weights = sum(variable.shape.num_elements() for variable in student.used_variables)
+    if teacher.num_weights is not None and num_weights > teacher.num_weights:
+        _LOG.info(
+            "The student is bigger than its teacher: %.2f M against %.2f M weights.",
+            num_weights / 1e6,
+            teacher.num_weights / 1e6,
+        )
+
+
+def _fresh_network(config: ExperimentConfig, model_config: ModelConfig, num_classes: int | None) -> SimCLRModel:
+    tf.keras.utils.set_random_seed(config.train.seed)  # The initial weights are drawn from it.
+    model = build_simclr_model(model_config, num_classes)
+    model.recompute = config.train.recompute
+    return model
+
+
+def _start(config: ExperimentConfig, model: SimCLRModel, *, keep_head: bool = True) -> str:
+    return initialize_from(str(config.train.checkpoint), model, keep_head=keep_head)

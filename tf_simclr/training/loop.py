@@ -1,0 +1,200 @@
+"""The training loop. It knows no task by name: input and output enter as actions."""
+
+import dataclasses
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import tensorflow as tf
+
+from tf_simclr.config import PreemptedError
+from tf_simclr.distribution import collectives
+from tf_simclr.runs.checkpoint import DivergedError
+
+_LOG = logging.getLogger("tf_simclr")
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopPlan:
+    """How far to train and when to stop for air.
+
+    Attributes:
+        total_steps: the exact last step.
+        checkpoint_steps: steps between checkpoints.
+        steps_per_loop: steps in one call of the compiled loop.
+        global_batch_size: examples a step, for the speed that is reported.
+        max_restores: how often to go back to the last checkpoint where something is not finite.
+        stops: more steps at which a call of the loop ends, for actions that have to act there.
+    """
+
+    total_steps: int
+    checkpoint_steps: int
+    steps_per_loop: int
+    global_batch_size: int
+    max_restores: int = 0
+    stops: tuple[int, ...] = ()
+
+    def next_stop(self, step: int) -> int:
+        """Returns the step at which the loop call that starts at `step` ends."""
+        if step == 0:
+            return 1  # The user sees early that the run is alive.
+        next_checkpoint = (step // self.checkpoint_steps + 1) * self.checkpoint_steps
+        others = (stop for stop in self.stops if stop > step)
+        return min(step + self.steps_per_loop, next_checkpoint, self.total_steps, *others)
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopEvent:
+    """What an action sees after each call of the loop.
+
+    Attributes:
+        step: steps taken so far.
+        num_steps: steps since the last event; `metrics` are their means.
+        plan: of this run.
+        metrics: named scalars; empty if this run took no step.
+        images_per_second: examples (not views) a second since the last event, 0 if unknown.
+        checkpoint: path of the checkpoint written at this step, or None.
+        task: the task that is trained.
+        result: of the run, in the last event for actions that are called after the evaluation.
+        seconds: that the call took with its checkpoint; 0 if that tells nothing, as the call compiled.
+    """
+
+    step: int
+    num_steps: int
+    plan: LoopPlan
+    metrics: dict[str, float]
+    images_per_second: float
+    checkpoint: str | None
+    task: Any
+    result: Mapping[str, Any] | None = None
+    seconds: float = 0.0
+
+    @property
+    def is_last(self) -> bool:
+        """Whether training is complete."""
+        return self.step >= self.plan.total_steps
+
+
+Action = Callable[[LoopEvent], None]
+
+
+def make_train_function(
+    task,
+    strategy: tf.distribute.Strategy,
+    *,
+    jit_compile: bool = False,
+    prepare: Callable[[dict], dict] | None = None,
+):
+    """Returns a function (iterator, steps), one graph, that trains.
+
+    It returns the means of the task's metrics and of `bad_images`, the unreadable images of a global
+    batch; and the number of steps before the first one with a metric that is not finite.
+
+    Args:
+        task: has `train_step` and `metric_names`.
+        strategy: that the task's variables were made under.
+        jit_compile: whether XLA compiles the step of each replica.
+        prepare: what is done with a batch of a replica before the task gets it, in its step; None for nothing.
+    """
+
+    @tf.autograph.experimental.do_not_convert
+    def step(batch):
+        bad_images = collectives.cross_replica_sum(tf.cast(batch["bad_images"], tf.float32))
+        return task.train_step(prepare(batch) if prepare else batch) | {"bad_images": bad_images}
+
+    names = (*task.metric_names, "bad_images")
+    replica_step = tf.function(step, jit_compile=True, autograph=False) if jit_compile else step
+
+    @tf.function
+    def run(iterator, num_steps):
+        totals = {name: tf.zeros([]) for name in names}
+        num_good, good = 0, True
+        for _ in tf.range(num_steps):
+            metrics = strategy.run(replica_step, args=(next(iterator),))
+            metrics = {n: strategy.experimental_local_results(metrics[n])[0] for n in names}
+            totals = {n: totals[n] + metrics[n] for n in names}
+            good = tf.logical_and(good, tf.reduce_all(tf.math.is_finite(list(metrics.values()))))
+            num_good += tf.cast(good, tf.int32)
+        return {name: totals[name] / tf.cast(num_steps, tf.float32) for name in names}, num_good
+
+    return run
+
+
+def train(
+    task,
+    make_batches: Callable[[int], Iterator],
+    *,
+    run: Callable,
+    checkpoints,
+    plan: LoopPlan,
+    watch,
+    actions: Sequence[Action] = (),
+) -> None:
+    """Trains `task` from its current step to `plan.total_steps`.
+
+    Args:
+        task: an object with `optimizer`, whose `iterations` is the step.
+        make_batches: takes the number of the first batch, returns an iterator of distributed batches.
+        run: from `make_train_function`.
+        checkpoints: the `Checkpoints` of the run.
+        plan: where to stop.
+        watch: the `PreemptionWatch` of the run, entered.
+        actions: called with a `LoopEvent` after each call of the loop, in order; the last event of a
+            run is given even if no step was left to take.
+
+    Raises:
+        PreemptedError: a signal asked the process to end; a checkpoint is written.
+        DivergedError: the loss or a weight is not finite. Nothing is saved then.
+    """
+    step = int(task.optimizer.iterations.numpy())
+    if step >= plan.total_steps:
+        _emit(actions, LoopEvent(step, 0, plan, {}, 0.0, checkpoints.latest, task))
+        return
+    batches = make_batches(step + checkpoints.skipped_steps)
+    num_restored, first = 0, True  # The first call also traces and compiles: its speed would mislead.
+    while step < plan.total_steps:
+        stop = min(plan.next_stop(step), step + watch.max_steps)
+        start = time.perf_counter()
+        means, num_good = run(batches, tf.constant(stop - step))
+        metrics = {name: float(value) for name, value in means.items()}
+        seconds = 0.0 if first else (time.perf_counter() - start) / (stop - step)
+        try:
+            _check_finite(metrics, step + int(num_good) + 1, checkpoints.latest)
+            is_due = stop % plan.checkpoint_steps == 0 or stop == plan.total_steps
+            path = checkpoints.save() if is_due else None
+        except DivergedError as error:
+            num_restored += 1
+            if num_restored > plan.max_restores or checkpoints.latest is None:
+                raise DivergedError(error.what, checkpoints.latest, can_restore=plan.max_restores == 0) from error
+            step = checkpoints.go_back(stop)
+            batches = make_batches(step + checkpoints.skipped_steps)
+            _LOG.info("Training diverged %s.", error.what)
+            times = f"{num_restored} of {plan.max_restores} times"
+            _LOG.info("Going back to step %d (%s); the batches since are left out.", step, times)
+            continue
+        speed = plan.global_batch_size / seconds if seconds else 0.0
+        signal_number = watch.after_call(seconds)
+        if signal_number:
+            path = path or checkpoints.save()
+        total_seconds = 0.0 if first else time.perf_counter() - start
+        event = LoopEvent(stop, stop - step, plan, metrics, speed, path, task, seconds=total_seconds)
+        _emit(actions, event)
+        if signal_number:
+            raise PreemptedError(
+                f"asked to end after step {stop} of {plan.total_steps}: {path} is written", signal_number
+            )
+        step, first = stop, False
+
+
+def _emit(actions: Sequence[Action], event: LoopEvent) -> None:
+    for action in actions:
+        action(event)
+
+
+def _check_finite(metrics: dict[str, float], step: int, checkpoint: str | None) -> None:
+    bad = {name: value for name, value in metrics.items() if not math.isfinite(value)}
+    if bad:
+        tensors = ", ".join(f"{name}={value}" for name, value in bad.items())
+        raise DivergedError(f"at step {step}: {tensors}", checkpoint)
