@@ -56,9 +56,9 @@ def run(config: configs.Run) -> dict:
     # TensorFlow starts only here: a wrong flag has failed before.
     from exports.export import SavedModelExport
     from tf_simclr import semi_supervised, train_and_evaluate
-    from tf_simclr.distribution.preemption import newest_start
     from tf_simclr.distribution.strategies import is_chief_process, wait_for_workers
     from tf_simclr.report import update_report
+    from tf_simclr.runs.checkpoint_list import newest_start
 
     def make_actions(step: configs.ExperimentConfig) -> list:
         keep = step.keep_hub_module_max

@@ -19,16 +19,17 @@ os.environ.setdefault(LEVEL, QUIET)
 
 _SUBMODULES = (
     "augment",
-    "checkpoint",
     "config",
     "data",
-    "label_efficiency",
+    "evaluation",
     "losses",
     "models",
     "optimizers",
-    "pipeline",
     "report",
+    "runs",
     "schedules",
+    "training",
+    "workflows",
 )
 _PUBLIC = {
     "train_and_evaluate": "tf_simclr.training.experiment",

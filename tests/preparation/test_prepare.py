@@ -22,11 +22,11 @@ from flags.convert import parse_command_line
 from tests.runs import REPOSITORY, run_program, write_images
 from tf_simclr.config import DataConfig, PrepareConfig, UserError
 from tf_simclr.data import load_source
+from tf_simclr.data.manifest import new_manifest
 from tf_simclr.preparation import convert as image_files
 from tf_simclr.preparation import prepare as module
 from tf_simclr.preparation import record_writer as prepared_files
 from tf_simclr.preparation.convert import Conversion, convert_files, convert_image
-from tf_simclr.preparation.manifest import new_manifest
 from tf_simclr.preparation.prepare import prepare, training_flags
 from tf_simclr.preparation.record_writer import PreparedFiles
 

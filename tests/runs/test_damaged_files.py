@@ -21,7 +21,7 @@ from tf_simclr.evaluation.feature_files import FeatureFiles
 from tf_simclr.interop.saved_models import read_image_size
 from tf_simclr.workflows.semi_supervised import results_table
 from tf_simclr.preparation.record_writer import PreparedFiles
-from tf_simclr.preparation.manifest import new_manifest
+from tf_simclr.data.manifest import new_manifest
 from tf_simclr.report import evaluations
 from tf_simclr.runs.results import ResultFiles
 from tf_simclr.runs.data import describe_change, read_run_data

@@ -10,9 +10,10 @@ import tensorflow as tf
 from tests.networks import replicas
 from tf_simclr.augment import EvalView
 from tf_simclr.data import ArraySource, BatchPlan, eval_dataset
+from tf_simclr.evaluation.feature_batches import extract_features
 from tf_simclr.metrics.scores import classification_scores
 from tf_simclr.tasks.finetune import FinetuneTask
-from tf_simclr.training.evaluation_loop import evaluate, extract_features, make_eval_function
+from tf_simclr.training.evaluation_loop import evaluate, make_eval_function
 
 CLASSES, BATCH = 12, 8
 

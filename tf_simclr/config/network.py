@@ -68,6 +68,11 @@ class ModelConfig(Settings):
             f"use 0 (encoder output) to {layers}, or -1 for the last.",
         )
 
+    def describe(self) -> str:
+        """Returns the network in a few words."""
+        sk = " SK" if self.sk_ratio else ""
+        return f"ResNet-{self.resnet_depth} {self.width_multiplier:g}x{sk} {self.image_size} px"
+
     @property
     def num_head_layers(self) -> int:
         """Number of layers of the projection head, 0 without one."""

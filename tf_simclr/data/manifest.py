@@ -1,7 +1,8 @@
 """What `--mode=prepare` says of the record files that it has written: `manifest.json` beside them."""
 
 import os
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
@@ -19,6 +20,21 @@ _FIX = "prepare the data again, or remove the file to count the records"
 COUNT = between(0, 2**40)
 FILE_ENTRY = {"name": plain_name, "num_examples": COUNT, "bytes": between(0, 2**50)}
 _FORM = {"class_names": (None, [str]), "splits": {plain_name: {"files": [FILE_ENTRY]}}}
+
+PREPARED_FORM = {
+    "format": lambda value: value == MANIFEST_FORMAT,
+    "class_names": (None, [str]),
+    "splits": {
+        plain_name: {
+            "num_images": COUNT,
+            "num_shards": between(0, 10**6),
+            "files": [FILE_ENTRY | {"sha256": str, "unreadable": {str: str}}],
+        }
+    },
+    "settings": dict,
+}
+# Settings that only say where the images were.
+_FREE_SETTINGS = frozenset(["dataset"])
 
 
 def _is_ours(content: Any) -> bool:
@@ -95,3 +111,54 @@ def read_manifest(directory: str) -> Manifest | None:
             f"({MANIFEST_FORMAT}); prepare the data again, or remove the file to count the records."
         )
     return Manifest(directory, read_json(path, _FORM, fix=_FIX))
+
+
+class Shard(NamedTuple):
+    """One file, and the places in the order of its split that it is for: `start` to `stop` - 1."""
+
+    split: str
+    name: str
+    start: int
+    stop: int
+
+
+def shards_of(name: str, split: Mapping[str, Any]) -> list[Shard]:
+    """Returns all files of a split."""
+    images, count = split["num_images"], split["num_shards"]
+    return [
+        Shard(name, f"{name}-{n:05d}-of-{count:05d}.tfrecord", n * images // count, (n + 1) * images // count)
+        for n in range(count)
+    ]
+
+
+def new_manifest(
+    settings: Mapping[str, Any], class_names: Sequence[str] | None, sizes: Mapping[str, tuple[int, int]]
+) -> dict[str, Any]:
+    """Returns a manifest without files.
+
+    Args:
+        settings: what the files depend on, of JSON.
+        class_names: of the labels; None without labels.
+        sizes: number of images and of files, by split.
+    """
+    splits = {
+        name: {"num_examples": 0, "num_unreadable": 0, "num_images": images, "num_shards": files, "files": []}
+        for name, (images, files) in sizes.items()
+    }
+    return {
+        "format": MANIFEST_FORMAT,
+        "class_names": None if class_names is None else list(class_names),
+        "splits": splits,
+        "settings": dict(settings),
+    }
+
+
+def differences(begun: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
+    """Returns how settings differ from those of a manifest, as the user knows them."""
+    changed = []
+    for name, new in settings.items():
+        old = begun.get(name)
+        if old == new or name in _FREE_SETTINGS:
+            continue
+        changed.append(f"other images, of {begun.get('dataset')}" if name == "images" else f"--{name}={old}, not {new}")
+    return changed

@@ -9,9 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_simclr.config import Run
 from tf_simclr.distribution.collectives import gather_from_workers
-from tf_simclr.runs.checkpoint_list import latest_checkpoint
 
 # The end of a machine, Ctrl-C, the end of a terminal (which Windows does not have).
 _SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP") if hasattr(signal, name))
@@ -74,9 +72,3 @@ class PreemptionWatch:
         if slowest:
             self.max_steps = max(1, int(self._grace / 2 / slowest))
         return int(noticed)
-
-
-def newest_start(config: Run) -> str | None:
-    """Returns where the same command goes on, for `interrupts_tell`; None if no run of it has a checkpoint."""
-    paths = [latest_checkpoint(str(run.model_dir)) for run in reversed(config.runs.values())]
-    return next((f"the same command goes on from {path}" for path in paths if path), None)

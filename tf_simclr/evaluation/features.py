@@ -13,12 +13,12 @@ from tf_simclr.augment import EvalView
 from tf_simclr.config import DataConfig, UserError, check
 from tf_simclr.data import BatchPlan, Source, check_bad_images, eval_dataset
 from tf_simclr.data.sources import FOLDER_PREFIX
+from tf_simclr.evaluation.feature_batches import FeatureBatch, feature_batches, make_feature_function
 from tf_simclr.files import first_line, shown_path
 from tf_simclr.interop.saved_models import load_module, read_image_size
 from tf_simclr.runs.checkpoint import find_checkpoint, is_saved_model, load_network
 from tf_simclr.terminal.memory import device_memory, reporting_lack_of_memory
 from tf_simclr.terminal.progress import Progress
-from tf_simclr.training.evaluation_loop import FeatureBatch, feature_batches, make_feature_function
 from tf_simclr.training.memory_estimate import check_need, features_need
 
 _LOG = logging.getLogger("tf_simclr")

@@ -16,10 +16,10 @@ from tf_simclr.evaluation import classifiers
 from tf_simclr.evaluation.classifiers import Examples
 from tf_simclr.evaluation.features import Network, load_inference_network
 from tf_simclr.evaluation.probe_inputs import Sources, check_memory, compute_examples, open_sources
+from tf_simclr.evaluation.probe_page import render_probe_page
 from tf_simclr.files import counted, first_line, to_json, write_text
 from tf_simclr.metrics.confusion import confusion_path, count_confusions, to_csv
 from tf_simclr.metrics.scores import classification_scores
-from tf_simclr.report import render_probe_report
 from tf_simclr.runs.checkpoint import is_saved_model
 from tf_simclr.terminal.entry import entry_point
 
@@ -68,7 +68,7 @@ def probe(config: LinearEvalConfig | KnnEvalConfig) -> dict[str, Any]:
     confusion = count_confusions(logits.argmax(axis=1), test.labels, sources.train.class_names or ())
     if confusion is not None:
         _write(confusion_path(path), to_csv(confusion))
-    _write(_page_path(path), render_probe_report(config.mode, content, confusion))
+    _write(_page_path(path), render_probe_page(config.mode, content, confusion))
     _write(path, to_json(content))
     return result
 

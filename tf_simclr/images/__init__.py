@@ -1,1 +1,4 @@
-"""TODO."""
+"""Encoded images: their headers, limits and decoding.
+
+Imports TensorFlow only.
+"""

@@ -1,1 +1,4 @@
-"""TODO."""
+"""Scores of a classifier, calibration, confusion matrices.
+
+Imports `config` and `files`.
+"""

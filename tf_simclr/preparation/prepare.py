@@ -25,13 +25,13 @@ from tf_simclr.data import (
     load_source,
     match_classes,
 )
+from tf_simclr.data.manifest import Shard
 from tf_simclr.data.sources import FOLDER_PREFIX
 from tf_simclr.data.splits import UNLABELLED, find_split
 from tf_simclr.evaluation.features import digest
 from tf_simclr.files import counted, one_line, shown_path
 from tf_simclr.images.decode import MAX_PIXELS
 from tf_simclr.preparation.convert import Conversion, Converted, ReadError, convert_files, start_worker
-from tf_simclr.preparation.manifest import Shard
 from tf_simclr.preparation.record_writer import UNREADABLE, PreparedFiles, Row
 from tf_simclr.terminal.entry import entry_point
 from tf_simclr.terminal.interrupts import interrupts_tell

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tf_simclr.config import UserError, check
+from tf_simclr.data.manifest import PREPARED_FORM, Shard, differences, new_manifest, shards_of
 from tf_simclr.files import (
     TEMPORARY,
     delete_leftovers,
@@ -21,7 +22,6 @@ from tf_simclr.files import (
     write_json,
     write_text,
 )
-from tf_simclr.preparation.manifest import FORM, Shard, differences, new_manifest, shards_of
 from tf_simclr.runs.ownership import LOCK, owning
 
 MANIFEST = "manifest.json"
@@ -296,7 +296,7 @@ class PreparedFiles:
     def _read_manifest(self) -> dict[str, Any]:
         """Returns the manifest, finished or not; {} where there is none, or one of another program."""
         for name in (MANIFEST, _UNFINISHED):
-            if manifest := find_json(self._path(name), FORM):
+            if manifest := find_json(self._path(name), PREPARED_FORM):
                 return manifest
         return {}
 

@@ -2,7 +2,10 @@
 
 import base64
 import html
+import platform
 from collections.abc import Iterable, Mapping, Sequence
+
+import tensorflow as tf
 
 _STYLE = """
 :root { color-scheme: light dark; --text: #1c2126; --soft: #5c6773; --line: #dce1e6; --back: #fff; --box: #f5f7f9 }
@@ -33,14 +36,15 @@ summary { cursor: pointer } footer { margin-top: 3rem; border-top: 1px solid var
 """
 
 
-def render(title: str, lead: str, sections: Mapping[str, str], footer: str) -> str:
+def render(title: str, lead: str, sections: Mapping[str, str]) -> str:
     """Returns a whole page; `sections` are HTML by heading."""
+    versions = f"Python {platform.python_version()}, TensorFlow {tf.__version__}"
     body = "".join(f"<section><h2>{html.escape(name)}</h2>{section}</section>\n" for name, section in sections.items())
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{html.escape(title)}</title><style>{_STYLE}</style></head>\n<body>"
-        f"<h1>{html.escape(title)}</h1>{text(lead, 'lead')}\n{body}<footer>{html.escape(footer)}</footer>"
+        f"<h1>{html.escape(title)}</h1>{text(lead, 'lead')}\n{body}<footer>{versions}</footer>"
         "</body></html>\n"
     )
 

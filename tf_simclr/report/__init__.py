@@ -2,7 +2,6 @@
 
 import logging
 import os
-import platform
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -10,7 +9,6 @@ import tensorflow as tf
 
 from tf_simclr.config import ExperimentConfig, SemiSupervisedConfig
 from tf_simclr.files import find_paths, first_line
-from tf_simclr.metrics.confusion import Confusion
 from tf_simclr.rendering import html
 from tf_simclr.report import evaluations, sections
 from tf_simclr.report.events import read_events
@@ -101,28 +99,7 @@ def render_report(steps: Steps, results: Mapping[str, Sequence[Result]]) -> str:
         f"SimCLRv2 on {steps[first].data.dataset}",
         sections.describe_run(steps, results),
         {heading: _guarded(section) for heading, section in make.items()},
-        _versions(),
     )
-
-
-def render_probe_report(mode: str, result: Mapping[str, Any], confusion: Confusion | None) -> str:
-    """Returns the page of one evaluation of frozen features.
-
-    Args:
-        mode: `linear_eval` or `knn_eval`.
-        result: the content of its file.
-        confusion: None where there are too many classes.
-    """
-    return html.render(
-        f"Frozen features on {result['dataset']}",
-        f"{evaluations.PROBES[mode]} on the frozen output {result['endpoint']} of {result['checkpoint']}.",
-        evaluations.probe_sections(mode, result, confusion),
-        _versions(),
-    )
-
-
-def _versions() -> str:
-    return f"Python {platform.python_version()}, TensorFlow {tf.__version__}"
 
 
 def _guarded(section: Callable[[], str]) -> str:

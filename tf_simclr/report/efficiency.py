@@ -1,16 +1,12 @@
 """A curve of accuracy against the number of labels: as a table, as a picture, as a html."""
 
-import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
-
-import tensorflow as tf
 
 from tf_simclr.config import LabelEfficiencyConfig
 from tf_simclr.files import counted
 from tf_simclr.rendering import html, plots
 from tf_simclr.report import sections
-from tf_simclr.workflows.semi_supervised import describe_network
 
 Outcome = Mapping[str, Any]
 
@@ -73,7 +69,7 @@ def render_page(config: LabelEfficiencyConfig, outcome: Outcome, scores: Sequenc
     steps = {name: first[name] for name in ("pretrain", *outcome["methods"]) if name in first}
     trained = {}
     if steps:  # Methods on pixels alone train nothing.
-        networks = [[name, describe_network(step)] for name, step in steps.items()]
+        networks = [[name, step.model.describe()] for name, step in steps.items()]
         about = html.text("Those of the first draw of the fewest labels; the others differ in labels and seeds alone.")
         trained = {
             "Networks": html.table(["step", "network"], networks, "plain"),
@@ -90,7 +86,6 @@ def render_page(config: LabelEfficiencyConfig, outcome: Outcome, scores: Sequenc
             ),
         }
         | trained,
-        f"Python {platform.python_version()}, TensorFlow {tf.__version__}",
     )
 
 

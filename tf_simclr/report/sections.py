@@ -11,16 +11,14 @@ import tensorflow as tf
 from tf_simclr.augment import EvalView
 from tf_simclr.config import ExperimentConfig
 from tf_simclr.data import BatchPlan, eval_dataset, load_eval_source
+from tf_simclr.evaluation.feature_batches import extract_features
 from tf_simclr.evaluation.features import sample_source
 from tf_simclr.files import counted
 from tf_simclr.rendering import html, plots
-from tf_simclr.report import evaluations
-from tf_simclr.report.evaluations import DASH
+from tf_simclr.rendering.scores import DASH, SCORE_HEADINGS, score_cells
 from tf_simclr.report.events import Events
 from tf_simclr.runs.checkpoint import load_network
-from tf_simclr.training.evaluation_loop import extract_features
 from tf_simclr.training.loop_plan import chance_loss
-from tf_simclr.workflows.semi_supervised import describe_network
 
 Steps = Mapping[str, ExperimentConfig]
 Result = Mapping[str, Any]
@@ -60,14 +58,14 @@ def results_table(steps: Steps, results: Mapping[str, Sequence[Result]]) -> str:
         rows.append(
             [
                 name,
-                describe_network(step),
+                step.model.describe(),
                 _labels_used(step, given),
                 _each(given, "num_weights", lambda value: f"{value / 1e6:.2f} M"),
                 _each(given, "global_step", str),
-                *evaluations.score_cells(given, "eval"),
+                *score_cells(given, "eval"),
             ]
         )
-    header = ["step", "network", "labels used", "weights", "steps", *evaluations.SCORE_HEADINGS]
+    header = ["step", "network", "labels used", "weights", "steps", *SCORE_HEADINGS]
     note = (
         "Accuracy on held-out images, over all of them and as the mean of the classes; how far confidence and "
         "accuracy are apart. After pretraining, if given, that of the linear probe."

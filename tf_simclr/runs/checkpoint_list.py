@@ -7,6 +7,7 @@ import time
 
 import tensorflow as tf
 
+from tf_simclr.config import Run
 from tf_simclr.files import list_names, write_text
 
 _LOG = logging.getLogger("tf_simclr")
@@ -124,3 +125,9 @@ def _is_whole(path: str) -> bool:
         return False
     numbers = [int(part[1]) for part in parts if part]
     return len(numbers) in numbers
+
+
+def newest_start(config: Run) -> str | None:
+    """Returns where the same command goes on, for `interrupts_tell`; None if no run of it has a checkpoint."""
+    paths = [latest_checkpoint(str(run.model_dir)) for run in reversed(config.runs.values())]
+    return next((f"the same command goes on from {path}" for path in paths if path), None)

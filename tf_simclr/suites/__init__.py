@@ -1,1 +1,4 @@
-"""TODO."""
+"""One network on one data set after the other: transfer and robustness.
+
+Imports `evaluation` and everything below it.
+"""

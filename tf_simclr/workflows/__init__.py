@@ -1,1 +1,4 @@
-"""TODO."""
+"""Many runs in one command: the whole method, and accuracy against the number of labels.
+
+Imports everything else in the library.
+"""

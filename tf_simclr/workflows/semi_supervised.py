@@ -105,17 +105,10 @@ def results_table(config: SemiSupervisedConfig, results: Mapping[str, Mapping[st
     """Returns the lines of the table of all steps."""
     lines = [f"{'step':<12}{'network':<26}{'weights':>10}{'steps':>9}{'top-1':>9}{'top-5':>9}"]
     for name, result in results.items():
-        cells = [f"{name:<12}", f"{describe_network(config.steps[name]):<26}"]
+        cells = [f"{name:<12}", f"{config.steps[name].model.describe():<26}"]
         weights = f"{result['num_weights'] / 1e6:.2f} M" if "num_weights" in result else "-"
         cells += [f"{weights:>10}", f"{result['global_step']:>9}"]
         for key in (_ACCURACY, "eval/label_top_5_accuracy"):
             cells.append(f"{result[key]:>9.2%}" if result.get(key) is not None else f"{'-':>9}")
         lines.append("".join(cells))
     return lines
-
-
-def describe_network(step: ExperimentConfig) -> str:
-    """Returns the network of a step in a few words."""
-    model = step.model
-    sk = " SK" if model.sk_ratio else ""
-    return f"ResNet-{model.resnet_depth} {model.width_multiplier:g}x{sk} {model.image_size} px"
