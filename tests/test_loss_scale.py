@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.networks import run_on_replicas, two_replicas
+from tests.support.networks import run_on_replicas, two_replicas
 from tf_simclr.loss_scale import LossScale
 
 GOOD = [tf.ones([2, 2]), tf.zeros([3])]

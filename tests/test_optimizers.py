@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.networks import two_replicas
+from tests.support.networks import two_replicas
 from tf_simclr import optimizers
 from tf_simclr.config import UserError
 from tf_simclr.schedules import WarmupCosine

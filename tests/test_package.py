@@ -11,7 +11,7 @@ import tensorflow as tf
 from packaging.requirements import Requirement
 
 import tf_simclr
-from tests.runs import REPOSITORY, tiny_arguments
+from tests.support.runs import REPOSITORY, tiny_arguments
 
 tomllib = pytest.importorskip("tomllib")
 PROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]

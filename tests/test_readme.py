@@ -9,7 +9,7 @@ import pytest
 import run
 from flags.convert import parse_command_line
 from tests.data.conftest import grey_image, prepare_tfds
-from tests.runs import REPOSITORY, run_program, write_images
+from tests.support.runs import REPOSITORY, run_program, write_images
 from tf_simclr.config import LabelEfficiencyConfig, SemiSupervisedConfig, Tool
 
 # The runs that other pages start from are those of docs/training.md.

@@ -13,7 +13,7 @@ import tensorflow as tf
 
 import run
 import tf_simclr
-from tests.runs import REPOSITORY, TOTAL_STEPS, differing_tensors, finished_run, run_program, tiny_arguments
+from tests.support.runs import REPOSITORY, TOTAL_STEPS, differing_tensors, finished_run, run_program, tiny_arguments
 from tf_simclr.config import PreemptedError
 from tf_simclr.terminal.interrupts import interrupts_tell
 

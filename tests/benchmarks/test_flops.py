@@ -9,7 +9,7 @@ from benchmarks.flops import count_table, step_flops
 from benchmarks.synthetic import make_batch, make_task, training_of
 from tests.benchmarks.graphs import count_operations
 from tests.models.test_resnet import PARAMETERS
-from tests.networks import tiny_config
+from tests.support.networks import tiny_config
 from tf_simclr.config import BenchmarkConfig, ContrastConfig, ModelConfig, TrainConfig
 from tf_simclr.models import build_simclr_model
 from tf_simclr.models.counting import CountingBuilder, count_network

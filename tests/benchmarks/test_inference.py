@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import inference
 from benchmarks.inference import measure_inference
-from tests.networks import tiny_config
+from tests.support.networks import tiny_config
 from tf_simclr.config import BenchmarkConfig
 
 RATIO = r"\d+\.\d{3} times as fast; in pairs (\d+\.\d{3}), 95 % from (\d+\.\d{3}) to (\d+\.\d{3})"

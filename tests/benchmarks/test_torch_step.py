@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from benchmarks.synthetic import make_batch, make_task, training_of
-from tests.networks import randomize, tiny_config
+from tests.support.networks import randomize, tiny_config
 from tf_simclr.config import BenchmarkConfig, ModelConfig, OptimizerConfig
 from tf_simclr.interop.pytorch import to_head_state, to_resnet_state
 from tf_simclr.losses import nt_xent_loss

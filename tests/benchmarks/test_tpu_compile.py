@@ -13,7 +13,7 @@ import pytest
 from benchmarks import tpu_compile
 from benchmarks.tpu_compile import Compiled, describe
 from flags.convert import parse_command_line
-from tests.runs import REPOSITORY
+from tests.support.runs import REPOSITORY
 from tf_simclr.config import UserError
 
 PAGE = (REPOSITORY / "docs" / "scaling.md").read_text()

@@ -13,7 +13,7 @@ from benchmarks import xla_step
 from benchmarks.lowering import lower_step
 from benchmarks.xla_step import Program, Timing, describe, export_step, main, read_program
 from flags.convert import parse_command_line
-from tests.runs import REPOSITORY
+from tests.support.runs import REPOSITORY
 from tf_simclr.augment.views import NUM_DRAWS
 from tf_simclr.config import UserError
 

@@ -9,7 +9,7 @@ import pytest
 import tensorflow as tf
 
 from tests.data.conftest import grey_image, numbers_of, write_image
-from tests.runs import REPOSITORY
+from tests.support.runs import REPOSITORY
 from tf_simclr.augment.views import EvalView, TrainView
 from tf_simclr.config import DataConfig, UserError
 from tf_simclr.data import (

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.networks import two_replicas
+from tests.support.networks import two_replicas
 from tf_simclr.augment import NUM_DRAWS, TrainView
 from tf_simclr.config import DataConfig
 from tf_simclr.data import ArraySource, BatchPlan, load_source, mix_labelled, step_views, train_dataset

@@ -307,7 +307,7 @@ def test_slurm_with_variables_that_do_not_fit_is_refused(monkeypatch, name, valu
 
 
 def test_job_in_the_documentation_makes_a_tf_config_that_is_taken(monkeypatch):
-    page = (pathlib.Path(__file__).parents[1] / "docs" / "scaling.md").read_text()
+    page = (pathlib.Path(__file__).parents[2] / "docs" / "scaling.md").read_text()
     job = page[page.index("kind: Job") :].partition("```")[0]
     script = job.partition("- |\n")[2].partition("exec ")[0]
     num_workers = {re.search(rf"{name}: \"?(\d+)", job)[1] for name in ("completions", "parallelism", "WORKERS, value")}

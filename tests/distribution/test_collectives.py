@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.networks import run_on_replicas, two_replicas
+from tests.support.networks import run_on_replicas, two_replicas
 from tf_simclr.distribution import collectives as distribute
 
 ROWS = np.random.default_rng(0).normal(size=(6, 4))

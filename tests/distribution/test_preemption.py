@@ -12,7 +12,8 @@ import tensorflow as tf
 
 from tf_simclr.config import PreemptedError
 from tf_simclr.distribution import preemption
-from tf_simclr.distribution.preemption import PreemptionWatch, newest_start
+from tf_simclr.distribution.preemption import PreemptionWatch
+from tf_simclr.runs.checkpoint_list import newest_start
 
 ONE_DEVICE = tf.distribute.OneDeviceStrategy("/cpu:0")
 

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from tests.runs import free_addresses
+from tests.support.runs import free_addresses
 from tf_simclr.config import UserError
 from tf_simclr.distribution import listening as listening_module
 from tf_simclr.distribution import proofs

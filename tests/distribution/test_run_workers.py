@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from tests.runs import TOTAL_STEPS, run_workers, tiny_arguments
+from tests.support.runs import TOTAL_STEPS, run_workers, tiny_arguments
 
 # 450 images over two workers in batches of 64: the last one is not full.
 EVAL_BATCH_SIZE = 64

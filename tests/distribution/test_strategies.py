@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.networks import run_on_replicas
+from tests.support.networks import run_on_replicas
 from tf_simclr.config import StrategyConfig, UserError
 from tf_simclr.distribution import collectives as distribute
 from tf_simclr.distribution import strategies

@@ -12,7 +12,7 @@ import pyarrow.parquet
 import pytest
 import tensorflow as tf
 
-from tests.runs import TOTAL_STEPS, finished_run, run_program, write_images
+from tests.support.runs import TOTAL_STEPS, finished_run, run_program, write_images
 from tf_simclr.augment import EvalView
 from tf_simclr.config import DataConfig, EmbedConfig, UserError
 from tf_simclr.evaluation import embed as module

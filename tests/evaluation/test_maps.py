@@ -11,7 +11,7 @@ from google.protobuf import text_format
 from tensorboard.plugins import base_plugin, projector
 from werkzeug.test import Client
 
-from tests.runs import finished_run, write_images
+from tests.support.runs import finished_run, write_images
 from tf_simclr.augment import EvalView
 from tf_simclr.config import DataConfig, EmbedConfig, UserError
 from tf_simclr.evaluation import maps

@@ -8,7 +8,7 @@ import pytest
 import tensorflow as tf
 
 from flags.convert import parse_command_line
-from tests.runs import TOTAL_STEPS, finished_run, run_program, write_images
+from tests.support.runs import TOTAL_STEPS, finished_run, run_program, write_images
 from tf_simclr.config import UserError
 from tf_simclr.data import ArraySource
 from tf_simclr.evaluation import classifiers, probe_inputs

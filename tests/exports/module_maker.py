@@ -8,7 +8,7 @@ import sys
 import numpy as np
 
 from exports.saved_model import save_model
-from tests.networks import random_images, randomize, tiny_config
+from tests.support.networks import random_images, randomize, tiny_config
 from tf_simclr.models import build_simclr_model
 
 

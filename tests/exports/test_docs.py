@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from exports.export import export_checkpoint
-from tests.runs import REPOSITORY, TOTAL_STEPS, finished_run, write_images
+from tests.support.runs import REPOSITORY, TOTAL_STEPS, finished_run, write_images
 from tf_simclr.config import DataConfig, EmbedConfig, ExportConfig
 from tf_simclr.evaluation.embed import embed
 

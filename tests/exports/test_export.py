@@ -13,7 +13,7 @@ import tensorflow as tf
 from exports import export, fold_batch_norm
 from exports.export import SavedModelExport, export_checkpoint
 from exports.retention import MARKER
-from tests.runs import TOTAL_STEPS, finished_run, run_program
+from tests.support.runs import TOTAL_STEPS, finished_run, run_program
 from tf_simclr.config import ExportConfig, UserError
 from tf_simclr.runs.checkpoint import load_network
 

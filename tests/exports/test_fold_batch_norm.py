@@ -8,7 +8,7 @@ import tensorflow as tf
 
 from exports import fold_batch_norm as folding
 from exports.fold_batch_norm import check_size, fold_batch_norm, make_inference_module, write_folded
-from tests.networks import assert_close, random_images, randomize, tiny_config
+from tests.support.networks import assert_close, random_images, randomize, tiny_config
 from tf_simclr.config import UserError
 from tf_simclr.models import build_simclr_model
 

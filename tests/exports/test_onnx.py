@@ -7,7 +7,7 @@ import pytest
 
 from exports import fold_batch_norm
 from exports.onnx import OPSET, write_onnx
-from tests.networks import assert_close, random_images, randomize, tiny_config
+from tests.support.networks import assert_close, random_images, randomize, tiny_config
 from tf_simclr.config import UserError
 from tf_simclr.models import build_simclr_model
 

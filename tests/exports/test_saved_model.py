@@ -11,8 +11,8 @@ import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
 from exports.saved_model import make_module, save_model
-from tests.networks import two_replicas
-from tests.runs import TINY, TOTAL_STEPS, finished_run
+from tests.support.networks import two_replicas
+from tests.support.runs import TINY, TOTAL_STEPS, finished_run
 from tf_simclr.augment import EvalView
 from tf_simclr.config import ModelConfig
 from tf_simclr.data import BatchPlan, eval_dataset

@@ -9,8 +9,8 @@ import pytest
 
 from exports.pytorch import write_pytorch
 from tests.models.reference import conv, max_pool, relu
-from tests.networks import random_images, randomize, tiny_config
-from tests.runs import REPOSITORY
+from tests.support.networks import random_images, randomize, tiny_config
+from tests.support.runs import REPOSITORY
 from tf_simclr.config import ModelConfig, UserError
 from tf_simclr.interop.pytorch import check_torchvision_has, to_head_state, to_resnet_state
 from tf_simclr.models import build_simclr_model

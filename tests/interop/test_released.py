@@ -6,7 +6,7 @@ import tensorflow as tf
 
 from tests.interop.authors_files import AuthorsNetwork, with_training_state, write_tf1, write_tf2
 from tests.interop.importing import FINETUNED, import_from, network, settings_of
-from tests.runs import run_program, write_images
+from tests.support.runs import run_program, write_images
 from tf_simclr.config import ModelConfig, UserError
 from tf_simclr.interop.released_files import ReleasedFile, _head_layer_of_logits, open_released
 from tf_simclr.interop.released_network import infer_network, released_names

@@ -5,7 +5,7 @@ import shutil
 import pytest
 import tensorflow as tf
 
-from tests.runs import TOTAL_STEPS, finished_run
+from tests.support.runs import TOTAL_STEPS, finished_run
 from tf_simclr.config import UserError
 from tf_simclr.interop.saved_models import check_module_is_local, load_module, read_image_size, read_metadata
 

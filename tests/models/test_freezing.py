@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.networks import is_statistic, random_images, randomize, snapshot, tiny_config, variables
+from tests.support.networks import is_statistic, random_images, randomize, snapshot, tiny_config, variables
 from tf_simclr.models import build_simclr_model, update_moving_statistics
 
 CLASSES = 3

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.networks import random_images, randomize, snapshot, tiny_config, variables
+from tests.support.networks import random_images, randomize, snapshot, tiny_config, variables
 from tf_simclr.models import build_simclr_model
 
 FEATURES, CLASSES = 64, 5

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.networks import run_on_replicas, two_replicas
+from tests.support.networks import run_on_replicas, two_replicas
 from tf_simclr.models import BatchNormalization, update_moving_statistics
 
 CHANNELS, EPSILON = 3, 1e-5

@@ -6,8 +6,8 @@ import re
 import pytest
 import tensorflow as tf
 
-from tests.exact_steps import Stepper
-from tests.networks import assert_close, random_images, replicas, tiny_config
+from tests.support.exact_steps import Stepper
+from tests.support.networks import assert_close, random_images, replicas, tiny_config
 from tests.tasks import test_chunks
 from tests.tasks.test_pretrain import make_batch, make_task, tensors
 from tf_simclr.models import build_simclr_model

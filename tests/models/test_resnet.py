@@ -11,8 +11,8 @@ import pytest
 import tensorflow as tf
 
 from tests.models import reference
-from tests.networks import random_images, randomize, snapshot, tiny_config
-from tests.runs import REPOSITORY
+from tests.support.networks import random_images, randomize, snapshot, tiny_config
+from tests.support.runs import REPOSITORY
 from tf_simclr.config import ModelConfig
 from tf_simclr.models import build_simclr_model
 from tf_simclr.models.layers import BranchMix, BranchSum, Conv2D, ShortcutPooling

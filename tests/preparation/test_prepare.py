@@ -19,7 +19,7 @@ import tensorflow as tf
 from PIL import Image
 
 from flags.convert import parse_command_line
-from tests.runs import REPOSITORY, run_program, write_images
+from tests.support.runs import REPOSITORY, run_program, write_images
 from tf_simclr.config import DataConfig, PrepareConfig, UserError
 from tf_simclr.data import load_source
 from tf_simclr.data.manifest import new_manifest

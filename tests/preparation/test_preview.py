@@ -9,7 +9,7 @@ import tensorflow as tf
 from PIL import Image
 
 from flags.convert import parse_command_line
-from tests.runs import REPOSITORY, TINY, tiny_config, write_images
+from tests.support.runs import REPOSITORY, TINY, tiny_config, write_images
 from tf_simclr.config import PreviewConfig, UserError
 from tf_simclr.data import BatchPlan, step_views
 from tf_simclr.preparation import preview as module

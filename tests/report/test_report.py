@@ -14,7 +14,7 @@ import tensorflow as tf
 
 import run
 import tf_simclr
-from tests.runs import TOTAL_STEPS, finished_run, tiny_config, write_images
+from tests.support.runs import TOTAL_STEPS, finished_run, tiny_config, write_images
 from tf_simclr import report
 from tf_simclr.config import SEMI_SUPERVISED, TRAIN_MODES, SemiSupervisedConfig, UserError
 from tf_simclr.metrics.confusion import Confusion, largest_mistakes, read_confusion, to_csv

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.runs import TOTAL_STEPS, differing_tensors, finished_run, tiny_config
+from tests.support.runs import TOTAL_STEPS, differing_tensors, finished_run, tiny_config
 from tf_simclr.runs import checkpoint
 from tf_simclr.runs.checkpoint import Checkpoints, find_checkpoint, initialize_from, load_network, wait_for_checkpoint
 from tf_simclr.runs.checkpoint_list import finished_checkpoint, latest_checkpoint

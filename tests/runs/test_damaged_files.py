@@ -11,7 +11,7 @@ import pytest
 
 from exports.retention import MARKER, is_export
 from flags.convert import parse_command_line
-from tests.runs import tiny_config as parsed_config
+from tests.support.runs import tiny_config as parsed_config
 from tf_simclr.training.actions import _read_counts
 from tf_simclr.distribution.cluster import find_cluster, names_several_workers
 from tf_simclr.config import StrategyConfig, UserError

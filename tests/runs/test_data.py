@@ -6,7 +6,7 @@ import shutil
 import numpy as np
 import pytest
 
-from tests.runs import refusal, tiny_config, write_images
+from tests.support.runs import refusal, tiny_config, write_images
 from tf_simclr.config import UserError
 from tf_simclr.data import load_source
 from tf_simclr.training.experiment import Experiment, train_and_evaluate

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.runs import REPOSITORY, tiny_config
+from tests.support.runs import REPOSITORY, tiny_config
 from tf_simclr.config import ExperimentConfig, UserError
 from tf_simclr.runs.results import NUM_BAD_IMAGES, ResultFiles
 

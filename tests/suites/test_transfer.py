@@ -12,7 +12,7 @@ import tensorflow as tf
 from flags.convert import parse_command_line
 from flags.lines import RECIPES
 from tests.data.conftest import prepare_tfds
-from tests.runs import eagerly, finished_run, tiny_config
+from tests.support.runs import eagerly, finished_run, tiny_config
 from tf_simclr.config import DataConfig, UserError
 from tf_simclr.evaluation import classifiers, probe_inputs
 from tf_simclr.evaluation.classifiers import LabelledSets

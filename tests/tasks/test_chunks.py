@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.networks import assert_close, assert_identical, replicate, snapshot, two_replicas, variables
+from tests.support.networks import assert_close, assert_identical, replicate, snapshot, two_replicas, variables
 from tests.tasks.test_pretrain import (
     BATCH,
     CLASSES,

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 import tf_simclr
-from tests.networks import (
+from tests.support.networks import (
     assert_close,
     assert_identical,
     flatten,
@@ -20,8 +20,8 @@ from tests.networks import (
     tiny_config,
     variables,
 )
-from tests.runs import differing_tensors, eagerly, finished_run, refusal
-from tests.runs import tiny_config as tiny_run
+from tests.support.runs import differing_tensors, eagerly, finished_run, refusal
+from tests.support.runs import tiny_config as tiny_run
 from tf_simclr.config import ContrastConfig, OptimizerConfig, UserError
 from tf_simclr.models import build_simclr_model
 from tf_simclr.runs.checkpoint import Checkpoints, initialize_from

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.networks import assert_identical, replicate, run_on_replicas, snapshot, tiny_config, two_replicas
-from tests.runs import read_tensors
+from tests.support.networks import assert_identical, replicate, run_on_replicas, snapshot, tiny_config, two_replicas
+from tests.support.runs import read_tensors
 from tf_simclr.config import ContrastConfig, OptimizerConfig
 from tf_simclr.loss_scale import LossScale
 from tf_simclr.models import build_simclr_model

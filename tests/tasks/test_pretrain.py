@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.networks import (
+from tests.support.networks import (
     assert_close,
     assert_identical,
     is_statistic,

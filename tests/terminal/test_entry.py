@@ -3,7 +3,7 @@
 import pytest
 
 import exports.export
-from tests.runs import tiny_config
+from tests.support.runs import tiny_config
 from tf_simclr.config import DataConfig, EmbedConfig, ExportConfig, ImportConfig, PreviewConfig, UserError
 from tf_simclr.evaluation.embed import embed
 from tf_simclr.interop.released import import_weights

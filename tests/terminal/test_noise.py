@@ -7,7 +7,7 @@ import textwrap
 
 import pytest
 
-from tests.runs import REPOSITORY
+from tests.support.runs import REPOSITORY
 from tf_simclr.terminal.noise import NOISE, without_noise
 
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from tests.runs import REPOSITORY
+from tests.support.runs import REPOSITORY
 from tf_simclr.terminal import ending
 from tf_simclr.terminal.ending import missing_package
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.runs import TOTAL_STEPS, finished_run
+from tests.support.runs import TOTAL_STEPS, finished_run
 from tf_simclr import losses
 from tf_simclr.config import ContrastConfig, UserError
 from tf_simclr.data import ArraySource

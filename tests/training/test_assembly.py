@@ -6,8 +6,8 @@ import tensorflow as tf
 
 from tests.data.conftest import numbers_of
 from tests.data.records import example, png, write, write_greys
-from tests.networks import flatten
-from tests.runs import TOTAL_STEPS, finished_run, tiny_config, write_images
+from tests.support.networks import flatten
+from tests.support.runs import TOTAL_STEPS, finished_run, tiny_config, write_images
 from tf_simclr.config import TRAIN_MODES, UserError
 from tf_simclr.data import BatchPlan, choose_labelled, load_source
 from tf_simclr.models import build_simclr_model

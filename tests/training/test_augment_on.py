@@ -5,7 +5,7 @@ import types
 import numpy as np
 import pytest
 
-from tests.runs import differing_tensors, eagerly, tiny_config
+from tests.support.runs import differing_tensors, eagerly, tiny_config
 from tf_simclr import train_and_evaluate
 from tf_simclr.distribution.strategies import is_augmented_on_device
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.networks import replicas
+from tests.support.networks import replicas
 from tf_simclr.augment import EvalView
 from tf_simclr.data import ArraySource, BatchPlan, eval_dataset
 from tf_simclr.evaluation.feature_batches import extract_features

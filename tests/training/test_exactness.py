@@ -6,9 +6,9 @@ import sys
 import numpy as np
 import pytest
 
-from tests.exact_steps import BATCH, Stepper
-from tests.networks import assert_close, replicas
-from tests.runs import run_workers
+from tests.support.exact_steps import BATCH, Stepper
+from tests.support.networks import assert_close, replicas
+from tests.support.runs import run_workers
 
 TASKS = ("pretrain", "finetune", "distill")
 exhaustive = pytest.mark.exhaustive
@@ -94,7 +94,7 @@ def permutation(task, seed):
 @pytest.mark.distributed
 @pytest.mark.parametrize(("task", "num_workers"), cases([(task, 2) for task in TASKS], [(task, 3) for task in TASKS]))
 def test_workers_equal_one_process_in_float64(task, num_workers, tmp_path):
-    command = [sys.executable, "-m", "tests.exact_steps", task, f"{tmp_path}/{{index}}.npz"]
+    command = [sys.executable, "-m", "tests.support.exact_steps", task, f"{tmp_path}/{{index}}.npz"]
     codes = run_workers([command] * num_workers, tmp_path)
     assert codes == [0] * num_workers, (tmp_path / "worker0.log").read_text()[-2000:]
     for index in range(num_workers):

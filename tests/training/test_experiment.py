@@ -11,8 +11,16 @@ import tensorflow as tf
 
 import tf_simclr
 from exports.export import SavedModelExport
-from tests.networks import two_replicas
-from tests.runs import REPOSITORY, TOTAL_STEPS, differing_tensors, finished_run, read_tensors, refusal, tiny_config
+from tests.support.networks import two_replicas
+from tests.support.runs import (
+    REPOSITORY,
+    TOTAL_STEPS,
+    differing_tensors,
+    finished_run,
+    read_tensors,
+    refusal,
+    tiny_config,
+)
 from tf_simclr.config import UserError
 from tf_simclr.metrics.confusion import read_confusion
 from tf_simclr.runs.data import RunData, write_run_data
@@ -329,7 +337,7 @@ MIRRORED = """
 import pathlib, sys
 import tf_simclr
 import tensorflow as tf
-from tests.runs import refusal, differing_tensors, tiny_config
+from tests.support.runs import refusal, differing_tensors, tiny_config
 
 cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)

@@ -7,7 +7,7 @@ import pytest
 import tensorflow as tf
 
 from tests.data.records import damage, write_greys
-from tests.runs import differing_tensors, read_tensors, refusal, tiny_config, write_images
+from tests.support.runs import differing_tensors, read_tensors, refusal, tiny_config, write_images
 from tf_simclr.training.experiment import Experiment, train_and_evaluate
 
 # ---- Which split is evaluated

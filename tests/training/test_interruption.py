@@ -11,9 +11,9 @@ import time
 import numpy as np
 import pytest
 
-from tests.interrupted_runs import INTERVAL, STEPS
-from tests.networks import assert_close, replicas
-from tests.runs import (
+from tests.support.interrupted_runs import INTERVAL, STEPS
+from tests.support.networks import assert_close, replicas
+from tests.support.runs import (
     REPOSITORY,
     TOTAL_STEPS,
     differing_tensors,
@@ -26,7 +26,7 @@ from tf_simclr.training.experiment import Experiment, train_and_evaluate
 
 
 def run_module(*arguments):
-    command = [sys.executable, "-m", "tests.interrupted_runs", *map(str, arguments)]
+    command = [sys.executable, "-m", "tests.support.interrupted_runs", *map(str, arguments)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=1500, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])

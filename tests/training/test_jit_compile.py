@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.networks import assert_close, snapshot, two_replicas
-from tests.runs import refusal, tiny_config
+from tests.support.networks import assert_close, snapshot, two_replicas
+from tests.support.runs import refusal, tiny_config
 from tests.tasks import test_distill, test_finetune, test_pretrain
 from tf_simclr import train_and_evaluate
 from tf_simclr.config import UserError

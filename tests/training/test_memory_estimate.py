@@ -5,7 +5,7 @@ import logging
 
 import pytest
 
-from tests.runs import tiny_config
+from tests.support.runs import tiny_config
 from tf_simclr import train_and_evaluate
 from tf_simclr.config import (
     ContrastConfig,

@@ -6,7 +6,7 @@ import pytest
 import tensorflow as tf
 
 import tf_simclr
-from tests.runs import TOTAL_STEPS, differing_tensors, finished_run, refusal, tiny_config
+from tests.support.runs import TOTAL_STEPS, differing_tensors, finished_run, refusal, tiny_config
 from tf_simclr.config import TrainConfig, UserError
 from tf_simclr.training.actions import StepProfiler
 

@@ -10,8 +10,8 @@ import pytest
 import tensorflow as tf
 
 from exports.saved_model import save_model
-from tests.networks import random_images
-from tests.runs import TOTAL_STEPS, finished_run, refusal, tiny_config, write_images
+from tests.support.networks import random_images
+from tests.support.runs import TOTAL_STEPS, finished_run, refusal, tiny_config, write_images
 from tf_simclr.config import ModelConfig, UserError
 from tf_simclr.data import ArraySource
 from tf_simclr.models import build_simclr_model

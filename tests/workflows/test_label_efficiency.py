@@ -13,7 +13,15 @@ from sklearn.semi_supervised import LabelSpreading
 
 import tf_simclr
 from flags.convert import parse_command_line
-from tests.runs import WHOLE, differing_tensors, eagerly, tiny_arguments, tiny_config, whole_config, write_images
+from tests.support.runs import (
+    WHOLE,
+    differing_tensors,
+    eagerly,
+    tiny_arguments,
+    tiny_config,
+    whole_config,
+    write_images,
+)
 from tf_simclr.augment import EvalView
 from tf_simclr.config import DataConfig, LabelEfficiencyConfig, UserError
 from tf_simclr.data import choose_labelled, load_source

@@ -10,7 +10,7 @@ import pytest
 import tensorflow as tf
 
 import tf_simclr
-from tests.runs import (
+from tests.support.runs import (
     TOTAL_STEPS,
     WHOLE,
     differing_tensors,

@@ -19,7 +19,7 @@ import tf_simclr  # noqa: F401  (selects Keras 2 before TensorFlow loads)
 
 import tensorflow as tf  # isort: skip
 
-from tests.runs import free_addresses, tiny_config
+from tests.support.runs import free_addresses, tiny_config
 from tf_simclr import train_and_evaluate
 from tf_simclr.config import PreemptedError, UserError
 from tf_simclr.distribution.strategies import wait_for_workers

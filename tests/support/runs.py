@@ -23,7 +23,7 @@ from flags.convert import parse_command_line
 from tf_simclr.config import ExperimentConfig, SemiSupervisedConfig, UserError
 from tf_simclr.training.loop import LoopEvent
 
-REPOSITORY = pathlib.Path(__file__).resolve().parents[1]
+REPOSITORY = pathlib.Path(__file__).resolve().parents[2]
 TOTAL_STEPS = 6
 TINY = {
     "dataset": "digits",

@@ -12,7 +12,7 @@ import tf_simclr  # noqa: F401  (selects Keras 2 before TensorFlow loads)
 
 import tensorflow as tf  # isort: skip
 
-from tests.networks import random_images, randomize, snapshot, split_batch, tiny_config
+from tests.support.networks import random_images, randomize, snapshot, split_batch, tiny_config
 from tf_simclr.config import ContrastConfig, DistillConfig, OptimizerConfig, StrategyConfig
 from tf_simclr.distribution import collectives as distribute
 from tf_simclr.distribution.strategies import make_strategy
