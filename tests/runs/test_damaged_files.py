@@ -22,6 +22,7 @@ from tf_simclr.interop.saved_models import read_image_size
 from tf_simclr.workflows.semi_supervised import results_table
 from tf_simclr.preparation.record_writer import PreparedFiles
 from tf_simclr.data.manifest import new_manifest
+from tf_simclr.rendering.scores import score_cells
 from tf_simclr.report import evaluations
 from tf_simclr.runs.results import ResultFiles
 from tf_simclr.runs.data import describe_change, read_run_data
@@ -94,7 +95,7 @@ def read_result(folder):
     if result := ResultFiles(config).finished(6):
         ResultFiles(config).describe(result)
         results_table(types.SimpleNamespace(steps={"pretrain": config}), {"pretrain": result})
-        evaluations.score_cells([result], "eval")
+        score_cells([result], "eval")
 
 
 def read_probe(folder):
