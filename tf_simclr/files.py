@@ -270,6 +270,9 @@ def check_addresses(config: Any) -> None:
 def _check_scheme(scheme: str, flag: str, value: str) -> None:
     import tensorflow as tf
 
+    if flag == "checkpoint" and is_handle(value):
+        fix = "is not on this machine; download the module, and name its folder. Take it from those you trust: a "
+        raise UserError(f"--{flag}={value}: {fix}SavedModel is a program.")
     known = tf.io.gfile.get_registered_schemes()
     check(
         scheme in known,

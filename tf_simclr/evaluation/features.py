@@ -59,11 +59,6 @@ def load_inference_network(path: str) -> Network:
     Raises:
         UserError: it is none of these, or damaged.
     """
-    if path.startswith(("https://", "http://")):
-        raise UserError(
-            f"--checkpoint={path}: is not on this machine; download the module, and name its folder. Take it from "
-            "those you trust: a SavedModel is a program."
-        )
     path = os.path.expanduser(path)
     if is_saved_model(path):
         return _load_saved_model(path)

@@ -29,11 +29,10 @@ from tf_simclr.data.manifest import Shard
 from tf_simclr.data.sources import FOLDER_PREFIX
 from tf_simclr.data.splits import UNLABELLED, find_split
 from tf_simclr.evaluation.features import digest
-from tf_simclr.files import counted, one_line, shown_path
+from tf_simclr.files import check_addresses, counted, one_line, shown_path
 from tf_simclr.images.decode import MAX_PIXELS
 from tf_simclr.preparation.convert import Conversion, Converted, ReadError, convert_files, start_worker
 from tf_simclr.preparation.record_writer import UNREADABLE, PreparedFiles, Row
-from tf_simclr.terminal.entry import entry_point
 from tf_simclr.terminal.interrupts import interrupts_tell
 from tf_simclr.terminal.progress import Progress
 
@@ -65,7 +64,6 @@ class _Split(NamedTuple):
         return self.source.files[self.order[place]]
 
 
-@entry_point
 def prepare(config: PrepareConfig) -> None:
     """Writes all splits of a folder as record files; goes on where it was stopped.
 
@@ -77,6 +75,7 @@ def prepare(config: PrepareConfig) -> None:
     Raises:
         UserError: anything the user can mend.
     """
+    check_addresses(config)
     files = PreparedFiles(str(config.output), overwrite=config.overwrite)
     try:
         with interrupts_tell(lambda: files.what_is_written):
