@@ -2,6 +2,7 @@
 # make test       the same environment plus the tests' tools, then all tests but repetitions
 # make test-all   the repetitions too: more kills, more replicas, every benchmark
 # make test-fast  the tests that need no long run
+# make test-stack the tests of what may differ by version of TensorFlow
 # make test-optional  the tests that run optional packages, but for PyTorch, which is big
 # make lint       linter, formatter check, type checker
 # make format     format the code
@@ -11,9 +12,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-TESTS ?= -n 2 --dist loadfile
+TESTS ?= -n 2 --dist worksteal
 
-.PHONY: run test test-all test-fast test-optional lint format bench clean
+.PHONY: run test test-all test-fast test-stack test-optional lint format bench clean
 
 run: $(VENV)/runtime
 	$(BIN)/python run.py --mode=train_then_eval
@@ -26,6 +27,9 @@ test-all: $(VENV)/develop
 
 test-fast: $(VENV)/develop
 	$(BIN)/python -m pytest $(TESTS) -m "not slow and not exhaustive"
+
+test-stack: $(VENV)/develop
+	$(BIN)/python -m pytest $(TESTS) -m "stack and not exhaustive"
 
 test-optional: $(VENV)/develop
 	grep -v '^torch' requirements-optional.txt | $(BIN)/pip install --quiet --requirement /dev/stdin

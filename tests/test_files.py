@@ -147,6 +147,7 @@ def test_arrays_are_written_as_numpy_does(tmp_path):
     assert (tmp_path / "ours.npz").read_bytes() == (tmp_path / "theirs.npz").read_bytes()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["path", "file"])
 @pytest.mark.parametrize("size", [1, 10**6])
 def test_arrays_on_a_full_disk_are_one_error_and_nothing_else(monkeypatch, size, kind):

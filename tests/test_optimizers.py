@@ -14,6 +14,8 @@ from tf_simclr import optimizers
 from tf_simclr.config import UserError
 from tf_simclr.schedules import WarmupCosine
 
+pytestmark = pytest.mark.stack
+
 needs_addons = pytest.mark.skipif(sys.version_info >= (3, 12), reason="tensorflow-addons has no release for it")
 NAMES = ["lars", pytest.param("lamb", marks=needs_addons), "momentum", "adam"]
 HYPER = {"momentum": 0.9, "weight_decay": 0.01, "trust_coefficient": 0.001}
@@ -269,6 +271,7 @@ def test_momentum_is_nesterov_without_decay():
     assert_all_close(variables, values, rtol=1e-13)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NAMES)
 def test_optimizer_is_equal_eager_graph_and_xla(name):
     eager = train(name)
@@ -276,6 +279,7 @@ def test_optimizer_is_equal_eager_graph_and_xla(name):
     assert_all_close(train(name, lambda f: tf.function(f, jit_compile=True)), eager, rtol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 @pytest.mark.parametrize("name", NAMES)
 def test_optimizer_on_two_replicas_equals_one(name):

@@ -153,6 +153,7 @@ def test_batch_larger_than_the_data_is_refused(refused):
 # ---- Wrong checkpoints and directories
 
 
+@pytest.mark.slow
 def test_checkpoint_that_does_not_exist_leaves_nothing_and_the_directory_free(refused, tmp_path):
     message = refused(checkpoint=f"{tmp_path}/ckpt-3")
     assert message == (
@@ -160,6 +161,7 @@ def test_checkpoint_that_does_not_exist_leaves_nothing_and_the_directory_free(re
     )
 
 
+@pytest.mark.slow
 def test_checkpoint_of_another_network_leaves_nothing(refused):
     message = refused(checkpoint=finished_run().directory, proj_out_dim=32)
     assert "another network; variables: " in message
@@ -359,6 +361,7 @@ def kill_when_there(process, path, seconds_after):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_run_killed_and_resumed_equals_the_uninterrupted_to_the_bit(tmp_path):
     whole = start(tmp_path / "whole", keep_hub_module_max=0)
     cut = tmp_path / "cut"

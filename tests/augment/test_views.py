@@ -67,6 +67,7 @@ def test_draw_uniforms_refuses_keys_out_of_range(seed, view, name):
         draw_uniforms(seed, view, 0, 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("view", [FULL, TrainView(image_size=40, color_jitter_strength=0.5, use_blur=True)])
 def test_train_view_eager_equals_graph_equals_xla(view):
     images, draws = _smooth_images(8, 30, 36), draw_uniforms(0, 0, 0, 8)
@@ -75,6 +76,7 @@ def test_train_view_eager_equals_graph_equals_xla(view):
     np.testing.assert_allclose(tf.function(view, jit_compile=True)(images, draws), eager, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_train_view_same_draws_give_same_pixels():
     images, draws = _images(8, 30, 36, 3), draw_uniforms(0, 0, 0, 8)
     compiled = tf.function(FULL, jit_compile=True)
@@ -171,6 +173,7 @@ def test_eval_view_keeps_the_aspect_at_32_pixels():
     np.testing.assert_array_equal(EvalView(image_size=32)(images), images[:, 4:36].astype(np.float32) / 255)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compiled", [False, True])
 def test_train_view_of_one_image_equals_its_row_of_a_batch(compiled):
     images, draws = _smooth_images(12, 30, 36), draw_uniforms(5, 0, 0, 12)

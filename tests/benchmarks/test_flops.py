@@ -36,6 +36,7 @@ def model_config(**settings) -> ModelConfig:
     return tiny_config(**({"precision": "float32"} | settings))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", exhaustive_unless_in(FAST, NETWORKS))
 def test_forward_pass_equals_the_graph(name):
     config = model_config(**NETWORKS[name])
@@ -94,6 +95,7 @@ def training(**settings):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", exhaustive_unless_in(FAST, STEPS))
 def test_step_equals_the_graph(name):
     config = training(**STEPS[name])

@@ -75,6 +75,7 @@ def test_few_labels_are_the_same_with_and_without_the_unlabelled_images(tmp_path
     assert names[0] == names[1]
 
 
+@pytest.mark.slow
 def test_sum_of_splits_reads_its_images(tmp_path):
     for number, name in enumerate(("train/a", "train/b", "test/b", "test/c")):
         write_image(tmp_path / name / "0.png", grey_image(number))

@@ -29,6 +29,7 @@ def evaluated(source, batch_size=8):
     return numbers_of(images), labels, mask, sum(part["bad_images"] for part in parts)
 
 
+@pytest.mark.slow
 def test_folder_of_classes(class_folder):
     (class_folder / "cat" / "notes.txt").write_text("no image")
     (class_folder / ".cache").mkdir()
@@ -40,6 +41,7 @@ def test_folder_of_classes(class_folder):
     assert (mask.sum(), bad, available_splits(config(class_folder))) == (12, 0, ("train",))
 
 
+@pytest.mark.slow
 def test_folder_without_classes_has_no_labels(tmp_path):
     for number in range(3):
         write_image(tmp_path / f"{number}.JPG", grey_image(number))
@@ -79,6 +81,7 @@ def test_folder_with_a_class_named_like_a_split(tmp_path):
     assert load_source(config(tmp_path), "train").class_names == ("bus", "train")
 
 
+@pytest.mark.slow
 def test_folder_of_a_class_whose_name_is_no_text_has_one_that_can_be_written(tmp_path):
     for name in (b"caf\xe9", b"tea"):
         path = os.fsencode(tmp_path / "x").replace(b"x", name)
@@ -90,6 +93,7 @@ def test_folder_of_a_class_whose_name_is_no_text_has_one_that_can_be_written(tmp
     assert (mask.sum(), bad) == (2, 0)
 
 
+@pytest.mark.slow
 def test_link_to_itself_costs_one_example(class_folder):
     os.symlink("loop.png", class_folder / "cat" / "loop.png")
     source = load_source(config(class_folder), "train")
@@ -103,6 +107,7 @@ def test_folder_finds_images_in_folders_of_a_class(tmp_path):
     assert load_source(config(tmp_path), "train").num_examples == 2
 
 
+@pytest.mark.slow
 def test_folder_parts_of_a_split_are_mixed_over_the_classes(class_folder):
     first = load_source(config(class_folder), "train[:50%]")
     second = load_source(config(class_folder), "train[50%:]")
@@ -111,6 +116,7 @@ def test_folder_parts_of_a_split_are_mixed_over_the_classes(class_folder):
     assert set(first.labels) == set(second.labels) == {0, 1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", [False, True])
 def test_folder_training_is_seeded_and_resumes(class_folder, cache):
     def batches(count, **kwargs):
@@ -130,6 +136,7 @@ def test_folder_training_is_seeded_and_resumes(class_folder, cache):
         np.testing.assert_allclose(part["views"][1], whole[index // 2]["views"][1][rows], atol=1e-6)
 
 
+@pytest.mark.slow
 def test_folder_decodes_every_kind_to_rgb(tmp_path):
     image = Image.fromarray(np.full((12, 16, 3), 100, np.uint8))
     image.convert("L").save(tmp_path / "grey.png")
@@ -172,6 +179,7 @@ def damage(folder):
     return {str(path) for path in (whole, empty, text)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", [False, True])
 def test_folder_unreadable_images_are_replaced_counted_and_named(class_folder, cache):
     bad_paths = damage(class_folder)
@@ -188,6 +196,7 @@ def test_folder_unreadable_images_are_replaced_counted_and_named(class_folder, c
         check_bad_images(source, num_bad=3, num_seen=15, max_fraction=0.01)
 
 
+@pytest.mark.slow
 def test_folder_unreadable_images_are_masked_in_evaluation(class_folder):
     damage(class_folder)
     numbers, _, mask, bad = evaluated(load_source(config(class_folder), "train"))
@@ -195,6 +204,7 @@ def test_folder_unreadable_images_are_masked_in_evaluation(class_folder):
     assert (mask.sum(), len(mask), bad) == (12, 16, 3)
 
 
+@pytest.mark.slow
 def test_folder_image_over_the_pixel_limit_is_unreadable(class_folder, monkeypatch):
     monkeypatch.setattr("tf_simclr.images.decode.MAX_PIXELS", 4095)
     write_image(class_folder / "dog" / "x.png", np.zeros((64, 64, 3), np.uint8))
@@ -205,6 +215,7 @@ def test_folder_image_over_the_pixel_limit_is_unreadable(class_folder, monkeypat
     assert name.endswith("x.png")
 
 
+@pytest.mark.slow
 def test_folder_file_that_vanishes_is_unreadable(class_folder):
     source = load_source(config(class_folder), "train")
     (class_folder / "cat" / "00.png").unlink()
@@ -212,6 +223,7 @@ def test_folder_file_that_vanishes_is_unreadable(class_folder):
     assert (mask.sum(), bad) == (11, 1)
 
 
+@pytest.mark.slow
 def test_folder_without_any_readable_image_still_gives_batches(tmp_path):
     for number in range(6):
         (tmp_path / f"{number}.jpg").write_text("no")

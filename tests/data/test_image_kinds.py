@@ -116,6 +116,7 @@ def assert_same(received, expected, labels):
         np.testing.assert_allclose(one, other, atol=TOLERANCE, err_msg=list(kinds())[label])
 
 
+@pytest.mark.slow
 def test_every_kind_in_training_views(source):
     view = TrainView(image_size=SIZE)
     plan = BatchPlan(global_batch_size=source.num_examples)
@@ -131,6 +132,7 @@ def test_every_kind_in_training_views(source):
         assert_same(batch["views"][number], expected, batch["labels"])
 
 
+@pytest.mark.slow
 def test_every_kind_in_evaluation_and_in_exports(source):
     view = EvalView(image_size=SIZE)
     plan = BatchPlan(global_batch_size=source.num_examples)
@@ -207,6 +209,7 @@ def damaged_folder(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_whatever_is_no_image_costs_one_example_and_is_counted(damaged_folder):
     source = load_source(DataConfig(dataset=f"folder:{damaged_folder}"), "train")
     bad = len(unreadable()) + (os.geteuid() != 0)
@@ -216,6 +219,7 @@ def test_whatever_is_no_image_costs_one_example_and_is_counted(damaged_folder):
     assert {os.path.basename(name) for name in source.bad_image_names()} >= unreadable().keys()
 
 
+@pytest.mark.slow
 def test_images_that_vanish_while_they_are_trained_on_are_counted(damaged_folder):
     source = load_source(DataConfig(dataset=f"folder:{damaged_folder}"), "train")
     bad = source.num_examples - 8

@@ -115,6 +115,7 @@ def test_rows_of_each_source_are_spread_over_the_batch(rows):
         assert np.abs(seen - even).max() <= 1
 
 
+@pytest.mark.slow
 def test_batches_have_their_rows_of_each_source_and_no_labels(mixed):
     assert (mixed.num_examples, mixed.num_classes) == (48, None)
     batches = train_dataset(mixed, GreyView(), plan=PLAN, seed=SEED)
@@ -133,6 +134,7 @@ def test_weights_not_given_are_the_numbers_of_images(tmp_path):
 # ---- In which order
 
 
+@pytest.mark.slow
 def test_each_source_is_seen_whole_in_epochs_of_its_own(mixed):
     _, keys = rows(mixed, 240).T
     np.testing.assert_array_equal(owners(keys).reshape(-1, 10), [row_order([5, 2, 3])] * 24)
@@ -143,6 +145,7 @@ def test_each_source_is_seen_whole_in_epochs_of_its_own(mixed):
         assert len({tuple(epoch) for epoch in epochs}) == len(epochs) > 1, kind
 
 
+@pytest.mark.slow
 def test_resumed_run_sees_the_rows_of_one_that_was_not(tmp_path, mixed):
     whole = rows(mixed, 150)
     for first_step in (1, 5, 11):
@@ -150,11 +153,13 @@ def test_resumed_run_sees_the_rows_of_one_that_was_not(tmp_path, mixed):
         np.testing.assert_array_equal(again, whole[10 * first_step : 10 * first_step + 30])
 
 
+@pytest.mark.slow
 def test_no_two_rows_are_made_of_the_same_random_numbers(mixed):
     positions, _ = rows(mixed, 200).T
     assert len(set(positions)) == 200
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_replicas", [2, pytest.param(5, marks=pytest.mark.slow)])
 def test_replicas_get_the_rows_of_one_replica(mixed, num_replicas):
     """Also where they cannot share the rows of each source evenly: 5, 2 and 3 of 10."""
@@ -179,6 +184,7 @@ def test_workers_get_the_rows_of_one_worker(mixed):
         assert sorted(map(tuple, joined)) == sorted(map(tuple, whole[step]))
 
 
+@pytest.mark.slow
 def test_workers_read_their_parts_of_records(mixed):
     source = MixedSource(mixed.sources[1:], [0.4, 0.6])
     for worker, share in enumerate((range(8), range(8, 16))):
@@ -260,6 +266,7 @@ def two(tmp_path):
     return f"folder:{tmp_path}/a,tfrecord:{tmp_path}/b"
 
 
+@pytest.mark.slow
 def test_data_sets_that_are_named_together_are_mixed(two):
     source = load_training_source(DataConfig(dataset=two, mix="0.25,0.75"))
     assert (source.num_examples, source.num_rows(8), source.class_names) == (24, [2, 6], None)
@@ -275,6 +282,7 @@ def test_several_data_sets_are_evaluated_on_the_first(two):
     assert (source.name, source.num_examples) == (f"{second} (test)", 4)
 
 
+@pytest.mark.slow
 def test_real_shares_are_told_where_they_differ(two):
     source = load_training_source(DataConfig(dataset=two, mix="0.7,0.3"))
     first, second = (f"{name} (train)" for name in two.split(","))

@@ -44,6 +44,7 @@ def test_train_dataset_elements_have_static_shapes(source):
     assert spec["labels"].dtype.name == spec["bad_images"].dtype.name == "int32"
 
 
+@pytest.mark.slow
 def test_train_dataset_same_seed_same_batches_other_seed_others(source, whole):
     # The global seed is another one here than where `whole` was made.
     tf.random.set_seed(1234)
@@ -75,6 +76,7 @@ def test_epoch_candidates_mix_well():
     assert np.abs(correlations).max() < 6 / np.sqrt(num_examples)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("first_step", [1, 7])
 def test_train_dataset_resumed_equals_skipped(source, whole, first_step):
     resumed = batches(source, 3, first_step=first_step)

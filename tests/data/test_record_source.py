@@ -57,6 +57,7 @@ def folder(tmp_path_factory):
     return write_greys(root, range(24, 30), num_files=1, split="test")
 
 
+@pytest.mark.slow
 def test_fingerprint_does_not_depend_on_memory(folder):
     stream, cached = (open_train(folder, cache_dataset=cache) for cache in (False, True))
     assert stream.fingerprint() == cached.fingerprint() != open_train(folder, "test").fingerprint()
@@ -102,6 +103,7 @@ def test_two_spellings_of_one_split_are_refused(tmp_path):
         open_train(tmp_path)
 
 
+@pytest.mark.slow
 def test_folder_glob_and_single_file(folder):
     for where in (folder, f"{folder}/{{split}}-*.tfrecord"):
         assert available_splits(config(where)) == ("train", "test")
@@ -112,6 +114,7 @@ def test_folder_glob_and_single_file(folder):
     assert open_train(f"{folder}/train-00001-of-00003.tfrecord").num_examples == 8
 
 
+@pytest.mark.slow
 def test_directory_is_no_pattern_whatever_its_name(tmp_path):
     for number, name in enumerate(["run [a]", "run a", "run*", "{split}"], start=1):
         (tmp_path / name / "part [1]").mkdir(parents=True)
@@ -147,6 +150,7 @@ def test_home_is_expanded(folder, monkeypatch):
     assert open_train(f"~/{folder.name}").num_examples == 24
 
 
+@pytest.mark.slow
 def test_examples_come_in_the_order_of_the_files_with_their_labels(folder):
     source = open_train(folder)
     assert (source.num_classes, source.class_names) == (2, ("0", "1"))
@@ -181,6 +185,7 @@ def test_cached_images_stay_in_memory(tmp_path):
 # ---- The order, resumed and shared out
 
 
+@pytest.mark.slow
 def test_resumed_run_sees_the_order_of_one_that_was_not(folder):
     keys, numbers = order(open_train(folder), 72)
     assert numbers == [(number % 8) * 3 + number // 8 for number in keys]
@@ -193,6 +198,7 @@ def test_resumed_run_sees_the_order_of_one_that_was_not(folder):
         assert again == keys[6 * first_step : 6 * first_step + 18]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("compression", ["", pytest.param("GZIP", marks=pytest.mark.slow)])
 def test_workers_and_replicas_share_the_records(tmp_path, compression):
     source = open_train(write_greys(tmp_path, range(24), compression=compression))
@@ -265,6 +271,7 @@ def test_refusal_names_the_features(folder):
 # ---- Classes
 
 
+@pytest.mark.slow
 def test_classes_are_counted_over_all_splits_once(tmp_path, log):
     write(tmp_path / "train-0.tfrecord", [example(png(n), n) for n in range(5)])
     write(tmp_path / "test-0.tfrecord", [example(png(n), 0) for n in range(3)])
@@ -292,6 +299,7 @@ def test_classes_are_counted_where_another_split_has_no_labels(tmp_path, label_k
     assert load_source(config(tmp_path), "unlabelled").num_classes is None
 
 
+@pytest.mark.slow
 def test_labels_that_are_counted_from_1(tmp_path):
     write(tmp_path / "train-0.tfrecord", [example(png(n), 1 + n % 2) for n in range(6)])
     few = {"labels_per_class": 2}
@@ -317,6 +325,7 @@ def partly(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_classes", [0, 2])
 def test_negative_labels_are_none(partly, log, num_classes):
     data = config(partly, tfrecord_num_classes=num_classes)
@@ -329,6 +338,7 @@ def test_negative_labels_are_none(partly, log, num_classes):
     assert sum("Reading the labels of 24 records" in message for message in log.messages) == 1
 
 
+@pytest.mark.slow
 def test_what_needs_labels_sees_the_labelled_images(partly, log):
     data = config(partly)
     found, labels, _ = evaluated(few_labels(load_source(data, "train"), data))
@@ -339,6 +349,7 @@ def test_what_needs_labels_sees_the_labelled_images(partly, log):
     assert sorted(evaluated(few_labels(load_source(data, "train"), data))[1]) == [0] * 8 + [1] * 8
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_classes", [0, 2])
 def test_split_of_negative_labels_is_one_without(tmp_path, num_classes):
     write(tmp_path / "train-0.tfrecord", [example(png(n), n % 2) for n in range(6)])
@@ -349,6 +360,7 @@ def test_split_of_negative_labels_is_one_without(tmp_path, num_classes):
     assert load_source(data, "train").num_classes == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_classes", [0, 2])
 def test_records_of_splits_are_added(tmp_path, num_classes):
     write(tmp_path / "train-0.tfrecord", [example(png(n), n % 2) for n in range(6)])
@@ -368,12 +380,14 @@ def test_records_of_splits_are_added(tmp_path, num_classes):
     assert sorted(cached.labels) == [-1] * 4 + [0] * 4 + [1] * 4
 
 
+@pytest.mark.slow
 def test_data_of_negative_labels_alone_is_without(tmp_path):
     write(tmp_path / "train-0.tfrecord", [example(png(n), -1) for n in range(6)])
     source = open_train(tmp_path)
     assert source.class_names is None and evaluated(source)[2] == 0
 
 
+@pytest.mark.slow
 def test_few_labels_of_records(folder):
     data = config(folder, labels_per_class=3)
     chosen = few_labels(load_source(data, "train"), data)
@@ -395,6 +409,7 @@ def prepared(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_manifest_says_counts_and_class_names(prepared, monkeypatch):
     monkeypatch.setattr("tf_simclr.data.record_source.count_records", None)
     source = open_train(prepared)
@@ -426,6 +441,7 @@ def test_unfinished_files_are_refused(tmp_path, beside):
             open_train(where)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("content", ['{"files": []}', "[]", '{"format": 3}', '{"format": "webdataset-1"}'])
 def test_manifest_of_another_program_is_left_alone(tmp_path, content):
     write_greys(tmp_path, range(6), num_files=1)
@@ -531,6 +547,7 @@ def damaged(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 def test_damaged_records_cost_one_example_each(damaged):
     source = open_train(damaged)
     view, plan = TrainView(image_size=8), BatchPlan(global_batch_size=8)
@@ -543,6 +560,7 @@ def test_damaged_records_cost_one_example_each(damaged):
     assert set(source.bad_image_names()) == {f"train-0.tfrecord record {number}" for number in (2, 4, 5, 6)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_damaged_records_are_counted_in_evaluation(damaged, cache):
     source = open_train(damaged, cache_dataset=cache)
@@ -551,6 +569,7 @@ def test_damaged_records_are_counted_in_evaluation(damaged, cache):
     assert (found, labels, num_bad) == (expected, [number % 2 for number in expected], 4)
 
 
+@pytest.mark.slow
 def test_damage_moves_no_other_example(damaged):
     def keys():
         source = open_train(damaged, tfrecord_num_classes=2)
@@ -572,6 +591,7 @@ def test_damaged_records_are_not_chosen_for_few_labels(damaged):
     assert num_bad <= 1 and not {2, 4, 6} & set(found)
 
 
+@pytest.mark.slow
 def test_file_that_is_cut_off_is_told_and_counted(tmp_path, log):
     write_greys(tmp_path, range(24))
     path = tmp_path / "train-00001-of-00003.tfrecord"

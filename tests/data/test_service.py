@@ -65,6 +65,7 @@ def test_service_makes_the_batches_of_a_run_each_once(address, kind):
     assert set(received.values()) == {1}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_service_shows_each_image_once_an_epoch_in_fresh_views(address, kind, tmp_path):
     source = make_source(kind, NUM_EXAMPLES, tmp_path)
@@ -88,6 +89,7 @@ def test_service_stream_of_a_resumed_run_begins_an_epoch(address, tmp_path):
     assert np.min(places) >= 2 * NUM_EXAMPLES
 
 
+@pytest.mark.slow
 def test_service_shares_batches_among_training_workers(address):
     source = make_source("array", NUM_EXAMPLES)
     plans = [BatchPlan(global_batch_size=12, first_replica=replica, total_replicas=2) for replica in range(2)]
@@ -165,6 +167,7 @@ def test_check_service_accepts_one_that_works(address):
     check_service(address)
 
 
+@pytest.mark.slow
 def test_check_service_refuses_an_address_that_does_not_answer(impatient):
     with socket.create_server(("localhost", 0)) as silent:
         address = f"grpc://localhost:{silent.getsockname()[1]}"
@@ -173,6 +176,7 @@ def test_check_service_refuses_an_address_that_does_not_answer(impatient):
     assert refusal("grpc://no.such.host.invalid:5000").startswith("no dispatcher answers (")
 
 
+@pytest.mark.slow
 def test_check_service_refuses_a_dispatcher_without_data_workers(impatient):
     dispatcher = start_dispatcher()
     assert refusal(dispatcher.target).startswith("no data worker answers within 2 s; start one (")

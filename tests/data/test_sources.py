@@ -155,6 +155,7 @@ def test_names_of_tfds_are_no_paths():
         assert DataConfig(dataset=dataset).dataset == dataset
 
 
+@pytest.mark.slow
 def test_load_source_of_digits_does_not_load_tfds():
     code = (
         "import sys; from tf_simclr.config import DataConfig; from tf_simclr.data import load_source;"
@@ -179,6 +180,7 @@ def test_check_bad_images_stops_over_the_share():
         check_bad_images(source, num_bad=3, num_seen=200, max_fraction=0.01)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize(("start", "stop"), [(0, 23), (0, 7), (5, 6), (6, 23), (22, 23)])
 def test_part_holds_the_examples_of_its_range_under_their_own_names(kind, start, stop, tmp_path):
@@ -203,6 +205,7 @@ def test_part_of_a_part_and_its_subset_keep_their_names(kind, tmp_path):
     assert inner.subset(np.array([2, 5]), "two").example_name(1) == source.example_name(12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["encoded", "stream"])
 def test_part_decodes_no_other_image(kind, tmp_path):
     """What is unreadable elsewhere is not met."""

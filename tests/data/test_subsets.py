@@ -99,6 +99,7 @@ def test_choice_is_uniform_and_drawn_for_each_class_by_itself():
 PINNED = [1, 4, 7, 10]
 
 
+@pytest.mark.slow
 def test_choice_is_the_same_in_every_process_and_release():
     """A published result names its labels by their seed alone."""
     script = (
@@ -173,6 +174,7 @@ def shown(source):
     return numbers_of(batch["images"]), batch["labels"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cache", [False, True])
 def test_few_labels_of_a_folder_has_the_chosen_files(class_folder, cache):
     data = DataConfig(dataset=f"folder:{class_folder}", cache_dataset=cache, labels_per_class=2, label_seed=3)
@@ -187,6 +189,7 @@ def test_few_labels_of_a_folder_has_the_chosen_files(class_folder, cache):
     assert shown(source)[0].tolist() == list(range(12))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cache", "kind"), [(False, StreamSource), (True, EncodedImages)])
 def test_few_labels_of_records_has_the_chosen_records(tfds_dir, no_network, cache, kind):
     data = DataConfig(
@@ -214,6 +217,7 @@ def stream_key(source, number):
     return int(example["keys"][0])
 
 
+@pytest.mark.slow
 def test_few_labels_of_a_part_of_a_stream_reads_no_other_records(tfds_dir, no_network):
     data = DataConfig(dataset="tiny_jpegs", data_dir=str(tfds_dir), labels_per_class=2)
     source = load_source(data, "train[30%:]")
@@ -283,6 +287,7 @@ def mixed(first_step=0, num_replicas=1):
     return mix_labelled(*parts), *parts
 
 
+@pytest.mark.slow
 def test_mixed_batch_has_the_labelled_rows_last():
     dataset, unlabelled, labelled = mixed()
     spec = dataset.element_spec
@@ -299,6 +304,7 @@ def test_mixed_batch_has_the_labelled_rows_last():
     assert sorted(seen) == sorted([*range(30, 35)] * 2)
 
 
+@pytest.mark.slow
 def test_mixed_batches_go_on_at_any_step():
     whole = list(mixed()[0].take(7))
     for batch, other in zip(whole[4:], mixed(first_step=4)[0].take(3), strict=True):
@@ -306,6 +312,7 @@ def test_mixed_batches_go_on_at_any_step():
         np.testing.assert_array_equal(batch["labels"], other["labels"])
 
 
+@pytest.mark.slow
 def test_mixed_batches_give_every_replica_labelled_rows():
     for batch in mixed(num_replicas=2)[0].take(4):
         np.testing.assert_array_equal(batch["labels"].numpy() < 0, [True] * 6 + [False] * 2)

@@ -20,7 +20,7 @@ from tf_simclr.data import (
 from tf_simclr.data.random_access import EncodedImages
 from tf_simclr.data.stream_source import StreamSource
 
-pytestmark = pytest.mark.usefixtures("no_network")
+pytestmark = [pytest.mark.usefixtures("no_network"), pytest.mark.stack]
 VIEW = TrainView(image_size=8)
 
 
@@ -38,6 +38,7 @@ def numbers(parts):
     return np.concatenate([numbers_of(part["views"][0]) for part in parts])
 
 
+@pytest.mark.slow
 def test_tfds_small_images_are_held_decoded(config):
     train = load_source(config("tiny_fixed"), "train")
     test = load_source(config("tiny_fixed"), "test", flag="eval_split")
@@ -110,6 +111,7 @@ def test_tfds_unlabelled_split_is_taken_where_no_labels_are_learnt(config):
     assert sorted(source.labels) == [-1, -1, 0, 0, 1, 1]
 
 
+@pytest.mark.slow
 def test_tfds_unreadable_small_image_is_left_out(config):
     source = load_source(config("tiny_damaged_fixed", max_bad_image_fraction=0.5), "train")
     assert source.num_examples == 30 and len(source.bad_image_names()) == source.num_left_out == 1
@@ -117,6 +119,7 @@ def test_tfds_unreadable_small_image_is_left_out(config):
         load_source(config("tiny_damaged_fixed"), "train")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("cache", "kind"), [(False, StreamSource), (True, EncodedImages)])
 def test_tfds_images_of_several_sizes(config, cache, kind):
     source = load_source(config("tiny_jpegs", cache_dataset=cache), "train")
@@ -133,6 +136,7 @@ def test_tfds_images_of_several_sizes(config, cache, kind):
             np.testing.assert_array_equal(batch["views"], other["views"])
 
 
+@pytest.mark.slow
 def test_tfds_stream_order_does_not_depend_on_the_global_seed(config):
     import tensorflow as tf
 
@@ -142,6 +146,7 @@ def test_tfds_stream_order_does_not_depend_on_the_global_seed(config):
     np.testing.assert_array_equal(first, numbers(batches(source, 5)))
 
 
+@pytest.mark.slow
 def test_tfds_stream_shares_out_its_records(config):
     source = load_source(config("tiny_jpegs"), "train")
     seen = []
@@ -151,6 +156,7 @@ def test_tfds_stream_shares_out_its_records(config):
     assert sorted(seen) == list(range(40))
 
 
+@pytest.mark.slow
 def test_tfds_stream_part_of_a_split(config):
     parts = [load_source(config("tiny_jpegs"), split) for split in ("train[:30%]", "train[30%:]")]
     assert [part.num_examples for part in parts] == [12, 28]
@@ -166,6 +172,7 @@ def test_tfds_stream_evaluates_every_example_once(config):
     assert len(parts) == 3 and sorted(seen) == list(range(40))
 
 
+@pytest.mark.slow
 def test_tfds_stream_replaces_unreadable_image(config):
     source = load_source(config("tiny_damaged"), "train")
     parts = batches(source, 5, plan=BatchPlan(global_batch_size=4))
@@ -176,6 +183,7 @@ def test_tfds_stream_replaces_unreadable_image(config):
     np.testing.assert_array_equal(numbers(parts) % 2, np.concatenate([part["labels"] for part in parts]))
 
 
+@pytest.mark.slow
 def test_tfds_large_images_of_one_size_are_streamed(config, monkeypatch):
     monkeypatch.setattr(tfds_source, "MAX_BYTES_IN_MEMORY", 1000)
     source = load_source(config("tiny_fixed"), "train")
@@ -225,6 +233,7 @@ def test_tfds_not_prepared_and_no_network_is_one_line(tmp_path, monkeypatch):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.slow
 def test_tfds_label_sets_stand_in_the_order_of_the_positions(config):
     source, sets = load_with_label_sets(config("tiny_sets"), "train", ["labels"], flag="datasets")
     assert isinstance(source, StreamSource) and (source.num_examples, source.num_classes) == (40, 3)

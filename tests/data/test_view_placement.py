@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.support.marks import usual
 from tests.support.networks import two_replicas
 from tf_simclr.augment import NUM_DRAWS, TrainView
 from tf_simclr.config import DataConfig
@@ -16,7 +17,7 @@ DEVICE = dataclasses.replace(HOST, on_device=True)
 PLAN = BatchPlan(global_batch_size=6)
 
 
-@pytest.fixture(params=["array", "files"])
+@pytest.fixture(params=usual("array", also=["files"]))
 def source(request):
     if request.param == "files":
         folder = request.getfixturevalue("class_folder")
@@ -40,6 +41,7 @@ def assert_close(received, expected):
         np.testing.assert_allclose(one, other, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_step_makes_the_views_of_the_input(source):
     host, device, complete = host_and_step(source, first_step=3)
     for expected, batch in zip(host.take(3), device.take(3), strict=True):
@@ -49,6 +51,7 @@ def test_step_makes_the_views_of_the_input(source):
     assert np.abs(one - other).max() > 0.1
 
 
+@pytest.mark.slow
 def test_batches_for_the_step_have_static_shapes(source):
     _, device, complete = host_and_step(source)
     spec = device.element_spec
@@ -67,6 +70,7 @@ def test_step_leaves_batches_that_have_views(source):
     assert step_views(source, HOST)(batch) is batch
 
 
+@pytest.mark.slow
 def test_step_makes_the_views_of_labelled_images(source):
     labelled = source.subset(np.array([1, 4, 11]), "labelled")
 
@@ -81,6 +85,7 @@ def test_step_makes_the_views_of_labelled_images(source):
         assert_close(step_views(source, DEVICE)(batch), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_replicas_make_the_views_of_one(source):
     strategy = two_replicas()

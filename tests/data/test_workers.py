@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from tests.data.kinds import KINDS, RANDOM_ACCESS, SEED, BlankView, DrawsView, make_source, positions_of
+from tests.support.marks import usual
 from tf_simclr.config import UserError
 from tf_simclr.data import ArraySource, BatchPlan, eval_dataset, mix_labelled, train_dataset
 
@@ -36,7 +37,7 @@ def sources(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", RANDOM_ACCESS)
+@pytest.mark.parametrize("kind", usual("array", also=["encoded"]))
 def test_workers_see_the_global_batches_of_one_worker(sources, kind):
     source = sources[kind]
     whole = steps(source, BatchPlan(global_batch_size=BATCH_SIZE), 8)
@@ -46,6 +47,7 @@ def test_workers_see_the_global_batches_of_one_worker(sources, kind):
             np.testing.assert_array_equal(np.concatenate(joined, axis=1), expected[first_step : first_step + 3])
 
 
+@pytest.mark.slow
 def test_batch_of_a_replica_may_hold_several_epochs():
     source = make_source("array", 2)
     labels, views = steps(source, plans(2, num_replicas=1)[1], 5)
@@ -54,9 +56,8 @@ def test_batch_of_a_replica_may_hold_several_epochs():
     np.testing.assert_array_equal(positions_of(views), np.arange(60).reshape(5, 12)[:, 6:].ravel())
 
 
-@pytest.mark.parametrize(
-    "num_workers", [pytest.param(1, marks=pytest.mark.slow), 2, pytest.param(3, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("num_workers", usual(2, also=[1, 3]))
 def test_stream_workers_read_a_part_each_once_an_epoch(sources, num_workers):
     source, num_steps, seen = sources["stream"], 24, []
     for plan in plans(num_workers):
@@ -76,6 +77,7 @@ def test_stream_workers_read_a_part_each_once_an_epoch(sources, num_workers):
     assert sorted(seen) == list(range(NUM_EXAMPLES))
 
 
+@pytest.mark.slow
 def test_stream_worker_opens_no_files_of_others(tmp_path):
     source = make_source("stream", NUM_EXAMPLES, tmp_path)
     max(tmp_path.iterdir(), key=lambda path: int(path.stem.partition("-")[2])).unlink()
@@ -83,6 +85,7 @@ def test_stream_worker_opens_no_files_of_others(tmp_path):
     assert labels.max() <= NUM_EXAMPLES // 2
 
 
+@pytest.mark.slow
 def test_stream_over_workers_is_announced_once(sources, tmp_path, log):
     source = make_source("stream", NUM_EXAMPLES, tmp_path)
     source.train_examples(SEED, plans(1)[0], 0)
@@ -106,6 +109,7 @@ def test_stream_with_fewer_records_than_workers_is_refused(tmp_path):
         source.train_examples(SEED, plans(3)[2], 0)
 
 
+@pytest.mark.slow
 def test_mixed_batches_of_workers_hold_the_rows_of_both_kinds(sources):
     few = make_source("array", 4)
     whole, _ = steps(few, BatchPlan(global_batch_size=6), 3)
@@ -122,7 +126,7 @@ SHARINGS = ((1, 1), (2, 1), (1, 2), (2, 2), (1, 3), (3, 2))  # Replicas of a wor
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", usual(*RANDOM_ACCESS, also=["stream"]))
 def test_evaluation_has_each_example_once(kind, tmp_path):
     for num_examples in SIZES:
         source = make_source(kind, num_examples, tmp_path)
@@ -137,8 +141,11 @@ def test_evaluation_has_each_example_once(kind, tmp_path):
             assert sorted(seen) == list(range(num_examples)), (num_examples, num_replicas, num_workers, rows)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(("num_workers", "num_replicas", "batch_size"), [(1, 1, 23), (1, 2, 8), (2, 2, 12), (3, 1, 24)])
+@pytest.mark.parametrize(
+    ("num_workers", "num_replicas", "batch_size"), usual((1, 2, 8), (2, 2, 12), also=[(1, 1, 23), (3, 1, 24)])
+)
 def test_eval_dataset_masks_what_fills_up_batches(sources, kind, num_workers, num_replicas, batch_size):
     seen, counts = [], set()
     for plan in plans(num_workers, num_replicas, batch_size):

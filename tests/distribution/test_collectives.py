@@ -7,6 +7,8 @@ import tensorflow as tf
 from tests.support.networks import run_on_replicas, two_replicas
 from tf_simclr.distribution import collectives as distribute
 
+pytestmark = pytest.mark.stack
+
 ROWS = np.random.default_rng(0).normal(size=(6, 4))
 WEIGHTS = np.random.default_rng(1).normal(size=(2, 6, 4))
 

@@ -13,6 +13,8 @@ from tf_simclr.distribution import collectives as distribute
 from tf_simclr.distribution import strategies
 from tf_simclr.distribution.cluster import Cluster
 
+pytestmark = pytest.mark.stack
+
 TWO_WORKERS = '{"cluster": {"worker": ["127.0.0.1:1", "127.0.0.1:2"]}, "task": {"type": "worker", "index": 1}}'
 
 

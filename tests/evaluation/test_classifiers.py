@@ -191,6 +191,7 @@ def test_sgd_is_the_recurrence_of_the_paper():
         np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_sgd_of_several_batches_is_the_same_for_the_same_seed(monkeypatch):
     monkeypatch.setattr(classifiers, "_SGD_BATCH_SIZE", 32)
 

@@ -12,6 +12,7 @@ import pyarrow.parquet
 import pytest
 import tensorflow as tf
 
+from tests.support.marks import usual
 from tests.support.runs import TOTAL_STEPS, finished_run, run_program, write_images
 from tf_simclr.augment import EvalView
 from tf_simclr.config import DataConfig, EmbedConfig, UserError
@@ -79,6 +80,7 @@ def files(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("extension", "endpoint"),
     [
@@ -124,7 +126,7 @@ def test_many_images_become_several_files(photos, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_batches", [1, 2, 3, 4])
+@pytest.mark.parametrize("num_batches", usual(2, also=[1, 3, 4]))
 def test_interrupted_output_goes_on_to_the_same_bytes(photos, tmp_path, monkeypatch, num_batches):
     """Two batches a file, the second of them filled up: killed within files and between them."""
     settings = {"shard_size": 4, "eval_batch_size": 3}
@@ -201,6 +203,7 @@ def test_output_that_exists_is_replaced_where_asked(photos, tmp_path):
     assert refusal(photos, path) == message
 
 
+@pytest.mark.slow
 def test_unreadable_images_are_left_out_and_named(photos, tmp_path, log):
     (photos / "cat" / "002.png").write_bytes(b"")
     (photos / "dog" / "004.png").write_text("no image")
@@ -213,6 +216,7 @@ def test_unreadable_images_are_left_out_and_named(photos, tmp_path, log):
     assert "Left out 2 unreadable images: cat/002.png, dog/004.png." in log.text
 
 
+@pytest.mark.slow
 def test_too_many_unreadable_images_stop(photos, tmp_path):
     for number in range(6):
         (photos / PHOTOS[number]).write_bytes(b"")
@@ -220,6 +224,7 @@ def test_too_many_unreadable_images_stop(photos, tmp_path):
     assert not (tmp_path / "f.npz").exists()
 
 
+@pytest.mark.slow
 def test_flat_folder_with_any_names_has_no_labels(tmp_path):
     folder = write_images(tmp_path / "flat", 3)
     (folder / "001.png").rename(folder / "Füße 猫.png")
@@ -246,6 +251,7 @@ class Terminal(io.StringIO):
         return True
 
 
+@pytest.mark.slow
 def test_progress_is_a_bar_on_a_terminal(photos, tmp_path, monkeypatch, log):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
@@ -255,6 +261,7 @@ def test_progress_is_a_bar_on_a_terminal(photos, tmp_path, monkeypatch, log):
     assert " left" not in log.text
 
 
+@pytest.mark.slow
 def test_progress_elsewhere_is_a_line_now_and_then(photos, tmp_path, monkeypatch, log):
     monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0)
     embed(config(photos, tmp_path / "f.npz"))
@@ -263,6 +270,7 @@ def test_progress_elsewhere_is_a_line_now_and_then(photos, tmp_path, monkeypatch
     assert all(re.fullmatch(r"\d+/10 images \| \d+ images/s \| [\d:?]+ left", line) for line in lines)
 
 
+@pytest.mark.slow
 def test_digits_are_named_by_their_number(tmp_path):
     embed(config("digits", tmp_path / "f.npz", split="test[:20]", eval_batch_size=20))
     assert read(tmp_path / "f.npz")[2][:2] == ["example 0", "example 1"]
@@ -271,6 +279,7 @@ def test_digits_are_named_by_their_number(tmp_path):
 # ---- Bad input
 
 
+@pytest.mark.slow
 def test_endpoint_that_does_not_exist_is_answered_with_those_that_do(photos, tmp_path):
     message = refusal(photos, tmp_path / "f.npz", endpoint="block_group5")
     assert message.startswith("--endpoint=block_group5: ")
@@ -311,6 +320,7 @@ def test_network_that_does_not_fit_is_refused(photos, tmp_path, network):
     assert not list(tmp_path.glob("f.npz*"))
 
 
+@pytest.mark.slow
 def test_folder_without_images_is_refused(tmp_path):
     (tmp_path / "empty").mkdir()
     message = refusal(tmp_path / "empty", tmp_path / "f.npz")
@@ -349,6 +359,7 @@ def test_full_disk_keeps_what_is_finished(photos, tmp_path, monkeypatch):
     assert len(files(tmp_path / "out")) == 4
 
 
+@pytest.mark.slow
 def test_file_that_would_not_fit_in_memory_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_MAX_BYTES", 4 * 64 * 100)
     message = refusal("digits", tmp_path / "f.npz", endpoint="default")
@@ -357,6 +368,7 @@ def test_file_that_would_not_fit_in_memory_is_refused(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_program_embeds_and_says_where(photos, tmp_path):
     arguments = [f"--dataset=folder:{photos}", f"--output={tmp_path / 'f.npz'}"]
     done = run_program("--mode=embed", f"--checkpoint={finished_run().directory}", *arguments)

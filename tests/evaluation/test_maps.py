@@ -60,6 +60,7 @@ def names_in(folder):
     return sorted(path.name for path in folder.iterdir())
 
 
+@pytest.mark.slow
 def test_picture_is_a_png_and_the_same_each_time(photos, tmp_path, log):
     paths = [tmp_path / "out" / name for name in ("a.png", "b.png")]
     for path in paths:
@@ -92,6 +93,7 @@ def served(directory):
     return get
 
 
+@pytest.mark.slow
 def test_tensorboard_shows_points_names_and_images(photos, tmp_path):
     output = tmp_path / "out" / "all.projector"
     embed(config(output, f"folder:{photos}", split="train"))
@@ -118,6 +120,7 @@ def test_tensorboard_shows_points_names_and_images(photos, tmp_path):
     assert not sprite[16:, 24:].any()
 
 
+@pytest.mark.slow
 def test_description_is_read_as_tensorboard_reads_it(tmp_path):
     embed(config(tmp_path / "a.projector", endpoint="logits_sup"))
     found = projector.ProjectorConfig()
@@ -140,6 +143,7 @@ def test_images_stand_in_rows(count):
         np.testing.assert_array_equal(tiled[row : row + 2, column : column + 2], image)
 
 
+@pytest.mark.slow
 def test_of_many_images_the_same_ones_are_shown(tmp_path, monkeypatch):
     monkeypatch.setattr(maps, "MAX_POINTS", 12)
     for name in ("a", "b"):
@@ -149,6 +153,7 @@ def test_of_many_images_the_same_ones_are_shown(tmp_path, monkeypatch):
     assert len(first.splitlines()) == 13
 
 
+@pytest.mark.slow
 def test_output_that_exists_is_replaced_where_asked_and_ours(tmp_path):
     for output in (tmp_path / "a.png", tmp_path / "a.projector"):
         embed(config(output))
@@ -163,6 +168,7 @@ def test_output_that_exists_is_replaced_where_asked_and_ours(tmp_path):
     assert (tmp_path / "a.projector" / "mine.txt").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -61,6 +61,7 @@ def counted(monkeypatch):
 # ---- What is written
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("mode", "protocol"), [("linear_eval", "lbfgs"), ("linear_eval", "sgd"), ("knn_eval", None)])
 def test_each_image_goes_through_the_network_once(counted, tmp_path, mode, protocol):
     path = tmp_path / "out" / "result.json"

@@ -11,6 +11,8 @@ from tests.support.runs import REPOSITORY, TOTAL_STEPS, finished_run, write_imag
 from tf_simclr.config import DataConfig, EmbedConfig, ExportConfig
 from tf_simclr.evaluation.embed import embed
 
+pytestmark = pytest.mark.stack
+
 PAGE = REPOSITORY / "docs" / "exports.md"
 
 
@@ -36,6 +38,7 @@ def execute(program, names):
     exec(compile(program, str(PAGE), "exec"), names)
 
 
+@pytest.mark.slow
 def test_module_gives_outputs_and_predictions(programs, names, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (write_images(tmp_path / "images", 1) / "000.png").rename(tmp_path / "photo.jpg")

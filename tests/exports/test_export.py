@@ -13,9 +13,12 @@ import tensorflow as tf
 from exports import export, fold_batch_norm
 from exports.export import SavedModelExport, export_checkpoint
 from exports.retention import MARKER
+from tests.support.marks import usual
 from tests.support.runs import TOTAL_STEPS, finished_run, run_program
 from tf_simclr.config import ExportConfig, UserError
 from tf_simclr.runs.checkpoint import load_network
+
+pytestmark = pytest.mark.stack
 
 NEWEST = f"ckpt-{TOTAL_STEPS}"
 
@@ -52,6 +55,7 @@ def make_event(step=5, is_last=True, result=None):
     return types.SimpleNamespace(step=step, is_last=is_last, task=task, result=result)
 
 
+@pytest.mark.slow
 def test_action_exports_once_with_the_result_of_the_run(tmp_path, written):
     action = SavedModelExport(str(tmp_path))
     action(make_event(step=4, is_last=False))
@@ -79,15 +83,15 @@ def test_action_says_before_training_whether_it_can_export(tmp_path, there):
     assert sorted(tmp_path.rglob("*")) == before
 
 
+@pytest.mark.slow
 def test_action_keeps_the_newest(tmp_path, written):
     for step in (1, 2, 3):
         SavedModelExport(str(tmp_path), keep=2)(make_event(step))
     assert {path.name for path in (tmp_path / "saved_model").iterdir()} == {"2", "3"}
 
 
-@pytest.mark.parametrize(
-    "named", [pytest.param(name, marks=pytest.mark.slow) for name in ("checkpoint", "file")] + ["model_dir"]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("named", usual("model_dir", also=["checkpoint", "file"]))
 def test_checkpoint_is_exported_as_the_run_exported_it(run, named):
     settings = {named: str(run)} if named != "file" else {"checkpoint": str(run / f"{NEWEST}.index")}
     (path,) = export_checkpoint(ExportConfig(**settings))
@@ -103,6 +107,7 @@ def test_checkpoint_is_exported_as_the_run_exported_it(run, named):
         np.testing.assert_array_equal(ours[name], value, err_msg=name)
 
 
+@pytest.mark.slow
 def test_earlier_checkpoint_goes_where_it_is_told(run, tmp_path, written):
     (path,) = export_checkpoint(ExportConfig(checkpoint=str(run / "ckpt-4"), model_dir=str(tmp_path / "out")))
     assert path == str(tmp_path / "out" / "saved_model" / "4")
@@ -111,12 +116,14 @@ def test_earlier_checkpoint_goes_where_it_is_told(run, tmp_path, written):
     assert not (run / "saved_model").exists()
 
 
+@pytest.mark.slow
 def test_run_of_unknown_class_names_says_so(run, written):
     (run / "class_names.json").unlink()
     export_checkpoint(ExportConfig(model_dir=str(run)))
     assert (written[0]["class_names"], written[0]["num_classes"]) == (None, 10)
 
 
+@pytest.mark.slow
 def test_export_that_exists_needs_overwrite(run, written):
     export_checkpoint(ExportConfig(model_dir=str(run)))
     assert refusal(model_dir=str(run)).endswith("exists already; replace it with --overwrite=True.")
@@ -124,6 +131,7 @@ def test_export_that_exists_needs_overwrite(run, written):
     assert len(written) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("formats", "message"),
     [
@@ -186,6 +194,7 @@ def test_damaged_checkpoint_is_refused_and_leaves_no_export(run, damage):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_program_exports_and_says_where(run):
     done = run_program("--mode=export", f"--checkpoint={run}", "--export_formats=saved_model")
     assert done.returncode == 0, done.stderr

@@ -12,6 +12,8 @@ from tests.support.networks import assert_close, random_images, randomize, tiny_
 from tf_simclr.config import UserError
 from tf_simclr.models import build_simclr_model
 
+pytestmark = pytest.mark.stack
+
 NETWORKS = {
     "plain": {},
     "bottleneck, large stem": {"resnet_depth": 50, "image_size": 40},
@@ -62,6 +64,7 @@ def reloaded(directory):
 SLOW = ("bottleneck, large stem", "SK, small stem")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "changes",
     [
@@ -84,6 +87,7 @@ def test_folded_network_without_a_classifier_has_no_logits():
     assert "logits_sup" not in fold_batch_norm(model)(random_images(1, 8, 8))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 16, 16), (3, 16, 16), (2, 25, 18)])
 def test_reloaded_module_takes_any_number_and_size_of_images(model, reloaded, shape):
     images = random_images(*shape)
@@ -135,6 +139,7 @@ def test_metadata_is_an_asset_and_names_the_outputs_that_there_are(directory):
     assert metadata == METADATA | {"endpoints": {"default": {"channels": 64}}}
 
 
+@pytest.mark.slow
 def test_network_that_is_too_large_for_a_graph_keeps_variables(model, tmp_path, monkeypatch, log):
     monkeypatch.setattr(folding, "MAX_CONSTANT_BYTES", 1000)
     write_folded(model, str(tmp_path / "module"), METADATA)

@@ -8,8 +8,11 @@ import pytest
 
 from tests.exports import module_maker
 
+pytestmark = pytest.mark.stack
+
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_module_serves_and_trains_in_a_program_without_this_project(tmp_path):
     """`.ci/run` runs the same across both versions of TensorFlow."""
     module_maker.main(str(tmp_path / "module"))

@@ -8,6 +8,8 @@ from exports.metadata import describe_export
 from tf_simclr.config import ModelConfig
 from tf_simclr.models import build_simclr_model
 
+pytestmark = pytest.mark.stack
+
 
 @pytest.fixture(scope="module")
 def model():

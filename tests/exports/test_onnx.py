@@ -11,6 +11,8 @@ from tests.support.networks import assert_close, random_images, randomize, tiny_
 from tf_simclr.config import UserError
 from tf_simclr.models import build_simclr_model
 
+pytestmark = pytest.mark.stack
+
 NETWORKS = {
     "SK, large stem": {"resnet_depth": 50, "sk_ratio": 0.0625, "image_size": 40},
     "SE": {"se_ratio": 0.25},

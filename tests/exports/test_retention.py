@@ -12,6 +12,8 @@ from exports import retention
 from exports.retention import MARKER, is_export, write_export
 from tf_simclr.config import UserError
 
+pytestmark = pytest.mark.stack
+
 
 def write(folder, step, *, keep=1, overwrite=False, content="x"):
     def fill(directory):

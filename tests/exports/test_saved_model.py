@@ -20,6 +20,8 @@ from tf_simclr.data.random_access import EncodedImages
 from tf_simclr.models import build_simclr_model
 from tf_simclr.runs.checkpoint import initialize_from
 
+pytestmark = pytest.mark.stack
+
 BASE = {name: TINY[name] for name in ("resnet_depth", "width_multiplier", "image_size", "proj_out_dim")}
 NAMES = [f"block_group{number}" for number in (1, 2, 3, 4)]
 NAMES += ["initial_conv", "initial_max_pool", "final_avg_pool", "default"]
@@ -53,6 +55,7 @@ def assert_same(received, expected):
         np.testing.assert_allclose(received[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.slow
 def test_export_reloads_in_a_process_without_this_project(model, tmp_path):
     images = random_images(3, 8, 8)
     np.save(tmp_path / "images.npy", images)
@@ -79,6 +82,7 @@ def test_export_reloads_in_a_process_without_this_project(model, tmp_path):
     assert_same(dict(np.load(tmp_path / "outputs.npz")), expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(1, 8, 8), (5, 8, 8), (2, 24, 17)])
 def test_export_takes_any_number_and_size_of_images(model, reloaded, shape):
     images = random_images(*shape)
@@ -98,6 +102,7 @@ def test_export_serving_signature_has_every_name(model, reloaded):
     assert_same(serve(images=tf.constant(images)), model(images, training=False))
 
 
+@pytest.mark.slow
 def test_export_in_training_uses_and_updates_the_batch_statistics(model):
     reloaded, images = load(), random_images(4, 8, 8)
     copy = build_simclr_model(ModelConfig(**BASE), 10)
@@ -110,6 +115,7 @@ def test_export_in_training_uses_and_updates_the_batch_statistics(model):
     assert_same(reloaded(images, trainable=True), copy(images, training=True))
 
 
+@pytest.mark.slow
 def test_export_takes_both_names_of_training_at_once():
     """Batch norm takes the statistics of the batch where either says so."""
     reloaded, images = load(), random_images(4, 8, 8)
@@ -121,6 +127,7 @@ def test_export_takes_both_names_of_training_at_once():
     np.testing.assert_array_equal(received["default"], expected[False]["default"])
 
 
+@pytest.mark.slow
 def test_export_has_finite_gradients_for_what_can_be_trained(model):
     reloaded = load()
     variables = reloaded.trainable_variables
@@ -169,6 +176,7 @@ def test_signature_refuses_other_shapes(reloaded, shape):
         reloaded.signatures["serving_default"](images=tf.zeros(shape))
 
 
+@pytest.mark.slow
 def test_module_without_a_probe_has_no_logits():
     module = make_module(build_simclr_model(ModelConfig(**BASE | {"proj_head_mode": "none"})))
     assert set(module.serve(random_images(1, 8, 8))) == set(NAMES) - {"logits_sup"}
@@ -187,6 +195,7 @@ def photos():
     return [encode(one, form) for one, form in zip(pixels, [tf.io.encode_jpeg, tf.io.encode_png] * 2, strict=True)]
 
 
+@pytest.mark.slow
 def test_predict_jpeg_equals_the_evaluation_of_the_run(model, reloaded, photos):
     """On images in files, by the run's own data and view."""
     source = EncodedImages("photos", photos, read=tf.identity, example_names=["a", "b", "c", "d"])
@@ -200,6 +209,7 @@ def test_predict_jpeg_equals_the_evaluation_of_the_run(model, reloaded, photos):
     np.testing.assert_allclose(prediction["probabilities"], softmax, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_predict_jpeg_names_what_is_no_image_and_what_is_too_large(reloaded, photos):
     bomb = bytearray(encode(np.zeros((8, 8, 3), np.uint8), tf.io.encode_png))
     bomb[16:24] = (50_000).to_bytes(4, "big") * 2
@@ -216,6 +226,7 @@ def test_predict_jpeg_names_what_is_no_image_and_what_is_too_large(reloaded, pho
             reloaded.signatures["predict_jpeg"](image_bytes=tf.constant(images))
 
 
+@pytest.mark.slow
 def test_predict_jpeg_takes_one_image_alone(reloaded, photos):
     predict = reloaded.signatures["predict_jpeg"]
     expected, received = (
@@ -226,6 +237,7 @@ def test_predict_jpeg_takes_one_image_alone(reloaded, photos):
         np.testing.assert_array_equal(received[name], value)
 
 
+@pytest.mark.slow
 def test_predict_jpeg_of_no_images_says_so(reloaded):
     with pytest.raises(tf.errors.InvalidArgumentError, match="image_bytes is empty; give one image or more"):
         reloaded.signatures["predict_jpeg"](image_bytes=tf.constant([], tf.string))
@@ -268,6 +280,7 @@ def test_export_decodes_in_its_signature_alone(reloaded):
         assert not ops & {*host, "PyFunc", "EagerPyFunc"}
 
 
+@pytest.mark.slow
 def test_metadata_travels_as_an_asset():
     path = finished_run().directory / "saved_model" / str(TOTAL_STEPS)
     module = tf.saved_model.load(str(path))

@@ -14,7 +14,7 @@ from tf_simclr.models import build_simclr_model
 
 SIZE = 40
 # The conversion takes seconds.
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.stack]
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,8 @@ from PIL import Image
 from tf_simclr.images import decode as images
 from tf_simclr.images import headers as image_headers
 
+pytestmark = pytest.mark.stack
+
 NO_IMAGE = "the image is no JPEG, PNG, GIF, BMP or WebP image, or its header is damaged"
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (37, 53, 3), dtype=np.uint8))
 

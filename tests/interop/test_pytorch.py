@@ -78,6 +78,7 @@ def assert_near(received, expected):
     np.testing.assert_allclose(received, expected, rtol=0, atol=1e-5 * np.abs(expected).max())
 
 
+@pytest.mark.slow
 def test_state_has_the_names_of_torchvision(model):
     state = to_resnet_state(model)
     assert state.keys() == torchvision_names(50)
@@ -114,6 +115,7 @@ def test_head_state_gives_the_outputs_of_the_heads(selector):
     assert_near(network.linear(layers[selector], classifier), outputs["logits_sup"].numpy())
 
 
+@pytest.mark.slow
 def test_network_without_heads_has_neither_fc_nor_a_second_file(tmp_path, monkeypatch):
     monkeypatch.setattr("exports.pytorch.check_torchvision_has", lambda config: None)
     model = make_model(num_classes=None, proj_head_mode="none")

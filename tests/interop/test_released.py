@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from tests.interop.authors_files import AuthorsNetwork, with_training_state, write_tf1, write_tf2
 from tests.interop.importing import FINETUNED, import_from, network, settings_of
+from tests.support.marks import usual
 from tests.support.runs import run_program, write_images
 from tf_simclr.config import ModelConfig, UserError
 from tf_simclr.interop.released_files import ReleasedFile, _head_layer_of_logits, open_released
@@ -24,6 +25,7 @@ def assert_computes_what(directory, theirs):
 # ---- What is computed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("settings", "step", "expected"),
     [
@@ -67,7 +69,7 @@ LARGE = {"depth": 101, "width": 0.25, "sk": 0.0625, "head": (64, 64, 16)} | FINE
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("write", [write_tf1, write_tf2])
+@pytest.mark.parametrize("write", usual(write_tf1, also=[write_tf2]))
 def test_wide_network_of_the_authors_depth_computes_what_theirs_does(tmp_path, write):
     """R101 2x SK, the 2x of an eighth."""
     theirs = network(**LARGE)
@@ -77,9 +79,10 @@ def test_wide_network_of_the_authors_depth_computes_what_theirs_does(tmp_path, w
     assert settings_of(tmp_path / "run").items() >= expected.items()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
-    [{}, pytest.param({"depth": 50, "sk": 0.0625} | FINETUNED, marks=pytest.mark.slow)],
+    usual({}, also=[{"depth": 50, "sk": 0.0625} | FINETUNED]),
     ids=["R18", "R50 SK"],
 )
 def test_tf2_saved_model_computes_what_the_authors_network_does(tmp_path, settings):
@@ -95,6 +98,7 @@ def test_step_in_the_name_of_a_file_counts_where_the_file_has_none(tmp_path, nam
     assert file.step == (3754 if name.endswith("3754") else None)
 
 
+@pytest.mark.slow
 def test_average_of_the_weights_is_taken_where_asked(tmp_path):
     theirs, other = network(classes=5), AuthorsNetwork(classes=5)
     other.variables = {name: value + 0.125 for name, value in other.variables.items()}
@@ -144,9 +148,10 @@ def test_network_is_told_from_names_and_shapes(depth, width, sk):
     assert (network.num_classes, network.train_mode) == (1000, "finetune")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("depth", "width", "sk"),
-    [(50, 1, 0.0625), pytest.param(101, 2, 0.0625, marks=pytest.mark.slow)],
+    usual((50, 1, 0.0625), also=[(101, 2, 0.0625)]),
 )
 def test_names_and_shapes_are_those_of_the_authors_one_to_one(depth, width, sk):
     theirs = ShapesOnly(depth, width, sk=sk, head=(8, 8, 128), **FINETUNED | {"classes": 1000})
@@ -167,6 +172,7 @@ def test_other_ratio_of_selective_kernels_is_told():
     assert told_from(theirs).config.sk_ratio == 0.25
 
 
+@pytest.mark.slow
 def test_squeeze_and_excitation_is_told():
     model = build_simclr_model(ModelConfig(resnet_depth=50, width_multiplier=0.25, se_ratio=0.25), None)
     shapes = {name: tuple(variable.shape) for name, variable in released_names(model).items()}

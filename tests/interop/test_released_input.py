@@ -28,6 +28,7 @@ def test_flag_that_contradicts_the_file_is_refused(tmp_path, stated, message):
     assert refusal(path, tmp_path / "run", **stated) == f"--{name}={value}: {path} {message}"
 
 
+@pytest.mark.slow
 def test_flag_that_agrees_with_the_file_is_taken(tmp_path):
     path = write_tf1(tmp_path / "r" / "model.ckpt-1", network().variables)
     import_from(path, tmp_path / "run", resnet_depth=18, image_size=96, width_multiplier=0.125)
@@ -53,6 +54,7 @@ def changed(kind):
     return variables
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", [write_tf1, write_tf2])
 @pytest.mark.parametrize(
     ("kind", "expected"),
@@ -76,6 +78,7 @@ def test_variables_that_do_not_match_are_listed(tmp_path, write, kind, expected)
     assert expected in message
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("rank", "name"),
     [(rank, "base_model/conv2d/kernel") for rank in (0, 1)]
@@ -90,6 +93,7 @@ def test_variable_of_any_rank_is_refused(tmp_path, rank, name):
         assert refusal(path, tmp_path / "run", ft_proj_selector=1).startswith(f"--checkpoint={path}: ")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(3, 3, 8, 0), (0, 0, 0, 0)])
 def test_variable_without_numbers_is_refused(tmp_path, shape):
     for name in ("base_model/conv2d_1/kernel", "base_model/conv2d_2/kernel"):
@@ -98,6 +102,7 @@ def test_variable_without_numbers_is_refused(tmp_path, shape):
         assert name in refusal(path, tmp_path / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("value", "dtype"), [(np.ones(8, np.int32), "int32"), (np.array(["x"] * 8), "string")])
 def test_variable_of_another_type_is_refused(tmp_path, value, dtype):
     name = "base_model/batch_normalization/gamma"
@@ -122,6 +127,7 @@ class Described(tf.Module):
         return tf.no_op()
 
 
+@pytest.mark.slow
 def test_what_a_saved_model_keeps_besides_variables_is_passed_over(tmp_path):
     path = write_tf2(tmp_path / "hub", network().variables, 751, module=Described())
     keys = tf.train.load_checkpoint(f"{path}/variables/variables").get_variable_to_shape_map()
@@ -129,12 +135,14 @@ def test_what_a_saved_model_keeps_besides_variables_is_passed_over(tmp_path):
     import_from(path, tmp_path / "run")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("write", [write_tf1, write_tf2])
 def test_average_that_is_not_there_is_refused(tmp_path, write):
     path = write(tmp_path / "r" / "model.ckpt-1", network().variables)
     assert refusal(path, tmp_path / "run", ema=True).startswith(f"--ema=True: {path} has no variables in ema_model/")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["nothing", "empty", "two", "project", "ours", "truncated", "nan", "no protobuf"])
 def test_file_that_is_none_of_the_authors_is_refused(tmp_path, kind):
     path = tmp_path / "r"
@@ -176,6 +184,7 @@ def test_file_that_is_none_of_the_authors_is_refused(tmp_path, kind):
 # ---- The directory
 
 
+@pytest.mark.slow
 def test_directory_that_holds_a_run_is_kept(tmp_path, log):
     path = write_tf1(tmp_path / "r" / "model.ckpt-1", network().variables)
     run = tmp_path / "run"
@@ -197,6 +206,7 @@ def test_directory_that_holds_a_run_is_kept(tmp_path, log):
         import_from(path, path.parent, overwrite=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lost", ["nothing", "checkpoint"])
 def test_import_that_was_stopped_goes_on(tmp_path, log, lost):
     """Before or after the checkpoint was written; what it lacks is the export."""
@@ -215,6 +225,7 @@ def test_import_that_was_stopped_goes_on(tmp_path, log, lost):
         assert before == {file.name: file.stat().st_mtime_ns for file in run.iterdir()}
 
 
+@pytest.mark.slow
 def test_same_name_of_other_weights_is_another_network(tmp_path):
     paths = []
     for number in range(2):

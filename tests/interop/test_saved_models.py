@@ -45,6 +45,7 @@ def truncate(path):
     path.write_bytes(path.read_bytes()[:1000])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage",
     [

@@ -7,6 +7,8 @@ import tensorflow as tf
 from tests.support.networks import is_statistic, random_images, randomize, snapshot, tiny_config, variables
 from tf_simclr.models import build_simclr_model, update_moving_statistics
 
+pytestmark = pytest.mark.stack
+
 CLASSES = 3
 
 
@@ -61,6 +63,7 @@ def check_frozen(before, after, block):
         assert same == is_frozen(name, block), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("block", "called_before"), [*((block, False) for block in range(-1, 5)), (2, True), (4, True)]
 )
@@ -74,6 +77,7 @@ def test_frozen_part_is_bit_equal_after_training_and_the_rest_moves(model, start
     check_frozen(before, snapshot(model), block)
 
 
+@pytest.mark.slow
 def test_freezing_a_network_before_its_first_call_holds(images):
     model = build_simclr_model(tiny_config(precision="float32"), CLASSES)
     model.freeze_after_block(2)

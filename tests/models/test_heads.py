@@ -9,6 +9,8 @@ import tensorflow as tf
 from tests.support.networks import random_images, randomize, snapshot, tiny_config, variables
 from tf_simclr.models import build_simclr_model
 
+pytestmark = pytest.mark.stack
+
 FEATURES, CLASSES = 64, 5
 HEADS = [("none", 1), ("linear", 3), *(("nonlinear", layers) for layers in (1, 2, 3, 4))]
 
@@ -120,6 +122,7 @@ def test_attached_supervised_head_reaches_exactly_what_it_sits_on(images, select
     assert reached == {name for name in trainable if not name.startswith(unused or "-")}
 
 
+@pytest.mark.slow
 def test_training_the_probe_alone_leaves_the_backbone_bit_equal(images):
     model = randomize(build_simclr_model(tiny_config(), CLASSES))
     before = snapshot(model)

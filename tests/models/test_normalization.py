@@ -9,6 +9,8 @@ import tensorflow as tf
 from tests.support.networks import run_on_replicas, two_replicas
 from tf_simclr.models import BatchNormalization, update_moving_statistics
 
+pytestmark = pytest.mark.stack
+
 CHANNELS, EPSILON = 3, 1e-5
 SHAPES = {
     "images": (4, 3, 2, CHANNELS),

@@ -7,10 +7,13 @@ import pytest
 import tensorflow as tf
 
 from tests.support.exact_steps import Stepper
+from tests.support.marks import usual
 from tests.support.networks import assert_close, random_images, replicas, tiny_config
 from tests.tasks import test_chunks
 from tests.tasks.test_pretrain import make_batch, make_task, tensors
 from tf_simclr.models import build_simclr_model
+
+pytestmark = pytest.mark.stack
 
 TASKS = ("pretrain", "finetune", "distill")
 
@@ -25,8 +28,10 @@ kept = functools.cache(steps)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("num_replicas", [1, pytest.param(2, marks=pytest.mark.distributed)])
-@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize(
+    ("task", "num_replicas"),
+    usual(("pretrain", 1), ("distill", 1), also=[("finetune", 1), *((task, 2) for task in TASKS)]),
+)
 def test_steps_equal_those_that_keep_everything(task, num_replicas):
     """Losses, gradients, statistics and changes in float64; finetuning has frozen stages."""
     assert_close(steps(task, num_replicas, recompute=True), kept(task), 1e-9)
@@ -42,8 +47,8 @@ def gradients(recompute, jit_compile=False, **settings):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
-    [{"resnet_depth": 50, "sk_ratio": 0.0625}, test_chunks.in_chunks(2), {"jit_compile": True}],
-    ids=["selective kernels", "chunks", "XLA"],
+    usual(test_chunks.in_chunks(2), also=[{"resnet_depth": 50, "sk_ratio": 0.0625}, {"jit_compile": True}]),
+    ids=["chunks", "selective kernels", "XLA"],
 )
 def test_gradients_equal_those_that_keep_everything(settings):
     expected = gradients(False, **{k: v for k, v in settings.items() if k != "jit_compile"})
@@ -72,12 +77,14 @@ def convolutions(recompute, training=True):
     return sum(operation.type == "Conv2D" for operation in graph.get_operations())
 
 
+@pytest.mark.slow
 def test_stages_are_computed_twice_in_training_alone():
     assert convolutions(True) == 2 * convolutions(False)
     assert convolutions(True, training=False) == convolutions(False)
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_xla_leaves_both_computations_apart():
     """XLA merges what it can prove to be equal, and would keep all activations after all."""
 

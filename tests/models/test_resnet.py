@@ -18,6 +18,8 @@ from tf_simclr.models import build_simclr_model
 from tf_simclr.models.layers import BranchMix, BranchSum, Conv2D, ShortcutPooling
 from tf_simclr.models.resnet import depth_of
 
+pytestmark = pytest.mark.stack
+
 # (depth, width, selective kernels): parameters of the encoder with its moving statistics.
 PARAMETERS = {
     (50, 1, False): 23_561_152,
@@ -62,11 +64,13 @@ def build_in_graph(config):
         return build_simclr_model(config)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "expected"), [exhaustive_unless(k in FAST, k, v) for k, v in PARAMETERS.items()])
 def test_parameters_equal_the_papers(name, expected):
     assert count(build_in_graph(network(*name)).variables) == expected
 
 
+@pytest.mark.slow
 def test_trainable_parameters_and_head_of_resnet50_equal_the_papers():
     encoder = build_in_graph(network(50, 1))
     whole = build_in_graph(network(50, proj_head_mode="nonlinear"))
@@ -108,6 +112,7 @@ GRID = list(itertools.product(reference.BLOCKS, (False, True), (0.0, 0.25), (32,
 FAST_GRID = {(18, False, 0.0, 64), (18, True, 0.25, 64), (18, True, 0.0, 32), (18, False, 0.25, 32)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("depth", "sk", "se", "image_size"), [exhaustive_unless(values in FAST_GRID, *values) for values in GRID]
 )
@@ -115,6 +120,7 @@ def test_endpoints_have_their_shapes(depth, sk, se, image_size):
     check_shapes(network(depth, 0.5, sk, se_ratio=se, image_size=image_size), image_size)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [33, exhaustive_unless(False, 50)])
 def test_endpoints_of_a_bottleneck_network_have_their_shapes_for_any_image_size(size):
     check_shapes(network(50, 0.25, True, se_ratio=0.25, image_size=224), size)
@@ -149,6 +155,7 @@ def arrays(tree):
     return {k: arrays(v) if isinstance(v, dict) else v.numpy() for k, v in tree.items()}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("training", "odd"), [(False, 0), (True, 1)], ids=["inference", "training"])
 def test_forward_equals_numpy(model, training, odd):
     size = (16 if model.config.cifar_stem else 32) + odd
@@ -314,6 +321,7 @@ def test_dense_kernels_start_as_small_normals(fresh):
         assert abs(kernel.mean()) < 4 * 0.01 / math.sqrt(kernel.size), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("depth", "channels"), [(18, (4, 8, 16, 32)), (50, (4, 8, 16, 32))])
 def test_squeeze_width_follows_the_inner_width_of_the_block(depth, channels):
     config = tiny_config(resnet_depth=depth, width_multiplier=0.0625, se_ratio=0.2)
@@ -349,6 +357,7 @@ def test_residual_stem_has_three_convolutions_and_initial_conv_precedes_the_norm
     np.testing.assert_allclose(outputs["features"], pooled, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("width", "expected"), [(0.1, 6), (0.0125, 1), (1, 64), (1.5, 96)])
 def test_width_multiplier_scales_and_rounds_the_filters(width, expected):
     model = build_in_graph(network(18, width))

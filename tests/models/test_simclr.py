@@ -19,6 +19,8 @@ from tests.support.networks import (
 from tf_simclr.models import BatchNormalization, build_simclr_model, update_moving_statistics
 from tf_simclr.models.simclr import check_images
 
+pytestmark = pytest.mark.stack
+
 CLASSES = 5
 
 
@@ -33,6 +35,7 @@ def images():
     return tf.constant(random_images(4, 16, 16))
 
 
+@pytest.mark.slow
 def test_variable_tree_holds_every_variable_once(model):
     listed = [id(variable) for variable in variables(model).values()]
     assert len(listed) == len(set(listed))
@@ -148,6 +151,7 @@ def test_images_of_any_float_type_are_taken(model, images, dtype):
     assert endpoints["default"].dtype == tf.float64
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", pytest.param("mixed_float16", marks=pytest.mark.slow)])
 def test_mixed_precision_computes_in_16_bits_and_hands_out_float32(images, precision):
     settings = {"resnet_depth": 50, "sk_ratio": 0.0625, "se_ratio": 0.25, "width_multiplier": 0.0625}

@@ -687,6 +687,7 @@ def test_flags_of_a_training_fit_what_was_prepared(sizes, num_classes, more):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_program_prepares_and_the_command_it_names_trains(photos, tmp_path):
     done = run_program("--mode=prepare", f"--dataset=folder:{photos}", f"--output={tmp_path / 'out'}")
     assert done.returncode == 0, done.stderr

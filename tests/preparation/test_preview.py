@@ -65,6 +65,7 @@ def in_picture(path, *, num_images, num_views, size):
     return cut[:, 0], views
 
 
+@pytest.mark.slow
 def test_picture_shows_the_views_of_the_first_batch_and_further_ones(tmp_path, log):
     preview(preview_config(tmp_path / "out" / "views.png", preview_images=4, preview_views=3))
     _, views = in_picture(tmp_path / "out" / "views.png", num_images=4, num_views=3, size=8)
@@ -76,6 +77,7 @@ def test_picture_shows_the_views_of_the_first_batch_and_further_ones(tmp_path, l
     assert log.messages[-1] == f"Wrote 3 views of 4 images: {tmp_path / 'out' / 'views.png'}"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("augment_on", [pytest.param("host", marks=pytest.mark.slow), "device"])
 def test_picture_shows_the_views_of_files_wherever_they_are_made(photos, tmp_path, augment_on):
     flags = {"dataset": f"folder:{photos}", "augment_on": augment_on}
@@ -86,6 +88,7 @@ def test_picture_shows_the_views_of_files_wherever_they_are_made(photos, tmp_pat
     np.testing.assert_array_equal(views[:6], np.rint(expected * 255))
 
 
+@pytest.mark.slow
 def test_finetuning_has_one_view_of_the_labelled_images_without_colours(tmp_path):
     flags = {"train_mode": "finetune", "labels_per_class": 2}
     preview(preview_config(tmp_path / "views.png", **flags))
@@ -94,6 +97,7 @@ def test_finetuning_has_one_view_of_the_labelled_images_without_colours(tmp_path
     np.testing.assert_array_equal(views[:6], np.rint(batch * 255))
 
 
+@pytest.mark.slow
 def test_originals_are_the_images_that_the_views_are_of(tmp_path, monkeypatch):
     """With a crop of nearly everything and no flip, a view is about the original resized.
 

@@ -108,6 +108,7 @@ def rows_of(table):
 # ---- A finished run
 
 
+@pytest.mark.slow
 def test_page_of_a_finished_run_has_every_section(written):
     directory, (content, page) = written
     top_1 = finished_run().result[TOP_1]
@@ -442,6 +443,7 @@ def test_classes_are_numbers_where_the_font_lacks_a_letter_and_short():
     assert pictures.drawn_names(["über\tall", "x" * 30]) == ["über all", "x" * 23 + "…"]
 
 
+@pytest.mark.slow
 def test_many_classes_are_drawn_without_names():
     assert pictures.plot_confusion(np.eye(1000, dtype=int), ["猫"] * 1000).startswith(PNG)
 

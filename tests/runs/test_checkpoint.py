@@ -21,6 +21,8 @@ from tf_simclr.files import write_json
 from tf_simclr.models import build_simclr_model
 from tf_simclr.runs.directory import check_directory, claim_directory, owning_directory
 
+pytestmark = pytest.mark.stack
+
 BASE = {"resnet_depth": 18, "width_multiplier": 0.125, "image_size": 8, "proj_out_dim": 16}
 
 
@@ -51,6 +53,7 @@ def copy(finished, tmp_path):
 # ---- Starting from a checkpoint
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["directory", "prefix", ".index", ".data-00000-of-00001"])
 def test_initialize_from_takes_every_name_of_a_checkpoint(finished, form):
     path = str(finished) if form == "directory" else f"{finished}/ckpt-{TOTAL_STEPS}{form * (form[0] == '.')}"

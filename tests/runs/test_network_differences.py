@@ -26,6 +26,7 @@ def shapes_of(num_classes=10, **changes):
         return flat_shapes(build_simclr_model(ModelConfig(**(BASE | changes)), num_classes).variable_tree())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("theirs", "ours", "explained"),
     [

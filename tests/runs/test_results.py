@@ -66,6 +66,7 @@ def test_model_dir_expands_the_home_directory():
     assert ExperimentConfig(model_dir="~/run").model_dir == os.path.expanduser("~/run")
 
 
+@pytest.mark.slow
 def test_submodules_are_found_after_importing_the_package_alone():
     code = "import tf_simclr; print(tf_simclr.models.build_simclr_model.__name__)"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)

@@ -34,6 +34,7 @@ def compute_into(computed):
     return compute
 
 
+@pytest.mark.slow
 def test_what_is_there_is_not_computed_again_and_what_fails_stops_nothing(tmp_path, computed, log):
     expected = {"one": {"score": 0.5}, "two": None}
     for _ in range(2):
@@ -59,6 +60,7 @@ def test_second_process_is_refused_and_told_who_computes(tmp_path):
     assert [file.name for file in (tmp_path / "sub").iterdir()] == ["result.json"]
 
 
+@pytest.mark.slow
 def test_overwriting_replaces_other_settings_and_goes_on_where_it_was_stopped(tmp_path):
     run_suite(open_results(tmp_path), SETTINGS, lambda name: {"score": 0.5})
     changed = {name: own | {"weights": "v"} for name, own in SETTINGS.items()}
@@ -78,6 +80,7 @@ def test_overwriting_replaces_other_settings_and_goes_on_where_it_was_stopped(tm
     assert found == {"one": {"score": 0.7}, "two": {"score": 0.7}}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
@@ -102,6 +105,7 @@ def test_what_tensorflow_raises_stops_nothing(tmp_path, log, error, reason):
     assert f"one is left out: {reason}" in log.messages
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fails", [False, True])
 def test_network_of_one_data_set_is_gone_before_the_next(tmp_path, fails):
     class Network:
@@ -126,6 +130,7 @@ def test_network_of_one_data_set_is_gone_before_the_next(tmp_path, fails):
     assert there == [None]
 
 
+@pytest.mark.slow
 def test_result_with_other_settings_is_kept_and_refused_before_any_work(tmp_path, computed):
     run_suite(open_results(tmp_path), SETTINGS, compute_into(computed), key=lambda name: f"x/{name}")
     before = (tmp_path / "sub" / "result.json").read_bytes()

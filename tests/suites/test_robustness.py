@@ -124,6 +124,7 @@ def confidence(*logits, num_classes):
     return max(exponentials) / (sum(exponentials) + num_classes - len(logits))
 
 
+@pytest.mark.slow
 def test_results_are_those_known_by_construction(classifier, data_dir, tmp_path, log):
     path = tmp_path / "result.json"
     found = robustness(config(classifier, data_dir, path))
@@ -194,6 +195,7 @@ def test_classes_of_the_smaller_tests_are_among_the_1000():
         assert (numbers[:3], numbers[-1]) == (first, last)
 
 
+@pytest.mark.slow
 def test_suite_goes_on_after_a_data_set_that_fails(classifier, data_dir, tmp_path, monkeypatch, log):
     names = "imagenet_sketch,imagenet_a"
     load, asked = module.load_source, []
@@ -213,6 +215,7 @@ def test_suite_goes_on_after_a_data_set_that_fails(classifier, data_dir, tmp_pat
     assert [result["num_examples"] for result in found.values()] == [4, 3]
 
 
+@pytest.mark.slow
 def test_networks_of_other_classes_are_refused(data_dir, tmp_path, log):
     ten = save(tmp_path / "ten", num_classes=10)
     assert refusal(ten, data_dir, tmp_path / "a.json") == (
@@ -241,6 +244,7 @@ def test_labels_are_numbers_of_the_network_whose_classes_may_be_in_another_order
     assert (matched.read_labels().tolist(), numbers.tolist()) == ([992, 0], list(range(999, -1, -1)))
 
 
+@pytest.mark.slow
 def test_data_sets_of_other_classes_are_refused(classifier, tmp_path, log):
     import tensorflow_datasets as tfds
 

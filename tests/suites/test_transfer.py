@@ -147,6 +147,7 @@ def read(tmp_path):
 # ---- Linear
 
 
+@pytest.mark.slow
 def test_each_data_set_has_its_metric_and_its_splits(seen, data_dir, tmp_path, monkeypatch, log):
     chosen_by, fit = [], classifiers.fit_lbfgs
 
@@ -178,6 +179,7 @@ def test_each_data_set_has_its_metric_and_its_splits(seen, data_dir, tmp_path, m
     ]
 
 
+@pytest.mark.slow
 def test_what_is_there_stays_and_what_fails_stops_nothing(seen, data_dir, tmp_path, log):
     message = refusal(data_dir, tmp_path, "no_such_set,two_colours", seed=3)
     assert message.startswith("--datasets: 1 of 2 data sets have no result (no_such_set); the lines above say why.")
@@ -320,6 +322,7 @@ def trained(seen, monkeypatch):
     return trained
 
 
+@pytest.mark.slow
 def test_other_weights_and_settings_are_finetuned_elsewhere(trained, tmp_path, monkeypatch):
     def start(weights="weights", **settings):
         network = Network("run/ckpt-1", lambda images: {}, {}, 8, weights)
@@ -340,6 +343,7 @@ def test_other_weights_and_settings_are_finetuned_elsewhere(trained, tmp_path, m
     assert trained[3:] == [first]
 
 
+@pytest.mark.slow
 def test_sets_of_classes_are_linear_only(trained, tmp_path, log):
     found = transfer(finetuning(tmp_path, "run", datasets="voc/2007,digits"))
     assert list(found) == ["digits"]

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.support.marks import usual
 from tests.support.networks import assert_close, assert_identical, replicate, snapshot, two_replicas, variables
 from tests.tasks.test_pretrain import (
     BATCH,
@@ -94,9 +95,10 @@ def expected_in_chunks(task, num_chunks, decoupled):
     return named(task, tape.gradient(total, task.model.trainable_variables), means, metrics)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("num_chunks", "settings"),
-    [(4, {}), pytest.param(2, {"loss": "decoupled_nt_xent", "num_classes": None}, marks=pytest.mark.slow)],
+    usual((4, {}), also=[(2, {"loss": "decoupled_nt_xent", "num_classes": None})]),
     ids=["4-nt_xent-probe", "2-decoupled"],
 )
 def test_chunks_have_the_loss_gradient_and_statistics_of_one_tape_over_all(num_chunks, settings):
@@ -123,7 +125,7 @@ def step_in_graph():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["eager", "xla"])
+@pytest.mark.parametrize("mode", usual("eager", also=["xla"]))
 def test_step_in_chunks_is_the_same_in_every_mode(step_in_graph, mode):
     assert_same_run(run_in(mode, num_steps=1, **in_chunks(2)), step_in_graph)
 
@@ -135,7 +137,7 @@ def strategy():
 
 @pytest.mark.distributed
 @pytest.mark.slow
-@pytest.mark.parametrize("loss", ["nt_xent", "decoupled_nt_xent"])
+@pytest.mark.parametrize("loss", usual("nt_xent", also=["decoupled_nt_xent"]))
 def test_gradients_of_two_chunks_are_those_of_two_replicas(strategy, loss):
     with strategy.scope():
         task = make_task(**in_chunks(1, loss))
@@ -149,7 +151,9 @@ def test_gradients_of_two_chunks_are_those_of_two_replicas(strategy, loss):
 
 @pytest.mark.distributed
 @pytest.mark.slow
-@pytest.mark.parametrize(("num_chunks", "num_chunks_of_two_replicas", "num_classes"), [(2, 1, CLASSES), (4, 2, None)])
+@pytest.mark.parametrize(
+    ("num_chunks", "num_chunks_of_two_replicas", "num_classes"), usual((2, 1, CLASSES), also=[(4, 2, None)])
+)
 def test_steps_in_chunks_are_those_of_as_many_replicas(strategy, num_chunks, num_chunks_of_two_replicas, num_classes):
     received = run_in("graph", **in_chunks(num_chunks), num_classes=num_classes)
     expected = run_replicated(strategy, **in_chunks(num_chunks_of_two_replicas), num_classes=num_classes)

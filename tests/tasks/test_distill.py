@@ -109,12 +109,14 @@ def check_metrics(task, batch, **settings):
 # ---- What it computes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("temperature", [1.0, 0.1])
 def test_without_labels_the_loss_is_equation_2(temperature):
     task = make_task(distill_temperature=temperature)
     check_metrics(task, make_batch(), alpha=1.0, temperature=temperature, num_labelled=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("alpha", "num_labelled"), [(0.7, 3), (0.0, 1), (0.25, 7), (0.5, 8)])
 def test_with_labels_the_loss_is_equation_3(alpha, num_labelled):
     task = make_task(distill_alpha=alpha, distill_temperature=0.5, num_labelled=num_labelled)
@@ -128,6 +130,7 @@ def test_square_of_the_temperature_multiplies_the_teachers_term_alone():
     check_metrics(task, make_batch(2), factor=0.09, **settings)
 
 
+@pytest.mark.slow
 def test_labels_are_not_looked_at_without_the_label_term():
     batch = make_batch()
     of_data, without = batch | {"labels": np.zeros(BATCH, "int32")}, {"views": batch["views"]}
@@ -136,6 +139,7 @@ def test_labels_are_not_looked_at_without_the_label_term():
     assert len({float(metrics["total_loss"]) for metrics in results}) == 1
 
 
+@pytest.mark.slow
 def test_gradient_of_the_student_is_that_of_the_equation():
     """Nesterov momentum 0.9 multiplies the first step by 1.9; the bias of the head has no decay here."""
     task = make_task(optimizer="momentum", distill_alpha=0.6, distill_temperature=0.3, num_labelled=3)
@@ -160,6 +164,7 @@ def test_gradient_of_the_student_is_that_of_the_equation():
 # ---- What it leaves alone
 
 
+@pytest.mark.slow
 def test_teacher_stays_bit_equal_and_sees_the_same_images_in_inference_mode():
     seen = []
 
@@ -266,6 +271,7 @@ def test_two_replicas_with_a_teacher_in_their_scope_equal_one_and_leave_it_bit_e
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_step_is_the_same_under_xla():
     results = []
     for jit_compile in (False, True):

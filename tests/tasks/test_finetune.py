@@ -116,6 +116,7 @@ MORE_HEAD_LAYERS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("layers", "model"), HEAD_LAYERS, ids=name_of_case)
 def test_finetuning_from_a_head_layer_moves_what_the_classifier_sees(layers, model, gradients, caplog):
     check_head_layer(layers, model, "lars", gradients, caplog)
@@ -132,6 +133,7 @@ def check_block(block, selector, optimizer, gradients, caplog):
     check_step(task, selector, block, gradients, caplog)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("block", "selector", "optimizer"), [(0, 1, "lars"), (2, 0, "adam"), (4, 1, "lars")])
 def test_finetuning_after_a_block_leaves_what_lies_before_bit_equal(block, selector, optimizer, gradients, caplog):
     check_block(block, selector, optimizer, gradients, caplog)
@@ -146,6 +148,7 @@ def test_frozen_weights_stay_bit_equal_under_every_optimizer_and_its_decay(
     check_block(block, selector, optimizer, gradients, caplog)
 
 
+@pytest.mark.slow
 def test_linear_evaluation_trains_the_linear_head_alone():
     task = make_task(block=4, ft_proj_selector=1, optimizer="momentum")
     names = {id(variable): name for name, variable in variables(task.model).items()}
@@ -156,6 +159,7 @@ def test_linear_evaluation_trains_the_linear_head_alone():
     np.testing.assert_array_equal(features, still)
 
 
+@pytest.mark.slow
 def test_used_variables_are_those_the_classifier_depends_on():
     for selector, used in ((0, 0), (2, 2), (-1, 3)):
         model = build_simclr_model(tiny_config(ft_proj_selector=selector), CLASSES)
@@ -168,6 +172,7 @@ def test_used_variables_are_those_the_classifier_depends_on():
 # ---- What it computes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("optimizer", "block"), [("lars", -1), ("momentum", -1), ("momentum", 3)])
 def test_metrics_are_what_they_say(optimizer, block):
     task, batch = make_task(ft_proj_selector=1, optimizer=optimizer, block=block), make_batch()
@@ -199,6 +204,7 @@ def test_metrics_are_what_they_say(optimizer, block):
         np.testing.assert_allclose(metrics[name], value, rtol=1e-6, err_msg=name)
 
 
+@pytest.mark.slow
 def test_step_of_momentum_is_the_gradient_of_the_loss_times_the_rate():
     """With Nesterov momentum 0.9 the first step is 1.9 times the rate times the gradient."""
     task, batch = make_task(optimizer="momentum", ft_proj_selector=1), make_batch()
@@ -216,6 +222,7 @@ def test_step_of_momentum_is_the_gradient_of_the_loss_times_the_rate():
     np.testing.assert_allclose(change, -1.9 * RATE * gradient, rtol=1e-7, atol=1e-14)  # Keras holds 0.9 in float32.
 
 
+@pytest.mark.slow
 def test_statistics_move_once_towards_those_of_the_batch():
     task, batch = make_task(ft_proj_selector=1), make_batch()
     before = snapshot(task.model)
@@ -230,6 +237,7 @@ def test_statistics_move_once_towards_those_of_the_batch():
             np.testing.assert_allclose(after[name], wanted, rtol=1e-12, atol=1e-15, err_msg=name)
 
 
+@pytest.mark.slow
 def test_zero_initialised_classifier_starts_at_chance_and_learns():
     task = make_task(zero_init_logits_layer=True, ft_proj_selector=1, optimizer="momentum")
     fresh = build_simclr_model(task.model.config, CLASSES).supervised_head

@@ -7,6 +7,7 @@ import pytest
 import tensorflow as tf
 
 import tf_simclr
+from tests.support.marks import usual
 from tests.support.networks import (
     assert_close,
     assert_identical,
@@ -105,6 +106,7 @@ def nt_xent(z, stored):
     return total / BATCH
 
 
+@pytest.mark.slow
 def test_each_step_has_the_negatives_of_the_steps_before_it():
     run, values = expected_run()
     model, stored = build_simclr_model(tiny_config(), CLASSES), []
@@ -133,6 +135,7 @@ def test_queue_has_the_projections_of_the_average_in_a_ring():
         assert memory["num_stored"] == (step + 1) * len(rows)
 
 
+@pytest.mark.slow
 def test_average_follows_the_new_weights_and_has_statistics_of_its_own():
     run, _ = expected_run()
     model = build_simclr_model(tiny_config())
@@ -169,7 +172,7 @@ def assert_same_run(received, expected, tolerance=1e-9):
 
 @pytest.mark.distributed
 @pytest.mark.slow
-@pytest.mark.parametrize("num_replicas", [2, 4])
+@pytest.mark.parametrize("num_replicas", usual(2, also=[4]))
 def test_replicas_equal_one_in_float64(num_replicas):
     strategy = replicas(num_replicas)
     with strategy.scope():
@@ -190,6 +193,7 @@ def test_replicas_equal_one_in_float64(num_replicas):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_step_under_xla_is_the_same():
     wrap = functools.partial(tf.function, autograph=False, jit_compile=True)
     assert_same_run(Run(make_task(), wrap=wrap), expected_run()[0])
@@ -200,6 +204,7 @@ def test_step_that_recomputes_is_the_same():
     assert_same_run(Run(make_task(recompute=True)), expected_run()[0])
 
 
+@pytest.mark.slow
 def test_decoupled_loss_has_its_own_chance_and_projections_stay_as_they_are_without_hidden_norm():
     task = make_task(contrast={"contrastive_loss": "decoupled_nt_xent", "hidden_norm": False}, num_classes=None)
     run = Run(task, steps=range(2), wrap=eager)
@@ -208,6 +213,7 @@ def test_decoupled_loss_has_its_own_chance_and_projections_stay_as_they_are_with
     assert np.abs(norms - 1).min() > 1e-3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
 def test_memory_is_float32_where_the_network_computes_in_16_bits(precision):
     task = make_task(precision, num_classes=None)
@@ -221,6 +227,7 @@ def test_memory_is_float32_where_the_network_computes_in_16_bits(precision):
     np.testing.assert_allclose(norms, 1, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_step_that_overflows_leaves_the_memory_as_it_is():
     task = make_task("mixed_float16", num_classes=None)
     task.loss_scale.scale.assign(2.0**8)
@@ -240,6 +247,7 @@ def test_step_that_overflows_leaves_the_memory_as_it_is():
 # ---- Checkpoints
 
 
+@pytest.mark.slow
 def test_checkpoint_restores_the_memory_and_the_next_step_is_the_same_to_the_bit(tmp_path):
     task = make_task("float32")
     Run(task, range(2), eager, "float32")
@@ -252,6 +260,7 @@ def test_checkpoint_restores_the_memory_and_the_next_step_is_the_same_to_the_bit
     assert_identical(received.networks[0], expected.networks[0])
 
 
+@pytest.mark.slow
 def test_memory_that_is_not_finite_is_not_saved(tmp_path):
     task = make_task("float32", num_classes=None)
     flatten(task.memory.variable_tree())["queue"].assign(np.full([SIZE, 8], np.nan))
@@ -259,6 +268,7 @@ def test_memory_that_is_not_finite_is_not_saved(tmp_path):
         Checkpoints(str(tmp_path), task).save()
 
 
+@pytest.mark.slow
 def test_network_is_taken_from_a_run_with_a_memory_and_a_line_says_so(tmp_path):
     task = make_task("float32")
     Checkpoints(str(tmp_path), task).save()
@@ -277,6 +287,7 @@ def test_restoring_a_checkpoint_without_a_memory_names_the_flag(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_run_interrupted_and_resumed_ends_in_the_same_bytes_and_is_finetuned(tmp_path, log):
     """It starts from a run without a memory, and goes round the end of its own."""
 

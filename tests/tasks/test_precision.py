@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.support.marks import usual
 from tests.support.networks import assert_identical, replicate, run_on_replicas, snapshot, tiny_config, two_replicas
 from tests.support.runs import read_tensors
 from tf_simclr.config import ContrastConfig, OptimizerConfig
@@ -60,7 +61,8 @@ def gradients(precision, network):
     return np.concatenate([np.ravel(gradient) for gradient in received])
 
 
-@pytest.mark.parametrize("network", ["resnet18", pytest.param("sk", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("network", usual("resnet18", also=["sk"]))
 @pytest.mark.parametrize("precision", GRADIENT_BOUND)
 def test_gradients_are_near_those_in_float32(precision, network):
     expected, received = gradients("float32", network), gradients(precision, network)
@@ -70,7 +72,7 @@ def test_gradients_are_near_those_in_float32(precision, network):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
+@pytest.mark.parametrize("precision", usual("mixed_bfloat16", also=["mixed_float16"]))
 def test_loss_falls_as_in_float32(precision):
     batch, losses = tensors(make_batch()), {}
     for name in ("float32", precision):
@@ -81,7 +83,7 @@ def test_loss_falls_as_in_float32(precision):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", GRADIENT_BOUND)
+@pytest.mark.parametrize("precision", usual("mixed_bfloat16", also=["mixed_float16"]))
 def test_pretraining_loss_falls(precision):
     task, batch = make_task(precision, "pretrain"), tensors(make_batch(num_views=2))
     step = graph(task.train_step)
@@ -98,9 +100,8 @@ def overflow(task):
     task.loss_scale.scale.assign(2.0**24)
 
 
-@pytest.mark.parametrize(
-    ("optimizer", "jit_compile"), [("lars", False), pytest.param("momentum", True, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("optimizer", "jit_compile"), usual(("lars", False), also=[("momentum", True)]))
 def test_step_that_overflows_changes_nothing_but_scale_and_counter(optimizer, jit_compile):
     task, batch = make_task("mixed_float16", optimizer=optimizer), tensors(make_batch())
     step = graph(task.train_step, jit_compile=jit_compile)
@@ -172,6 +173,7 @@ def test_run_resumed_between_overflow_and_growth_is_the_same(tmp_path):
     assert float(again.loss_scale.scale) == 2**13
 
 
+@pytest.mark.slow
 def test_checkpoints_of_all_precisions_hold_the_same_weights(tmp_path):
     """Only float16 adds its scale, so that those of float32 are what they were before there was one."""
     names, tasks = {}, {}
@@ -187,6 +189,7 @@ def test_checkpoints_of_all_precisions_hold_the_same_weights(tmp_path):
     assert_identical(snapshot(tasks["float32"].model), snapshot(tasks["mixed_float16"].model))
 
 
+@pytest.mark.slow
 def test_evaluation_tells_in_float32():
     task = make_task("mixed_bfloat16")
     batch = {"images": make_batch()["views"][0], "labels": make_batch()["labels"], "mask": np.ones(BATCH)}

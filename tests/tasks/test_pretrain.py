@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.support.marks import usual
 from tests.support.networks import (
     assert_close,
     assert_identical,
@@ -118,7 +119,8 @@ def expected():
     return run_in("graph")
 
 
-@pytest.mark.parametrize("mode", ["eager", pytest.param("xla", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", usual("eager", also=["xla"]))
 def test_train_step_is_the_same_in_every_mode_in_float64(expected, mode):
     assert_same_run(run_in(mode), expected)
 
@@ -151,7 +153,7 @@ one_step = functools.cache(OneStep)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["eager", "xla"])
+@pytest.mark.parametrize("mode", usual("eager", also=["xla"]))
 def test_train_step_in_float32_is_the_same_within_the_noise_of_permuting_the_batch(mode):
     """Medians over batches: an activation that rounds to the other side of 0 moves a single one far."""
     graph, other = one_step("graph"), one_step(mode)
@@ -180,7 +182,7 @@ def test_moving_variance_in_float32_is_the_biased_one(mode):
 
 @pytest.mark.distributed
 @pytest.mark.slow
-@pytest.mark.parametrize("optimizer", ["momentum", "adam"])
+@pytest.mark.parametrize("optimizer", usual("momentum", also=["adam"]))
 def test_two_replicas_equal_one_with_other_optimizers(strategy, optimizer):
     """Adam divides by roots of squared gradients, which multiplies rounding."""
     received, expected = run_replicated(strategy, optimizer=optimizer), run_in("graph", optimizer=optimizer)
@@ -191,6 +193,7 @@ def test_two_replicas_equal_one_with_other_optimizers(strategy, optimizer):
 
 @pytest.mark.distributed
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_two_replicas_equal_one_with_selective_kernels_and_the_decoupled_loss(strategy):
     settings = {
         "resnet_depth": 50,
@@ -202,6 +205,7 @@ def test_two_replicas_equal_one_with_selective_kernels_and_the_decoupled_loss(st
     assert_same_run(received, run_in("graph", num_steps=2, **settings), 1e-8)
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_unsynchronized_batch_norm_averages_the_statistics_of_the_replicas(strategy):
     """Each replica normalises with its own rows: here two halves with statistics of their own."""
@@ -218,6 +222,7 @@ def test_unsynchronized_batch_norm_averages_the_statistics_of_the_replicas(strat
             np.testing.assert_allclose(received[name], wanted, rtol=1e-9, atol=1e-12, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision", ["float64", "float32"])
 def test_probe_leaves_the_backbone_bit_equal(precision):
     with_probe = run_in("eager", precision, num_steps=2).variables
@@ -229,6 +234,7 @@ def test_probe_leaves_the_backbone_bit_equal(precision):
     assert_identical({name: with_probe[name] for name in without}, without)
 
 
+@pytest.mark.slow
 def test_metrics_are_what_they_say():
     task = make_task()
     batch = tensors(make_batch())
@@ -261,6 +267,7 @@ def test_metrics_are_what_they_say():
         np.testing.assert_allclose(metrics[name], value, rtol=1e-6, err_msg=name)
 
 
+@pytest.mark.slow
 def test_projections_stay_as_they_are_without_hidden_norm():
     task = make_task(contrast={"hidden_norm": False})
     batch = tensors(make_batch())
@@ -295,6 +302,7 @@ def test_lars_excludes_norms_biases_and_the_supervised_head(monkeypatch, se_rati
     assert received["weight_decay"] == 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("optimizer", "num_classes"), [("lars", CLASSES), ("lars", None), ("momentum", CLASSES), ("adam", None)]
 )
@@ -310,6 +318,7 @@ def test_weight_decay_in_the_loss_covers_what_the_optimizer_does_not(optimizer, 
     np.testing.assert_allclose(received, expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "model",
     [
@@ -325,6 +334,7 @@ def test_every_projection_head_trains(model):
     assert all(np.abs(change).max() > 0 for change in run.changes.values())
 
 
+@pytest.mark.slow
 def test_zero_initialised_probe_learns_in_the_first_step():
     task = make_task(zero_init_logits_layer=True)
     kernel = task.model.supervised_head.kernel
@@ -333,6 +343,7 @@ def test_zero_initialised_probe_learns_in_the_first_step():
     assert np.abs(kernel.numpy()).max() > 0
 
 
+@pytest.mark.slow
 def test_iterations_count_the_steps_and_the_loss_falls():
     task, losses = make_task("float32", num_classes=None, optimizer="adam"), []
     step, batch = WRAP["graph"](task.train_step), tensors(make_batch("float32"))
@@ -370,6 +381,7 @@ def check_rows(received, expected):
         np.testing.assert_allclose(received[name], values, rtol=1e-6, err_msg=name)
 
 
+@pytest.mark.slow
 def test_eval_step_tells_of_each_row_and_changes_nothing(evaluated):
     task, batch, expected = evaluated
     before = snapshot(task.model)
@@ -377,6 +389,7 @@ def test_eval_step_tells_of_each_row_and_changes_nothing(evaluated):
     assert_identical(snapshot(task.model), before)
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_eval_step_tells_of_the_rows_of_all_replicas(evaluated, strategy):
     _, batch, expected = evaluated

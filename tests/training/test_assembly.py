@@ -88,6 +88,7 @@ def test_distillation_where_all_images_are_labelled_takes_them_in_place():
     assert batch["labels"].numpy().min() >= 0 and batch["views"][0].shape == (32, 8, 8, 3)
 
 
+@pytest.mark.slow
 def test_batches_of_a_distillation_with_labels_have_them_last():
     config, parts = make(**(DISTILL | {"labels_per_class": 2, "distill_labeled_share": 0.25}))
     batches = ingredients.training_batches(config, parts, BatchPlan(global_batch_size=32), num_views=1, first_step=0)
@@ -128,6 +129,7 @@ def test_finetuning_and_its_baseline_see_the_labels_of_the_seed():
         np.testing.assert_array_equal(source.images, digits.images[expected])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["finetune", "supervised"])
 def test_batch_of_labelled_images_may_be_larger_than_their_number(mode, log):
     flags = {"checkpoint": "y"} if mode == "finetune" else {}
@@ -173,6 +175,7 @@ def test_distillation_sees_all_records_and_the_labels_of_a_few(tmp_path, cache):
     assert sorted(seen) == list(range(30)) and len(set(few)) == 6
 
 
+@pytest.mark.slow
 def test_pretraining_on_images_of_which_some_have_no_label_has_no_probe(tmp_path):
     write(tmp_path / "train-0.tfrecord", [example(png(n), n % 3 - 1) for n in range(36)])
     _, parts = make(mode="pretrain", dataset=f"tfrecord:{tmp_path}")
@@ -183,6 +186,7 @@ def test_pretraining_on_images_of_which_some_have_no_label_has_no_probe(tmp_path
     assert (parts.source.num_examples, parts.num_classes, parts.num_labels) == (24, 2, 24)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mode", ["pretrain", "distill"])
 def test_several_sources_are_images_without_labels(tmp_path, mode):
     data = f"digits,tfrecord:{write_greys(tmp_path, range(30))}"
@@ -212,6 +216,7 @@ def start_finetuning(checkpoint=None, **flags):
     return values["supervised_head/kernel"].numpy(), line
 
 
+@pytest.mark.slow
 def test_finetuning_keeps_a_head_that_was_trained_on_the_same_layer():
     kernel, line = start_finetuning()
     saved = tf.train.load_checkpoint(f"{finished_run().directory}/ckpt-{TOTAL_STEPS}").get_tensor(PROBE)
@@ -222,6 +227,7 @@ def test_finetuning_keeps_a_head_that_was_trained_on_the_same_layer():
     np.testing.assert_array_equal(start_finetuning(checkpoint=prefix)[0], saved)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
     [
@@ -242,6 +248,7 @@ def test_finetuning_starts_any_other_head_at_zero(flags, tmp_path):
     assert line.endswith("; the supervised head starts fresh.")
 
 
+@pytest.mark.slow
 def test_finetuning_keeps_the_head_of_a_checkpoint_in_the_home(monkeypatch):
     directory = finished_run().directory
     monkeypatch.setenv("HOME", str(directory.parent))
@@ -270,6 +277,7 @@ def test_head_is_taken_over_where_the_same_images_lie_elsewhere():
     assert may_keep_head("folder:elsewhere", names, fingerprint=fingerprint)
 
 
+@pytest.mark.slow
 def test_student_does_not_take_over_a_head_that_has_seen_other_labels():
     settings = {"labels_per_class": 5, "checkpoint": finished_run().directory, "proj_head_mode": "nonlinear"}
     config, parts = make(**(DISTILL | settings))

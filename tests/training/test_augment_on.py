@@ -58,6 +58,7 @@ def test_run_on_device_that_is_resumed_ends_in_the_same_bytes(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.distributed
+@pytest.mark.exhaustive
 def test_compiled_run_on_device_on_two_replicas_loses_as_on_one(tmp_path):
     losses = []
     for strategy in ("one_device", "mirrored"):

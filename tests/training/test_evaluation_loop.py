@@ -109,6 +109,7 @@ def test_evaluation_equals_the_scores_of_all_readable_logits(num_replicas):
     np.testing.assert_array_equal(found.labels, labels[~is_bad])
 
 
+@pytest.mark.slow
 @pytest.mark.distributed
 def test_evaluation_on_two_replicas_is_that_on_one_to_the_bit():
     one, two = (scores(*case(), num_replicas=count) for count in (1, 2))

@@ -11,6 +11,7 @@ import tensorflow as tf
 
 import tf_simclr
 from exports.export import SavedModelExport
+from tests.support.marks import usual
 from tests.support.networks import two_replicas
 from tests.support.runs import (
     REPOSITORY,
@@ -122,6 +123,7 @@ def test_run_whose_export_has_no_place_is_refused_before_training(tmp_path, with
     assert list(directory.rglob("*")) == [foreign.parent, foreign]
 
 
+@pytest.mark.slow
 def test_run_whose_last_action_fails_keeps_its_result_and_is_finished_by_the_next_start(copy):
     """An action that fails may be an export on a full disk."""
 
@@ -143,6 +145,7 @@ def test_run_whose_last_action_fails_keeps_its_result_and_is_finished_by_the_nex
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_run_in_chunks_takes_its_statistics_of_each_and_is_not_mixed_with_another(tmp_path):
     whole, events = finished_run().events[0].metrics, []
     settings = {"global_bn": False, "train_steps": 2}
@@ -190,6 +193,7 @@ def test_checkpoint_holds_the_slots_of_the_optimizer():
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_run_with_another_seed_differs(tmp_path):
     config = tiny_config(tmp_path / "run", mode="train", seed=1, train_steps=1)
     train_and_evaluate(config)
@@ -197,6 +201,7 @@ def test_run_with_another_seed_differs(tmp_path):
     assert name in differing_tensors(tmp_path / "run" / "ckpt-1", finished_run().directory / "ckpt-2")
 
 
+@pytest.mark.slow
 def test_run_interrupted_in_its_evaluation_evaluates_without_training(copy, log):
     for path in copy.glob("result*.json"):
         path.unlink()
@@ -303,13 +308,15 @@ def test_eval_without_a_probe_is_refused(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "flags",
-    [
+    usual(
         {"proj_head_mode": "none", "optimizer": "momentum"},
-        {"proj_head_mode": "linear", "ft_proj_selector": 1},
-        {"num_proj_layers": 1, "contrastive_loss": "decoupled_nt_xent"},
-        {"ft_proj_selector": -1, "optimizer": "adam"},
         {"sk_ratio": 0.0625, "se_ratio": 0.25, "global_bn": False},
-    ],
+        also=[
+            {"proj_head_mode": "linear", "ft_proj_selector": 1},
+            {"num_proj_layers": 1, "contrastive_loss": "decoupled_nt_xent"},
+            {"ft_proj_selector": -1, "optimizer": "adam"},
+        ],
+    ),
     ids=lambda flags: "-".join(f"{k}={v}" for k, v in flags.items()),
 )
 def test_every_head_trains_and_is_evaluated(tmp_path, flags):
@@ -364,6 +371,7 @@ assert not different, different
 
 @pytest.mark.slow
 @pytest.mark.distributed
+@pytest.mark.exhaustive
 def test_mirrored_runs_resume_to_the_bit_several_in_one_process(tmp_path):
     # In a process of its own: the strategies of other tests number their collectives alike.
     command = [sys.executable, "-c", MIRRORED, str(tmp_path)]

@@ -104,6 +104,7 @@ def test_batch_that_chunks_cannot_share_is_refused_before_training(
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_unlabelled_folder_is_pretrained_without_probe_and_evaluation(tmp_path, log):
     folder = write_images(tmp_path / "flat", 40)
     (folder / "007.png").write_bytes(b"no picture")
@@ -137,6 +138,7 @@ def test_unlabelled_folder_is_pretrained_without_probe_and_evaluation(tmp_path, 
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_unreadable_images_over_the_share_stop_the_run(tmp_path):
     folder = write_images(tmp_path / "flat", 40)
     for number in range(8):
@@ -167,6 +169,7 @@ def test_unreadable_images_in_evaluation_are_counted_and_over_the_share_an_error
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_run_on_a_mix_that_was_stopped_ends_in_the_same_bytes(tmp_path, log):
     """Records with a damaged one, and a folder: stopped after step 2 and 4 of 6."""
     write_images(tmp_path / "flat", 20)

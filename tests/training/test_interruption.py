@@ -61,6 +61,7 @@ def test_run_killed_at_many_moments_ends_in_the_same_bytes(tmp_path, num_kills):
 
 @pytest.mark.slow
 @pytest.mark.distributed
+@pytest.mark.exhaustive
 def test_two_workers_one_of_them_killed_or_preempted_end_in_the_same_bytes(tmp_path):
     ends = run_module("workers", tmp_path)
     assert ends == {

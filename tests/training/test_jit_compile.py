@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.support.marks import usual
 from tests.support.networks import assert_close, snapshot, two_replicas
 from tests.support.runs import refusal, tiny_config
 from tests.tasks import test_distill, test_finetune, test_pretrain
@@ -46,7 +47,7 @@ def train(name, jit_compile):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", usual("finetune", also=["pretrain", "distill"]))
 def test_compiled_step_is_the_same_in_float64(name):
     metrics, changes = train(name, jit_compile=True)
     expected_metrics, expected_changes = train(name, jit_compile=False)
@@ -111,6 +112,7 @@ def test_run_on_several_cpu_devices_is_refused_before_anything_is_written(tmp_pa
     assert not directory.exists()
 
 
+@pytest.mark.slow
 def test_run_hands_the_choice_to_the_loop(tmp_path, monkeypatch):
     choices = []
     monkeypatch.setattr(

@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 from exports.saved_model import save_model
+from tests.support.marks import usual
 from tests.support.networks import random_images
 from tests.support.runs import TOTAL_STEPS, finished_run, refusal, tiny_config, write_images
 from tf_simclr.config import ModelConfig, UserError
@@ -114,7 +115,10 @@ def test_teacher_of_another_program_tells_no_names(tmp_path, content):
     assert network_class_names(path, "teacher") is None
 
 
-@pytest.mark.parametrize("form", ["directory", "checkpoint", "index", "~", "SavedModel", "file://", "handle"])
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "form", usual("directory", "SavedModel", "handle", also=["checkpoint", "index", "~", "file://"])
+)
 def test_teacher_of_every_form_gives_the_same_logits(form, tmp_path, monkeypatch):
     path = path_of(form, tmp_path, monkeypatch)
     teacher = load_teacher(path, SIZE)
@@ -128,11 +132,13 @@ def test_teacher_of_every_form_gives_the_same_logits(form, tmp_path, monkeypatch
     assert np.abs(expected_logits()).max() > 1e-3
 
 
+@pytest.mark.slow
 def test_teacher_of_an_earlier_checkpoint_is_another():
     teacher = load_teacher(f"{finished_run().directory}/ckpt-2", SIZE)
     assert np.abs(teacher.logits(images()) - expected_logits()).max() > 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", ["directory", "SavedModel"])
 def test_teacher_sees_in_inference_mode(form, tmp_path, monkeypatch):
     """One image alone gives what it gives beside others; batch statistics would differ."""
@@ -207,6 +213,7 @@ def test_teacher_behind_a_handle_that_cannot_be_fetched_is_one_line(monkeypatch)
     assert message.endswith(f": cannot be fetched (no); {FITS}")
 
 
+@pytest.mark.slow
 def test_teacher_pretrained_without_a_probe_gives_no_logits(tmp_path):
     config = ModelConfig(resnet_depth=18, width_multiplier=0.125, image_size=SIZE, proj_out_dim=16)
     model = build_simclr_model(config)
@@ -319,6 +326,7 @@ def test_teacher_of_other_classes_is_refused_with_both_lists(tmp_path, monkeypat
     )
 
 
+@pytest.mark.slow
 def test_evaluation_of_a_student_needs_no_teacher(tmp_path):
     """Nor the labels of its training images: a run says itself how many classes it tells apart."""
     data = {"dataset": f"folder:{write_images(tmp_path / 'images', count=2)}", "eval_split": None}
@@ -352,6 +360,7 @@ def announced(tmp_path, caplog):
     return announce
 
 
+@pytest.mark.slow
 def test_student_that_is_bigger_is_said(announced):
     wide = build_simclr_model(wider(), CLASSES)
     wide.freeze_for_finetuning()
@@ -365,9 +374,11 @@ def wider():
     return ModelConfig(resnet_depth=18, width_multiplier=0.1875, image_size=SIZE, proj_out_dim=16)
 
 
+@pytest.mark.slow
 def test_student_of_a_teacher_of_unknown_size_is_not_said_to_be_bigger(announced, tmp_path):
     assert announced(teacher=save_constants(tmp_path / "hub")) == []
 
 
+@pytest.mark.slow
 def test_student_as_big_as_its_teacher_is_not_said_to_be_bigger(announced):
     assert announced() == []

@@ -191,6 +191,7 @@ def test_recipe_of_the_whole_method_is_one_of_a_curve(tmp_path):
     assert config.runs["labels_1/seed_0/finetune"].train.train_steps == 300
 
 
+@pytest.mark.slow
 def test_figures_are_those_of_the_runs(trained, tmp_path, log):
     config = curve_config(tmp_path, num_seeds=3)
     outcome = measure_label_efficiency(config)
@@ -271,6 +272,7 @@ TABLE = """\
 """
 
 
+@pytest.mark.slow
 def test_table_is_printed_and_written(trained, tmp_path, log):
     measure_label_efficiency(curve_config(tmp_path))
     assert TABLE in "\n".join(log.messages) + "\n"
@@ -290,6 +292,7 @@ def test_one_seed_has_no_spread_and_says_so(trained, tmp_path):
     assert point["supervised"]["label_top_1_accuracy"]["standard_deviation"] is None
 
 
+@pytest.mark.slow
 def test_picture_shows_curves_and_spread(trained, tmp_path):
     measure_label_efficiency(curve_config(tmp_path, num_seeds=1))
     without = tf.io.decode_png((tmp_path / "label_efficiency.png").read_bytes()).numpy()
@@ -305,6 +308,7 @@ def test_picture_shows_curves_and_spread(trained, tmp_path):
     assert pale(pixels) > pale(without) + 1000
 
 
+@pytest.mark.slow
 def test_page_has_tables_picture_and_every_run(trained, tmp_path):
     config = curve_config(tmp_path)
     measure_label_efficiency(config)
@@ -323,12 +327,14 @@ def test_page_has_tables_picture_and_every_run(trained, tmp_path):
     assert content.count("src=") == content.count('src="data:image/png;base64,') == 1
 
 
+@pytest.mark.exhaustive
 def test_more_labels_and_seeds_are_added_to_those_there(trained, tmp_path):
     for settings in ({"num_seeds": 1}, {"num_seeds": 2}, {"labels_per_class": "1,2,3,4"}):
         outcome = measure_label_efficiency(curve_config(tmp_path, **settings))
     assert [point["labels_per_class"] for point in outcome["points"]] == [1, 2, 3, 4]
 
 
+@pytest.mark.slow
 def test_warning_of_repeated_tracing_is_left_out_and_no_other(monkeypatch, tmp_path):
     messages, logger, handler = [], tf.get_logger(), logging.Handler()
     handler.emit = lambda record: messages.append(record.getMessage())

@@ -176,6 +176,7 @@ def test_single_run_does_not_take_the_directory_of_a_whole_one(trained, tmp_path
 
 
 @pytest.mark.slow
+@pytest.mark.stack
 def test_whole_run_has_the_results_of_its_steps():
     run = finished_whole()
     assert list(run.result) == list(TRAIN_MODES)
@@ -274,6 +275,7 @@ def test_student_of_images_without_labels_has_the_classes_of_its_teacher(tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_distillation_with_labels_resumes_to_the_bit(tmp_path, log):
     def interrupt(event):
         if event.step == 1:
@@ -341,6 +343,7 @@ def test_label_fraction_that_leaves_a_class_empty_is_refused(refused):
     assert "of which none would be left; use a larger share, or --labels_per_class." in message
 
 
+@pytest.mark.slow
 def test_head_layer_beyond_the_checkpoints_head_is_refused(refused):
     settings = {"mode": "finetune", "checkpoint": finished_run().directory}
     message = refused(num_proj_layers=4, ft_proj_selector=4, **settings)
@@ -350,6 +353,7 @@ def test_head_layer_beyond_the_checkpoints_head_is_refused(refused):
         tiny_config("x", ft_proj_selector=4, **settings)
 
 
+@pytest.mark.slow
 def test_checkpoint_and_teacher_that_do_not_exist_are_refused(refused, tmp_path):
     assert refused(mode="finetune", checkpoint=tmp_path / "no").startswith(
         f"--checkpoint={tmp_path}/no: no such checkpoint; "
