@@ -146,6 +146,7 @@ def test_crop_image_accepts_images_of_unknown_size():
         assert evaluate(image).shape == (40, 40, 3)
 
 
+@pytest.mark.slow
 def test_train_view_accepts_batches_of_unknown_length():
     signature = (tf.TensorSpec([None, 20, 28, 3], tf.uint8), tf.TensorSpec([None, NUM_DRAWS], tf.float32))
     traced = tf.function(FULL, input_signature=signature)

@@ -184,6 +184,7 @@ def sgd_by_hand(examples, num_classes):
     return variables
 
 
+@pytest.mark.slow
 def test_sgd_is_the_recurrence_of_the_paper():
     examples = clusters()
     classifier = fit_sgd(examples, NUM_CLASSES)

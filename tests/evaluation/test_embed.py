@@ -287,6 +287,7 @@ def test_endpoint_that_does_not_exist_is_answered_with_those_that_do(photos, tmp
     assert not list(tmp_path.glob("f.npz*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("network", ["nothing", "folder", "steps", "project", "truncated", "module", "handle"])
 def test_network_that_does_not_fit_is_refused(photos, tmp_path, network):
     path = tmp_path / "network"

@@ -335,6 +335,7 @@ def test_squeeze_width_follows_the_inner_width_of_the_block(depth, channels):
         assert block["squeeze"]["bias"].shape == (squeezed,)
 
 
+@pytest.mark.slow
 def test_selective_kernel_squeezes_to_at_least_32():
     encoder = build_in_graph(network(50, 1, True)).variable_tree()["encoder"]
     wide = build_in_graph(network(152, 3, True)).variable_tree()["encoder"]

@@ -108,6 +108,7 @@ def test_chunks_have_the_loss_gradient_and_statistics_of_one_tape_over_all(num_c
     assert_close(run.received, expected, 1e-9)
 
 
+@pytest.mark.slow
 def test_gradients_in_chunks_change_no_variable():
     run = chunked(4)
     assert_identical(snapshot(run.task.model), run.before)

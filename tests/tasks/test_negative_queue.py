@@ -122,6 +122,7 @@ def test_each_step_has_the_negatives_of_the_steps_before_it():
     assert len(stored) == SIZE
 
 
+@pytest.mark.slow
 def test_queue_has_the_projections_of_the_average_in_a_ring():
     run, _ = expected_run()
     model, queue = build_simclr_model(tiny_config()), np.zeros([SIZE, 8])

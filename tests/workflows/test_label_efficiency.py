@@ -218,6 +218,7 @@ def check_spread(spread, values):
     np.testing.assert_allclose([*spread["by_seed"], *(spread[name] for name in names)], expected, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_differences_are_of_the_same_draws_with_their_interval(trained, tmp_path):
     outcome = measure_label_efficiency(
         curve_config(
@@ -243,6 +244,7 @@ def write_other_curve(directory, **values):
     return directory
 
 
+@pytest.mark.slow
 def test_other_curve_is_subtracted_draw_by_draw(trained, tmp_path):
     other = write_other_curve(tmp_path / "other", label_seed=0)
     settings = {"efficiency_methods": "finetune", "efficiency_baseline": other}

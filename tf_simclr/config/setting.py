@@ -89,7 +89,8 @@ class Setting:
             self._check_number(name, value)
 
     def _check_number(self, name: str, value: float) -> None:
-        check(math.isfinite(value), name, value, "use a finite number.")
+        # Integers have no limit, and a float cannot hold the largest.
+        check(isinstance(value, int) or math.isfinite(value), name, value, "use a finite number.")
         bounds = _bounds(self.values_text)
         inside = bounds.least <= value <= bounds.most and bounds.above < value < bounds.below
         check(inside, name, value, f"use {self.values}.")
