@@ -4,7 +4,6 @@ Nothing here loads TensorFlow until a file is read or written.
 """
 
 import contextlib
-import dataclasses
 import fnmatch
 import glob
 import json
@@ -19,14 +18,13 @@ import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, BinaryIO
 
-from tf_simclr.config import UserError, check, is_handle
+from tf_simclr.config import UserError
 
 MAX_LISTED = 6
 TEMPORARY = r"\.[0-9a-f]+\.tmp"
 """Regular expression of what `temporary_name` adds to a name; earlier versions added the number of the process."""
 _MAX_JSON_BYTES = 2**26
 _MAX_LINE = 500
-_PATH_FLAGS = frozenset(["model_dir", "checkpoint", "teacher", "data_dir", "output", "dataset", "datasets"])
 # Control characters; those that turn the direction of a line; bytes of file names that are no text.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -246,41 +244,6 @@ def _checked_size(content: bytes, most: int) -> bytes:
     if len(content) > most:
         raise ValueError(f"larger than {most / 2**20:g} MiB")
     return content
-
-
-def check_addresses(config: Any) -> None:
-    """Refuses addresses that TensorFlow has no file system for; loads TensorFlow only if there is an address.
-
-    Args:
-        config: A dataclass with fields that are named like flags, or are such dataclasses.
-
-    Raises:
-        UserError: There is such an address.
-    """
-    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
-    for flag in _PATH_FLAGS & fields.keys():
-        for scheme in re.findall(r"([\w+.-]+)://", fields[flag] or ""):
-            if flag != "teacher" or not is_handle(fields[flag]):  # Which TF-Hub fetches.
-                _check_scheme(scheme, flag, fields[flag])
-    for value in fields.values():
-        if dataclasses.is_dataclass(value):
-            check_addresses(value)
-
-
-def _check_scheme(scheme: str, flag: str, value: str) -> None:
-    import tensorflow as tf
-
-    if flag == "checkpoint" and is_handle(value):
-        fix = "is not on this machine; download the module, and name its folder. Take it from those you trust: a "
-        raise UserError(f"--{flag}={value}: {fix}SavedModel is a program.")
-    known = tf.io.gfile.get_registered_schemes()
-    check(
-        scheme in known,
-        flag,
-        value,
-        f"TensorFlow has no file system for {scheme}:// here; use a path on this machine"
-        f"{' or in gs://' if 'gs' in known else ''}, or load the plug-in for {scheme}:// first.",
-    )
 
 
 def parse_json(text: str | bytes, form: Form = object) -> Any:

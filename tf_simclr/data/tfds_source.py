@@ -17,6 +17,7 @@ from tf_simclr.data.record_files import RecordFile
 from tf_simclr.data.source import Source, check_bad_images
 from tf_simclr.data.splits import bad_part, missing_split, split_terms
 from tf_simclr.data.stream_source import StreamSource, shuffle_buffer_size
+from tf_simclr.data.tfds_features import image_key, label_key
 from tf_simclr.files import one_line
 from tf_simclr.images.decode import decode_image
 
@@ -61,7 +62,7 @@ def load(data: DataConfig, split: str, flag: str) -> Source:
     """
     builder = _open(data)
     _check_split(builder, split, flag, data.dataset)
-    keys = _image_key(builder, data), _label_key(builder, data)
+    keys = image_key(builder, data), label_key(builder, data)
     opened = _Split(builder, split, f"{data.dataset} ({split})", *keys)
     # Labels that are held back are written as -1.
     terms = [dataclasses.replace(opened, split=term) for term in split_terms(split, flag)]
@@ -95,7 +96,7 @@ def load_with_label_sets(
     """
     builder = _open(data)
     _check_split(builder, split, flag, data.dataset)
-    opened = _Split(builder, split, f"{data.dataset} ({split})", _image_key(builder, data), None)
+    opened = _Split(builder, split, f"{data.dataset} ({split})", image_key(builder, data), None)
     _check_can_stream(data, builder)
     source, sets = opened.stream(), {key: opened.label_sets(key) for key in keys}
     source.class_names = tuple(opened.classes_of_sets(keys[0]).names)
@@ -315,54 +316,3 @@ def _check_split(builder: Any, split: str, flag: str, dataset: str) -> None:
         raise bad_part(split, flag) from error
     if not info.num_examples:
         raise UserError(f"--{flag}={split}: no example of {dataset} is in it; take a larger part.")
-
-
-def _features_of(builder: Any, kind: type) -> list[str]:
-    features = builder.info.features
-    named = features.items() if hasattr(features, "items") else ()
-    return sorted(key for key, feature in named if isinstance(feature, kind))
-
-
-def _image_key(builder: Any, data: DataConfig) -> str:
-    """Returns the feature that is the image.
-
-    Raises:
-        UserError: it is not known which one.
-    """
-    import tensorflow_datasets as tfds
-
-    keys = _features_of(builder, tfds.features.Image)
-    keys = [key for key in keys if builder.info.features[key].np_dtype == np.uint8]
-    if not keys:
-        raise UserError(
-            f"--dataset={data.dataset}: no 8-bit image feature in it (its features: "
-            f"{', '.join(_features_of(builder, object)) or 'unnamed'}); use a data set of images."
-        )
-    return _choose(builder, data, "image", keys)
-
-
-def _label_key(builder: Any, data: DataConfig) -> str | None:
-    """Returns the feature that is the label; None without labels.
-
-    Raises:
-        UserError: it is not known which one.
-    """
-    import tensorflow_datasets as tfds
-
-    keys = _features_of(builder, tfds.features.ClassLabel)
-    is_without = data.tfds_label_key == "" or not (keys or data.tfds_label_key)
-    return None if is_without else _choose(builder, data, "label", keys)
-
-
-def _choose(builder: Any, data: DataConfig, kind: str, keys: list[str]) -> str:
-    """Returns the feature that the flag names, else that of the data set, else the usual or the only one."""
-    flag, rest = f"tfds_{kind}_key", ", or use --tfds_label_key= to read without labels" * (kind == "label")
-    named = getattr(data, flag)
-    supervised = builder.info.supervised_keys or ()
-    usual = next((key for key in (*supervised, kind) if key in keys), None)
-    chosen = named or usual or (keys[0] if len(keys) == 1 else None)
-    if chosen not in keys:
-        problem = f"--{flag}: not given, and" if named is None else f"--{flag}={named}:"
-        there = f"has the {kind}s {', '.join(keys)}; name one of them" if keys else f"has no {kind}; leave it out"
-        raise UserError(f"{problem} {data.dataset} {there}{rest}.")
-    return chosen

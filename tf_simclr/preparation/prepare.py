@@ -29,10 +29,11 @@ from tf_simclr.data.manifest import Shard
 from tf_simclr.data.sources import FOLDER_PREFIX
 from tf_simclr.data.splits import UNLABELLED, find_split
 from tf_simclr.evaluation.features import digest
-from tf_simclr.files import check_addresses, counted, one_line, shown_path
+from tf_simclr.files import counted, one_line, shown_path
 from tf_simclr.images.decode import MAX_PIXELS
 from tf_simclr.preparation.convert import Conversion, Converted, ReadError, convert_files, start_worker
 from tf_simclr.preparation.record_writer import UNREADABLE, PreparedFiles, Row
+from tf_simclr.terminal.entry import check_addresses
 from tf_simclr.terminal.interrupts import interrupts_tell
 from tf_simclr.terminal.progress import Progress
 

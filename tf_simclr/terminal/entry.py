@@ -1,12 +1,15 @@
 """The entry points of the library: what every call from outside has in common."""
 
+import dataclasses
 import functools
+import re
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from tf_simclr.files import check_addresses
+from tf_simclr.config import UserError, check, is_handle
 from tf_simclr.terminal.noise import without_noise
 
+_PATH_FLAGS = frozenset(["model_dir", "checkpoint", "teacher", "data_dir", "output", "dataset", "datasets"])
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
@@ -24,3 +27,38 @@ def entry_point(function: _Function) -> _Function:
             return function(config, *args, **kwargs)
 
     return call  # type: ignore[return-value]
+
+
+def check_addresses(config: Any) -> None:
+    """Refuses addresses that TensorFlow has no file system for; loads TensorFlow only if there is an address.
+
+    Args:
+        config: A dataclass with fields that are named like flags, or are such dataclasses.
+
+    Raises:
+        UserError: There is such an address.
+    """
+    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    for flag in _PATH_FLAGS & fields.keys():
+        for scheme in re.findall(r"([\w+.-]+)://", fields[flag] or ""):
+            if flag != "teacher" or not is_handle(fields[flag]):  # Which TF-Hub fetches.
+                _check_scheme(scheme, flag, fields[flag])
+    for value in fields.values():
+        if dataclasses.is_dataclass(value):
+            check_addresses(value)
+
+
+def _check_scheme(scheme: str, flag: str, value: str) -> None:
+    import tensorflow as tf
+
+    if flag == "checkpoint" and is_handle(value):
+        fix = "is not on this machine; download the module, and name its folder. Take it from those you trust: a "
+        raise UserError(f"--{flag}={value}: {fix}SavedModel is a program.")
+    known = tf.io.gfile.get_registered_schemes()
+    check(
+        scheme in known,
+        flag,
+        value,
+        f"TensorFlow has no file system for {scheme}:// here; use a path on this machine"
+        f"{' or in gs://' if 'gs' in known else ''}, or load the plug-in for {scheme}:// first.",
+    )
