@@ -13,12 +13,12 @@ import pytest
 import tensorflow as tf
 
 from tests.support.runs import TOTAL_STEPS, differing_tensors, finished_run, tiny_config
-from tf_simclr.runs import checkpoint
-from tf_simclr.runs.checkpoint import Checkpoints, find_checkpoint, initialize_from, load_network, wait_for_checkpoint
-from tf_simclr.runs.checkpoint_list import finished_checkpoint, latest_checkpoint
 from tf_simclr.config import ModelConfig, UserError
 from tf_simclr.files import write_json
 from tf_simclr.models import build_simclr_model
+from tf_simclr.runs import checkpoint
+from tf_simclr.runs.checkpoint import Checkpoints, find_checkpoint, initialize_from, load_network, wait_for_checkpoint
+from tf_simclr.runs.checkpoint_list import finished_checkpoint, latest_checkpoint
 from tf_simclr.runs.directory import check_directory, claim_directory, owning_directory
 
 pytestmark = pytest.mark.stack

@@ -12,22 +12,21 @@ import pytest
 from exports.retention import MARKER, is_export
 from flags.convert import parse_command_line
 from tests.support.runs import tiny_config as parsed_config
-from tf_simclr.training.actions import _read_counts
-from tf_simclr.distribution.cluster import find_cluster, names_several_workers
 from tf_simclr.config import StrategyConfig, UserError
-from tf_simclr.metrics.confusion import read_confusion
-from tf_simclr.data.manifest import read_manifest
+from tf_simclr.data.manifest import new_manifest, read_manifest
+from tf_simclr.distribution.cluster import find_cluster, names_several_workers
 from tf_simclr.evaluation.feature_files import FeatureFiles
 from tf_simclr.interop.saved_models import read_image_size
-from tf_simclr.workflows.semi_supervised import results_table
+from tf_simclr.metrics.confusion import read_confusion
 from tf_simclr.preparation.record_writer import PreparedFiles
-from tf_simclr.data.manifest import new_manifest
 from tf_simclr.rendering.scores import score_cells
 from tf_simclr.report import evaluations
-from tf_simclr.runs.results import ResultFiles
 from tf_simclr.runs.data import describe_change, read_run_data
 from tf_simclr.runs.directory import check_directory, read_settings
+from tf_simclr.runs.results import ResultFiles
 from tf_simclr.suites.results import SuiteResults
+from tf_simclr.training.actions import _read_counts
+from tf_simclr.workflows.semi_supervised import results_table
 
 BYTES = {
     "empty": b"",

@@ -9,9 +9,9 @@ import pytest
 from tests.support.runs import refusal, tiny_config, write_images
 from tf_simclr.config import UserError
 from tf_simclr.data import load_source
-from tf_simclr.training.experiment import Experiment, train_and_evaluate
 from tf_simclr.runs.data import RunData, describe_change, read_run_data, write_run_data
 from tf_simclr.runs.directory import check_directory, claim_directory
+from tf_simclr.training.experiment import Experiment, train_and_evaluate
 
 SOME = RunData(("cat", "dog"), 2, 4, "1f")
 

@@ -6,8 +6,8 @@ import pytest
 import tensorflow as tf
 
 from tf_simclr.config import ModelConfig
-from tf_simclr.runs.network_differences import describe_differences
 from tf_simclr.models import build_simclr_model
+from tf_simclr.runs.network_differences import describe_differences
 
 BASE = {"resnet_depth": 18, "width_multiplier": 0.125, "image_size": 8, "proj_out_dim": 16}
 

@@ -9,8 +9,8 @@ import sys
 
 import pytest
 
-from tf_simclr.runs import ownership
 from tf_simclr.config import UserError
+from tf_simclr.runs import ownership
 from tf_simclr.runs.ownership import OwnedError, owning
 
 HOLD = """

@@ -12,12 +12,18 @@ import tensorflow as tf
 from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
-from tf_simclr.runs.checkpoint_list import checkpoints_newest_first, delete_unfinished, finished_checkpoint, latest_checkpoint, listed_checkpoints
 from tf_simclr.config import TRAIN_MODES, ModelConfig, UserError, check_readable_place
 from tf_simclr.files import first_line, list_names, listed
-from tf_simclr.runs.network_differences import describe_differences
 from tf_simclr.models import SimCLRModel, build_simclr_model
+from tf_simclr.runs.checkpoint_list import (
+    checkpoints_newest_first,
+    delete_unfinished,
+    finished_checkpoint,
+    latest_checkpoint,
+    listed_checkpoints,
+)
 from tf_simclr.runs.directory import read_settings
+from tf_simclr.runs.network_differences import describe_differences
 
 _LOG = logging.getLogger("tf_simclr")
 # What the variables are filed under: in a checkpoint, in a SavedModel of this project.

@@ -10,11 +10,22 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_simclr.runs.checkpoint_list import find_checkpoints, repair_checkpoints
-from tf_simclr.config import FREE_SETTINGS, LABEL_EFFICIENCY, LABEL_SETTINGS, SEMI_SUPERVISED, TRAIN_MODES, DataConfig, Run, UserError, absolute_dataset, split_sources
+from tf_simclr.config import (
+    FREE_SETTINGS,
+    LABEL_EFFICIENCY,
+    LABEL_SETTINGS,
+    SEMI_SUPERVISED,
+    TRAIN_MODES,
+    DataConfig,
+    Run,
+    UserError,
+    absolute_dataset,
+    split_sources,
+)
 from tf_simclr.files import delete_leftovers, find_paths, first_line, listed, read_json, write_json, write_text
-from tf_simclr.runs.ownership import LOCK, owning
+from tf_simclr.runs.checkpoint_list import find_checkpoints, repair_checkpoints
 from tf_simclr.runs.data import RunData, has_run_data, write_run_data
+from tf_simclr.runs.ownership import LOCK, owning
 
 _LOG = logging.getLogger("tf_simclr")
 _SETTINGS_FILE = "flags.json"

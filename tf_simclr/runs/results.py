@@ -5,10 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from tf_simclr.config import ExperimentConfig, UserError
-from tf_simclr.metrics.confusion import Confusion, confusion_path, to_csv
 from tf_simclr.files import between, counted, find_json, to_json
-from tf_simclr.runs.directory import write_outcome
+from tf_simclr.metrics.confusion import Confusion, confusion_path, to_csv
 from tf_simclr.metrics.scores import scores_form
+from tf_simclr.runs.directory import write_outcome
 
 NUM_BAD_IMAGES = "train/num_bad_images"
 """What only training counts: it tells the result of a finished run from that of an evaluation."""
