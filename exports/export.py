@@ -11,7 +11,7 @@ from exports.retention import check_target, is_export, write_export
 from exports.saved_model import copy_for_export, save_model
 from tf_simclr.config import ExportConfig, UserError
 from tf_simclr.models import SimCLRModel
-from tf_simclr.runs.checkpoint import find_checkpoint, is_saved_model, load_network
+from tf_simclr.runs.networks import find_checkpoint, is_saved_model, load_network
 from tf_simclr.terminal.entry import entry_point
 from tf_simclr.terminal.interrupts import interrupts_tell
 from tf_simclr.terminal.progress import working

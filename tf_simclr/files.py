@@ -246,6 +246,13 @@ def _checked_size(content: bytes, most: int) -> bytes:
     return content
 
 
+def address_schemes() -> list[str]:
+    """Returns the schemes (`gs` of `gs://`) that TensorFlow has file systems for; loads TensorFlow."""
+    import tensorflow as tf
+
+    return tf.io.gfile.get_registered_schemes()
+
+
 def parse_json(text: str | bytes, form: Form = object) -> Any:
     """Parses JSON that may come from anywhere.
 

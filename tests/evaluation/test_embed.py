@@ -20,7 +20,7 @@ from tf_simclr.evaluation import embed as module
 from tf_simclr.evaluation import feature_files
 from tf_simclr.evaluation import features as passes
 from tf_simclr.evaluation.embed import embed
-from tf_simclr.runs.checkpoint import load_network
+from tf_simclr.runs.networks import load_network
 from tf_simclr.terminal import progress
 
 COUNT = 10

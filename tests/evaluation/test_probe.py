@@ -17,7 +17,7 @@ from tf_simclr.evaluation.features import Network, load_inference_network
 from tf_simclr.evaluation.probe import probe
 from tf_simclr.metrics.confusion import read_confusion
 from tf_simclr.metrics.scores import classification_scores
-from tf_simclr.runs.checkpoint import load_network
+from tf_simclr.runs.networks import load_network
 
 
 @pytest.fixture(autouse=True)

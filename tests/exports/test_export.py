@@ -16,7 +16,7 @@ from exports.retention import MARKER
 from tests.support.marks import usual
 from tests.support.runs import TOTAL_STEPS, finished_run, run_program
 from tf_simclr.config import ExportConfig, UserError
-from tf_simclr.runs.checkpoint import load_network
+from tf_simclr.runs.networks import load_network
 
 pytestmark = pytest.mark.stack
 

@@ -18,7 +18,7 @@ from tf_simclr.config import ModelConfig
 from tf_simclr.data import BatchPlan, eval_dataset
 from tf_simclr.data.random_access import EncodedImages
 from tf_simclr.models import build_simclr_model
-from tf_simclr.runs.checkpoint import initialize_from
+from tf_simclr.runs.networks import initialize_from
 
 pytestmark = pytest.mark.stack
 

@@ -12,7 +12,7 @@ from tf_simclr.config import ModelConfig, UserError
 from tf_simclr.interop.released_files import ReleasedFile, _head_layer_of_logits, open_released
 from tf_simclr.interop.released_network import infer_network, released_names
 from tf_simclr.models import build_simclr_model
-from tf_simclr.runs.checkpoint import load_network
+from tf_simclr.runs.networks import load_network
 
 
 def assert_computes_what(directory, theirs):

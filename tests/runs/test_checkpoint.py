@@ -17,9 +17,10 @@ from tf_simclr.config import ModelConfig, UserError
 from tf_simclr.files import write_json
 from tf_simclr.models import build_simclr_model
 from tf_simclr.runs import checkpoint
-from tf_simclr.runs.checkpoint import Checkpoints, find_checkpoint, initialize_from, load_network, wait_for_checkpoint
+from tf_simclr.runs.checkpoint import Checkpoints, wait_for_checkpoint
 from tf_simclr.runs.checkpoint_list import finished_checkpoint, latest_checkpoint
 from tf_simclr.runs.directory import check_directory, claim_directory, owning_directory
+from tf_simclr.runs.networks import find_checkpoint, initialize_from, load_network
 
 pytestmark = pytest.mark.stack
 

@@ -25,7 +25,8 @@ from tests.support.runs import differing_tensors, eagerly, finished_run, refusal
 from tests.support.runs import tiny_config as tiny_run
 from tf_simclr.config import ContrastConfig, OptimizerConfig, UserError
 from tf_simclr.models import build_simclr_model
-from tf_simclr.runs.checkpoint import Checkpoints, initialize_from
+from tf_simclr.runs.checkpoint import Checkpoints
+from tf_simclr.runs.networks import initialize_from
 from tf_simclr.schedules import WarmupCosine
 from tf_simclr.tasks.pretrain import MemoryPretrainTask, PretrainTask
 

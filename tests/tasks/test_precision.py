@@ -12,7 +12,8 @@ from tests.support.runs import read_tensors
 from tf_simclr.config import ContrastConfig, OptimizerConfig
 from tf_simclr.loss_scale import LossScale
 from tf_simclr.models import build_simclr_model
-from tf_simclr.runs.checkpoint import Checkpoints, initialize_from
+from tf_simclr.runs.checkpoint import Checkpoints
+from tf_simclr.runs.networks import initialize_from
 from tf_simclr.schedules import WarmupCosine
 from tf_simclr.tasks.finetune import FinetuneTask
 from tf_simclr.tasks.pretrain import PretrainTask

@@ -16,9 +16,9 @@ from tests.support.runs import TOTAL_STEPS, finished_run, refusal, tiny_config, 
 from tf_simclr.config import ModelConfig, UserError
 from tf_simclr.data import ArraySource
 from tf_simclr.models import build_simclr_model
-from tf_simclr.runs.checkpoint import load_network
 from tf_simclr.runs.data import RunData
 from tf_simclr.runs.directory import check_directory, claim_directory
+from tf_simclr.runs.networks import load_network
 from tf_simclr.schedules import WarmupCosine
 from tf_simclr.training import assembly as ingredients
 from tf_simclr.training.assembly import make_ingredients

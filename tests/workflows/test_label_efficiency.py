@@ -25,8 +25,8 @@ from tests.support.runs import (
 from tf_simclr.augment import EvalView
 from tf_simclr.config import DataConfig, LabelEfficiencyConfig, UserError
 from tf_simclr.data import choose_labelled, load_source
-from tf_simclr.runs.checkpoint import load_network
 from tf_simclr.runs.directory import claim_directory
+from tf_simclr.runs.networks import load_network
 from tf_simclr.workflows import frozen_methods, label_efficiency
 from tf_simclr.workflows.label_efficiency import measure_label_efficiency
 from tf_simclr.workflows.semi_supervised import semi_supervised

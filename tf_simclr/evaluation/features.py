@@ -16,7 +16,7 @@ from tf_simclr.data.sources import FOLDER_PREFIX
 from tf_simclr.evaluation.feature_batches import FeatureBatch, feature_batches, make_feature_function
 from tf_simclr.files import first_line, shown_path
 from tf_simclr.interop.saved_models import load_module, read_image_size
-from tf_simclr.runs.checkpoint import find_checkpoint, is_saved_model, load_network
+from tf_simclr.runs.networks import find_checkpoint, is_saved_model, load_network
 from tf_simclr.terminal.memory import device_memory, reporting_lack_of_memory
 from tf_simclr.terminal.progress import Progress
 from tf_simclr.training.memory_estimate import check_need, features_need

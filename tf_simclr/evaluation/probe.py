@@ -20,7 +20,7 @@ from tf_simclr.evaluation.probe_page import render_probe_page
 from tf_simclr.files import counted, first_line, to_json, write_text
 from tf_simclr.metrics.confusion import confusion_path, count_confusions, to_csv
 from tf_simclr.metrics.scores import classification_scores
-from tf_simclr.runs.checkpoint import is_saved_model
+from tf_simclr.runs.networks import is_saved_model
 from tf_simclr.terminal.entry import entry_point
 
 _LOG = logging.getLogger("tf_simclr")

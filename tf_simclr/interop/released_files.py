@@ -18,7 +18,7 @@ from tensorflow.core.protobuf import saved_model_pb2, trackable_object_graph_pb2
 
 from tf_simclr.config import UserError, check_readable_place
 from tf_simclr.files import first_line, listed
-from tf_simclr.runs.checkpoint import READ_ERRORS, DamagedCheckpointError, find_checkpoint, is_saved_model
+from tf_simclr.runs.networks import READ_ERRORS, DamagedCheckpointError, find_checkpoint, is_saved_model
 
 _GRAPH = "_CHECKPOINTABLE_OBJECT_GRAPH"
 _VARIABLE = "VARIABLE_VALUE"

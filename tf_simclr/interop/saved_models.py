@@ -9,7 +9,7 @@ import tensorflow as tf
 
 from tf_simclr.config import UserError, check, check_readable_place, is_remote
 from tf_simclr.files import DamagedFileError, between, first_line, form_problem, read_json
-from tf_simclr.runs.checkpoint import READ_ERRORS, is_saved_model
+from tf_simclr.runs.networks import READ_ERRORS, is_saved_model
 
 _LOG = logging.getLogger("tf_simclr")
 # Whatever TensorFlow raises for a module that is damaged, or is called in a way that it does not know.

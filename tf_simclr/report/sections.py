@@ -17,7 +17,7 @@ from tf_simclr.files import counted
 from tf_simclr.rendering import html, plots
 from tf_simclr.rendering.scores import DASH, SCORE_HEADINGS, score_cells
 from tf_simclr.report.events import Events
-from tf_simclr.runs.checkpoint import load_network
+from tf_simclr.runs.networks import load_network
 from tf_simclr.training.loop_plan import chance_loss
 
 Steps = Mapping[str, ExperimentConfig]

@@ -12,7 +12,7 @@ from tf_simclr.data import Source, load_source, load_with_label_sets, match_clas
 from tf_simclr.evaluation.features import Network, load_inference_network
 from tf_simclr.evaluation.probe_inputs import compute_features
 from tf_simclr.metrics.scores import classification_scores
-from tf_simclr.runs.checkpoint import is_saved_model
+from tf_simclr.runs.networks import is_saved_model
 from tf_simclr.suites import imagenet_classes
 from tf_simclr.suites.results import finish_suite, owning_results, run_suite
 from tf_simclr.suites.tables import ROBUSTNESS_FILE, robustness_table

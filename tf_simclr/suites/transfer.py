@@ -19,7 +19,7 @@ from tf_simclr.evaluation.features import Network, load_inference_network
 from tf_simclr.evaluation.probe import check_vector, with_validation
 from tf_simclr.evaluation.probe_inputs import Sources, check_memory, compute_examples, compute_features, open_sources
 from tf_simclr.metrics.scores import classification_scores, mean_average_precision, mean_per_class_accuracy
-from tf_simclr.runs.checkpoint import is_saved_model
+from tf_simclr.runs.networks import is_saved_model
 from tf_simclr.suites.results import finish_suite, owning_results, run_suite
 from tf_simclr.suites.tables import TRANSFER_DIRECTORY, TRANSFER_FILE, transfer_table
 from tf_simclr.suites.transfer_datasets import MEAN_PER_CLASS, TransferDataset, find_dataset

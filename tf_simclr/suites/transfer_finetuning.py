@@ -21,8 +21,8 @@ from tf_simclr.evaluation.probe_inputs import compute_examples, open_sources
 from tf_simclr.files import first_line
 from tf_simclr.interop.saved_models import read_metadata
 from tf_simclr.metrics.scores import classification_scores
-from tf_simclr.runs.checkpoint import is_saved_model
 from tf_simclr.runs.directory import defining_settings, read_settings
+from tf_simclr.runs.networks import is_saved_model
 from tf_simclr.suites.transfer_datasets import TransferDataset
 from tf_simclr.training.experiment import Experiment
 

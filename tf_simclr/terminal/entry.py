@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from tf_simclr.config import UserError, check, is_handle
+from tf_simclr.files import address_schemes
 from tf_simclr.terminal.noise import without_noise
 
 _PATH_FLAGS = frozenset(["model_dir", "checkpoint", "teacher", "data_dir", "output", "dataset", "datasets"])
@@ -49,12 +50,10 @@ def check_addresses(config: Any) -> None:
 
 
 def _check_scheme(scheme: str, flag: str, value: str) -> None:
-    import tensorflow as tf
-
     if flag == "checkpoint" and is_handle(value):
         fix = "is not on this machine; download the module, and name its folder. Take it from those you trust: a "
         raise UserError(f"--{flag}={value}: {fix}SavedModel is a program.")
-    known = tf.io.gfile.get_registered_schemes()
+    known = address_schemes()
     check(
         scheme in known,
         flag,

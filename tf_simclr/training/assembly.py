@@ -26,9 +26,9 @@ from tf_simclr.data import (
 )
 from tf_simclr.files import counted
 from tf_simclr.models import SimCLRModel, build_simclr_model
-from tf_simclr.runs.checkpoint import initialize_from
 from tf_simclr.runs.data import RunData, read_class_names, read_run_data
 from tf_simclr.runs.directory import read_settings
+from tf_simclr.runs.networks import initialize_from
 from tf_simclr.schedules import WarmupCosine
 from tf_simclr.tasks.base import Task
 from tf_simclr.tasks.distill import DistillTask

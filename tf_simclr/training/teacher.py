@@ -10,8 +10,8 @@ import tensorflow as tf
 from tf_simclr.config import UserError, is_handle
 from tf_simclr.files import first_line
 from tf_simclr.interop.saved_models import load_module, read_metadata
-from tf_simclr.runs.checkpoint import find_checkpoint, is_saved_model, load_network
 from tf_simclr.runs.data import read_class_names
+from tf_simclr.runs.networks import find_checkpoint, is_saved_model, load_network
 
 _LOGITS = "logits_sup"
 _WHAT_FITS = "name the directory of a finetuned run, a checkpoint in it, or a SavedModel with logits"

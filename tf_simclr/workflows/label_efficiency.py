@@ -21,8 +21,8 @@ from tf_simclr.distribution.collectives import is_chief
 from tf_simclr.distribution.strategies import make_strategy
 from tf_simclr.files import read_json, to_json
 from tf_simclr.report import efficiency as report
-from tf_simclr.runs.checkpoint import find_checkpoint
 from tf_simclr.runs.directory import check_directory, claim_directory, owning_directory, write_outcome
+from tf_simclr.runs.networks import find_checkpoint
 from tf_simclr.terminal.entry import entry_point
 from tf_simclr.training.actions import HeldActions
 from tf_simclr.training.experiment import Experiment

@@ -10,9 +10,9 @@ from tf_simclr.distribution.collectives import is_chief
 from tf_simclr.distribution.strategies import make_strategy
 from tf_simclr.files import to_json
 from tf_simclr.interop.saved_models import check_module_is_local
-from tf_simclr.runs.checkpoint import find_checkpoint
 from tf_simclr.runs.checkpoint_list import latest_checkpoint
 from tf_simclr.runs.directory import check_directory, claim_directory, owning_directory, read_settings, write_outcome
+from tf_simclr.runs.networks import find_checkpoint
 from tf_simclr.terminal.entry import entry_point
 from tf_simclr.training.actions import HeldActions
 from tf_simclr.training.experiment import Experiment
