@@ -1,1 +1,1 @@
-"""The command line: absl flags, turned once into a configuration."""
+"""Command line: absl flags, and the only code that turns them into a configuration."""

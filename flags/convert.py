@@ -1,4 +1,4 @@
-"""From the command line to a configuration: the only reader of the flags."""
+"""Conversion of command lines to configurations; the only reader of the flags."""
 
 import dataclasses
 import os
@@ -30,38 +30,44 @@ from tf_simclr.config import (
 )
 from tf_simclr.files import find_json
 
-# Data on this machine, or the name of a data set that TFDS itself has; "namespace:name" fetches code.
+# Data on this machine, or a data set of TFDS itself; TFDS fetches code for "namespace:name".
 _PLAIN_SOURCE = re.compile(r"(folder|tfrecord):(?!.*://).*|[\w.+-]+(/[\w.+-]+)?(:[\d.*]+)?", re.DOTALL)
 _DIGITS_RECIPE = os.path.join(RECIPES, "digits.flags")
-# A flag for all steps of the whole method is left to the one step that has a use for it; the others would refuse it.
+# If a flag is set for all stages, only the stage named here takes it; the others would refuse it.
 _STEP_OF = {
     "checkpoint": "finetune",
     "contrast_chunks": "pretrain",
     "memory_size": "pretrain",
     "memory_momentum": "pretrain",
 }
-# The many runs of a curve keep their results, and of the weights what going on needs.
+# The many runs of a curve keep their results, and only the checkpoint needed to continue.
 _DEFAULTS_OF_CURVE = {"keep_hub_module_max": 0, "keep_checkpoint_max": 1}
 
 
 def parse_command_line(arguments: Sequence[str]) -> tuple[Run | Tool, list[str]]:
     """Turns a command line into a configuration.
 
-    First wins: a flag on the command line, wherever it stands; a `--flagfile`; for `--mode=eval` the settings
-    of the run in `--model_dir`, or else the digits recipe, if neither a data set nor a flagfile is named, or
-    the data set is digits; the default. A preview takes the flags of the run that it shows. In each of these places
-    `--STEP.NAME=VALUE` (such as `--finetune.learning_rate=0.1`) sets a flag for one step, and wins
-    over `--NAME=VALUE`; `--STEP.flagfile=PATH` reads a flagfile for one step.
+    The value of a flag comes from the first of these that has one:
+
+    1. the command line, at any position;
+    2. a `--flagfile`;
+    3. for `--mode=eval`, the settings of the run in `--model_dir`;
+    4. the digits recipe, if the data set is digits, or neither a data set nor a flagfile is named;
+    5. the default.
+
+    In each of them, `--STAGE.NAME=VALUE` (such as `--finetune.learning_rate=0.1`) sets a flag for one stage and
+    wins over `--NAME=VALUE`. `--STAGE.flagfile=PATH` reads a flagfile for one stage. A preview takes the flags of
+    the run that it shows.
 
     Args:
         arguments: without the program's name.
 
     Returns:
-        The configuration of one step, of the whole method, of a curve or of a tool, and lines that say
-        what was chosen.
+        The configuration of a stage, the whole method, a curve or a tool; and notes for the user on what was
+        chosen.
 
     Raises:
-        UserError: a flag or a value is wrong.
+        UserError: if a flag or a value is wrong.
     """
     lines = Lines(*split_flagfiles(arguments, base=os.curdir))
     values = parse(lines.of_step(None))
@@ -93,7 +99,7 @@ def parse_command_line(arguments: Sequence[str]) -> tuple[Run | Tool, list[str]]
 
 
 def _weakest_flags(values: absl_flags.FlagValues, *, uses_flagfile: bool) -> tuple[list[str], list[str]]:
-    """Returns the flags that all others win over, of the run to evaluate or of the digits, and lines for the user."""
+    """Returns the flags with the lowest priority (of the evaluated run, or of the digits), and notes for the user."""
     unnamed = not values["dataset"].present
     settings = _settings_of_run(values) if values.mode == "eval" else {}
     if settings:
@@ -102,11 +108,11 @@ def _weakest_flags(values: absl_flags.FlagValues, *, uses_flagfile: bool) -> tup
         return flags, _notes_on_settings(settings, values)
     if values.mode == "eval" and unnamed and not uses_flagfile and values.model_dir is not None:
         is_address = "://" in values.model_dir
-        why = "the settings of a run at an address are not read" if is_address else "no run is there"
+        why = "the settings of a run at an address are not read" if is_address else "there is no run"
         fix = "" if is_address else "name the directory of a run, or "
         raise UserError(
-            f"--model_dir={values.model_dir}: {why}, and no --dataset is named; {fix}give the flags of the run that "
-            "you want to wait for."
+            f"--model_dir={values.model_dir}: {why}, and no --dataset is named; {fix}give the flags of the run to "
+            "wait for."
         )
     is_of_run = values.mode not in TOOLS or values.mode == PREVIEW
     if is_of_run and not uses_flagfile and (unnamed or values.dataset == "digits"):
@@ -118,15 +124,15 @@ def _weakest_flags(values: absl_flags.FlagValues, *, uses_flagfile: bool) -> tup
 
 
 def _settings_of_run(values: absl_flags.FlagValues) -> dict[str, str]:
-    """Returns the settings of the run in `--model_dir`, on this machine, by flag; {} if there is none.
+    """Returns the settings of the run in a local `--model_dir` by flag; {} if there is none.
 
     Raises:
-        UserError: Its data set would be fetched.
+        UserError: if its data set would be fetched.
     """
     if values.model_dir is None or "://" in values.model_dir:
         return {}
     path = os.path.join(os.path.expanduser(values.model_dir), "flags.json")
-    content = find_json(path, {str: object}) or {}  # Evaluation reads it again, and reports a damaged one.
+    content = find_json(path, {str: object}) or {}  # Evaluation reads it again, and reports damage.
     settings = {name: str(content[name]) for name in sorted(content) if content[name] is not None}
     settings = {name: value for name, value in settings.items() if name in values}
     dataset = settings.get("dataset")
@@ -136,7 +142,7 @@ def _settings_of_run(values: absl_flags.FlagValues) -> dict[str, str]:
             plain,
             "dataset",
             dataset,
-            f"would be fetched because {path} says so; give this flag yourself if you trust that address.",
+            f"would be fetched because {path} names it; if you trust that address, give this flag yourself.",
         )
     return settings
 
@@ -145,21 +151,20 @@ def _notes_on_settings(settings: dict[str, str], values: absl_flags.FlagValues) 
     notes = [f"Settings not given are those of the run in {values.model_dir}."]
     if "data_dir" in settings and not values["data_dir"].present:
         notes.append(
-            f"Except --data_dir={settings['data_dir']}, because TFDS runs code that lies there: give it if it is "
-            "needed."
+            f"Except --data_dir={settings['data_dir']}, because TFDS runs code from there: give it if it is needed."
         )
     return notes
 
 
 def _of_previewed_step(lines: Lines, values: absl_flags.FlagValues) -> tuple[absl_flags.FlagValues, list[str]]:
-    """Returns the flags of the step that a preview shows, of several the first one, and lines for the user."""
+    """Returns the flags of the stage that a preview shows, the first of several, and notes for the user."""
     step, notes = values.train_mode, []
     if step in (SEMI_SUPERVISED, LABEL_EFFICIENCY):
-        notes = [f"Of {step}: the views of pretraining; another step is shown with --train_mode={TRAIN_MODES[1]}."]
+        notes = [f"Of {step}, the views of pretraining; for another stage, use --train_mode={TRAIN_MODES[1]}."]
         step = "pretrain"
     own = parse([*lines.of_step(step), f"--train_mode={step}"])
     first = str(own.labels_per_class).partition(",")[0].strip()
-    if first.isdecimal():  # A curve has several.
+    if first.isdecimal():  # A curve names several.
         own["labels_per_class"].value = int(first)
     return own, notes
 
@@ -169,7 +174,7 @@ def _tool(lines: Lines, values: absl_flags.FlagValues) -> Tool:
     used = {name for name, setting in settings_of(tool).items() if values.mode not in setting.unused_by} | {"mode"}
     general = of_step(lines.explicit, None)
     explicit = parse(general)
-    if tool is PreviewConfig:  # The command line is that of a run: whatever it says of other steps may stay.
+    if tool is PreviewConfig:  # The command line is that of a run, so flags of other stages may stay.
         used |= settings_of(LabelEfficiencyConfig).keys() | ACCEPTED_WITHOUT_EFFECT.keys()
         unused = []
     else:
@@ -184,10 +189,10 @@ def _tool(lines: Lines, values: absl_flags.FlagValues) -> Tool:
 
 
 def _train_mode(values: absl_flags.FlagValues, *, bare: bool) -> str:
-    """Returns the step that the flags name, `semi_supervised` or `label_efficiency`."""
+    """Returns the stage that the flags name, `semi_supervised` or `label_efficiency`."""
     modes = (*TRAIN_MODES, SEMI_SUPERVISED)
     if values.mode in (*modes, LABEL_EFFICIENCY):
-        # A curve is of the whole method, which the recipe of a whole method says too.
+        # A curve trains the whole method, so a recipe of the whole method agrees.
         agreeing = (values.mode, SEMI_SUPERVISED) if values.mode == LABEL_EFFICIENCY else (values.mode,)
         check(
             not values["train_mode"].present or values.train_mode in agreeing,
@@ -208,7 +213,7 @@ def _semi_supervised(lines: Lines, values: absl_flags.FlagValues) -> SemiSupervi
             not values[name].present,
             name,
             values[name].value,
-            f"the steps of {SEMI_SUPERVISED} start from each other; leave it out, or name one step: "
+            f"the stages of {SEMI_SUPERVISED} start from each other; leave it out, or name one stage: "
             f"--{'distill' if name == 'teacher' else 'finetune'}.{name}=.",
         )
     mode = "train_then_eval" if values.mode == SEMI_SUPERVISED else values.mode
@@ -220,13 +225,13 @@ def _label_efficiency(lines: Lines, values: absl_flags.FlagValues) -> LabelEffic
         not values["teacher"].present,
         "teacher",
         values["teacher"].value,
-        "a student's teacher is the network finetuned on the same labels; leave it out, or use --distill.teacher=.",
+        "the teacher is the network finetuned on the same labels; leave it out, or use --distill.teacher=.",
     )
     _check_labels_vary(lines)
     unset = {name: value for name, value in _DEFAULTS_OF_CURVE.items() if not values[name].present}
     defaults = [f"--{step}.{name}={value}" for step in TRAIN_MODES[1:] for name, value in unset.items()]
     lines = Lines([*defaults, *lines.from_files], lines.explicit)
-    # The labels of each run are chosen later.
+    # `LabelEfficiencyConfig` chooses the labels of each run.
     one = ("--mode=train_then_eval", "--labels_per_class=1", "--label_fraction=1")
     method = _whole_method(lines, values, LABEL_EFFICIENCY, *one)
     labels = LabelEfficiencyConfig.labels_per_class
@@ -238,7 +243,7 @@ def _label_efficiency(lines: Lines, values: absl_flags.FlagValues) -> LabelEffic
 
 
 def _check_labels_vary(lines: Lines) -> None:
-    """Raises UserError where the command line says which labels a step sees, in a way that has no meaning here."""
+    """Raises UserError if the command line chooses labels in a way that a curve cannot use."""
     general = parse(of_step(lines.explicit, None))
     for step in TRAIN_MODES:
         own = parse(of_step(lines.explicit, step))
@@ -252,16 +257,16 @@ def _check_labels_vary(lines: Lines) -> None:
             own.labels_per_class == general.labels_per_class,
             f"{step}.labels_per_class",
             own.labels_per_class,
-            "cannot differ between the steps; use --labels_per_class=, with commas between the numbers.",
+            "cannot differ between the stages; use --labels_per_class=, with commas between the numbers.",
         )
 
 
 def _check_all_steps_run(lines: Lines, config: LabelEfficiencyConfig) -> None:
-    """Raises UserError where the command line has a flag of a step that the curve does not run."""
+    """Raises UserError if the command line has a flag of a stage that the curve does not run."""
     unused = set(TRAIN_MODES) - {name.rpartition("/")[2] for name in config.runs}
     for argument in lines.explicit:
         if argument.lstrip("-").startswith(tuple(f"{step}." for step in unused)):
-            raise UserError(f"{argument}: this step is not run; leave it out, or see --efficiency_methods.")
+            raise UserError(f"{argument}: this stage is not run; leave it out, or see --efficiency_methods.")
 
 
 def _whole_method(lines: Lines, values: absl_flags.FlagValues, name: str, *more: str) -> SemiSupervisedConfig:
@@ -273,7 +278,7 @@ def _whole_method(lines: Lines, values: absl_flags.FlagValues, name: str, *more:
 def _config_of_step(
     lines: Lines, step: str, *more: str, shared: absl_flags.FlagValues | None = None
 ) -> ExperimentConfig:
-    """Returns the configuration of a step; `shared` are the flags of all steps, of which some are of one step alone."""
+    """Returns the configuration of a stage, without those flags in `shared` that belong to another stage."""
     own = parse([*lines.of_step(step), *more, f"--train_mode={step}"])
     if shared is not None:
         for name, owner in _STEP_OF.items():
@@ -285,7 +290,7 @@ def _config_of_step(
 
 
 def _fill(owner: Any, flag_values: absl_flags.FlagValues, **others: Any) -> Any:
-    """Makes a dataclass from the flags that are named like its fields, and from `others`."""
+    """Makes a dataclass from the flags with the names of its fields, and from `others`."""
     arguments = {}
     for field in dataclasses.fields(owner):
         if field.name in others:

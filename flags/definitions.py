@@ -1,4 +1,4 @@
-"""Every flag of the command line, with the names and meanings of the authors' TF2 program."""
+"""Definitions of all flags, with the names and meanings of the authors' TF2 program."""
 
 import functools
 from typing import Any
@@ -10,17 +10,17 @@ from tf_simclr.config import all_settings
 # Flags of the authors' older commands: name -> what happens instead.
 ACCEPTED_WITHOUT_EFFECT = {
     "train_summary_steps": "summaries are written after each call of the loop (--steps_per_loop)",
-    "variable_schema": "which variables of --checkpoint are used follows from the network",
+    "variable_schema": "the network determines which variables of --checkpoint are used",
 }
 
 
 class _NumberOrText(absl_flags.ArgumentParser):
-    """Parses a number, and leaves a text with a mark in it, such as the % of 5%, to whoever can take it.
+    """Parses a number, and keeps text with a mark in it, such as the % of 5%, as it is.
 
     Args:
         number: type of the number.
-        mark: what a text has.
-        kind: of value that a message asks for.
+        mark: substring that distinguishes text from a number.
+        kind: kind of value that a message asks for.
     """
 
     def __init__(self, number: type, mark: str, kind: str):
@@ -51,7 +51,7 @@ _DEFINERS: dict[Any, Any] = {
 
 
 def define_flags(flag_values: absl_flags.FlagValues) -> None:
-    """Defines all flags: one for each setting in `tf_simclr.config`, with its type and its default."""
+    """Defines one flag for each setting in `tf_simclr.config`, with its type and default."""
     for name, setting in all_settings().items():
         _DEFINERS[setting.kind](name, setting.default, setting.help, flag_values=flag_values)
     for name, instead in ACCEPTED_WITHOUT_EFFECT.items():

@@ -1,4 +1,4 @@
-"""`--help` and the page docs/flags.md, made from the settings: `python -m flags.help > docs/flags.md`."""
+"""Texts of `--help` and docs/flags.md, from the settings: `python -m flags.help > docs/flags.md`."""
 
 import textwrap
 from collections.abc import Sequence
@@ -13,13 +13,13 @@ EXAMPLES = {
     "": "the whole method on handwritten digits, in minutes",
     "--flagfile=photos --dataset=folder:PATH --model_dir=runs/photos": "the whole method on your own images",
     "--mode=preview --dataset=folder:PATH --output=views.png": "a picture of random views of your images",
-    "--mode=linear_eval --checkpoint=RUN --dataset=folder:PATH": "how good the features of a run are",
+    "--mode=linear_eval --checkpoint=RUN --dataset=folder:PATH": "the quality of a run's features",
     "--mode=export --checkpoint=RUN --export_formats=saved_model,onnx": "a trained network for other programs",
 }
 GROUPS = {
     "run": "Choose what to do, and where",
     "data": "Name the images",
-    "labels": "Use few labels, and measure what labels are worth",
+    "labels": "Use few labels, and measure their value",
     "views": "Change the random views",
     "network": "Choose the network",
     "training": "Set length, batch and optimizer",
@@ -41,23 +41,23 @@ tf-simclr [--mode=MODE] [--flagfile=RECIPE] [--FLAG=VALUE ...]
 {examples}
 
 --STAGE.FLAG=VALUE sets a flag for one stage, --flagfile=FILE reads flags from a
-recipe or a file, --version tells the version. `python run.py` is the same
-program. --help=GROUP shows one group of flags, --help=FLAG one:
+recipe or a file, --version prints the version. `python run.py` is the same
+program. --help=FLAG describes one flag, --help=GROUP a group of flags:
 {groups}
 """
 _WITHOUT_EFFECT = f"Accepted for the authors' commands: {', '.join(f'--{name}' for name in ACCEPTED_WITHOUT_EFFECT)}."
 
 
 def asks_for_help(arguments: Sequence[str]) -> bool:
-    """Returns whether one of the arguments is a flag of help, in any of the forms that programs with absl take."""
+    """Returns whether an argument asks for help, in any form that absl programs accept."""
     return _asked(arguments) is not None
 
 
 def help_text(arguments: Sequence[str] = ()) -> str:
-    """Returns the description of all flags, of a group of them or of one flag, as `arguments` ask.
+    """Returns the description of all flags, a group or one flag, as `arguments` ask.
 
     Raises:
-        UserError: they ask for a group that there is not.
+        UserError: if they ask for an unknown group or flag.
     """
     asked = _asked(arguments) or ""
     if asked in GROUPS:
@@ -72,10 +72,10 @@ def help_text(arguments: Sequence[str] = ()) -> str:
 
 
 def reference_page() -> str:
-    """Returns the page of the documentation that has every flag."""
+    """Returns the documentation page of all flags."""
     lines = [
         "# Flags",
-        "Every flag, in the groups of `--help`. This page is made by `python -m flags.help > docs/flags.md`.",
+        "Every flag, in the groups of `--help`. `python -m flags.help > docs/flags.md` makes this page.",
         "",
         "A flag with \u2713 may change between two starts of a run: the weights and their meaning do not depend on it.",
     ]
@@ -98,7 +98,7 @@ def reference_page() -> str:
 
 
 def _row(setting: Setting) -> str:
-    """Returns the row of one flag in the page of the documentation."""
+    """Returns the row of one flag on the documentation page."""
     default = "" if setting.default is None else f"`{setting.default}`"
     free = "\u2713" if setting.free else ""
     cells = (f"`--{setting.name}`", _values(setting), default, free, setting.help)
@@ -106,7 +106,7 @@ def _row(setting: Setting) -> str:
 
 
 def _asked(arguments: Sequence[str]) -> str | None:
-    """Returns the value of the first flag of help, empty without one; None if no help is asked for."""
+    """Returns the value of the first help flag, "" if it has no value; None if there is no help flag."""
     for argument in arguments:
         name, _, value = argument.lstrip("-").partition("=")
         if argument.startswith("-") and name in _NAMES and value.lower() not in ("false", "f", "0"):
@@ -124,7 +124,7 @@ def _group(group: str) -> str:
 
 
 def _entry(setting: Setting) -> str:
-    """Returns the lines of one flag: its name, values and default, and what it does."""
+    """Returns the lines of one flag: name, values, default and help text."""
     name = f"[no]{setting.name}" if setting.kind is bool else setting.name
     default = "" if setting.default is None else f" (default {setting.default})"
     facts = f"--{name}: {_values(setting)}{default}"

@@ -1,4 +1,4 @@
-"""Command lines and flagfiles as lines of flags: which of them hold for a step, and what they say."""
+"""Command lines and flagfiles as lists of flags, and the flags among them that apply to a stage."""
 
 import dataclasses
 import difflib
@@ -16,7 +16,7 @@ from tf_simclr.files import read_bytes
 _MAX_FLAGFILE_BYTES = 2**16
 _MAX_FLAGFILES = 100
 RECIPES = os.path.join(os.path.dirname(os.path.abspath(__file__)), "recipes")
-"""Where the ready-made flagfiles are; `--flagfile=NAME` finds them by name."""
+"""Directory of the ready-made flagfiles; `--flagfile=NAME` finds them by name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -27,15 +27,15 @@ class Lines:
     explicit: list[str]
 
     def of_step(self, step: str | None) -> list[str]:
-        """Returns the flags that hold for a step, the winning ones last; only the general ones for None."""
+        """Returns the flags of a stage, the winning ones last; only the general ones for None."""
         return [*of_step(self.from_files, step), *of_step(self.explicit, step)]
 
 
 def of_step(arguments: Sequence[str], step: str | None) -> list[str]:
-    """Returns the flags among `arguments` that hold for a step, its own ones last; the general ones for None.
+    """Returns the flags among `arguments` that apply to a stage, its own last; only the general ones for None.
 
     Raises:
-        UserError: a flag of a step is none, or has no meaning for a single step.
+        UserError: if a flag of a stage is unknown, or cannot be set for a single stage.
     """
     general: list[str] = []
     special: list[str] = []
@@ -46,14 +46,16 @@ def of_step(arguments: Sequence[str], step: str | None) -> list[str]:
             general.append(argument)
             continue
         if owner not in TRAIN_MODES:
-            raise UserError(f"{argument}: no such step; write --STEP.NAME=VALUE with one of {', '.join(TRAIN_MODES)}.")
+            raise UserError(
+                f"{argument}: no such stage; write --STAGE.NAME=VALUE with one of {', '.join(TRAIN_MODES)}."
+            )
         if (flag, value) == ("train_mode", owner):
-            continue  # So that a recipe of this step can be its flagfile.
+            continue  # A recipe of this stage can then be its flagfile.
         if flag in ("mode", "train_mode", "model_dir"):
-            raise UserError(f"{argument}: cannot differ between the steps; leave it out.")
+            raise UserError(f"{argument}: cannot differ between the stages; leave it out.")
         if not equals and _needs_value(flag):
-            raise UserError(f"{argument}: flags of one step are written --STEP.NAME=VALUE.")
-        if step is None:  # A mistake must show, whichever step is run.
+            raise UserError(f"{argument}: flags of one stage are written --STAGE.NAME=VALUE.")
+        if step is None:  # Mistakes in flags of other stages must show too.
             try:
                 parse([f"--{flag}{equals}{value}"])
             except UserError as error:
@@ -73,7 +75,7 @@ def parse(arguments: Sequence[str]) -> absl_flags.FlagValues:
     """Parses flags.
 
     Raises:
-        UserError: a flag or a value is wrong.
+        UserError: if a flag or a value is wrong.
     """
     flag_values = absl_flags.FlagValues()
     define_flags(flag_values)
@@ -98,7 +100,7 @@ def _unknown_flag(name: str, flag_values: absl_flags.FlagValues) -> UserError:
 
 
 def _bad_value(error: absl_flags.IllegalFlagValueError, flag_values: absl_flags.FlagValues) -> UserError:
-    # absl writes "flag --name=value: reason", where the value may hold anything.
+    # absl writes "flag --name=value: reason"; the value may contain anything.
     name, _, rest = str(error).removeprefix("flag --").partition("=")
     value = rest.removesuffix(f": {error.__context__}")
     kind = flag_values[name].flag_type() if name in flag_values else ""
@@ -120,16 +122,16 @@ def split_flagfiles(
 ) -> tuple[list[str], list[str]]:
     """Returns the flags from flagfiles, and the other flags.
 
-    A flagfile names others relative to itself. A name that is no file is that of a recipe.
+    A flagfile names others relative to itself. A name without a file is the name of a recipe.
 
     Args:
         arguments: the flags.
-        base: what relative paths of flagfiles start from.
-        inside: the flagfiles that `arguments` are from, the outermost first.
-        budget: has an element for each flagfile that may still be read; None for 100.
+        base: directory that relative paths of flagfiles start from.
+        inside: the flagfiles that contain `arguments`, the outermost first.
+        budget: has one element for each flagfile that may still be read; None for 100.
 
     Raises:
-        UserError: a flagfile cannot be read, includes itself or too many others, or has a line that is no flag.
+        UserError: if a flagfile cannot be read, includes itself or too many others, or has a line that is not a flag.
     """
     budget = budget or iter(range(_MAX_FLAGFILES))
     from_files: list[str] = []
@@ -153,7 +155,7 @@ def split_flagfiles(
             raise UserError(f"--flagfile={value}: more than {_MAX_FLAGFILES} flagfiles; use fewer.")
         lines = _read_lines(path, value)
         nested, own = split_flagfiles(lines, base=os.path.dirname(path), inside=(*inside, path), budget=budget)
-        # What a step's flagfile says holds for that step.
+        # Lines of a stage's flagfile apply to that stage.
         from_files += [f"--{step}{dot}{line.lstrip('-')}" for line in (*nested, *own)]
     return from_files, others
 

@@ -126,7 +126,7 @@ def test_folder_without_a_usable_set_of_images_is_refused(refused, tmp_path, con
     expected = {
         "nothing": "does not exist",
         "empty": "holds no images",
-        "mixed": "use either one subfolder a class or a flat folder",
+        "mixed": "use either one subfolder per class or a flat folder",
         "empty class": "no images in the class folder(s) dog",
         "file": "is a file",
     }[content]

@@ -128,10 +128,10 @@ def test_split_that_is_trained_on_is_not_evaluated_on():
 @pytest.mark.parametrize(
     ("dataset", "fix"),
     [
-        ("/photos", "a path; use folder:/photos for images, or tfrecord:/photos for record files."),
-        ("~/photos", "a path; use folder:~/photos for images"),
-        ("./a/b", "a path; use folder:./a/b for images"),
-        ("digits,/photos", "a path; use folder:/photos for images"),
+        ("/photos", "is a path; use folder:/photos for images, or tfrecord:/photos for record files."),
+        ("~/photos", "is a path; use folder:~/photos for images"),
+        ("./a/b", "is a path; use folder:./a/b for images"),
+        ("digits,/photos", "is a path; use folder:/photos for images"),
         (
             "csv:labels.csv",
             "there is no kind of data csv:; use folder:labels.csv for a folder of images, or tfrecord:",
@@ -139,7 +139,7 @@ def test_split_that_is_trained_on_is_not_evaluated_on():
         ("Folder:/photos", "there is no kind of data Folder:; use folder:/photos for a folder of images"),
         (
             "folder:gs://bucket/x",
-            "a folder is read from this machine alone; copy it, or use tfrecord:gs://bucket/x",
+            "folders are read only from this machine; copy it, or use tfrecord:gs://bucket/x",
         ),
         ("gs://bucket/x", "there is no kind of data gs:; use tfrecord:gs://bucket/x for record files."),
     ],
@@ -174,7 +174,7 @@ def test_check_bad_images_stops_over_the_share():
     check_bad_images(source, num_bad=3, num_seen=199, max_fraction=0.01)
     message = (
         r"^--max_bad_image_fraction=0.01: 3 of 200 images of noise are unreadable, such as a\.jpg, b\.jpg; "
-        r"mend or remove them, or tolerate a larger share\.$"
+        r"fix or remove them, or tolerate a larger share\.$"
     )
     with pytest.raises(UserError, match=message):
         check_bad_images(source, num_bad=3, num_seen=200, max_fraction=0.01)

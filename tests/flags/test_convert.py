@@ -123,11 +123,11 @@ def write_settings(directory, content):
 
 def test_evaluation_of_a_directory_without_a_run_wants_a_data_set(tmp_path):
     message = refusal("--mode=eval", f"--model_dir={tmp_path}/typo")
-    assert message.startswith(f"--model_dir={tmp_path}/typo: no run is there, and no --dataset is named;")
+    assert message.startswith(f"--model_dir={tmp_path}/typo: there is no run, and no --dataset is named;")
     assert parse("--mode=eval", f"--model_dir={tmp_path}/typo", "--dataset=cifar10").mode == "eval"
     assert refusal("--mode=eval", "--model_dir=gs://bucket/run") == (
         "--model_dir=gs://bucket/run: the settings of a run at an address are not read, and no --dataset is named; "
-        "give the flags of the run that you want to wait for."
+        "give the flags of the run to wait for."
     )
 
 
@@ -173,9 +173,7 @@ def test_evaluation_takes_neither_modules_nor_addresses_from_the_run(tmp_path):
     config, notes = parse_command_line(["--mode=eval", write_settings(tmp_path, settings)])
     assert (config.distill, config.strategy) == (DistillConfig(), StrategyConfig())
     assert (config.data, config.train.checkpoint) == (DataConfig(dataset="cifar10"), None)
-    assert notes[1:] == [
-        "Except --data_dir=/elsewhere, because TFDS runs code that lies there: give it if it is needed."
-    ]
+    assert notes[1:] == ["Except --data_dir=/elsewhere, because TFDS runs code from there: give it if it is needed."]
 
 
 @pytest.mark.parametrize(
@@ -192,8 +190,8 @@ def test_evaluation_takes_neither_modules_nor_addresses_from_the_run(tmp_path):
 def test_data_set_that_is_fetched_or_runs_code_is_not_taken_from_the_run(tmp_path, dataset, is_one):
     directory = write_settings(tmp_path, {"dataset": dataset})
     assert refusal("--mode=eval", directory) == (
-        f"--dataset={dataset}: would be fetched because {tmp_path}/flags.json says so; give this flag yourself if "
-        "you trust that address."
+        f"--dataset={dataset}: would be fetched because {tmp_path}/flags.json names it; if you trust that address, "
+        "give this flag yourself."
     )
     if is_one:
         assert parse("--mode=eval", directory, f"--dataset={dataset}").data.dataset == dataset

@@ -51,7 +51,7 @@ def test_help_of_a_group_is_its_part_of_the_whole(group):
 def test_help_of_a_flag_says_values_default_and_meaning():
     assert help_text(["--help=image_size"]) == (
         "  --image_size: at least 8 pixels (default 224)\n"
-        "      Side of the images that the network sees. Up to 32 takes the small stem."
+        "      Side of the network's images. Up to 32 uses the small stem."
     )
 
 

@@ -157,15 +157,15 @@ def test_flagfile_may_hold_the_flagfile_of_a_step(tmp_path):
     [
         (
             "--student.learning_rate=1",
-            "no such step; write --STEP.NAME=VALUE with one of pretrain, finetune, ",
+            "no such stage; write --STAGE.NAME=VALUE with one of pretrain, finetune, ",
         ),
         ("--finetune.lerning_rate=1", "no such flag; did you mean "),
         ("--finetune.nouse_blurr", "no such flag; did you mean "),
         ("--distill.learning_rate=x", "use a number"),
-        ("--distill.learning_rate", "flags of one step are written --STEP.NAME=VALUE"),
-        ("--finetune.model_dir=x", "cannot differ between the steps; leave it out."),
-        ("--finetune.mode=eval", "cannot differ between the steps; leave it out."),
-        ("--distill.train_mode=pretrain", "cannot differ between the steps; leave it out."),
+        ("--distill.learning_rate", "flags of one stage are written --STAGE.NAME=VALUE"),
+        ("--finetune.model_dir=x", "cannot differ between the stages; leave it out."),
+        ("--finetune.mode=eval", "cannot differ between the stages; leave it out."),
+        ("--distill.train_mode=pretrain", "cannot differ between the stages; leave it out."),
     ],
 )
 def test_mistake_in_the_flag_of_a_step_shows_whichever_step_runs(arguments, argument, message):
@@ -179,11 +179,11 @@ def test_mistake_in_the_flag_of_a_step_shows_whichever_step_runs(arguments, argu
     [
         (
             "--teacher=x",
-            "--teacher=x: the steps of semi_supervised start from each other; leave it out, or name ",
+            "--teacher=x: the stages of semi_supervised start from each other; leave it out, or name ",
         ),
         (
             "--checkpoint=x",
-            "--checkpoint=x: the steps of semi_supervised start from each other; leave it out",
+            "--checkpoint=x: the stages of semi_supervised start from each other; leave it out",
         ),
         (
             "--train_mode=all",

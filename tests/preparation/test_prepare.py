@@ -569,7 +569,7 @@ def test_prepare_does_not_recommend_itself_for_damaged_images(tmp_path):
     folder = write_images(tmp_path / "flat", 3)
     (folder / "a.tif").write_bytes(b"")
     message = refusal(folder, tmp_path / "out", max_bad_image_fraction=0.1)
-    assert message.endswith("a.tif; mend or remove them, or tolerate a larger share.")
+    assert message.endswith("a.tif; fix or remove them, or tolerate a larger share.")
 
 
 # ---- Bad input

@@ -206,7 +206,7 @@ def test_preview_takes_the_command_of_the_whole_method(monkeypatch):
         "pretrain",
     )
     assert config.augment == run.pretrain.augment
-    assert note == ("Of semi_supervised: the views of pretraining; another step is shown with --train_mode=finetune.")
+    assert note == ("Of semi_supervised, the views of pretraining; for another stage, use --train_mode=finetune.")
     config, notes = parse(*photos_command(), "--train_mode=finetune")
     assert (config.data, config.augment) == (run.finetune.data, run.finetune.augment)
     assert notes == []

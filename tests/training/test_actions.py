@@ -198,7 +198,7 @@ def test_bad_image_watch_stops_over_the_tolerated_share():
         watch(make_event(3, num_steps=2, bad_images=1.5))
     assert str(error.value) == (
         "--max_bad_image_fraction=0.1: 35 of 96 images of birds (train) are unreadable, such as a.png, "
-        "b.png; mend or remove them, or tolerate a larger share."
+        "b.png; fix or remove them, or tolerate a larger share."
     )
 
 
@@ -226,7 +226,7 @@ def test_bad_image_watch_says_what_to_do_with_formats_that_tensorflow_does_not_r
     watch = make_watch(0.1, bad=["a.png", "b.TIF", "c.webp"])
     watch(make_event(10, num_steps=1, bad_images=0.2))
     hint = f"TensorFlow {tf.__version__} does not read every .tif and .webp file, and --mode=prepare converts them"
-    with pytest.raises(UserError, match=f"c.webp; {re.escape(hint)}; mend or remove them, or tolerate"):
+    with pytest.raises(UserError, match=f"c.webp; {re.escape(hint)}; fix or remove them, or tolerate"):
         watch(make_event(20, bad_images=32.0))
     watch = make_watch(0.1, bad=["a.png", "b.TIF", "c.webp"])
     watch(make_event(100, num_steps=3, bad_images=1.0))

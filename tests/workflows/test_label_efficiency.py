@@ -375,8 +375,8 @@ def test_labels_that_are_no_numbers_are_refused(value):
 def test_other_modes_take_one_number_of_labels(arguments, value):
     with pytest.raises(UserError) as error:
         parse_command_line([*arguments, "--dataset=digits", f"--labels_per_class={value}"])
-    assert str(error.value).startswith(f"--labels_per_class={value}: use one whole number; several, with commas")
-    assert str(error.value).endswith("are for --mode=label_efficiency.")
+    assert str(error.value).startswith(f"--labels_per_class={value}: use one whole number; only --mode=")
+    assert str(error.value).endswith("only --mode=label_efficiency takes several, with commas between them.")
 
 
 def test_text_is_no_number_of_labels_in_any_mode():
@@ -397,16 +397,16 @@ def test_text_is_no_number_of_labels_in_any_mode():
             "--efficiency_methods=distill",
             "--efficiency_methods=distill: the student's teacher is the finetuned ",
         ),
-        ("--num_pretrained=3", "--num_pretrained=3: use 1 to 2, as many as --num_seeds."),
+        ("--num_pretrained=3", "--num_pretrained=3: use 1 to 2, the value of --num_seeds."),
         ("--efficiency_baseline=distill", "--efficiency_baseline=distill: use one of --efficiency_methods, or the dir"),
         ("--efficiency_baseline=/none", "--efficiency_baseline=/none: is no method, and no directory of a finished"),
         ("--label_fraction=0.1", "--label_fraction=0.1: has no meaning with --mode=label_efficiency; "),
-        ("--finetune.labels_per_class=5", "--finetune.labels_per_class=5: cannot differ between the steps; "),
+        ("--finetune.labels_per_class=5", "--finetune.labels_per_class=5: cannot differ between the stages; "),
         ("--finetune.label_seed=5", "--supervised.label_seed=0: finetuning has 5; "),
         ("--supervised.eval_split=train", "--supervised.eval_split=train: finetuning has test; "),
-        ("--distill.learning_rate=1", "--distill.learning_rate=1: this step is not run; leave it out"),
+        ("--distill.learning_rate=1", "--distill.learning_rate=1: this stage is not run; leave it out"),
         ("--supervised.checkpoint=x", "--checkpoint=x: the supervised baseline starts from scratch; "),
-        ("--teacher=x", "--teacher=x: a student's teacher is the network finetuned on the same labels; "),
+        ("--teacher=x", "--teacher=x: the teacher is the network finetuned on the same labels; "),
         ("--train_mode=finetune", "--train_mode=finetune: contradicts --mode=label_efficiency; "),
         ("--finetune.num_proj_layers=3", "--finetune.num_proj_layers=3: the network is pretrained with 2; "),
         ("--checkpoint=/no/such", "--checkpoint=/no/such: no such checkpoint"),
@@ -424,7 +424,7 @@ def test_curve_that_makes_no_sense_is_refused_before_it_trains(trained, tmp_path
 
 def test_flag_of_the_pretraining_is_refused_where_there_is_none(tmp_path):
     message = refusal("--pretrain.temperature=1", checkpoint="x")
-    assert message.startswith("--pretrain.temperature=1: this step is not run; leave it out")
+    assert message.startswith("--pretrain.temperature=1: this stage is not run; leave it out")
 
 
 def test_several_networks_contradict_a_named_one(tmp_path):

@@ -144,7 +144,7 @@ def test_whole_method_from_another_network_does_not_pretrain(tmp_path):
             "--distill.label_seed=1: finetuning has 0;",
         ),
         (["--supervised.train_split=train[:50%]"], "--supervised.dataset=digits: takes its labels from "),
-        (["--distill.strategy=mirrored"], "--distill.strategy=mirrored: all steps run on the same devices"),
+        (["--distill.strategy=mirrored"], "--distill.strategy=mirrored: all stages run on the same devices"),
     ],
 )
 def test_whole_method_refuses_steps_that_do_not_go_together(tmp_path, arguments, message):

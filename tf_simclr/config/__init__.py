@@ -1,7 +1,7 @@
-"""The one configuration of a run: frozen dataclasses that check their values when they are made.
+"""Configuration of runs and tools: frozen dataclasses that check their values when they are made.
 
-Every field is named like its command-line flag, and its default is the default of the authors' TF2
-program where that has the flag. This package imports no TensorFlow: a wrong value fails at once.
+Every field has the name of its command-line flag, and the default of the authors' TF2 program if that
+has the flag. This package does not import TensorFlow, so a wrong value fails at once.
 """
 
 from tf_simclr.config.checks import PreemptedError, UserError, check, check_readable_place, is_handle, is_remote

@@ -1,4 +1,4 @@
-"""How a configuration refuses a value."""
+"""Checks of configuration values, and the errors they raise."""
 
 import re
 import signal
@@ -10,11 +10,11 @@ class UserError(ValueError):
 
 
 class PreemptedError(Exception):
-    """A signal asked training to end, and a checkpoint is written.
+    """A signal ended training after a checkpoint was written.
 
     Args:
         message: what was saved.
-        signal_number: of the signal.
+        signal_number: number of the signal.
     """
 
     def __init__(self, message: str = "", signal_number: int = signal.SIGTERM):
@@ -29,21 +29,21 @@ def check(condition: bool, flag: str, value: Any, fix: str) -> None:
 
 
 def check_readable_place(flag: str, path: str) -> None:
-    """Raises UserError unless TensorFlow can read networks from `path`: it takes paths to them as patterns."""
+    """Raises UserError unless TensorFlow, which reads paths of networks as patterns, can read from `path`."""
     check(
         not re.search(r"\[.*\]|\\", path),
         flag,
         path,
         "TensorFlow cannot read networks from a path with [ ] or a backslash; use another name, or a symbolic link "
-        "that has one.",
+        "without them.",
     )
 
 
 def is_remote(path: str) -> bool:
-    """Returns whether `path` is on another machine: behind a handle, or in a bucket."""
+    """Returns whether `path` is on another machine: a handle or a bucket."""
     return "://" in path and not path.startswith("file://")
 
 
 def is_handle(path: str) -> bool:
-    """Returns whether `path` is a TF-Hub handle, whose module is fetched by whoever loads it."""
+    """Returns whether `path` is a TF-Hub handle, which loading fetches over the network."""
     return path.startswith(("https://", "http://"))

@@ -1,4 +1,4 @@
-"""The configurations that a command line can describe, and all settings in them."""
+"""All configurations that a command line can describe, and their settings."""
 
 import dataclasses
 import functools
@@ -47,7 +47,7 @@ TOOLS: dict[str, type] = {
 
 @functools.cache
 def all_settings() -> dict[str, Setting]:
-    """Returns all settings by name, as the first group that has them declares them, with the types of all groups."""
+    """Returns all settings by name: the first declaration of each, with the types of all its declarations."""
     found: dict[str, Setting] = {}
     for owner in (ExperimentConfig, LabelEfficiencyConfig, *TOOLS.values()):
         for name, declared in settings_of(owner).items():

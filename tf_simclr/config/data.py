@@ -1,4 +1,4 @@
-"""The parts of a configuration that say what is trained on: data and augmentation."""
+"""Settings of the training data and its augmentation."""
 
 import dataclasses
 import functools
@@ -24,7 +24,7 @@ _labels = functools.partial(setting, unused_by=("prepare", "embed", *_SUITES), t
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AugmentConfig(Settings):
-    """The augmentation of training images. Its pixels are floats in [0, 1]."""
+    """Augmentation of training images, whose pixels are floats in [0, 1]."""
 
     topic: ClassVar[str] = "views"
 
@@ -42,9 +42,9 @@ class AugmentConfig(Settings):
     random_rotation: float = setting(0.0, "Largest angle of a random rotation.", "0 (off) to 180 degrees")
     augment_on: str = setting(
         "auto",
-        "Where views are made, which are the same to rounding: by the input on the host (the CPU), or in the training "
-        "step by XLA on the device, apart from crops of images that are decoded one by one. auto: device on TPUs, and "
-        "on GPUs unless --jit_compile=False.",
+        "Where views are made, equal to rounding. host: by the input pipeline on the CPU. device: in the training "
+        "step by XLA, except crops of images that are decoded one by one. auto: device on TPUs, and on GPUs unless "
+        "--jit_compile=False.",
         ("auto", "host", "device"),
         free=True,
         topic="speed",
@@ -53,58 +53,58 @@ class AugmentConfig(Settings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig(Settings):
-    """Where the examples come from."""
+    """The data sets, their splits and their labels."""
 
     topic: ClassVar[str] = "data"
 
     dataset: str = setting(
         "imagenet2012",
         "The images: digits, fashion_mnist_debian (Debian's package), a TFDS name (cifar10, imagenet2012, ...), "
-        "folder:PATH with a folder a class, or tfrecord:GLOB. Several, mixed without their labels, with commas between "
-        "them: names first, as in digits,folder:PATH,tfrecord:GLOB.",
+        "folder:PATH with one folder per class, or tfrecord:GLOB. Separate several with commas, names first: "
+        "digits,folder:PATH,tfrecord:GLOB. They are mixed without their labels.",
         fix="use digits, fashion_mnist_debian, a TFDS name, folder:PATH or tfrecord:GLOB",
         unused_by=_SUITES,
     )
     mix: str | None = setting(
         None,
-        "Shares of several sources in each batch, such as 0.7,0.3; by their numbers of images if not given.",
+        "Share of each source in every batch, such as 0.7,0.3. If not given: in proportion to their images.",
         unused_by=("embed", *_PROBES),
     )
     data_dir: str | None = setting_of_command(
         None, "Directory of prepared TFDS data sets, or of the files of fashion_mnist_debian."
     )
     tfds_image_key: str | None = setting(
-        None, "Feature of a TFDS data set that is the image; needed if it has several.", fix=_FEATURE
+        None, "Image feature of a TFDS data set; needed if it has several.", fix=_FEATURE
     )
     tfds_label_key: str | None = setting(
-        None, "Feature of a TFDS data set that is the label; needed if it has several. Empty: read without labels."
+        None, "Label feature of a TFDS data set; needed if it has several. Empty: read no labels."
     )
     tfrecord_image_key: str | None = setting(
-        None, "Feature of tfrecord:GLOB that is the encoded image; found by the usual names if not given.", fix=_FEATURE
+        None, "Feature of tfrecord:GLOB with the encoded image. If not given: the usual names.", fix=_FEATURE
     )
     tfrecord_label_key: str | None = setting(
-        None, "Feature that is the label, an integer; found by the usual names if not given. Empty: no labels are read."
+        None, "Feature of tfrecord:GLOB with the integer label. If not given: the usual names. Empty: read no labels."
     )
     tfrecord_num_classes: int = setting(
-        0, "Number of classes of tfrecord:GLOB.", "0 (as many as a manifest says, or as there are labels) or more"
+        0, "Number of classes of tfrecord:GLOB.", "0 (from the manifest, or else from the labels) or more"
     )
     tfrecord_first_label: int = setting(
         0,
-        "Label of the first class of tfrecord:GLOB. Images of lower labels, such as -1, have none.",
-        "0 or more; use 0, or 1 where they are counted from 1, as those of ImageNet often are",
+        "Label of the first class of tfrecord:GLOB. A lower label, such as -1, means no label.",
+        "0 or more; use 0, or 1 if they are counted from 1, as those of ImageNet often are",
         limit=2**31 - 1,
     )
     train_split: str | None = setting(
         None,
-        "Split to train on; parts and sums as in TFDS, for example train[:80%]+unlabelled. If not given: train, for "
-        "pretraining and distillation with the split unlabelled if there is one.",
+        "Split to train on. Parts and sums are written as in TFDS: train[:80%]+unlabelled. If not given: train; "
+        "pretraining and distillation add the split unlabelled if there is one.",
         fix="name a split, such as train",
         unused_by=("prepare", "embed", *_SUITES),
     )
     eval_split: str | None = setting(
         None,
-        "Split to evaluate on. If not given: validation, or else test, where the data has it; for linear_eval and "
-        "knn_eval test, or else validation.",
+        "Split to evaluate on. If not given: validation, or else test; for linear_eval and knn_eval test, or else "
+        "validation.",
         free=True,
         unused_by=("prepare", "embed", "benchmark", *_SUITES),
     )
@@ -116,14 +116,14 @@ class DataConfig(Settings):
     )
     label_fraction: float = _labels(
         1.0,
-        "Share of the labels that finetune, supervised, distill, linear_eval and knn_eval see, the same share of each "
-        "class. A smaller one lies inside a larger one.",
+        "Share of the labels that finetune, supervised, distill, linear_eval and knn_eval see, equal in each class. "
+        "A larger share contains every smaller one.",
         "a number above 0, up to 1 (all)",
     )
     labels_per_class: int = _labels(
         0,
-        "Labels of each class that the same stages see. For label_efficiency the numbers to compare: 1,2,5,10,50 "
-        "if not given.",
+        "Labels of each class that these stages see. For label_efficiency: the numbers to compare, 1,2,5,10,50 if not "
+        "given.",
         "0 (all) or more",
         limit=10**9,
     )
@@ -131,7 +131,7 @@ class DataConfig(Settings):
     data_service: str | None = setting_of_command(
         None,
         "Address of a tf.data service, grpc://HOST:PORT, whose workers make the training batches. Each image comes "
-        "once an epoch while no worker fails, but in no fixed order: such a run cannot be repeated exactly.",
+        "once an epoch while no worker fails. The order is not fixed, so the run cannot be repeated exactly.",
         unused_by=("prepare", "embed", "benchmark", *_PROBES, *_SUITES),
         topic="speed",
     )
@@ -140,7 +140,7 @@ class DataConfig(Settings):
         self._require(
             not isinstance(self.labels_per_class, str),
             "labels_per_class",
-            "use one whole number; several, with commas between them, are for --mode=label_efficiency.",
+            "use one whole number; only --mode=label_efficiency takes several, with commas between them.",
         )
         super().__post_init__()
         self._require(
@@ -159,19 +159,19 @@ class DataConfig(Settings):
         )
 
     def _check_source(self, source: str) -> None:
-        """Refuses paths and prefixes that no kind of data has; TFDS would call them bad names."""
+        """Refuses bare paths and unknown prefixes, which TFDS would report as bad names."""
         prefix, _, rest = source.partition(":")
         self._require(
             not source.startswith(("/", "./", "../", "~")) and source not in (".", ".."),
             "dataset",
-            f"a path; use folder:{source} for images, or tfrecord:{source} for record files.",
+            f"is a path; use folder:{source} for images, or tfrecord:{source} for record files.",
         )
         self._require(
             prefix != "folder" or "://" not in rest,
             "dataset",
-            f"a folder is read from this machine alone; copy it, or use tfrecord:{rest} for record files.",
+            f"folders are read only from this machine; copy it, or use tfrecord:{rest} for record files.",
         )
-        # The version of a TFDS data set stands behind a colon, and `huggingface:` belongs to TFDS.
+        # TFDS writes versions after a colon, and has the prefix `huggingface:`.
         is_known = re.fullmatch(_KNOWN_PREFIX, prefix) or "/" in prefix or re.match(r"[\d*]", rest)
         kinds = f"folder:{rest} for a folder of images, or tfrecord:{rest} for record files"
         if rest.startswith("//"):
@@ -204,7 +204,7 @@ class DataConfig(Settings):
 
     @property
     def weights(self) -> tuple[float, ...] | None:
-        """The numbers in `mix`; None where it is not given, or they are no numbers."""
+        """The numbers in `mix`; None if it is not given or not all are numbers."""
         try:
             return None if self.mix is None else tuple(float(number) for number in self.mix.split(","))
         except ValueError:
@@ -217,15 +217,15 @@ class DataConfig(Settings):
 
     @property
     def few_labels(self) -> bool:
-        """Whether only a part of the labels is used."""
+        """Whether only some of the labels are used."""
         return self.label_fraction < 1 or self.labels_per_class > 0
 
 
 def split_sources(dataset: str) -> tuple[str, ...]:
-    """Returns the data sets that `dataset` names, one or several.
+    """Returns the data sets that `dataset` names.
 
-    A comma before `folder:` or `tfrecord:` separates two, and so does each between the names that come first;
-    any other one is a part of a path.
+    Commas between leading names, and before `folder:` or `tfrecord:`, separate data sets. Other commas belong to
+    a path.
     """
     first, *others = re.split(rf",(?={_PATH_PREFIX})", dataset)
     names = [first] if re.match(_PATH_PREFIX, first) else first.split(",")
@@ -233,17 +233,17 @@ def split_sources(dataset: str) -> tuple[str, ...]:
 
 
 def absolute_dataset(dataset: str) -> str:
-    """Returns `dataset` with folders and files as they are named from any directory of this machine."""
+    """Returns `dataset` with absolute paths."""
     return ",".join(map(_absolute, split_sources(dataset)))
 
 
 def public_dataset(dataset: str) -> str:
-    """Returns `dataset` with the last part alone of each path, as it stands in files that are handed on."""
+    """Returns `dataset` with only the last part of each path, for files that are shared."""
     return ",".join(map(_public, split_sources(dataset)))
 
 
 def public_path(path: str) -> str:
-    """Returns the last part of a path, as it stands in files that are handed on; a handle as it is."""
+    """Returns the last part of a path, for files that are shared; handles stay whole."""
     if is_handle(path):
         return path
     return os.path.basename(os.path.normpath(path if is_remote(path) else _absolute_path(path)))
@@ -260,7 +260,7 @@ def _public(source: str) -> str:
 
 
 def _split_prefix(source: str) -> tuple[str, str]:
-    """Returns the kind of a data set that is a path, and the path; two empty strings for a name."""
+    """Returns the prefix and the path of a data set; two empty strings for a name."""
     match = re.match(_PATH_PREFIX, source)
     return (match[0], source[match.end() :]) if match else ("", "")
 
@@ -274,5 +274,5 @@ def _is_grpc_address(address: str) -> bool:
         parts = urllib.parse.urlsplit(address)
         plain = not (parts.path or parts.query or parts.fragment or parts.username)
         return plain and parts.scheme == "grpc" and bool(parts.hostname) and bool(parts.port)
-    except ValueError:  # Such a port cannot be.
+    except ValueError:  # The port is out of range.
         return False

@@ -1,4 +1,4 @@
-"""The devices and the workers of a run."""
+"""Settings of the devices and workers of a run."""
 
 import dataclasses
 from typing import ClassVar
@@ -8,7 +8,7 @@ from tf_simclr.config.setting import Settings, setting_of_command
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StrategyConfig(Settings):
-    """Devices and workers. `use_tpu=None` means a TPU if one is named or here."""
+    """Devices and workers. `use_tpu=None` uses a TPU if one is named or present."""
 
     topic: ClassVar[str] = "devices"
 
@@ -26,12 +26,10 @@ class StrategyConfig(Settings):
     master: str | None = setting_of_command(None, "Address of the TPU, if --tpu_name is not given.")
     cluster: str = setting_of_command(
         "auto",
-        "What names the workers of multi_worker: the variable TF_CONFIG, or Slurm. auto: the first one that does.",
+        "Source of the workers of multi_worker: the variable TF_CONFIG, or Slurm. auto: the first that names any.",
         ("auto", "tf_config", "slurm"),
     )
-    cluster_port: int = setting_of_command(
-        8470, "Port of the workers under Slurm, the first of a node's.", "1 to 65535"
-    )
+    cluster_port: int = setting_of_command(8470, "Port of the first worker of each node under Slurm.", "1 to 65535")
     cluster_timeout: int = setting_of_command(300, "Longest time to wait for the other workers.", "at least 1 second")
 
     def __post_init__(self) -> None:

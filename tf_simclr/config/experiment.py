@@ -1,4 +1,4 @@
-"""The configuration of a run: of one stage, or of the whole method."""
+"""Configuration of a run of one stage, or of the whole method."""
 
 import dataclasses
 import os
@@ -28,14 +28,14 @@ _FLAG_BEHIND = {"cifar_stem": "image_size", "variable_dtype": "precision"}
 
 
 def default_model_dir(dataset: str, train_mode: str) -> str:
-    """Returns `runs/<dataset>-<train_mode>`; of a path the last folder, and nothing that a file's name cannot hold."""
+    """Returns `runs/<dataset>-<train_mode>`, with the last folder of a path and only characters safe in a file name."""
     names = [_short_name(source) for source in DataConfig(dataset=dataset).sources]
     name = "".join(c if c.isalnum() or c in "-_." else "_" for c in "_".join(names))
     return f"runs/{name}-{train_mode}"
 
 
 def _short_name(source: str) -> str:
-    """Returns a data set's name, or the last folder of its path that is no pattern."""
+    """Returns a data set's name, or the last part of its path that is not a pattern."""
     kind, colon, path = source.partition(":")
     if not colon or kind not in ("folder", "tfrecord"):
         return source
@@ -46,7 +46,7 @@ def _short_name(source: str) -> str:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainingConfig(Settings):
-    """The groups of settings that training needs."""
+    """All settings that training needs, in groups."""
 
     model: ModelConfig = dataclasses.field(default_factory=ModelConfig)
     augment: AugmentConfig = dataclasses.field(default_factory=AugmentConfig)
@@ -60,7 +60,7 @@ class TrainingConfig(Settings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExperimentConfig(TrainingConfig):
-    """Everything that one run is made of."""
+    """All settings of one run."""
 
     topic: ClassVar[str] = "run"
 
@@ -68,9 +68,9 @@ class ExperimentConfig(TrainingConfig):
     mode: str = setting_of_command("train_then_eval", "What to do.", tuple(MODES))
     model_dir: str | None = setting_of_command(
         None,
-        "Directory of the run: checkpoints, results, exports. runs/<dataset>-<train_mode> if not given. "
-        "semi_supervised keeps a subfolder a stage. For transfer: results and finetuned networks; transfer/ in the "
-        "network's directory if not given.",
+        "Directory of the run: checkpoints, results, exports; runs/<dataset>-<train_mode> if not given. "
+        "semi_supervised keeps one subfolder per stage. transfer keeps results and finetuned networks here; in "
+        "transfer/ in the network's directory if not given.",
         fix="name a directory, or leave it out",
     )
     keep_hub_module_max: int = setting(
@@ -85,7 +85,7 @@ class ExperimentConfig(TrainingConfig):
             train_mode == "finetune" or self.model.fine_tune_after_block == -1,
             "fine_tune_after_block",
             f"--train_mode={train_mode} trains the whole network; leave it out, or use it for finetuning: "
-            "--finetune.fine_tune_after_block=, where that is one step of several.",
+            "--finetune.fine_tune_after_block= if it is one of several stages.",
         )
         self._require(
             self.distill.teacher is None or train_mode == "distill",
@@ -156,7 +156,7 @@ class ExperimentConfig(TrainingConfig):
         )
 
     def check_inputs(self) -> None:
-        """Raises UserError where training needs a checkpoint or a teacher and none is named."""
+        """Raises UserError if training needs a checkpoint or a teacher that is not named."""
         if self.mode == "eval":
             return
         if self.train.train_mode == "finetune" and self.train.checkpoint is None:
@@ -172,20 +172,20 @@ class ExperimentConfig(TrainingConfig):
 
     @property
     def runs(self) -> dict[str, "ExperimentConfig"]:
-        """All runs of the command by name, in the order in which they are trained: this one alone."""
+        """All runs of the command by name: only this one."""
         return {self.train.train_mode: self}
 
 
-# A change of one of these between two starts of a run changes neither the weights nor what they mean.
+# Settings that may change between two starts of a run: neither the weights nor their meaning depend on them.
 FREE_SETTINGS = frozenset(name for name, declared in settings_of(ExperimentConfig).items() if declared.free)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SemiSupervisedConfig:
-    """The whole method: each step is a configuration of its own.
+    """The whole method, with one configuration per stage.
 
-    The steps' directories lie below `model_dir`. Finetuning starts from what was pretrained, and is
-    the teacher of the distillation, unless `checkpoint` or `teacher` name others.
+    The directories of the stages lie below `model_dir`. Finetuning starts from the pretrained network, and
+    distillation follows the finetuned one, unless `checkpoint` or `teacher` name others.
     """
 
     pretrain: ExperimentConfig
@@ -199,13 +199,13 @@ class SemiSupervisedConfig:
         object.__setattr__(self, "model_dir", directory)
         for name in TRAIN_MODES:
             step: ExperimentConfig = getattr(self, name)
-            self._require(step.train.train_mode == name, name, "train_mode", f"this step can be nothing but {name}.")
-            fix = "the whole method trains and evaluates; name one step with --train_mode, or use train_then_eval."
+            self._require(step.train.train_mode == name, name, "train_mode", f"this stage has to be {name}.")
+            fix = "the whole method trains and evaluates; name one stage with --train_mode, or use train_then_eval."
             check(step.mode == "train_then_eval", "mode", step.mode, fix)
             object.__setattr__(self, name, dataclasses.replace(step, model_dir=os.path.join(directory, name)))
         self._check_same_labels()
         if self.finetune.data.few_labels or not self._same_data("pretrain"):
-            # The probe would see labels that finetuning must not.
+            # The probe would see labels that finetuning must not see.
             self._set("pretrain", "train", lineareval_while_pretraining=False)
         if self.finetune.train.checkpoint is None:
             self._check_same_network()
@@ -235,17 +235,17 @@ class SemiSupervisedConfig:
             )
             for flag in LABEL_SETTINGS:
                 value = getattr(theirs, flag)
-                fix = f"finetuning has {value}; set --{flag} for all steps, that is without a step's name."
+                fix = f"finetuning has {value}; set --{flag} for all stages, without a stage's name."
                 self._require(getattr(ours, flag) == value, name, flag, fix)
         for name, step in self.steps.items():
-            fix = "all steps run on the same devices; set devices without a step's name."
+            fix = "all stages run on the same devices; set devices without a stage's name."
             self._require(step.strategy == self.pretrain.strategy, name, "strategy", fix)
 
     def _check_same_network(self) -> None:
         pretrained, finetuned = self.pretrain.model, self.finetune.model
         for name in _NETWORK_SETTINGS:
             flag = _FLAG_BEHIND.get(name, name)
-            fix = f"the network is pretrained with {getattr(pretrained, flag)}; use the same for both steps."
+            fix = f"the network is pretrained with {getattr(pretrained, flag)}; use the same for both stages."
             self._require(getattr(finetuned, name) == getattr(pretrained, name), "finetune", flag, fix)
 
     def _set(self, name: str, group: str, **values: Any) -> None:
@@ -254,7 +254,7 @@ class SemiSupervisedConfig:
         object.__setattr__(self, name, dataclasses.replace(step, **{group: changed}))
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns what tells the directory of the whole method from that of a single step."""
+        """Returns the entry that marks the directory of the whole method."""
         return {"train_mode": SEMI_SUPERVISED}
 
     @property
@@ -264,9 +264,9 @@ class SemiSupervisedConfig:
 
     @property
     def steps(self) -> dict[str, ExperimentConfig]:
-        """The steps by name, in the order in which they run.
+        """The stages by name, in the order in which they run.
 
-        Without pretraining, if finetuning starts from another network.
+        There is no pretraining if finetuning starts from another network.
         """
         start = self.finetune.train.checkpoint
         names = TRAIN_MODES if start in (None, self.pretrain.model_dir) else TRAIN_MODES[1:]

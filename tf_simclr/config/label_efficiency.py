@@ -1,4 +1,4 @@
-"""The configuration of a curve of accuracy against the number of labels."""
+"""Configuration of a curve of accuracy against the number of labels."""
 
 import dataclasses
 import functools
@@ -19,11 +19,11 @@ _COUNTS = r" *0*[1-9]\d{0,8} *"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LabelEfficiencyConfig(Settings):
-    """`--mode=label_efficiency`: steps of the whole method on more and more labels, several times each.
+    """`--mode=label_efficiency`: stages of the whole method on more and more labels, several times each.
 
-    `method` has the settings of all steps but for their labels, seeds and directories: draw k takes its
-    `label_seed` and its `seed` plus k. It starts from network k modulo `num_pretrained`, which is pretrained with
-    `seed` plus the number of the network, or from the network that `checkpoint` names.
+    `method` has the settings of all stages except their labels, seeds and directories. Draw k adds k to
+    `label_seed` and `seed`. It starts from network k modulo `num_pretrained`, whose pretraining adds the number of
+    the network to `seed`, or from the network that `checkpoint` names.
     """
 
     topic: ClassVar[str] = "labels"
@@ -39,33 +39,33 @@ class LabelEfficiencyConfig(Settings):
     )
     num_seeds: int = setting(
         3,
-        "Runs of label_efficiency for each number of labels: run k takes --label_seed and --seed, both plus k.",
+        "Runs of label_efficiency for each number of labels. Run k adds k to --label_seed and --seed.",
         "at least 1",
         limit=1000,
     )
     efficiency_methods: str = setting(
         "finetune,supervised",
-        "What label_efficiency compares. linear_eval: logistic regression on the frozen encoder. raw_pixels: the same "
-        "on the pixels. label_spreading: scikit-learn's, on the pixels.",
+        "Methods that label_efficiency compares. linear_eval: logistic regression on the frozen encoder. raw_pixels: "
+        "the same on the pixels. label_spreading: scikit-learn's, on the pixels.",
         METHODS,
         several=True,
     )
     num_pretrained: int = setting(
         1,
-        "Networks that label_efficiency pretrains, with --seed, --seed + 1, ...: run k starts from network k modulo "
+        "Networks that label_efficiency pretrains, with --seed, --seed + 1, ... Run k starts from network k modulo "
         "this number.",
-        "at least 1; as many as --num_seeds at most",
+        "at least 1; at most --num_seeds",
     )
     efficiency_baseline: str = setting(
         "supervised",
-        "What label_efficiency subtracts, run by run on the same labels: one of the methods, or the directory of "
-        "another curve.",
+        "Result that label_efficiency subtracts, run by run on the same labels: one of the methods, or the directory "
+        "of another curve.",
         fix="use one of --efficiency_methods, or the directory of another curve",
     )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        fix = f"use 1 to {self.num_seeds}, as many as --num_seeds."
+        fix = f"use 1 to {self.num_seeds}, the value of --num_seeds."
         self._require(self.num_pretrained <= self.num_seeds, "num_pretrained", fix)
         one_start = self.num_pretrained == 1 or "pretrain" in self.method.steps
         self._require(one_start, "num_pretrained", "all draws start from --checkpoint; leave one of them out.")
@@ -80,12 +80,11 @@ class LabelEfficiencyConfig(Settings):
         self._require(
             "distill" not in self.methods or "finetune" in self.methods or not self._is_own_teacher,
             "efficiency_methods",
-            "the student's teacher is the finetuned network; add finetune, or name another one with "
-            "--distill.teacher=.",
+            "the student's teacher is the finetuned network; add finetune, or name a teacher with --distill.teacher=.",
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns what tells the directory of a curve from that of another kind of run."""
+        """Returns the entry that marks the directory of a curve."""
         return {"train_mode": LABEL_EFFICIENCY}
 
     @property
@@ -100,13 +99,13 @@ class LabelEfficiencyConfig(Settings):
 
     @functools.cached_property
     def methods(self) -> tuple[str, ...]:
-        """The methods that are compared, in the order in which they run."""
+        """The compared methods, in the order in which they run."""
         named = {name.strip() for name in self.efficiency_methods.split(",")}
         return tuple(name for name in METHODS if name in named)
 
     @property
     def frozen_methods(self) -> tuple[str, ...]:
-        """Those of `methods` that train no network."""
+        """The methods that train no network."""
         return tuple(name for name in self.methods if name in FROZEN_METHODS)
 
     @property
@@ -121,7 +120,7 @@ class LabelEfficiencyConfig(Settings):
 
     @functools.cached_property
     def networks(self) -> tuple[ExperimentConfig, ...]:
-        """The pretraining of each network; none if no method starts from one, or `checkpoint` names it."""
+        """The pretraining of each network; empty if no method starts from one, or `checkpoint` names it."""
         if not self.uses_pretrained or "pretrain" not in self.method.steps:
             return ()
         first = self.method.pretrain
@@ -137,9 +136,9 @@ class LabelEfficiencyConfig(Settings):
 
     @functools.cached_property
     def runs(self) -> dict[str, ExperimentConfig]:
-        """All runs in their order, each under the name of its directory below `model_dir`.
+        """All runs in order, by their directory below `model_dir`.
 
-        A whole curve of one draw comes before the next draw. Frozen methods have no runs.
+        The whole curve of a draw comes before the next draw. Frozen methods have no runs.
         """
         runs = {os.path.basename(str(network.model_dir)): network for network in self.networks}
         trained = [name for name in self.methods if name not in FROZEN_METHODS]
@@ -166,7 +165,7 @@ class LabelEfficiencyConfig(Settings):
             train = dataclasses.replace(steps["finetune"].train, checkpoint=network.model_dir)
             steps["finetune"] = dataclasses.replace(steps["finetune"], train=train)
         if self._is_own_teacher:
-            distill = dataclasses.replace(steps["distill"].distill, teacher=None)  # That of the same draw.
+            distill = dataclasses.replace(steps["distill"].distill, teacher=None)  # The teacher of the same draw.
             steps["distill"] = dataclasses.replace(steps["distill"], distill=distill)
         return dataclasses.replace(self.method, model_dir=directory, **steps).steps
 

@@ -1,4 +1,4 @@
-"""The modes of the command line, and the stages of training."""
+"""Modes of the command line, and stages of training."""
 
 TRAIN_MODES = ("pretrain", "finetune", "distill", "supervised")
 SEMI_SUPERVISED = "semi_supervised"
@@ -21,7 +21,7 @@ MODES = {
     "linear_eval": "a linear classifier on frozen features",
     "knn_eval": "the nearest neighbours by frozen features",
     "transfer": "a network on other data sets",
-    "robustness": "a classifier of ImageNet on other tests",
+    "robustness": "an ImageNet classifier on other test sets",
     "benchmark": "speed and memory on this machine",
     "prepare": "a folder of images as record files",
     PREVIEW: "a picture of the augmented views",

@@ -1,4 +1,4 @@
-"""The network of a run."""
+"""Settings of the network of a run."""
 
 import dataclasses
 from typing import ClassVar
@@ -12,7 +12,7 @@ MAX_WIDTH = 32
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig(Settings):
-    """The network: encoder, projection head and where the supervised head sits on it."""
+    """The encoder, the projection head, and the layer that the supervised head sits on."""
 
     topic: ClassVar[str] = "network"
 
@@ -26,7 +26,7 @@ class ModelConfig(Settings):
     sk_ratio: float = setting(0.0, "Selective kernels and ResNet-D.", "0 (off) to 1; the paper uses 0.0625 for SK")
     se_ratio: float = setting(0.0, "Squeeze and excitation.", "0 (off) to 1")
     image_size: int = setting(
-        224, "Side of the images that the network sees. Up to 32 takes the small stem.", "at least 8 pixels", limit=4096
+        224, "Side of the network's images. Up to 32 uses the small stem.", "at least 8 pixels", limit=4096
     )
     proj_head_mode: str = setting("nonlinear", "Projection head.", ("none", "linear", "nonlinear"))
     proj_out_dim: int = setting(
@@ -54,7 +54,7 @@ class ModelConfig(Settings):
     global_bn: bool = setting(True, "Batch-norm statistics over the batch of all replicas.")
     precision: str = setting(
         "float32",
-        "Number format. mixed_*: the network computes in 16 bits on float32 weights. float64: for exact comparisons.",
+        "Number format. mixed_*: compute in 16 bits, keep float32 weights. float64: for exact comparisons.",
         ("float32", "float64", "mixed_bfloat16", "mixed_float16"),
     )
 
@@ -80,7 +80,7 @@ class ModelConfig(Settings):
 
     @property
     def compute_dtype(self) -> str:
-        """Number format of images, convolutions and whatever lies between them."""
+        """Number format of images, convolutions and all layers between them."""
         return self.precision.removeprefix("mixed_")
 
     @property

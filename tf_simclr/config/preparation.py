@@ -1,4 +1,4 @@
-"""What is done with data before training: preparing it, looking at its views."""
+"""Settings of `prepare` and `preview`: work on data before training."""
 
 import dataclasses
 from typing import ClassVar
@@ -20,16 +20,16 @@ class PrepareConfig(Settings):
     output: str | None = same_as(EmbedConfig, "output", fix="name a directory for the record files")
     prepare_short_side: int = setting(
         0,
-        "Most pixels of the shorter side of an image in the record files. No image is enlarged.",
+        "Maximum shorter side of the images in the record files, in pixels. No image is enlarged.",
         "0 (images stay as they are) or more",
         limit=2**14,
     )
-    prepare_quality: int = setting(95, "Quality of a JPEG that has to be encoded again.", "1 to 100")
-    prepare_shard_megabytes: int = setting(100, "About how large a record file is.", "at least 1 megabyte")
+    prepare_quality: int = setting(95, "JPEG quality of images that are encoded again.", "1 to 100")
+    prepare_shard_megabytes: int = setting(100, "Approximate size of a record file.", "at least 1 megabyte")
     prepare_shards: int = setting(
         0, "Record files of each split.", "0 (by --prepare_shard_megabytes) or more", limit=10**5
     )
-    prepare_workers: int = setting(0, "Processes that do the work.", "0 (one for each core) or more", limit=1024)
+    prepare_workers: int = setting(0, "Number of processes.", "0 (one for each core) or more", limit=1024)
     seed: int = same_as(TrainConfig, "seed")
     overwrite: bool = same_as(ExportConfig, "overwrite")
 
@@ -41,9 +41,9 @@ class PrepareConfig(Settings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class PreviewConfig(TrainingConfig):
-    """`--mode=preview`: a picture of the views that a training run sees first.
+    """`--mode=preview`: a picture of the first views of a training run.
 
-    Its command line is that of the run with `--mode=preview`: what the run needs beside these is passed over.
+    Its command line is that of the run with `--mode=preview`. Other settings of the run are ignored.
     """
 
     topic: ClassVar[str] = "prepare"
@@ -51,8 +51,8 @@ class PreviewConfig(TrainingConfig):
     evaluation: EvaluationConfig = dataclasses.field(default_factory=EvaluationConfig)
     model_dir: str | None = same_as(ExperimentConfig, "model_dir")
     output: str | None = same_as(EmbedConfig, "output", fix="name a file for the picture, such as views.png")
-    preview_images: int = setting(8, "Images in the picture: the first ones that the run trains on.", "1 to 64")
-    preview_views: int = setting(0, "Views of each image in the picture.", "0 (as many as training takes) to 16")
+    preview_images: int = setting(8, "Images in the picture: the first that the run trains on.", "1 to 64")
+    preview_views: int = setting(0, "Views of each image in the picture.", "0 (as many as in training) to 16")
     overwrite: bool = same_as(ExportConfig, "overwrite")
 
     def __post_init__(self) -> None:

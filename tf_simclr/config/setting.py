@@ -1,4 +1,4 @@
-"""Settings, each declared once: flags, checks, `--help` and docs/flags.md are made from the declarations."""
+"""Declarations of settings, the source of flags, checks, `--help` and docs/flags.md."""
 
 import dataclasses
 import functools
@@ -19,7 +19,7 @@ _BOUNDS = re.compile(
 
 
 class _Bounds(NamedTuple):
-    """What a number is at least, at most, above and below."""
+    """Bounds of a number: `least` and `most` are inclusive, `above` and `below` exclusive."""
 
     least: float = -math.inf
     most: float = math.inf
@@ -33,21 +33,21 @@ class Setting:
 
     Args:
         help: what it does.
-        values: the values that there are: all of them, or the bounds of a number, in words that a user reads and
-            `_BOUNDS` understands. What is in brackets or behind a semicolon is for the user alone.
-        several: whether a value is one or more of the values, with commas between them.
-        limit: number above which a value makes no sense, if the bounds have no upper one.
-        pattern: regular expression of a whole text.
-        fix: what to use instead of a wrong text. An empty text is one.
+        values: all allowed values; or the bounds of a number, in words that a user reads and `_BOUNDS` parses.
+            Words in brackets or after a semicolon are only for the user.
+        several: whether it takes one or more of the values, with commas between them.
+        limit: largest sensible number, if the bounds have no upper one.
+        pattern: regular expression that matches the whole of a valid text.
+        fix: what to use instead of a wrong text. With a fix, an empty text is wrong.
         required: whether it has to be given.
         free: whether it may change between two starts of a run: neither the weights nor their meaning depend on it.
-        inherited: whether `--mode=eval` takes it from the directory of the run. A file in a directory chooses nothing
-            that is loaded or connected to.
-        unused_by: modes that have no use for it, although they use others of its group.
-        topic: the part of `--help` that has it.
-        name: that of its flag.
+        inherited: whether `--mode=eval` takes it from the directory of the run. False for everything that is loaded
+            or connected to: a file must not choose it.
+        unused_by: modes that do not use it, although they use others of its group.
+        topic: the part of `--help` that lists it.
+        name: name of its flag.
         kind: its type.
-        default: its value if it is not given.
+        default: value if it is not given.
     """
 
     help: str
@@ -67,14 +67,14 @@ class Setting:
 
     @property
     def values_text(self) -> str:
-        """The values that there are, in words; empty if they are all of the type."""
+        """The allowed values in words; empty if every value of the type is allowed."""
         if isinstance(self.values, str):
             return self.values
         names = ", ".join(map(str, self.values))
         return f"one or more of {names}, with commas between them" if self.several else f"one of {names}"
 
     def check(self, name: str, value: Any, kind: Any) -> None:
-        """Raises UserError unless `value` is of a type and one that the declaration allows."""
+        """Raises UserError unless `value` has the type `kind` and the declaration allows it."""
         if self.required and not value:
             raise UserError(f"--{name}: not given; {self.fix}.")
         fits = isinstance(value, kind) or (isinstance(value, int) and isinstance(0.0, kind))
@@ -89,7 +89,7 @@ class Setting:
             self._check_number(name, value)
 
     def _check_number(self, name: str, value: float) -> None:
-        # Integers have no limit, and a float cannot hold the largest.
+        # `isfinite` fails for integers that are too large for a float.
         check(isinstance(value, int) or math.isfinite(value), name, value, "use a finite number.")
         bounds = _bounds(self.values_text)
         inside = bounds.least <= value <= bounds.most and bounds.above < value < bounds.below
@@ -105,10 +105,10 @@ def kind_text(kind: Any) -> str:
 
 @functools.cache
 def _bounds(words: str) -> _Bounds:
-    """Returns the bounds that are stated in words, none for none.
+    """Returns the bounds that the words state; infinite ones without words.
 
     Raises:
-        ValueError: the words are not of the form that `_BOUNDS` has.
+        ValueError: if the words do not match `_BOUNDS`.
     """
     match = _BOUNDS.fullmatch(re.sub(r" \([^)]*\)|;.*", "", words))
     if words and match is None:
@@ -121,12 +121,12 @@ def setting(default: Any, help: str, values: str | tuple[Any, ...] = "", **facts
     return dataclasses.field(default=default, metadata={_KEY: Setting(help=help, values=values, **facts)})
 
 
-# A setting of one command: it may change, and an evaluation does not take it from its run.
+# A setting of one command: free, and an evaluation does not inherit it from its run.
 setting_of_command = functools.partial(setting, free=True, inherited=False)
 
 
 def same_as(owner: type, name: str, **facts: Any) -> Any:
-    """Declares a field like that of another group, but for `facts` and, if it is among them, the default."""
+    """Declares a field like that of another group, with `facts`, a default among them, replaced."""
     (field,) = (field for field in dataclasses.fields(owner) if field.name == name)
     default = facts.pop("default", field.default)
     return dataclasses.field(default=default, metadata={_KEY: dataclasses.replace(field.metadata[_KEY], **facts)})
@@ -146,9 +146,9 @@ def settings_of(owner: Any) -> dict[str, Setting]:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """A group of settings, which checks each of them when it is made; its subclasses check several together.
+    """A group of settings, each checked when the group is made. Subclasses check several together.
 
-    `topic` is the part of `--help` that has the settings of the group.
+    `topic` is the part of `--help` that lists the group.
     """
 
     topic: ClassVar[str]
@@ -159,7 +159,7 @@ class Settings:
                 declared.check(field.name, getattr(self, field.name), field.type)
 
     def to_dict(self) -> dict[str, Any]:
-        """Returns {flag name: value} of all settings, those of groups in it too, ready for JSON."""
+        """Returns {flag name: value} of all settings, nested groups included, ready for JSON."""
         flat: dict[str, Any] = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -173,6 +173,6 @@ class Settings:
             raise UserError(f"--{name}={value}: {fix}")
 
     def _set(self, **values: Any) -> None:
-        """Gives settings the values that follow from others, while the group is made."""
+        """Sets values that follow from others, while the group is made."""
         for name, value in values.items():
             object.__setattr__(self, name, value)

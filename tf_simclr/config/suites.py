@@ -1,4 +1,4 @@
-"""Evaluations over many data sets: transfer to other data, and robustness on other tests of ImageNet."""
+"""Settings of evaluations on many data sets: transfer to other data, and robustness on other ImageNet tests."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -22,7 +22,7 @@ ROBUSTNESS_DATASETS = (
     "imagenet2012_real",
     "imagenet_sketch",
 )
-# SimCLR, appendix B.8; learning rate and weight decay are searched for there, these are of the middle of its grid.
+# SimCLR, appendix B.8, with the learning rate and weight decay from the middle of its search grid.
 _FINETUNING: dict[str, dict[str, Any]] = {
     "optimizer": {"optimizer": "momentum", "learning_rate": 0.03, "warmup_epochs": 0.0, "weight_decay": 1e-4},
     "train": {"train_batch_size": 256, "keep_checkpoint_max": 1},
@@ -33,7 +33,7 @@ _CHECKPOINT_STEPS = 1000
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class SuiteConfig(Settings):
-    """An evaluation on one data set after the other. `mode` is the flag's value."""
+    """Evaluation on several data sets in turn. `mode` is the flag's value."""
 
     topic: ClassVar[str] = "suites"
     mode: ClassVar[str]
@@ -42,8 +42,8 @@ class SuiteConfig(Settings):
     checkpoint: str | None = same_as(EmbedConfig, "checkpoint")
     datasets: str | None = setting(
         None,
-        "Data sets of transfer and robustness, with commas between them. transfer: names as for --dataset; those of "
-        "SimCLR, B.8, have the splits and metrics of the paper. robustness: all of its own if not given.",
+        "Data sets of transfer and robustness, with commas between them. transfer: names as for --dataset; the data "
+        "sets of SimCLR, B.8, use the paper's splits and metrics. robustness: all of its own if not given.",
         pattern=".*[^ ,].*",
         fix="name data sets with commas between them",
     )
@@ -52,17 +52,17 @@ class SuiteConfig(Settings):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The data sets by name, each once."""
+        """Names of the data sets, without repetitions."""
         names = (name.strip() for name in (self.datasets or "").split(","))
         return tuple(dict.fromkeys(name for name in names if name))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TransferConfig(SuiteConfig):
-    """`--mode=transfer`: how well a network serves other data sets; SimCLR (arXiv 2002.05709), appendix B.8.
+    """`--mode=transfer`: a network on other data sets (SimCLR, arXiv 2002.05709, appendix B.8).
 
-    `stated` names the settings that the user gave; the others are those of the paper, and of the network that
-    `checkpoint` names. `explicit` are those of them that have to be of use, and are not of a recipe.
+    `stated` names the settings that the user gave; the others follow the paper and the network that `checkpoint`
+    names. `explicit` names the stated ones that are not from a recipe: an error if they have no effect.
     """
 
     mode: ClassVar[str] = "transfer"
@@ -77,9 +77,8 @@ class TransferConfig(SuiteConfig):
     )
     transfer_protocol: str = setting(
         "linear",
-        "linear: logistic regression on frozen features (SimCLR, B.8). finetuned: the whole network, by 20,000 steps "
-        "of 256 images, momentum, a learning rate of 0.03 and a weight decay of 1e-4 unless the flags of training say "
-        "otherwise.",
+        "linear: logistic regression on frozen features (SimCLR, B.8). finetuned: trains the whole network, by default "
+        "for 20,000 steps of 256 images with momentum, learning rate 0.03 and weight decay 1e-4.",
         TRANSFER_PROTOCOLS,
     )
     endpoint: str = same_as(EmbedConfig, "endpoint")
@@ -113,14 +112,14 @@ class TransferConfig(SuiteConfig):
             self._require(name not in of_training, name, fix)
 
     def _set_unstated(self, group: str, values: dict[str, Any]) -> None:
-        """Gives the settings of a group that the user has not stated their values."""
+        """Sets those settings of a group that the user has not stated."""
         own = {name: value for name, value in values.items() if name not in self.stated}
         self._set(**{group: dataclasses.replace(getattr(self, group), **own)})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class RobustnessConfig(SuiteConfig):
-    """`--mode=robustness`: a classifier of ImageNet on other tests than its own."""
+    """`--mode=robustness`: an ImageNet classifier on other test sets."""
 
     mode: ClassVar[str] = "robustness"
 

@@ -1,4 +1,4 @@
-"""What is done with a trained network: exporting, importing, embedding, probing; and measuring."""
+"""Settings of the tools for trained networks: export, import, embed, probes, benchmarks."""
 
 import dataclasses
 import os
@@ -12,7 +12,7 @@ from tf_simclr.config.setting import Settings, same_as, setting
 from tf_simclr.config.training import EvaluationConfig, TrainConfig
 
 EXPORT_FORMATS = ("saved_model", "folded", "tflite", "onnx", "pytorch")
-# With the repetitions of each where none are asked for.
+# Default repetitions of each benchmark.
 _REPEATS = {"step": 7, "input": 7, "inference": 15, "memory": 5, "startup": 5, "flops": 1}
 BENCHMARKS = tuple(_REPEATS)
 FEATURE_EXTENSIONS = (".npz", ".parquet", ".tfrecord")
@@ -26,7 +26,7 @@ RESULT_FILE = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ExportConfig(Settings):
-    """`--mode=export`: a checkpoint becomes modules for other programs."""
+    """`--mode=export`: turns a checkpoint into modules for other programs."""
 
     topic: ClassVar[str] = "export"
 
@@ -34,16 +34,15 @@ class ExportConfig(Settings):
     model_dir: str | None = same_as(ExperimentConfig, "model_dir")
     export_formats: str = setting(
         "saved_model",
-        "What export writes. saved_model is a TF-Hub module too. folded has batch norm folded into the convolutions. "
-        "onnx needs tf2onnx. pytorch has torchvision's names.",
+        "Formats that export writes. saved_model is also a TF-Hub module. folded has batch norm folded into the "
+        "convolutions. onnx needs tf2onnx. pytorch uses torchvision's names.",
         EXPORT_FORMATS,
         several=True,
     )
     keep_hub_module_max: int = same_as(ExperimentConfig, "keep_hub_module_max", values="at least 1")
     overwrite: bool = setting(
         False,
-        "Replace what a tool finds in the place of its output; for transfer and robustness, results with other "
-        "settings.",
+        "Replace an existing output; for transfer and robustness, results with other settings.",
         topic="run",
     )
 
@@ -55,15 +54,15 @@ class ExportConfig(Settings):
 
     @property
     def formats(self) -> tuple[str, ...]:
-        """The formats by name, each once."""
+        """Names of the formats, without repetitions."""
         return tuple(dict.fromkeys(name.strip() for name in self.export_formats.split(",")))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ImportConfig(Settings):
-    """`--mode=import`: weights that the authors released become a run of this program.
+    """`--mode=import`: turns the authors' released weights into a run of this program.
 
-    `stated` names the settings of `model` that the user gave: the file has to agree with them.
+    `stated` names the settings of `model` that the user gave; the file has to agree with them.
     """
 
     topic: ClassVar[str] = "export"
@@ -87,7 +86,7 @@ class ImportConfig(Settings):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EmbedConfig(Settings):
-    """`--mode=embed`: features of a data set, into files."""
+    """`--mode=embed`: writes features of a data set to files."""
 
     topic: ClassVar[str] = "features"
 
@@ -96,20 +95,20 @@ class EmbedConfig(Settings):
     checkpoint: str | None = same_as(TrainConfig, "checkpoint", required=True, fix=WHICH_NETWORK)
     output: str | None = setting(
         None,
-        "Where a tool writes. embed: .npz, .parquet or .tfrecord files of features, .png, a map of them, or "
-        ".projector, a directory for TensorBoard. linear_eval, knn_eval and robustness: a .json file; the directory of "
-        "the run if not given. prepare: a directory of record files. preview: a .png file.",
+        "Where a tool writes. embed: features as .npz, .parquet or .tfrecord, a map of them as .png, or a directory "
+        "for TensorBoard as .projector. linear_eval, knn_eval and robustness: a .json file; the directory of the run "
+        "if not given. prepare: a directory of record files. preview: a .png file.",
         required=True,
         fix="name the file for the features, such as features.npz",
         topic="run",
     )
     endpoint: str = setting(
         "default",
-        "Output of the network that embed writes, and that linear_eval, knn_eval and transfer classify by.",
+        "Output of the network that embed writes, and that linear_eval, knn_eval and transfer classify.",
         fix="name an output, such as default",
     )
     eval_batch_size: int = same_as(EvaluationConfig, "eval_batch_size")
-    shard_size: int = setting(50_000, "Most images in one file of embed.", "at least 1", limit=10**9)
+    shard_size: int = setting(50_000, "Maximum number of images in one file of embed.", "at least 1", limit=10**9)
     overwrite: bool = same_as(ExportConfig, "overwrite")
 
     def __post_init__(self) -> None:
@@ -129,13 +128,13 @@ class EmbedConfig(Settings):
 
     @property
     def is_shown(self) -> bool:
-        """Whether the output is a picture or for TensorBoard's projector, and no file of features."""
+        """Whether the output is a picture or for TensorBoard's projector, not a file of features."""
         return self._extension in PICTURE_EXTENSIONS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ProbeConfig(Settings):
-    """An evaluation of the frozen features of a network. `mode` is the flag's value."""
+    """Evaluation of the frozen features of a network. `mode` is the flag's value."""
 
     topic: ClassVar[str] = "features"
     mode: ClassVar[str]
@@ -157,21 +156,21 @@ class LinearEvalConfig(ProbeConfig):
 
     linear_eval_protocol: str = setting(
         "lbfgs",
-        "lbfgs: logistic regression, its L2 penalty chosen on validation images (SimCLR, B.8). sgd: 90 epochs of "
-        "Nesterov momentum, as linear evaluation in the paper but without augmentation.",
+        "lbfgs: logistic regression with an L2 penalty chosen on validation images (SimCLR, B.8). sgd: 90 epochs of "
+        "Nesterov momentum, as in the paper's linear evaluation but without augmentation.",
         ("lbfgs", "sgd"),
     )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class KnnEvalConfig(ProbeConfig):
-    """`--mode=knn_eval`: the votes of the nearest training images."""
+    """`--mode=knn_eval`: a vote of the nearest training images."""
 
     mode: ClassVar[str] = "knn_eval"
 
     knn_neighbors: int = setting(
         0,
-        "Nearest training images that vote. Automatic: 200, or the mean number of labels a class if that is less.",
+        "Nearest training images that vote. Automatic: the mean number of labels per class, at most 200.",
         "0 (automatic) or more",
     )
     knn_temperature: float = setting(
@@ -183,17 +182,17 @@ class KnnEvalConfig(ProbeConfig):
 class BenchmarkConfig(TrainingConfig):
     """`--mode=benchmark`: speed and memory on this machine.
 
-    Nothing is saved, resumed or scheduled, and `benchmark_batch_size` is the batch of all benchmarks. `stated` names
-    the settings that the user gave.
+    Nothing is saved, resumed or scheduled. All benchmarks use `benchmark_batch_size`. `stated` names the settings
+    that the user gave.
     """
 
     topic: ClassVar[str] = "benchmark"
 
-    benchmark: str = setting("inference", "What to measure. step: of training. flops: counts.", BENCHMARKS)
+    benchmark: str = setting("inference", "What to measure. step: a training step. flops: counts.", BENCHMARKS)
     benchmark_batch_size: int = setting(8, "Images in a batch. Each gives two views while pretraining.", "at least 1")
-    benchmark_repeats: int | None = setting(None, "Repetitions; 5 to 15, by the benchmark, if not given.", "at least 1")
+    benchmark_repeats: int | None = setting(None, "Repetitions; 1 to 15, by the benchmark, if not given.", "at least 1")
     benchmark_trace_only: bool = setting(
-        False, "startup: trace the first step without running it, for networks that are too big."
+        False, "startup: trace the first step without running it, for networks that are too big to run."
     )
     stated: tuple[str, ...] = ()
 
@@ -220,5 +219,5 @@ class BenchmarkConfig(TrainingConfig):
 
     @property
     def repeats(self) -> int:
-        """Repetitions: as many as were asked for, or else what suits the benchmark."""
+        """Repetitions: `benchmark_repeats`, or the default of the benchmark."""
         return self.benchmark_repeats or _REPEATS[self.benchmark]

@@ -1,4 +1,4 @@
-"""Losses, optimizer, length and evaluation of a training run."""
+"""Settings of the losses, optimizer, length and evaluation of a training run."""
 
 import dataclasses
 import functools
@@ -34,20 +34,20 @@ class ContrastConfig(Settings):
     )
     memory_size: int = setting(
         0,
-        "Negatives from earlier batches, made by a moving average of the network (MoCo). A third more work.",
+        "Negatives from earlier batches, made by a moving average of the network (MoCo). Costs a third more work.",
         "0 (none) or more; the paper has 65536",
         limit=2**24,
     )
     memory_momentum: float = setting(
         0.999,
-        "Share of the average that a step with --memory_size keeps.",
+        "Share of the moving average of --memory_size that a step keeps.",
         "0 or more, less than 1; the paper has 0.999",
     )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DistillConfig(Settings):
-    """Distillation: the teacher, and the loss that makes the student agree with it."""
+    """The teacher, and the loss that makes the student agree with it."""
 
     topic: ClassVar[str] = "distill"
 
@@ -59,10 +59,10 @@ class DistillConfig(Settings):
         unused_by=_BENCHMARK,
     )
     allow_remote_teacher: bool = setting_of_command(
-        False, "Let --teacher be fetched (https://..., gs://...). It may run anything.", unused_by=_BENCHMARK
+        False, "Allow fetching --teacher (https://..., gs://...), which can run any code.", unused_by=_BENCHMARK
     )
     distill_alpha: float = setting(
-        1.0, "Weight of the teacher's term; the labels have the rest.", "0 to 1 (no labels are used)"
+        1.0, "Weight of the teacher's term. The labels' term has the rest.", "0 to 1 (no labels are used)"
     )
     distill_temperature: float = setting(
         1.0,
@@ -73,7 +73,7 @@ class DistillConfig(Settings):
     distill_tau_squared: bool = setting(False, "Multiply the teacher's term by the square of the temperature.")
     distill_labeled_share: float = setting(
         0.0,
-        "Share of labelled images in a batch. Their number has to be a multiple of the replicas.",
+        "Share of labelled images in a batch. Their number has to be a multiple of the number of replicas.",
         "0 (their share of the data, at least one image) or more, less than 1",
     )
 
@@ -82,8 +82,8 @@ class DistillConfig(Settings):
         self._require(
             self.allow_remote_teacher or not is_handle(self.teacher or ""),
             "teacher",
-            "would be fetched, and a module can run whatever operations it likes; if you trust it, use "
-            "--allow_remote_teacher=True, or download it and name the folder.",
+            "would be fetched, and a module can run any operation; if you trust it, use --allow_remote_teacher=True, "
+            "or download it and name the folder.",
         )
         self._require(
             self.distill_labeled_share == 0 or self.distill_alpha < 1,
@@ -96,7 +96,7 @@ class DistillConfig(Settings):
 class OptimizerConfig(Settings):
     """The optimizer and its learning-rate schedule.
 
-    `warmup_epochs` is a number of epochs, or text such as "5%": a share of the steps of the run.
+    `warmup_epochs` is a number of epochs, or a share of the steps of the run such as "5%".
     """
 
     topic: ClassVar[str] = "training"
@@ -112,7 +112,7 @@ class OptimizerConfig(Settings):
     )
     warmup_epochs: float | str = _scheduled(
         10.0,
-        "Length of the linear warm-up. The paper has 5%.",
+        "Length of the linear warm-up. The paper uses 5%.",
         "0 (none) or more epochs; or a share of the run up to 100%, such as 5%",
         pattern=r"\d+\.?\d*%",
     )
@@ -126,7 +126,7 @@ class OptimizerConfig(Settings):
 
     @property
     def warmup_percent(self) -> float | None:
-        """The share of the run that is warm-up, 0 to 100; None if `warmup_epochs` is a number of epochs."""
+        """Length of the warm-up in percent of the run, 0 to 100; None if `warmup_epochs` is a number of epochs."""
         return float(self.warmup_epochs.rstrip("%")) if isinstance(self.warmup_epochs, str) else None
 
 
@@ -138,7 +138,7 @@ class TrainConfig(Settings):
 
     train_mode: str = setting(
         "pretrain",
-        "The stage to train: supervised is the baseline on the same labels. semi_supervised is all of them.",
+        "The stage to train. supervised: the baseline on the same labels. semi_supervised: all stages.",
         TRAIN_MODES,
         unused_by=("transfer",),
         topic="run",
@@ -150,13 +150,13 @@ class TrainConfig(Settings):
     train_steps: int = _scheduled(0, "Steps to train.", "0 (then --train_epochs counts) or more", limit=10**9)
     lineareval_while_pretraining: bool = setting(
         True,
-        "Train a linear probe beside pretraining, without gradients into the network.",
+        "Train a linear probe while pretraining, without gradients into the network.",
         unused_by=("transfer",),
         topic="pretrain",
     )
     checkpoint: str | None = setting(
         None,
-        "The network to start from or to use: a run's directory, a checkpoint, a SavedModel; for import, released "
+        "The network to start from or to use: a run's directory, a checkpoint or a SavedModel; for import, released "
         "weights.",
         fix="name a checkpoint or a directory that holds one",
         inherited=False,
@@ -173,19 +173,18 @@ class TrainConfig(Settings):
     )
     preemption_grace: int = _saving(
         30,
-        "Time between SIGTERM and the end of the machine. Calls of the loop stay so short that a checkpoint fits in.",
+        "Time between SIGTERM and the end of the machine. Calls of the loop stay short enough to write a checkpoint.",
         "at least 1 second",
     )
     profile_steps: str | None = setting_of_command(
         None,
-        "First and last step of a trace of TensorFlow's profiler, such as 10,20. TensorBoard shows it.",
+        "First and last step that TensorFlow's profiler traces, such as 10,20. TensorBoard shows the trace.",
         unused_by=("benchmark", "transfer"),
         topic="speed",
     )
     on_non_finite: str = _saving(
         "stop",
-        "If the loss is not finite: stop, or go back to the last checkpoint and leave out the batches since, at most 3 "
-        "times.",
+        "If the loss is not finite: stop, or restore the last checkpoint and skip the batches since, at most 3 times.",
         ("stop", "restore"),
     )
     jit_compile: str = setting_of_command(
@@ -196,7 +195,7 @@ class TrainConfig(Settings):
     )
     recompute: bool = setting(
         False,
-        "Compute residual blocks again for their gradients: less memory, a third more work.",
+        "Recompute residual blocks for their gradients: less memory, a third more work.",
         free=True,
         topic="speed",
     )
@@ -217,7 +216,7 @@ class TrainConfig(Settings):
 
     @property
     def profile_range(self) -> tuple[int, int] | None:
-        """The first and the last step to profile; None where there is none, or no two such numbers are given."""
+        """The first and the last step to profile; None if `profile_steps` does not name two valid steps."""
         match = re.fullmatch(r"\s*(\d{1,10})\s*,\s*(\d{1,10})\s*", self.profile_steps or "")
         first, last = map(int, match.groups()) if match else (0, 0)
         return (first, last) if 2 <= first <= last else None
@@ -233,12 +232,12 @@ class EvaluationConfig(Settings):
     eval_steps: int = setting(0, "Batches to evaluate.", "0 (the whole split) or more", limit=10**9, free=True)
     eval_name: str | None = setting_of_command(
         None,
-        "Name of this evaluation, a part of the names of its result files.",
+        "Name of this evaluation, used in the names of its result files.",
         pattern=r"[\w.-]+",
         fix="becomes a part of file names; use letters, digits, -, _ and dots",
     )
     eval_timeout: int = setting_of_command(
-        7200, "Longest wait of --mode=eval for the next checkpoint.", "0 (no limit) or more seconds", limit=10**9
+        7200, "Maximum wait of --mode=eval for the next checkpoint.", "0 (no limit) or more seconds", limit=10**9
     )
 
     def __post_init__(self) -> None:
@@ -246,5 +245,5 @@ class EvaluationConfig(Settings):
         self._require(
             self.eval_name not in ("linear_eval", "knn_eval", "robustness"),
             "eval_name",
-            "names the result files of that mode; use another name.",
+            "is the name of that mode's result files; use another name.",
         )

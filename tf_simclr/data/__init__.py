@@ -1,8 +1,8 @@
-"""Where the examples come from and how they become batches.
+"""Sources of examples, and the batches made from them.
 
 A `Source` holds the examples of one split; `load_source` makes it from a `DataConfig`.
-`train_dataset` and `eval_dataset` turn a source and a view into batches; `step_views` is what a training step
-does with a batch first.
+`train_dataset` and `eval_dataset` turn a source and a view into batches. `step_views` returns the first operation of
+a training step on a batch.
 """
 
 from tf_simclr.data.batch_plan import BatchPlan

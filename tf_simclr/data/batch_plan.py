@@ -1,4 +1,4 @@
-"""How a global batch is shared out over replicas and workers."""
+"""Division of a global batch among replicas and workers."""
 
 import dataclasses
 from typing import TYPE_CHECKING
@@ -13,15 +13,15 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BatchPlan:
-    """How a global batch is shared out, and which rows of it are made here.
+    """Division of a global batch among replicas, and the rows that this worker makes.
 
-    A run is a row of batches of one replica: number step * total_replicas + replica holds the positions
-    from number * per_replica_batch_size on.
+    A run is a sequence of per-replica batches. Batch number step * total_replicas + replica starts at the
+    position number * per_replica_batch_size.
 
     Attributes:
         global_batch_size: Rows of a batch over all replicas of all workers.
-        num_replicas: Replicas of this worker; each gets a batch of its own. All workers have as many.
-        first_replica: Number of the first of them among all replicas.
+        num_replicas: Replicas of this worker, each with its own batch; equal on all workers.
+        first_replica: Number of this worker's first replica among all replicas.
         total_replicas: Replicas of all workers.
     """
 
@@ -37,7 +37,7 @@ class BatchPlan:
 
     @property
     def local_batch_size(self) -> int:
-        """Rows of a global batch that are made here."""
+        """Rows of a global batch that this worker makes."""
         return self.num_replicas * self.per_replica_batch_size
 
     @property
@@ -54,7 +54,7 @@ class BatchPlan:
         )
 
     def batch_numbers(self, first_step: int) -> tf.data.Dataset:
-        """Returns the numbers, int64 [], of the batches that are made here, from `first_step` on."""
+        """Returns the numbers, int64 [], of this worker's batches, from `first_step` on."""
         replicas = self.total_replicas
         if self.num_workers == 1:
             return tf.data.Dataset.range(first_step * replicas, tf.int64.max)
@@ -66,12 +66,12 @@ class BatchPlan:
         return tf.data.Dataset.range(first_step, tf.int64.max).flat_map(of_step)
 
     def position_of(self, index: tf.Tensor) -> tf.Tensor:
-        """Returns the position, int64, of row number `index` among those that are made here."""
+        """Returns the position, int64, of this worker's row number `index`."""
         step, row = index // self.local_batch_size, index % self.local_batch_size
         return step * self.global_batch_size + self.first_replica * self.per_replica_batch_size + row
 
     def share(self, num_examples: int) -> tuple[int, int]:
-        """Returns this worker's range of the examples: the first, and the one after the last.
+        """Returns this worker's range of the examples: the first, and one past the last.
 
         Each example is in the range of exactly one worker, and the sizes differ by at most one.
         """
@@ -79,7 +79,7 @@ class BatchPlan:
         return worker * num_examples // self.num_workers, (worker + 1) * num_examples // self.num_workers
 
     def num_eval_batches(self, num_examples: int) -> int:
-        """Returns how many batches are made here in a pass over `num_examples`; all workers make as many."""
+        """Returns the number of this worker's batches in a pass over `num_examples`; equal on all workers."""
         return -(-num_examples // self.global_batch_size) * self.num_replicas
 
     def check(self, flag: str) -> None:
@@ -93,7 +93,7 @@ class BatchPlan:
             )
 
     def check_fits(self, source: "TrainingSource") -> None:
-        """Raises UserError unless a training batch can be shared out and is no larger than the data."""
+        """Raises UserError unless a training batch can be shared out evenly and is no larger than the data."""
         self.check("train_batch_size")
         largest = source.num_examples // self.total_replicas * self.total_replicas
         if self.global_batch_size > source.num_examples:

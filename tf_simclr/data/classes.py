@@ -1,4 +1,4 @@
-"""Classes compared by name: the same names may stand in another order, or be fewer."""
+"""Class labels matched by name, for data with fewer classes or another order."""
 
 import logging
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ _LOG = logging.getLogger("tf_simclr")
 
 
 def class_numbers(names: Sequence[str], among: Sequence[str]) -> np.ndarray | None:
-    """Returns the number of each name among others, int32 [N]; None if one is missing, or stands there twice."""
+    """Returns the number of each name among others, int32 [N]; None if one is missing or not unique there."""
     if tuple(names) == tuple(among):
         return np.arange(len(names), dtype=np.int32)
     numbers = {name: number for number, name in enumerate(among)}
@@ -26,15 +26,15 @@ def match_classes(source: Source, class_names: Sequence[str] | None, *, flag: st
     """Returns a source of the same images whose labels are numbers of `class_names`.
 
     Args:
-        source: The images. Their classes may be fewer, and in another order.
-        class_names: Of the network that is evaluated, or of the images that it learns from. None if they are not known;
-            the labels then stay as they are, as they do if the source has none.
+        source: The images, whose classes may be fewer and in another order.
+        class_names: Class names of the evaluated network, or of its training images. If None, or if the source has no
+            names, the labels do not change.
         flag: The flag that named the source, for messages.
-        whose: Whose the class names are, for messages.
-        fix: What the user can do about other classes, for messages.
+        whose: The owner of `class_names`, for messages.
+        fix: The user's remedy for other classes, for messages.
 
     Raises:
-        UserError: A class of the source is not one of `class_names`.
+        UserError: If a class of the source is not in `class_names`.
     """
     names = source.class_names
     if names is None or class_names is None or names == tuple(class_names):
@@ -51,7 +51,7 @@ def match_classes(source: Source, class_names: Sequence[str] | None, *, flag: st
 
 
 def class_list(names: Sequence[str], others: Sequence[str]) -> str:
-    """Returns class names for a message beside those of `others`: all of them, or of many those that `others` lacks."""
+    """Returns class names for a message: all of them, or, if there are many, those that `others` lacks."""
     count = counted(len(names), "class")
     if len(names) <= MAX_LISTED:
         return f"{count} ({', '.join(names)})"

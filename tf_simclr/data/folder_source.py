@@ -1,4 +1,4 @@
-"""`folder:PATH`: image files with one subfolder a class, or flat and unlabelled."""
+"""`folder:PATH`: image files in one subfolder per class, or flat and unlabelled."""
 
 import collections
 import os
@@ -15,14 +15,14 @@ from tf_simclr.data.random_access import EncodedImages
 from tf_simclr.data.splits import SPLITS, UNLABELLED, slices_of_split, split_kind
 from tf_simclr.files import listed, shown_path
 
-# With more images than this beside the subfolders, the folder is a flat one: its millions are listed once only.
+# A folder with more images than this beside its subfolders counts as flat, so that millions are listed only once.
 _MANY_IMAGES = 10_000
-# Names of splits that are other words too, and so may be classes.
+# Names of splits that are also ordinary words, and so may be classes.
 _WORDS = ("train", "training", "valid")
 
 
 class _Part(NamedTuple):
-    """Images of one split: the path of its folder from the root, the listing of that, and which rows of it."""
+    """Images of one split: its folder relative to the root, the folder's listing, and the rows of the split."""
 
     path: str
     listing: Listing
@@ -30,7 +30,7 @@ class _Part(NamedTuple):
     class_names: tuple[str, ...]
 
     def labels(self, class_names: Sequence[str]) -> np.ndarray:
-        """Returns the label of each image among all classes, int32 [N]; -1 where it has none."""
+        """Returns the label of each image among all classes, int32 [N]; -1 for none."""
         if not self.class_names:
             return np.full(len(self.rows), -1, np.int32)
         number_of = {name: number for number, name in enumerate(class_names)}
@@ -39,10 +39,10 @@ class _Part(NamedTuple):
 
 
 def available_splits(data: DataConfig) -> tuple[str, ...]:
-    """Returns which of `SPLITS` the subfolders are, or `train`, which is then the whole folder.
+    """Returns the members of `SPLITS` that have subfolders, or else `train`, the whole folder.
 
     Raises:
-        UserError: No such folder; two of its subfolders are the same split.
+        UserError: If there is no such folder, or two subfolders are the same split.
     """
     return tuple(_split_folders(data)[0])
 
@@ -52,14 +52,15 @@ def load(data: DataConfig, split: str, flag: str) -> EncodedImages:
 
     Args:
         data: The data set; its name is `folder:PATH`.
-        split: A split, a part of one, which is mixed over the classes, or a sum of such.
+        split: A split, a part of one (a mixture of all classes), or a sum of these.
         flag: The flag that named the split, for messages.
 
     Returns:
-        The examples, in the order of their paths; those of a split `unlabelled` have no label.
+        The examples in the order of their paths. Those of a split `unlabelled` have no label.
 
     Raises:
-        UserError: No such folder or split; no images; images beside class folders; folders that are no classes.
+        UserError: If there is no such folder or split, there are no images, images lie beside class folders, or
+            folders are not classes.
     """
     folders, ignored = _split_folders(data)
     listings: dict[str, Listing] = {}
@@ -76,7 +77,7 @@ def load(data: DataConfig, split: str, flag: str) -> EncodedImages:
     parts = []
     for name, start, stop in slices_of_split(split, tuple(folders), num_examples, flag=flag, dataset=data.dataset):
         listing = listings[name]
-        # Paths are sorted by class: a part is taken after a fixed permutation, so that it holds all classes.
+        # Paths are sorted by class, so a fixed permutation comes first: each part then holds all classes.
         rows = np.sort(np.random.RandomState(0).permutation(len(listing))[start:stop])
         parts.append(_Part(folders[name], listing, rows, () if name == UNLABELLED else listing.class_names))
     source = _source(data, split, parts)
@@ -109,7 +110,7 @@ def _source(data: DataConfig, split: str, parts: Sequence[_Part]) -> EncodedImag
 
 
 class _Lazily(Sequence[str]):
-    """Strings that are made when they are asked for."""
+    """Sequence of strings that are made on access."""
 
     def __init__(self, make: Callable[[int], str], length: int):
         self._make = make
@@ -133,7 +134,7 @@ def _root(data: DataConfig) -> str:
 
 
 def _split_folders(data: DataConfig) -> tuple[dict[str, str], list[str]]:
-    """Returns the subfolder of each split, "" for the whole folder, and lines about what lies beside them."""
+    """Returns the subfolder of each split, "" for the whole folder, and notes on ignored files and folders."""
     root = _root(data)
     if not os.path.isdir(root):
         problem = "is a file" if os.path.exists(root) else "does not exist"
@@ -141,7 +142,7 @@ def _split_folders(data: DataConfig) -> tuple[dict[str, str], list[str]]:
     try:
         found = scan(root, most=_MANY_IMAGES)
     except OSError as error:
-        raise _error(data, f"{root} cannot be read ({error.strerror}); name a folder that can.") from error
+        raise _error(data, f"{root} cannot be read ({error.strerror}); name a readable folder.") from error
     splits: dict[str, str] = {}
     for name in found.folders:
         kind = split_kind(name)
@@ -150,7 +151,7 @@ def _split_folders(data: DataConfig) -> tuple[dict[str, str], list[str]]:
         if kind is not None:
             splits[kind] = name
     others = [name for name in found.folders if name not in splits.values()]
-    # A single such name among others, say `train` beside `bus`, may be a class.
+    # A single such name among others, such as `train` beside `bus`, may be a class.
     if not splits or (len(splits) == 1 and others):
         return {"train": ""}, []
     splits = {kind: splits[kind] for kind in SPLITS if kind in splits}
@@ -163,13 +164,13 @@ def _split_folders(data: DataConfig) -> tuple[dict[str, str], list[str]]:
 
 
 def _ignored_line(folder: str, ignored: Mapping[str, int]) -> str:
-    """Returns a line that counts the files that are no images by their kinds; "" if there are none."""
+    """Returns a line that counts the files other than images by kind; "" if there are none."""
     counts = [f"{count} {kind}" for kind, count in sorted(ignored.items(), key=lambda item: -item[1])]
     return f"Ignored in {folder}: {listed(counts)}." if counts else ""
 
 
 def _list_images(data: DataConfig, folder: str) -> Listing:
-    """Returns the images in a folder and in the folders in it."""
+    """Returns the images in a folder and its subfolders."""
     try:
         listing = list_images(folder)
     except ListingError as error:
@@ -185,13 +186,13 @@ def _list_images(data: DataConfig, folder: str) -> Listing:
 
 
 def _check_classes(data: DataConfig, listing: Listing, *, is_held_out: bool) -> None:
-    """Raises UserError where the folders in a folder are no classes; those of a held-out split may be empty."""
+    """Raises UserError if the subfolders are not classes; those of a held-out split may be empty."""
     folder, names, inner = listing.folder, listing.class_names, listing.folders_of_classes
     if listing.counts[0]:
         raise _error(
             data,
             f"{folder} holds images ({os.path.basename(listing.path(0))}) beside subfolders ({names[0]}); "
-            "use either one subfolder a class or a flat folder.",
+            "use either one subfolder per class or a flat folder.",
         )
     counts = zip(names, listing.class_counts, strict=True)
     empty = [name for name, count in counts if not count]
@@ -221,7 +222,7 @@ def _check_classes(data: DataConfig, listing: Listing, *, is_held_out: bool) -> 
 
 
 def _read_files(paths: Iterable[str]) -> list[bytes]:
-    """Reads whole files; one that cannot be read is empty, and so an unreadable image."""
+    """Reads whole files. A file that cannot be read becomes empty, and so an unreadable image."""
 
     def read(path: str) -> bytes:
         try:

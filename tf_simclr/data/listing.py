@@ -1,4 +1,4 @@
-"""The images below a folder: found by their names or first bytes, and kept in a few bytes each."""
+"""Listing of the images below a folder, found by name or first bytes, in a few bytes of memory each."""
 
 import collections
 import contextlib
@@ -15,11 +15,11 @@ import tensorflow as tf
 
 from tf_simclr.terminal.progress import Count
 
-# What TensorFlow cannot read is counted as unreadable, rather than passed over in silence.
+# Images that TensorFlow cannot read are counted as unreadable instead of being ignored.
 CONVERTED_EXTENSIONS = (".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
-"""Of images that TensorFlow does not, or not wholly, read, and --mode=prepare converts."""
+"""Extensions of images that TensorFlow cannot read, or not completely, and that --mode=prepare converts."""
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", *CONVERTED_EXTENSIONS)
-# Files of other names are opened to see whether they are images, except these, which often lie beside images.
+# Files with other names are opened to see whether they are images, except these, which often lie beside images.
 _OTHER_EXTENSIONS = (
     *(
         ".txt",
@@ -38,32 +38,32 @@ _OTHER_EXTENSIONS = (
     ),
     *(".mat", ".db", ".ini", ".mp4", ".mov", ".avi", ".zip", ".gz", ".tar", ".tfrecord"),
 )
-# The formats that TensorFlow decodes. A bitmap has four zeros behind its length.
+# The formats that TensorFlow decodes. A bitmap has four zeros after its length.
 _FIRST_BYTES = re.compile(rb"\xff\xd8\xff|\x89PNG\r\n\x1a\n|GIF8[79]a|BM....\0\0\0\0|RIFF....WEBP", flags=re.DOTALL)
 _NUM_FIRST_BYTES = 12
-# Folders that archives and network drives of other systems add, full of files named like images.
+# Folders that archives and network drives of other systems add. Their files have the names of images.
 _HIDDEN = (".", "__MACOSX", "@eaDir")
 END = b"\0"
-"""Stands behind each name; no name holds it."""
+"""Ends each name; no name contains it."""
 
 
 class ListingError(Exception):
-    """A folder that cannot be listed; the message says why, and what to do."""
+    """A folder cannot be listed; the message says why, and what to do."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Listing:
-    """The images below a folder: those of a folder before those of the folders in it, both sorted.
+    """The images below a folder, sorted: a folder's own images come before those of its subfolders.
 
-    Image number i is called a row. A path is put together when it is asked for: Python's strings would take ten
-    times the memory.
+    Image number i is called a row. Paths are made on access, because Python's strings would take ten times the
+    memory.
 
     Attributes:
         folder: The folder, as the user named it.
-        subfolders: Path from `folder` of each folder that was listed; the first is "".
+        subfolders: Path of each listed folder relative to `folder`; the first is "".
         counts: Number of images in each of them; int64 [F].
-        names: The names of all images, each with `END` behind it.
-        ignored: How many files are no images, by their kind: an extension, `hidden`, ...
+        names: The names of all images, each followed by `END`.
+        ignored: Number of files other than images by kind: an extension, `hidden`, ...
     """
 
     folder: str
@@ -74,7 +74,7 @@ class Listing:
 
     @classmethod
     def joined(cls, folder: str, parts: Sequence[tuple[str, "Listing"]]) -> "Listing":
-        """Returns the images of several folders, each given by its path from `folder` and its listing."""
+        """Returns the images of several folders, each with its path relative to `folder` and its listing."""
         ignored = sum((collections.Counter(part.ignored) for _, part in parts), collections.Counter())
         return cls(
             folder,
@@ -89,19 +89,19 @@ class Listing:
 
     @functools.cached_property
     def class_names(self) -> tuple[str, ...]:
-        """The folders in `folder` itself."""
+        """The direct subfolders of `folder`."""
         return tuple(name for name in self.subfolders[1:] if os.sep not in name)
 
     @functools.cached_property
     def class_counts(self) -> np.ndarray:
         """Number of images below each folder of `class_names`; int64 [C]."""
-        # A folder comes right before those in it.
+        # A folder comes right before its subfolders.
         starts = [number for number, name in enumerate(self.subfolders) if number and os.sep not in name]
         return np.add.reduceat(self.counts, starts) if starts else np.zeros([0], np.int64)
 
     @property
     def folders_of_classes(self) -> dict[str, list[str]]:
-        """The folders in each folder of `class_names`; none where images lie beside them."""
+        """The subfolders of each folder of `class_names`; empty if images lie beside them."""
         found: dict[str, list[str]] = {name: [] for name in self.class_names}
         for name in self.subfolders[1:]:
             parent, _, child = name.partition(os.sep)
@@ -116,12 +116,12 @@ class Listing:
 
     @functools.cached_property
     def _rows_up_to(self) -> np.ndarray:
-        """Number of rows of each folder and those before it; int64 [F]."""
+        """Cumulative number of rows of the folders; int64 [F]."""
         return np.cumsum(self.counts)
 
     @property
     def identity(self) -> tuple[bytes, ...]:
-        """What the images are called, wherever `folder` lies."""
+        """The names of the images, independent of the location of `folder`."""
         return (
             b"".join(os.fsencode(name) + END for name in self.subfolders),
             self.counts.tobytes(),
@@ -138,7 +138,7 @@ class Listing:
     @functools.cached_property
     def _tensors(self) -> tuple[tf.Tensor, ...]:
         folders = [os.fsencode(os.path.join(self.folder, name, "")) for name in self.subfolders]
-        with tf.init_scope(), tf.device("CPU:0"):  # Whatever graph asks first, all of them use it.
+        with tf.init_scope(), tf.device("CPU:0"):  # Any graph may ask first, and all graphs use the result.
             starts = tf.constant(np.append(-1, self._ends) + 1)
             return tf.constant(folders), tf.constant(self._rows_up_to), tf.constant(self.names), starts
 
@@ -151,12 +151,12 @@ class Listing:
 
 
 def list_images(folder: str) -> Listing:
-    """Lists a folder of images, or of folders with images; opens only files whose names do not say what they are.
+    """Lists the images below a folder; opens only files whose names do not tell their kind.
 
-    Hidden files and folders are left out. Links are followed, but not those that lead back to a folder above them.
+    Hidden files and folders are left out. Links are followed unless they lead back to a folder above them.
 
     Raises:
-        ListingError: A folder cannot be read.
+        ListingError: If a folder cannot be read.
     """
     subfolders, counts, names = [], [], bytearray()
     ignored: collections.Counter[str] = collections.Counter()
@@ -169,7 +169,7 @@ def list_images(folder: str) -> Listing:
 
 
 class Scan(NamedTuple):
-    """What is in a folder itself: the names of folders and images, sorted, and how many other files of which kind."""
+    """Direct contents of a folder: sorted names of folders and images, and the number of other files by kind."""
 
     folders: list[str]
     images: list[str]
@@ -189,21 +189,21 @@ def _walk(top: str) -> Iterator[tuple[str, Scan]]:
                     continue
                 found = scan(folder, report)
             except OSError as error:
-                raise ListingError(f"{folder} cannot be read ({error.strerror}); name a folder that can.") from error
+                raise ListingError(f"{folder} cannot be read ({error.strerror}); name a readable folder.") from error
             yield subfolder, found
             pending += [(os.path.join(subfolder, name), above | {identity}) for name in reversed(found.folders)]
 
 
 def scan(folder: str, report: Callable[[], None] = lambda: None, *, most: int | None = None) -> Scan:
-    """Returns what is in a folder itself.
+    """Returns the direct contents of a folder.
 
     Args:
         folder: The folder.
         report: Called for each image.
-        most: After more images than this the rest is left out.
+        most: Limit of images; the listing stops after more than this.
 
     Raises:
-        OSError: It cannot be read.
+        OSError: If the folder cannot be read.
     """
     subfolders, images = [], []
     ignored: collections.Counter[str] = collections.Counter()
@@ -225,16 +225,16 @@ def scan(folder: str, report: Callable[[], None] = lambda: None, *, most: int | 
 
 def _is_folder(entry: os.DirEntry) -> bool:
     try:
-        return entry.is_dir()  # Known from the entry, but for links.
-    except OSError:  # A link to itself, or to where nobody may look: an image that cannot be read, if it is named so.
+        return entry.is_dir()  # The entry itself tells, except for links.
+    except OSError:  # A link to itself or to a forbidden place: an unreadable image, if it has the name of an image.
         return False
 
 
 def _why_ignored(entry: os.DirEntry) -> str | None:
-    """Returns of which kind a file is that is no image; None for an image, also one that cannot be read."""
+    """Returns the kind of a file that is not an image; None for an image, even an unreadable one."""
     extension = os.path.splitext(entry.name)[1].lower()
     if _is_special(entry):
-        return "special"  # Reading a pipe would wait for ever.
+        return "special"  # Reading a pipe would block.
     if extension in IMAGE_EXTENSIONS or (extension not in _OTHER_EXTENSIONS and _begins_like_an_image(entry)):
         return None
     if not extension:

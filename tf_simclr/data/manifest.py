@@ -1,4 +1,4 @@
-"""What `--mode=prepare` says of the record files that it has written: `manifest.json` beside them."""
+"""Manifest of the record files of `--mode=prepare`: `manifest.json` beside them."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -12,9 +12,9 @@ from tf_simclr.files import between, one_line, plain_name, read_json
 
 MANIFEST_FILE = "manifest.json"
 MANIFEST_FORMAT = "tf_simclr-prepared-1"
-# The manifest while files are missing, and the list of images that were left out.
+# The manifest of unfinished work, and the list of omitted images.
 UNFINISHED_FILE, UNREADABLE_FILE = "unfinished.json", "unreadable.txt"
-# With it all formats of this program begin: other programs write files of the same name.
+# Start of all formats of this program; other programs write files of the same name.
 _OUR_FORMATS = "tf_simclr-prepared"
 _FIX = "prepare the data again, or remove the file to count the records"
 COUNT = between(0, 2**40)
@@ -33,7 +33,7 @@ PREPARED_FORM = {
     },
     "settings": dict,
 }
-# Settings that only say where the images were.
+# Settings that only locate the images.
 _FREE_SETTINGS = frozenset(["dataset"])
 
 
@@ -46,13 +46,13 @@ class Manifest:
     """The manifest of a directory.
 
     Args:
-        directory: That it lies in.
-        content: What stands in it.
+        directory: Directory of the file.
+        content: Its parsed JSON.
 
     Attributes:
         directory: See above.
         class_names: Name of each class, or None without labels.
-        paths: Of the files of each split.
+        paths: Paths of the files of each split.
     """
 
     def __init__(self, directory: str, content: dict[str, Any]):
@@ -71,10 +71,10 @@ class Manifest:
         return os.path.dirname(path) == self.directory and os.path.basename(path) in self._entries
 
     def file(self, path: str) -> RecordFile:
-        """Returns a file that stands in the manifest.
+        """Returns a file that the manifest lists.
 
         Raises:
-            UserError: It is not there, or of another size.
+            UserError: If it is missing or has another size.
         """
         num_examples, num_bytes = self._entries[os.path.basename(path)]
         try:
@@ -92,10 +92,10 @@ class Manifest:
 
 
 def read_manifest(directory: str) -> Manifest | None:
-    """Returns the manifest of a directory; None where there is none, or one of another program.
+    """Returns the manifest of a directory; None if it has none, or one of another program.
 
     Raises:
-        UserError: It is damaged, of another format, or cannot be read; or files of the directory are still missing.
+        UserError: If it is damaged, unreadable or of another format, or if files of the directory are still missing.
     """
     path = os.path.join(directory, MANIFEST_FILE)
     content = read_json(path, fix=_FIX)
@@ -114,7 +114,7 @@ def read_manifest(directory: str) -> Manifest | None:
 
 
 class Shard(NamedTuple):
-    """One file, and the places in the order of its split that it is for: `start` to `stop` - 1."""
+    """One file, and its range in the order of its split: `start` to `stop` - 1."""
 
     split: str
     name: str
@@ -137,8 +137,8 @@ def new_manifest(
     """Returns a manifest without files.
 
     Args:
-        settings: what the files depend on, of JSON.
-        class_names: of the labels; None without labels.
+        settings: settings that determine the files, as JSON values.
+        class_names: name of each class; None without labels.
         sizes: number of images and of files, by split.
     """
     splits = {
@@ -154,7 +154,7 @@ def new_manifest(
 
 
 def differences(begun: Mapping[str, Any], settings: Mapping[str, Any]) -> list[str]:
-    """Returns how settings differ from those of a manifest, as the user knows them."""
+    """Returns the differences between settings and those of a manifest, in the user's terms."""
     changed = []
     for name, new in settings.items():
         old = begun.get(name)

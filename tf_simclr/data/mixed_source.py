@@ -1,4 +1,4 @@
-"""Several sources mixed by weight, without their labels: so many rows of each in every batch."""
+"""Mixture of several sources by weight, without labels: every batch has a fixed number of rows of each."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -11,22 +11,22 @@ from tf_simclr.data.batch_plan import BatchPlan
 from tf_simclr.data.random_access import ArraySource
 from tf_simclr.data.source import NUM_CANDIDATES, EncodedSource, Source, TrainingSource
 
-# Keeps the orders of the sources apart, also from those of other seeds that a run may use.
+# Separates the orders of the sources from each other, and from those of other seeds of a run.
 _SEED_STEP = 2**20
 
 _ExamplesOf = Callable[[Source, int, BatchPlan], tf.data.Dataset]
 
 
 class MixedSource(TrainingSource):
-    """Examples of several sources; the key of one is its number among those of all sources.
+    """Examples of several sources; the key of an example is its number among all of them.
 
-    A batch has the same number of rows of each source, spread evenly over it, and so over replicas and chunks.
-    Each source is gone through in its own epochs: as many examples as all have together, the epoch of a run, may
-    show those of one source several times, and leave out some of another.
+    Every batch has the same number of rows of a source, spread evenly over replicas and chunks. Each source has its
+    own epochs. An epoch of the run, which has as many examples as all sources together, may show the examples of one
+    source several times and omit some of another.
 
     Args:
-        sources: Of which the labels are not used; at least 2.
-        weights: Share of each, greater than 0, in any unit; None for as many as the source has examples.
+        sources: At least 2; their labels are not used.
+        weights: Relative share of each, greater than 0; None for the numbers of examples.
     """
 
     def __init__(self, sources: Sequence[Source], weights: Sequence[float] | None = None):
@@ -45,10 +45,10 @@ class MixedSource(TrainingSource):
         return sum(source.bytes_in_memory for source in self.sources)
 
     def num_rows(self, batch_size: int) -> list[int]:
-        """Returns how many rows of a batch are of each source.
+        """Returns the number of rows of each source in a batch.
 
         Raises:
-            UserError: There are more sources than rows.
+            UserError: If there are more sources than rows.
         """
         if batch_size < len(self.sources):
             raise UserError(
@@ -58,7 +58,7 @@ class MixedSource(TrainingSource):
         return share_out(self.weights, batch_size)
 
     def describe(self, batch_size: int) -> str:
-        """Returns how many images of a batch are of which source, for the user."""
+        """Returns a line for the user with the number of images of each source in a batch."""
         rows = self.num_rows(batch_size)
         parts = [f"{count} of {source.name}" for count, source in zip(rows, self.sources, strict=True)]
         real, asked = np.divide(rows, batch_size), np.divide(self.weights, sum(self.weights))
@@ -69,7 +69,7 @@ class MixedSource(TrainingSource):
         """See `TrainingSource.train_examples`.
 
         Raises:
-            UserError: The workers cannot share the rows of each source evenly.
+            UserError: If the workers cannot share the rows of each source evenly.
         """
         return self._mix(seed, plan, lambda source, *part: source.train_examples(*part, first_step))
 
@@ -93,7 +93,7 @@ class MixedSource(TrainingSource):
         return self.sources[number].example_name(key - int(self._firsts[number]))
 
     def _plans(self, plan: BatchPlan) -> list[BatchPlan]:
-        """Returns the plan of each source: all rows of it that this worker makes, as if for one replica."""
+        """Returns the plan of each source: all of this worker's rows of it, as if for one replica."""
         rows, workers = self.num_rows(plan.global_batch_size), plan.num_workers
         if any(count % workers for count in rows):
             possible = max(plan.global_batch_size // workers, len(rows))
@@ -107,13 +107,13 @@ class MixedSource(TrainingSource):
         return [BatchPlan(global_batch_size=count, first_replica=worker, total_replicas=workers) for count in rows]
 
     def _mix(self, seed: int, plan: BatchPlan, examples_of: _ExamplesOf) -> tf.data.Dataset:
-        """Returns the rows of all sources in the order of the batches that this worker makes."""
+        """Returns the rows of all sources in the order of this worker's batches."""
         plans = self._plans(plan)
         no_records = (tf.constant(""),) * NUM_CANDIDATES
 
         def tag(number: int, example: dict) -> dict:
             return {
-                # Each is the position of one row only: the views of two sources are not made alike.
+                # Each row has its own position, so that no two sources share random numbers.
                 "position": example["position"] * len(plans) + number,
                 "keys": example["keys"] + self._firsts[number],
                 "source": tf.constant(number),
@@ -125,17 +125,17 @@ class MixedSource(TrainingSource):
             own_seed = (seed + number * _SEED_STEP) % 2**31
             tagged.append(examples_of(source, own_seed, part).map(functools.partial(tag, number)))
         order = row_order([part.per_replica_batch_size for part in plans])
-        # A data service gives the numbers of this range out, and so the order as a whole.
+        # A data service distributes the numbers of this range, and so the whole order.
         choices = tf.data.Dataset.range(tf.int64.max).flat_map(lambda _: tf.data.Dataset.from_tensor_slices(order))
         return tf.data.Dataset.choose_from_datasets(tagged, choices, stop_on_empty_dataset=False)
 
 
 def share_out(weights: Sequence[float], count: int) -> list[int]:
-    """Shares out a number of rows by weight: the largest remainders are rounded up, nothing down to 0.
+    """Divides rows by weight. The largest remainders are rounded up, and no share becomes 0.
 
     Args:
         weights: Greater than 0.
-        count: Number of rows, at least that of the weights.
+        count: Number of rows, at least the number of weights.
 
     Returns:
         Rows of each; their sum is `count`.
@@ -144,13 +144,13 @@ def share_out(weights: Sequence[float], count: int) -> list[int]:
     rows = np.maximum(np.floor(exact), 1)
     while rows.sum() < count:
         rows[np.argmax(exact - rows)] += 1
-    while rows.sum() > count:  # Those of too small a weight have taken more than remained.
+    while rows.sum() > count:  # Raising small shares to 1 has used more than remained.
         rows[np.argmax(np.where(rows > 1, rows - exact, -np.inf))] -= 1
     return [int(number) for number in rows]
 
 
 def row_order(rows: Sequence[int]) -> np.ndarray:
-    """Returns the number of the source of each row, int64 [sum of rows], those of each spread evenly."""
+    """Returns the source of each row, int64 [sum of rows], with the rows of each spread evenly."""
     places = np.concatenate([(np.arange(count) + 0.5) / count for count in rows])
     return np.repeat(np.arange(len(rows)), rows)[np.argsort(places, kind="stable")]
 

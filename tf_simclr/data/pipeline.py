@@ -1,7 +1,7 @@
-"""From a source and a view to batches.
+"""Batches from a source and a view.
 
-Row p of a run (p = step * global batch size + row) shows the same example under the same random
-numbers on whatever number of replicas, and however often the run was interrupted.
+Row p of a run (p = step * global batch size + row) has the same example and the same random numbers on any
+number of replicas, and after any number of interruptions.
 """
 
 import os
@@ -28,32 +28,32 @@ def train_dataset(
     first_step: int = 0,
     service: DataService | None = None,
 ) -> tf.data.Dataset:
-    """Makes endless batches of random views in an order that is shuffled anew each epoch.
+    """Makes endless batches of random views, shuffled anew each epoch.
 
     Element k belongs to step `first_step + k // plan.num_replicas` and to replica
-    `plan.first_replica + k % plan.num_replicas`. From a data service the batches come in any order, and
-    to any worker; those of a `RandomAccessSource` are the same ones.
+    `plan.first_replica + k % plan.num_replicas`. From a data service, batches come in any order and to any
+    worker; those of a `RandomAccessSource` have the same contents.
 
     Args:
         source: The examples.
         view: Makes one random view of an image, here or in the training step.
-        plan: Batch sizes and the rows that are made here.
+        plan: Batch sizes and this worker's rows.
         seed: Seed of order and augmentation, 0 to 2**31 - 1.
         num_views: Views of each image.
-        first_step: Step to begin with, so that an interrupted run goes on.
-        service: Makes the batches elsewhere.
+        first_step: First step, more than 0 to resume a run.
+        service: Makes the batches elsewhere; None to make them here.
 
     Returns:
         Dataset of dicts with `views`, a tuple of `num_views` tensors float32 [b, S, S, 3] in [0, 1];
-        `labels` int32 [b], where the source has them; and `bad_images` int32 [], the number of rows
-        whose image is unreadable, so that the next readable one of the order stands in.
+        `labels` int32 [b], if the source has them; and `bad_images` int32 [], the number of rows whose image
+        was unreadable and replaced by the next readable one of the order.
 
-        With `view.on_device`, instead of `views` what `step_views` makes them of: `draws`, a tuple of
-        `num_views` tensors float32 [b, NUM_DRAWS]; and `images`, which for an `ArraySource` are whole, uint8
-        [b, H, W, C], and otherwise a tuple of `num_views` tensors of crops, float32 [b, S, S, 3].
+        With `view.on_device`, `views` is replaced by the inputs of `step_views`: `draws`, a tuple of
+        `num_views` tensors float32 [b, NUM_DRAWS]; and `images`, whole uint8 [b, H, W, C] from an
+        `ArraySource`, otherwise a tuple of `num_views` tensors of crops, float32 [b, S, S, 3].
 
     Raises:
-        UserError: The batch cannot be shared out evenly; there are too few records; the service fails.
+        UserError: If the batch cannot be shared out evenly, there are too few records, or the service fails.
     """
     plan.check("train_batch_size")
     if service:
@@ -90,7 +90,7 @@ def train_dataset(
 
 
 def mix_labelled(unlabelled: tf.data.Dataset, labelled: tf.data.Dataset) -> tf.data.Dataset:
-    """Puts each batch of labelled examples behind one of unlabelled examples.
+    """Appends each batch of labelled examples to a batch of unlabelled examples.
 
     Args:
         unlabelled: From `train_dataset`; its labels, if any, are dropped.
@@ -113,21 +113,21 @@ def mix_labelled(unlabelled: tf.data.Dataset, labelled: tf.data.Dataset) -> tf.d
 
 
 def eval_dataset(source: Source, view: EvalView, *, plan: BatchPlan) -> tf.data.Dataset:
-    """Makes one pass over all examples in a fixed order, every replica with as many batches.
+    """Makes one pass over all examples in a fixed order, with equally many batches for every replica.
 
     Args:
         source: The examples.
-        view: Makes the one view of an image.
-        plan: Batch sizes and the rows that are made here.
+        view: Makes the single view of an image.
+        plan: Batch sizes and this worker's rows.
 
     Returns:
-        Dataset of dicts with `images` float32 [b, S, S, 3] in [0, 1]; `labels` int32 [b], where the
-        source has them; `mask` float32 [b], 0 for rows that fill up the last batch and for unreadable
-        images; `position` int64 [b], the number of the example, N or more for rows that fill up; and
-        `bad_images` int32 [], the number of unreadable images.
+        Dataset of dicts with `images` float32 [b, S, S, 3] in [0, 1]; `labels` int32 [b], if the source has
+        them; `mask` float32 [b], 0 for padding rows of the last batch and for unreadable images; `position`
+        int64 [b], the number of the example, N or more for padding; and `bad_images` int32 [], the number of
+        unreadable images.
 
     Raises:
-        UserError: The batch cannot be shared out evenly.
+        UserError: If the batch cannot be shared out evenly.
     """
     plan.check("eval_batch_size")
     transform = tf.function(view, jit_compile=True) if isinstance(source, ArraySource) else tf.identity
@@ -159,7 +159,7 @@ def _count(flags: tf.Tensor) -> tf.Tensor:
 
 
 def _endless(dataset: tf.data.Dataset) -> tf.data.Dataset:
-    """Tells the strategies that no batch will be smaller: only then do they keep the shapes static."""
+    """Asserts that no batch is smaller, which strategies need to keep the shapes static."""
     return dataset.apply(tf.data.experimental.assert_cardinality(tf.data.INFINITE_CARDINALITY))
 
 

@@ -1,4 +1,4 @@
-"""Sources that can read any example at any time: arrays, and encoded images in files or in memory."""
+"""Sources with random access: arrays, and encoded images in files or in memory."""
 
 from collections.abc import Callable, Sequence
 
@@ -21,11 +21,11 @@ class RandomAccessSource(Source):
         return self._at(plan.batch_numbers(first_step), plan.per_replica_batch_size, seed)
 
     def divisible_examples(self, seed: int, plan: BatchPlan, first_step: int) -> tf.data.Dataset:
-        """See `Source.divisible_examples`; a part is a whole batch of one replica."""
+        """See `Source.divisible_examples`; each part is a whole batch of one replica."""
         return self.train_examples(seed, plan.for_one_worker(), first_step)
 
     def eval_examples(self, plan: BatchPlan) -> tf.data.Dataset:
-        """See `Source.eval_examples`; the first example fills up the last batch."""
+        """See `Source.eval_examples`; the first example pads the last batch."""
         numbers = plan.batch_numbers(0).take(plan.num_eval_batches(self.num_examples))
 
         def rows(number: tf.Tensor) -> dict:
@@ -37,7 +37,7 @@ class RandomAccessSource(Source):
 
     def _at(self, numbers: tf.data.Dataset, batch_size: int, seed: int) -> tf.data.Dataset:
         """Returns the examples of the batches with these numbers."""
-        # Epochs that a batch may begin in and reach into.
+        # Epochs that a batch may overlap.
         num_epochs = 1 + -(-(batch_size - 1) // self.num_examples)
 
         def rows(state: tuple, number: tf.Tensor) -> tuple[tuple, dict]:
@@ -57,14 +57,14 @@ class RandomAccessSource(Source):
 
 
 class ArraySource(RandomAccessSource):
-    """Images that lie decoded in memory.
+    """Decoded images in memory.
 
     Args:
         name: Data set and split, for messages.
         images: uint8 [N, H, W, C], C is 1 or 3.
         labels: int32 [N], or None.
         class_names: Name of each class, or None without labels.
-        numbers: The number of each example in the whole split; [N]. From 0 on if not given.
+        numbers: Number of each example in the whole split, [N]; default: 0 to N - 1.
     """
 
     def __init__(
@@ -117,12 +117,12 @@ class EncodedImages(RandomAccessSource, EncodedSource):
 
     Args:
         name: Data set and split, for messages.
-        images: The encoded images, string [N], or whatever `read` finds them by, such as paths; [N].
-        read: Takes one of `images`, of the same type, [], and returns the encoded image, string [].
-        example_names: The name of each example of the whole split, for messages.
+        images: [N], the encoded images as strings, or keys for `read`, such as paths.
+        read: Takes one of `images`, [], and returns the encoded image, string [].
+        example_names: Name of each example of the whole split, for messages.
         labels: int32 [N], or None.
         class_names: Name of each class, or None without labels.
-        numbers: The number of each example in the whole split; [N]. From 0 on if not given.
+        numbers: Number of each example in the whole split, [N]; default: 0 to N - 1.
     """
 
     def __init__(
@@ -202,7 +202,7 @@ def new_labels(labels: np.ndarray, numbers: np.ndarray) -> np.ndarray:
 
 
 def epoch_candidates(num_examples: int, seed: int, epoch: tf.Tensor) -> tf.Tensor:
-    """Returns the order of one epoch with the stand-ins of each example.
+    """Returns the order of one epoch, with the candidates that replace each example if it is unreadable.
 
     Args:
         num_examples: Number of examples N.
@@ -210,8 +210,7 @@ def epoch_candidates(num_examples: int, seed: int, epoch: tf.Tensor) -> tf.Tenso
         epoch: int64 [].
 
     Returns:
-        int64 [N, NUM_CANDIDATES]; column 0 is a permutation of 0..N-1, column i is column 0 read i
-        places further on.
+        int64 [N, NUM_CANDIDATES]. Column 0 is a permutation of 0..N-1; column i is column 0 shifted by i.
     """
     examples = tf.range(num_examples, dtype=tf.int64)
     order = tf.random.experimental.stateless_shuffle(examples, order_seed(seed, epoch), alg="philox")

@@ -1,4 +1,4 @@
-"""Reading the examples of an order into batches of rows, whatever the source."""
+"""Batches of rows from the ordered examples of any source."""
 
 from collections.abc import Callable
 from typing import Any
@@ -24,14 +24,14 @@ def batch_rows(
     """Reads examples in the order in which they come.
 
     Args:
-        source: What the examples belong to.
+        source: The source of the examples.
         examples: Elements of `source.train_examples` or `source.eval_examples`.
         batch_size: Rows of a batch, b.
         crop: Takes an image uint8 [H, W, 3] of any size and its position int64 []; returns tensors of
             known shape.
-        num_candidates: How many candidates to try where an image is unreadable.
-        remember_names: Whether the source is told the names of unreadable images, which only works in
-            this process.
+        num_candidates: Number of candidates to try if an image is unreadable.
+        remember_names: Whether the source records the names of unreadable images, which works only in this
+            process.
 
     Returns:
         Dataset of dicts with `position` int64 [b]; `images`: the results of `crop`, batched, or, for an
@@ -61,7 +61,7 @@ def batch_rows(
 
 
 def _gather(source: ArraySource) -> Callable[[dict], dict]:
-    # On an accelerator the images would have to come back for each batch.
+    # On an accelerator, the images would have to be copied back for each batch.
     with tf.device("CPU:0"):
         images = tf.constant(source.images)
         labels = tf.zeros([source.num_examples], tf.int32) if source.labels is None else tf.constant(source.labels)
@@ -81,9 +81,9 @@ def _gather(source: ArraySource) -> Callable[[dict], dict]:
 def _first_readable(
     attempt: Callable[[int], tuple[tf.Tensor, tf.Tensor, tf.Tensor]], num_candidates: int
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Returns image and label of the first readable candidate, and whether it is a stand-in.
+    """Returns image and label of the first readable candidate, and whether it is a replacement.
 
-    Without any, the image is one black pixel.
+    The image is one black pixel if no candidate is readable.
     """
     first = image, label, readable = attempt(0)
     for candidate in range(1, num_candidates):
@@ -95,7 +95,7 @@ def _first_readable(
 def _try_decode(
     source: EncodedSource | MixedSource, example: dict, candidate: int
 ) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Decodes one candidate; returns image, label and whether it is readable, or else a black pixel."""
+    """Decodes one candidate; returns image, label and whether it is readable. An unreadable one is a black pixel."""
 
     def decode(element: dict) -> tuple[tf.Tensor, tf.Tensor, bool]:
         return *source.decode(element, candidate), True

@@ -1,4 +1,4 @@
-"""A tf.data service: other processes, on other machines, make the training batches."""
+"""Training batches from a tf.data service: processes on other machines."""
 
 import dataclasses
 import queue
@@ -11,7 +11,7 @@ import tensorflow as tf
 from tf_simclr.config import UserError
 from tf_simclr.data.source import TrainingSource
 
-# What is held in memory is sent to the data workers in one message, which TensorFlow limits to 2 GiB.
+# Data in memory is sent to the data workers in one message, which TensorFlow limits to 2 GiB.
 _MAX_BYTES_SENT = 3 * 2**29
 _DISPATCHER_SECONDS = 10
 _DATA_WORKER_SECONDS = 60
@@ -19,18 +19,18 @@ _DATA_WORKER_SECONDS = 60
 
 @dataclasses.dataclass(frozen=True)
 class DataService:
-    """Where batches are made.
+    """Data service that makes the batches.
 
     Attributes:
-        address: Of the dispatcher, grpc://host:port.
-        job_name: Whoever gives the same one shares the batches of one job; None for a job of one's own.
+        address: Address of the dispatcher, grpc://host:port.
+        job_name: Clients with the same name share the batches of one job; None for a private job.
     """
 
     address: str
     job_name: str | None
 
     def check_fits(self, source: TrainingSource) -> None:
-        """Raises UserError where more is held in memory than can be sent to data workers."""
+        """Raises UserError if the data in memory is too large to send to data workers."""
         if source.bytes_in_memory > _MAX_BYTES_SENT:
             raise UserError(
                 f"--data_service={self.address}: {source.name} holds {source.bytes_in_memory / 2**30:.1f} GiB in "
@@ -39,12 +39,12 @@ class DataService:
             )
 
     def distribute(self, batches: tf.data.Dataset) -> tf.data.Dataset:
-        """Returns the batches as data workers make them, each once, in any order.
+        """Returns the batches of the data workers, each once, in any order.
 
         Each element of the first data set of the pipeline goes to one data worker.
 
         Raises:
-            UserError: The dispatcher refuses them.
+            UserError: If the dispatcher refuses them.
         """
         policy = tf.data.experimental.service.ShardingPolicy.DYNAMIC
         try:
@@ -54,10 +54,10 @@ class DataService:
 
 
 def check_service(address: str) -> None:
-    """Asks a dispatcher for an element, as TensorFlow would wait for one without end.
+    """Asks a dispatcher for an element, because TensorFlow itself would wait without end.
 
     Raises:
-        UserError: No dispatcher answers in 10 seconds, or no data worker of it in 60.
+        UserError: If no dispatcher answers in 10 seconds, or none of its data workers in 60.
     """
     place = urllib.parse.urlsplit(address)
     try:
@@ -75,7 +75,7 @@ def check_service(address: str) -> None:
         except (UserError, tf.errors.OpError) as error:
             answers.put(error)
 
-    # TensorFlow cannot be told to give up; a daemon does not keep the program from ending.
+    # TensorFlow has no timeout here; a daemon thread lets the program end.
     threading.Thread(target=ask, daemon=True).start()
     for what, seconds in (("dispatcher", _DISPATCHER_SECONDS), ("data worker", _DATA_WORKER_SECONDS)):
         try:

@@ -1,4 +1,4 @@
-"""The examples of one split: what every source offers, and the source that holds arrays in memory."""
+"""Base classes of all sources of examples, and the check for unreadable images."""
 
 import abc
 import copy
@@ -15,30 +15,30 @@ from tf_simclr.config import UserError
 from tf_simclr.data.batch_plan import BatchPlan
 from tf_simclr.data.listing import CONVERTED_EXTENSIONS
 
-# An unreadable image is replaced by the next example of the order, this many in all are tried.
+# An unreadable image is replaced by the next example of the order; this many are tried in all.
 NUM_CANDIDATES = 4
-# Before this many images (or one epoch) the share of unreadable ones says nothing.
+# The share of unreadable images has a meaning only after this many images, or one epoch.
 MIN_IMAGES_SEEN = 1000
-# Keeps the random numbers of the order apart from those of the augmentation.
+# Separates the random numbers of the order from those of the augmentation.
 _ORDER_SALT = 0x0DE5
 
 
 class TrainingSource(abc.ABC):
-    """Examples to train on: those of one split of a data set, or of several.
+    """Examples to train on, from one or several data sets.
 
     Attributes:
         name: Data set and split, for messages.
         num_examples: Number of examples, at least 1.
         num_classes: Number of classes, or None without labels.
         class_names: Name of each class, or None.
-        files: Path of each example, where each is a file; or of all files that hold examples.
-        prepared_in: The directory, named by its version, that the examples were prepared in, or None.
-        num_left_out: Number of unreadable images that are none of the examples, as all were decoded at first.
-        num_unlabelled: Number of examples without a label, where others have one.
-        labels: Label of each example, int32 [N], -1 for none; or None where they are not known, or there are none.
-        ignored: Lines that say what lies beside the examples and is none.
-        identity: What the examples are, whatever place they lie at: their names, or the name of a published data set;
-            empty where only `example_name` tells.
+        files: Path of each example, if each is a file; or of all files that hold examples.
+        prepared_in: The directory of the prepared examples, named by their version, or None.
+        num_left_out: Number of unreadable images excluded at the start, when all images were decoded.
+        num_unlabelled: Number of examples without a label, if others have one.
+        labels: Label of each example, int32 [N], -1 for none; None if they are not known or there are none.
+        ignored: Notes on files beside the examples that are not used.
+        identity: Identity of the examples, independent of their location: their names, or the name of a published
+            data set; empty if only `example_name` identifies them.
     """
 
     def __init__(self, name: str, num_examples: int, class_names: Sequence[str] | None):
@@ -62,13 +62,13 @@ class TrainingSource(abc.ABC):
 
     @property
     def bytes_in_memory(self) -> int:
-        """About how much of the examples is held in memory."""
+        """Approximate size in bytes of the examples held in memory."""
         return 0
 
     def fingerprint(self) -> str:
-        """Returns a digest that differs where examples were added, removed or renamed, and not where they were moved.
+        """Returns a digest that changes if examples are added, removed or renamed, but not if they are moved.
 
-        It does not depend on how the examples are read: as files, as a stream, or kept in memory.
+        Files, streams and copies in memory of the same examples have the same digest.
         """
         names = (self.example_name(key).encode() for key in range(self.num_examples))
         digest = hashlib.sha256()
@@ -77,43 +77,43 @@ class TrainingSource(abc.ABC):
         return digest.hexdigest()
 
     def add_bad_image(self, name: str) -> None:
-        """Remembers the name of an unreadable image; safe to call from several threads."""
+        """Records the name of an unreadable image; safe to call from several threads."""
         with self._bad_lock:
             self._bad_names[name] = None
 
     def bad_image_names(self) -> tuple[str, ...]:
-        """Returns the names of the unreadable images met so far, each once."""
+        """Returns the names of the unreadable images so far, without repetitions."""
         with self._bad_lock:
             return tuple(self._bad_names)
 
     @abc.abstractmethod
     def train_examples(self, seed: int, plan: BatchPlan, first_step: int) -> tf.data.Dataset:
-        """Returns the endless shuffled order of the rows that are made here, from `first_step` on.
+        """Returns the endless shuffled order of this worker's rows, from `first_step` on.
 
-        What stands at a position depends on nothing but the seed, the position and the number of
-        workers, so that resuming is arithmetic.
+        The example at a position depends only on the seed, the position and the number of workers, so
+        resuming is arithmetic.
 
         Args:
             seed: Seed of the order.
-            plan: Says which positions are made here.
-            first_step: Number of global batches to pass over.
+            plan: Determines this worker's positions.
+            first_step: Number of global batches to skip.
 
         Returns:
-            Dataset of dicts with `position` int64 [] and `keys` int64 [NUM_CANDIDATES]: the
-            example at that position, then those that stand in for it where it is unreadable.
+            Dataset of dicts with `position` int64 [] and `keys` int64 [NUM_CANDIDATES]: the example at that
+            position, then its replacements in case it is unreadable.
         """
 
     @abc.abstractmethod
     def divisible_examples(self, seed: int, plan: BatchPlan, first_step: int) -> tf.data.Dataset:
         """Returns the rows of all workers, in a form that a tf.data service can divide.
 
-        Its dispatcher gives each element of the first data set of a pipeline to one data worker. No
-        example of an epoch is left out or comes twice, in whatever order the parts come.
+        Its dispatcher gives each element of the first data set of a pipeline to one data worker. Each example
+        of an epoch comes exactly once, in any order of the parts.
 
         Args:
             seed: Seed of the order.
-            plan: Of one of the workers.
-            first_step: About how many global batches to pass over.
+            plan: Plan of any worker.
+            first_step: Approximate number of global batches to skip.
 
         Returns:
             As `train_examples`; no two examples have the same position.
@@ -121,7 +121,7 @@ class TrainingSource(abc.ABC):
 
     @abc.abstractmethod
     def example_name(self, key: int) -> str:
-        """Returns the name under which the user finds an example, also that of a part or a subset."""
+        """Returns the user's name for an example, also in a part or a subset."""
 
 
 class Source(TrainingSource):
@@ -129,9 +129,9 @@ class Source(TrainingSource):
 
     @abc.abstractmethod
     def read_labels(self) -> np.ndarray:
-        """Returns the label of each example, int32 [N], in the order of `eval_examples`; -1 is none.
+        """Returns the label of each example, int32 [N], in the order of `eval_examples`; -1 for none.
 
-        Only for a source with labels.
+        The source must have labels.
         """
 
     def relabelled(self, numbers: np.ndarray, class_names: Sequence[str]) -> "Source":
@@ -139,7 +139,7 @@ class Source(TrainingSource):
 
         Args:
             numbers: The new label of each class; int32 [number of classes].
-            class_names: Name of each class that the new labels are numbers of.
+            class_names: Names of the classes that the new labels number.
         """
         source = copy.copy(self)
         source.class_names = tuple(class_names)
@@ -148,7 +148,7 @@ class Source(TrainingSource):
 
     @abc.abstractmethod
     def _relabel(self, numbers: np.ndarray) -> None:
-        """Replaces each label that is not negative by `numbers[label]`."""
+        """Replaces each non-negative label by `numbers[label]`."""
 
     @abc.abstractmethod
     def subset(self, indices: np.ndarray, name: str) -> "Source":
@@ -156,15 +156,15 @@ class Source(TrainingSource):
 
         Args:
             indices: Sorted numbers of the examples, in the order of `eval_examples`; int64 [M].
-            name: Of the new source, for messages.
+            name: Name of the new source, for messages.
         """
 
     @abc.abstractmethod
     def part(self, start: int, stop: int) -> "Source":
         """Returns a source of the examples at the positions from `start` to `stop` - 1 of `eval_examples`.
 
-        Unlike `subset` it is cheap for any number of examples: no other one is decoded, nothing is read
-        into memory.
+        Unlike `subset`, it is cheap for any number of examples: it decodes no others and reads nothing into
+        memory.
         """
 
     def _identity_of(self, indices: np.ndarray) -> tuple[bytes, ...]:
@@ -173,13 +173,13 @@ class Source(TrainingSource):
 
     @abc.abstractmethod
     def eval_examples(self, plan: BatchPlan) -> tf.data.Dataset:
-        """Returns the rows that are made here of one pass over all examples in a fixed order.
+        """Returns this worker's rows of one pass over all examples in a fixed order.
 
-        Every worker has as many. Over all workers the positions from 0 to N-1 hold each example once, at
-        the position that is its number; those from N on fill up batches.
+        Every worker has the same number. Over all workers, positions 0 to N-1 hold each example once, at the
+        position of its number. Positions from N on are padding.
 
         Args:
-            plan: Says how the examples are shared out.
+            plan: Determines this worker's positions.
 
         Returns:
             Dataset of dicts like those of `train_examples`.
@@ -187,15 +187,15 @@ class Source(TrainingSource):
 
 
 class EncodedSource(Source):
-    """A source whose images are decoded one by one, each time they are used."""
+    """A source that decodes images one by one, each time they are used."""
 
     @abc.abstractmethod
     def decode(self, example: dict, candidate: int) -> tuple[tf.Tensor, tf.Tensor]:
-        """Decodes one candidate of an example, in a graph; fails where it is unreadable.
+        """Decodes one candidate of an example, in a graph; fails if it is unreadable.
 
         Args:
             example: Element of `train_examples` or `eval_examples`.
-            candidate: Which of the NUM_CANDIDATES.
+            candidate: Index of the candidate, less than NUM_CANDIDATES.
 
         Returns:
             Image uint8 [H, W, 3] and label int32 [] (-1 without labels).
@@ -203,8 +203,8 @@ class EncodedSource(Source):
 
 
 def first_success(element: Any, function: Callable, otherwise: tuple) -> tuple[tf.Tensor, ...]:
-    """Returns what a function gives for an element, in a graph, or else `otherwise`, where it fails."""
-    # TensorFlow has no `try` in graphs but this: a dataset of one element may leave out its errors.
+    """Returns a function's result for an element, in a graph; `otherwise` if it fails."""
+    # TensorFlow's only `try` in graphs: a dataset of one element that ignores errors.
     attempts = tf.data.Dataset.from_tensors(element).map(function).ignore_errors()
     attempts = attempts.concatenate(tf.data.Dataset.from_tensors(otherwise))
     return attempts.take(1).get_single_element()
@@ -218,17 +218,17 @@ def order_seed(seed: int, epoch: tf.Tensor) -> tf.Tensor:
 def check_bad_images(
     source: TrainingSource, *, num_bad: int, num_seen: int, max_fraction: float, can_prepare: bool = True
 ) -> None:
-    """Stops the run where too many images are unreadable.
+    """Stops the run if too many images are unreadable.
 
     Args:
-        source: Where the images came from.
-        num_bad: Unreadable images among those seen: the sum of the batches' `bad_images`.
-        num_seen: Images seen so far.
+        source: The source of the images.
+        num_bad: Number of unreadable images so far, the sum of the batches' `bad_images`.
+        num_seen: Number of images so far.
         max_fraction: Tolerated share, 0 to 1.
         can_prepare: Whether `--mode=prepare` may read more of them.
 
     Raises:
-        UserError: After at least one epoch or MIN_IMAGES_SEEN images, over the tolerated share.
+        UserError: If the share is exceeded after at least one epoch or MIN_IMAGES_SEEN images.
     """
     if num_seen < min(source.num_examples, MIN_IMAGES_SEEN) or num_bad <= max_fraction * num_seen:
         return
@@ -237,15 +237,15 @@ def check_bad_images(
     hint = format_hint(names) if can_prepare else ""
     raise UserError(
         f"--max_bad_image_fraction={max_fraction}: {num_bad} of {num_seen} images of {source.name} are "
-        f"unreadable{examples}; {hint}mend or remove them, or tolerate a larger share."
+        f"unreadable{examples}; {hint}fix or remove them, or tolerate a larger share."
     )
 
 
 def format_hint(names: Sequence[str]) -> str:
-    """Returns what to do where some unreadable images are of a format that TensorFlow does not, or not wholly, read.
+    """Returns advice if TensorFlow cannot read the format of some unreadable images, or not completely.
 
     Args:
-        names: of the unreadable images.
+        names: names of the unreadable images.
     """
     kinds = {os.path.splitext(name)[1].lower() for name in names} & {*CONVERTED_EXTENSIONS, ".bmp"}
     if not kinds:
