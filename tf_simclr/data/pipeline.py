@@ -5,6 +5,7 @@ number of replicas, and after any number of interruptions.
 """
 
 import os
+from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -61,21 +62,7 @@ def train_dataset(
     order = source.divisible_examples if service else source.train_examples
     batch_size = plan.per_replica_batch_size
 
-    def draws(first_position: tf.Tensor, num_rows: int) -> tuple[tf.Tensor, ...]:
-        return tuple(draw_uniforms(seed, number, first_position, num_rows) for number in range(num_views))
-
-    of_row, of_array = row_parts(view), array_parts(view)
-
-    def crop(image: tf.Tensor, position: tf.Tensor) -> dict:
-        row_draws = tuple(one[0] for one in draws(position, 1))
-        return of_row(tuple(view.crop_image(image, one) for one in row_draws), row_draws)
-
-    def finish(batch: dict) -> dict:
-        parts = batch["images"]
-        if isinstance(source, ArraySource):
-            parts = of_array(parts, draws(batch["position"][0], batch_size))
-        return _element(source, batch, **parts, bad_images=_count(batch["bad"]))
-
+    crop, finish = _row_functions(source, view, batch_size, seed=seed, num_views=num_views)
     rows = batch_rows(
         source,
         order(seed, plan, first_step),
@@ -87,6 +74,28 @@ def train_dataset(
     batches = _with_options(rows.map(finish, num_parallel_calls=tf.data.AUTOTUNE))
     batches = service.distribute(batches) if service else batches
     return _endless(batches.prefetch(tf.data.AUTOTUNE))
+
+
+def _row_functions(
+    source: TrainingSource, view: TrainView, batch_size: int, *, seed: int, num_views: int
+) -> tuple[Callable[[tf.Tensor, tf.Tensor], dict], Callable[[dict], dict]]:
+    """Returns what makes the parts of one row, and what makes an element of a whole batch."""
+    of_row, of_array = row_parts(view), array_parts(view)
+
+    def draws(first_position: tf.Tensor, num_rows: int) -> tuple[tf.Tensor, ...]:
+        return tuple(draw_uniforms(seed, number, first_position, num_rows) for number in range(num_views))
+
+    def crop(image: tf.Tensor, position: tf.Tensor) -> dict:
+        row_draws = tuple(one[0] for one in draws(position, 1))
+        return of_row(tuple(view.crop_image(image, one) for one in row_draws), row_draws)
+
+    def finish(batch: dict) -> dict:
+        parts = batch["images"]
+        if isinstance(source, ArraySource):
+            parts = of_array(parts, draws(batch["position"][0], batch_size))
+        return _element(source, batch, **parts, bad_images=_count(batch["bad"]))
+
+    return crop, finish
 
 
 def mix_labelled(unlabelled: tf.data.Dataset, labelled: tf.data.Dataset) -> tf.data.Dataset:

@@ -166,13 +166,8 @@ def train(
             path = checkpoints.save() if is_due else None
         except DivergedError as error:
             num_restored += 1
-            if num_restored > plan.max_restores or checkpoints.latest is None:
-                raise DivergedError(error.what, checkpoints.latest, can_restore=plan.max_restores == 0) from error
-            step = checkpoints.go_back(stop)
+            step = _go_back(checkpoints, plan, stop, num_restored, error)
             batches = make_batches(step + checkpoints.skipped_steps)
-            _LOG.info("Training diverged %s.", error.what)
-            times = f"{num_restored} of {plan.max_restores} times"
-            _LOG.info("Going back to step %d (%s); the batches since are left out.", step, times)
             continue
         speed = plan.global_batch_size / seconds if seconds else 0.0
         signal_number = watch.after_call(seconds)
@@ -191,6 +186,17 @@ def train(
 def _emit(actions: Sequence[Action], event: LoopEvent) -> None:
     for action in actions:
         action(event)
+
+
+def _go_back(checkpoints, plan: LoopPlan, stop: int, num_restored: int, error: DivergedError) -> int:
+    """Restores the last good checkpoint and returns its step; raises DivergedError if that is no longer allowed."""
+    if num_restored > plan.max_restores or checkpoints.latest is None:
+        raise DivergedError(error.what, checkpoints.latest, can_restore=plan.max_restores == 0) from error
+    step = checkpoints.go_back(stop)
+    _LOG.info("Training diverged %s.", error.what)
+    times = f"{num_restored} of {plan.max_restores} times"
+    _LOG.info("Going back to step %d (%s); the batches since are left out.", step, times)
+    return step
 
 
 def _check_finite(metrics: dict[str, float], step: int, checkpoint: str | None) -> None:
