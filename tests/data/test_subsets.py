@@ -263,7 +263,8 @@ def test_label_fraction_that_leaves_a_class_empty_is_one_line(labels):
 def test_source_without_labels_is_one_line(settings):
     source = ArraySource("plain", np.zeros([4, 8, 8, 1], np.uint8))
     assert refusal(source, **settings) == (
-        "--train_split=train: plain has no labels, which this step learns from; name a split or a data set with labels."
+        "--train_split=train: plain has no labels, which this stage learns from; name a split or a data set with "
+        "labels."
     )
 
 

@@ -1,4 +1,4 @@
-"""Which features of a `tf.train.Example` are image and label, and how they are taken from a record."""
+"""Image and label features of `tf.train.Example`: finding them, and reading them from a record."""
 
 from collections.abc import Sequence
 
@@ -11,20 +11,20 @@ from tf_simclr.data.stream_source import Parse
 
 IMAGE_KEYS = ("image", "image/encoded", "image_raw", "encoded_image", "jpeg", "png")
 LABEL_KEYS = ("label", "image/class/label")
-# Of the first file with any, so many records are looked at for their features.
+# Number of records that are searched for features, in the first file that has any.
 _NUM_PROBED = 16
 
 
 def feature_keys(data: DataConfig, files: Sequence[RecordFile], *, label_is_needed: bool) -> tuple[str, str | None]:
-    """Returns the names of image and label: those of the flags, or else usual ones that are there.
+    """Returns the names of image and label: those of the flags, or else usual names that exist.
 
     Args:
         data: The data set.
-        files: Those of a split.
-        label_is_needed: Whether a label that a flag names has to be there; else the split is one without labels.
+        files: The files of a split.
+        label_is_needed: Whether the label that a flag names has to exist; if not, the split may be without labels.
 
     Raises:
-        UserError: No such features.
+        UserError: If there are no such features.
     """
     kinds = _feature_kinds(data, files)
     found = ", ".join(f"{name} ({kind})" for name, kind in sorted(kinds.items()))
@@ -59,17 +59,17 @@ def parser(
     missing_label: int | None = None,
     is_optional: bool = False,
 ) -> Parse:
-    """Returns the function from a record to its encoded image and label; it fails where either is not there.
+    """Returns the function from a record to its encoded image and label; it fails if either is missing.
 
-    A label that is beyond the classes fails too: the image of a wrong label teaches nothing.
+    It also fails for labels that are out of range.
 
     Args:
         image_key: Name of the feature.
         label_key: Name of the feature; None to read without labels.
         first_label: Label of class 0. Lower ones are those of images without a label.
         num_classes: Number of classes; None for any.
-        missing_label: What an image without a label gets; None to fail.
-        is_optional: Whether a record without the feature of the label is one of these, and not damaged.
+        missing_label: Label of an image without one; None to fail.
+        is_optional: Whether a record without the label's feature has no label; otherwise it is damaged.
     """
     features = {image_key: tf.io.FixedLenFeature([], tf.string)}
     if label_key:
@@ -99,7 +99,7 @@ def _first(names: Sequence[str], kinds: dict[str, str]) -> str | None:
 
 
 def _feature_kinds(data: DataConfig, files: Sequence[RecordFile]) -> dict[str, str]:
-    """Returns the features in the first readable records and what they hold: bytes, int64 or float."""
+    """Returns the features of the first readable records, with their types: bytes, int64 or float."""
     for file in files:
         kinds: dict[str, str] = {}
         first = tf.data.Dataset.from_tensors(0).flat_map(

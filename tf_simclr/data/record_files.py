@@ -1,6 +1,6 @@
-"""TFRecord files: counting their records, and reading them so that a damaged record costs no other.
+"""TFRecord files: counting records, and reading past damaged ones.
 
-A record is its length (8 bytes, the lowest first), a checksum of that (4), the data, and a checksum of it (4).
+A record has a length (8 bytes, little-endian), the length's checksum (4), the data and its checksum (4).
 """
 
 import dataclasses
@@ -13,9 +13,9 @@ from tf_simclr.config import is_remote
 _LENGTH_BYTES = 8
 _HEADER_BYTES = 12
 FRAME_BYTES = 16
-# Where a damaged length says more, it is taken for this: a place of which no file has anything.
+# Upper bound for a damaged length: beyond the end of any file.
 _MAX_LENGTH = 2**40
-# Of all bytes, what they do to a CRC-32C.
+# Effect of each byte on a CRC-32C.
 _CRC_TABLE = [0] * 256
 for _byte in range(256):
     _crc = _byte
@@ -26,7 +26,7 @@ for _byte in range(256):
 
 @dataclasses.dataclass(frozen=True)
 class RecordFile:
-    """Which records of a TFRecord file to read: `take` after the first `skip`.
+    """Range of records of a TFRecord file: `take` after the first `skip`.
 
     `compression` is GZIP, ZLIB or nothing.
     """
@@ -38,17 +38,17 @@ class RecordFile:
 
 
 def count_records(filename: str) -> tuple[RecordFile, str]:
-    """Counts the records of a file by their lengths; reads no data, unless it is compressed.
+    """Counts the records of a file by their lengths; reads no data unless it is compressed.
 
     Args:
-        filename: Of a file on this machine, or an address that TensorFlow can read.
+        filename: A local path, or an address that TensorFlow can read.
 
     Returns:
-        The file, all of it, and what is damaged in it, or "". Where it is cut off, or the length of a record is
-        damaged, so that no other one can be found behind it, this counts as one record, the last one.
+        The whole file, and a description of its damage or "". If it is cut off, or the length of a record is damaged,
+        no later record can be found; this counts as one last record.
 
     Raises:
-        OSError, tf.errors.OpError: The file cannot be read.
+        OSError, tf.errors.OpError: If the file cannot be read.
     """
     with _open(filename) as file:
         compression = _compression(file.read(_HEADER_BYTES))
@@ -60,15 +60,15 @@ def count_records(filename: str) -> tuple[RecordFile, str]:
 
 
 def read_records(filename: tf.Tensor, num_records: tf.Tensor, compression: tf.Tensor) -> tf.data.Dataset:
-    """Reads the first records of a file; an empty one stands for each that is damaged.
+    """Reads the first records of a file; a damaged record is empty.
 
-    However the file is damaged, the other records keep their numbers: that is why errors are not just left out.
-    Behind damaged data, which TensorFlow reads nothing after, the next record is found by the length of the one
-    before. Behind a damaged length, and where the file is cut off or is not there any more, all are empty.
+    Other records keep their numbers, so errors are not just ignored. TensorFlow stops at damaged data; this finds
+    the next record by the length of the damaged one. After a damaged length, or if the file is cut off or gone, all
+    records are empty.
 
     Args:
         filename: string [].
-        num_records: int64 [], the number of records that are in the file.
+        num_records: int64 [], the number of records in the file.
         compression: string [], GZIP, ZLIB or nothing.
 
     Returns:
@@ -80,14 +80,14 @@ def read_records(filename: tf.Tensor, num_records: tf.Tensor, compression: tf.Te
     def rest(_: tf.Tensor) -> tf.data.Dataset:
         return _behind_damage(filename, undamaged, num_records, compression)
 
-    # Only where records are missing it is asked for the rest.
+    # The rest is read only if records are missing.
     return undamaged.concatenate(tf.data.Dataset.from_tensors(0).flat_map(rest)).take(num_records)
 
 
 def _behind_damage(
     filename: tf.Tensor, undamaged: tf.data.Dataset, num_records: tf.Tensor, compression: tf.Tensor
 ) -> tf.data.Dataset:
-    """Reads one record after the other, each by itself, from the first damaged one on."""
+    """Reads records one by one, from the first damaged one on."""
     lengths = _gathered(undamaged.map(_length), num_records)
     first, start = tf.size(lengths, tf.int64), tf.math.reduce_sum(lengths + FRAME_BYTES)
 
@@ -101,7 +101,7 @@ def _behind_damage(
 
 
 def _record_at(filename: tf.Tensor, place: tf.Tensor, compression: tf.Tensor) -> tf.Tensor:
-    """Returns the record that begins at a byte of a file, "" where it is damaged."""
+    """Returns the record that begins at a byte of a file, "" if it is damaged."""
     reader = tf.raw_ops.TFRecordDatasetV2(
         filenames=[filename], compression_type=compression, buffer_size=0, byte_offsets=[place]
     )
@@ -110,7 +110,7 @@ def _record_at(filename: tf.Tensor, place: tf.Tensor, compression: tf.Tensor) ->
 
 
 def _declared_length(filename: tf.Tensor, place: tf.Tensor, compression: tf.Tensor) -> tf.Tensor:
-    """Returns the length, int64 [], that the record at a byte of a file declares; 0 behind the end."""
+    """Returns the length, int64 [], that the record at a byte of a file declares; 0 past the end."""
     in_bytes = tf.data.FixedLengthRecordDataset(
         filename, record_bytes=1, header_bytes=place, compression_type=compression
     )
@@ -122,17 +122,17 @@ def _declared_length(filename: tf.Tensor, place: tf.Tensor, compression: tf.Tens
 
 
 def _attempts(dataset: tf.data.Dataset, most: tf.Tensor | int) -> tf.data.Dataset:
-    """Returns what a reader gives in `most` attempts.
+    """Returns the elements of a reader in at most `most` attempts.
 
-    Behind an error it gives nothing. But it repeats the error without end where it cannot open its file, and goes
-    on with other bytes where it cannot go to a place in it: hence the numbers beside it, which end.
+    A reader gives nothing after an error. But if it cannot open its file, it repeats the error without end, and if
+    it cannot seek, it continues with wrong bytes. Zipping it with a finite range ends both.
     """
     numbered = tf.data.Dataset.zip((tf.data.Dataset.range(most), dataset))
     return numbered.ignore_errors().map(lambda _, element: element)
 
 
 def _gathered(dataset: tf.data.Dataset, most: tf.Tensor | int) -> tf.Tensor:
-    """Returns all elements, `most` at most, as one tensor [N]; N may be 0."""
+    """Returns all elements, at most `most`, as one tensor [N]; N may be 0."""
     none = tf.zeros([0], dataset.element_spec.dtype)
     batches = dataset.batch(tf.cast(most, tf.int64)).concatenate(tf.data.Dataset.from_tensors(none))
     return batches.take(1).get_single_element()
@@ -143,12 +143,12 @@ def _length(record: tf.Tensor) -> tf.Tensor:
 
 
 def _open(filename: str) -> IO[bytes]:
-    # TensorFlow's own files read half a megabyte at each place that they are sent to.
+    # TensorFlow's own files read half a megabyte after each seek.
     return tf.io.gfile.GFile(filename, "rb") if is_remote(filename) else open(filename, "rb", buffering=0)
 
 
 def _follow_lengths(file: IO[bytes], size: int) -> tuple[int, str]:
-    """Returns the number of records and what is damaged, or ""."""
+    """Returns the number of records, and a description of the damage or ""."""
     count = place = 0
     while place < size:
         file.seek(place)
@@ -172,7 +172,7 @@ def _count_by_reading(filename: str, compression: str) -> tuple[int, str]:
 
 
 def _compression(header: bytes) -> str:
-    """Returns how a file is compressed, by its first bytes."""
+    """Returns the compression of a file, by its first bytes."""
     if len(header) < 2 or _checked_length(header) is not None:
         return ""
     if header.startswith(b"\x1f\x8b"):
@@ -182,7 +182,7 @@ def _compression(header: bytes) -> str:
 
 
 def _checked_length(header: bytes) -> int | None:
-    """Returns the length that the header of a record declares; None where its checksum is another."""
+    """Returns the length that the header of a record declares; None if its checksum differs."""
     length, checksum = header[:_LENGTH_BYTES], header[_LENGTH_BYTES:_HEADER_BYTES]
     if len(checksum) < _HEADER_BYTES - _LENGTH_BYTES or int.from_bytes(checksum, "little") != _masked_crc(length):
         return None
@@ -190,7 +190,7 @@ def _checked_length(header: bytes) -> int | None:
 
 
 def _masked_crc(data: bytes) -> int:
-    """Returns the CRC-32C of some bytes as TFRecord files hold it: turned by 15 bits, plus a number."""
+    """Returns the masked CRC-32C of TFRecord files: rotated by 15 bits, plus a constant."""
     crc = 0xFFFFFFFF
     for byte in data:
         crc = crc >> 8 ^ _CRC_TABLE[(crc ^ byte) & 0xFF]

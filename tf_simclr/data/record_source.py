@@ -1,4 +1,4 @@
-"""`tfrecord:GLOB`: TFRecord files of `tf.train.Example`, each an encoded image and, where there are any, a label."""
+"""`tfrecord:GLOB`: TFRecord files of `tf.train.Example` with an encoded image and an optional label."""
 
 import dataclasses
 import functools
@@ -26,16 +26,16 @@ PREFIX = "tfrecord:"
 _FILES_IN_FOLDER = "{split}-*.tfrecord*"
 _NO_RECORDS = frozenset([MANIFEST_FILE, UNFINISHED_FILE, UNREADABLE_FILE])
 _NUM_THREADS = 16
-# Beside -1, which is that of damaged records, the label of those that have none.
+# Label of records without one; -1 is the label of damaged records.
 _MISSING = -2
 _TO_COUNT = "to count the classes; --tfrecord_num_classes spares it"
-# So many records of so many files tell whether some have no label.
+# Numbers of records and files that are searched for missing labels.
 _NUM_SAMPLES = _NUM_SAMPLED_FILES = 16
 
 
 @dataclasses.dataclass(frozen=True)
 class _Files:
-    """The files of one split, and where image and label are in their records."""
+    """The files of one split, and the image and label features of their records."""
 
     files: tuple[RecordFile, ...]
     class_names: tuple[str, ...] | None
@@ -70,7 +70,7 @@ class _Files:
         )
 
     def read_labels(self) -> np.ndarray:
-        """Returns the label of each record, int32 [N]; -1 where it is damaged, _MISSING where it has none."""
+        """Returns the label of each record, int32 [N]; -1 if it is damaged, _MISSING if it has none."""
         parse = parser(self.image_key, self.label_key, first_label=self.first_label, missing_label=_MISSING)
         return StreamSource("labels", files=self.files, parse=parse, shuffle_buffer_size=1).read_labels()
 
@@ -82,27 +82,28 @@ class _Files:
 
 
 def available_splits(data: DataConfig) -> tuple[str, ...]:
-    """Returns the splits of which there are files.
+    """Returns the splits that have files.
 
     Raises:
-        UserError: There is no file.
+        UserError: If there is no file.
     """
     return tuple(_paths(data))
 
 
 def load(data: DataConfig, split: str, flag: str) -> Source:
-    """Opens one split; counts its records, where no manifest says their number, by their lengths.
+    """Opens one split; without a manifest, counts its records by their lengths.
 
     Args:
         data: The data set; its name is `tfrecord:GLOB` or `tfrecord:DIRECTORY`.
-        split: A split, a part of one, which are records that follow each other, or a sum of such.
+        split: A split, a part of one (consecutive records), or a sum of these.
         flag: The flag that named the split, for messages.
 
     Returns:
         The examples, in the order of the files' names; streamed, or in memory with `cache_dataset`.
 
     Raises:
-        UserError: No such files or split, no records, no image in them; not as many bytes as a manifest says.
+        UserError: If there are no such files or split, no records or no images in them, or the size of a file is not
+            that in the manifest.
     """
     names = [term.partition("[")[0] for term in split_terms(split, flag)]
     paths = _paths(data, *names)
@@ -121,7 +122,7 @@ def load(data: DataConfig, split: str, flag: str) -> Source:
 
 
 class _Term(NamedTuple):
-    """A part of a split: all its files, which records of them, the classes, and how many records have none."""
+    """A part of a split: all its files, its range of records, the classes, and the number of records without one."""
 
     opened: _Files
     start: int
@@ -140,7 +141,7 @@ def _term(data: DataConfig, opened: _Files, name: str, start: int, stop: int) ->
 
 
 def _join(data: DataConfig, name: str, terms: Sequence[_Term]) -> Source:
-    """Returns the records of all terms; those of a term without classes have no label, if others have one."""
+    """Returns the records of all terms. Records of a term without classes have no label if other terms have labels."""
     first = next((term for term in terms if term.class_names is not None), terms[0])
     num_unlabelled = sum(term.num_unlabelled for term in terms) if first.class_names else 0
     files = tuple(file for term in terms for file in term.opened.files)
@@ -163,7 +164,7 @@ def _error(data: DataConfig, what: str) -> UserError:
 
 
 def _paths(data: DataConfig, *wanted: str) -> dict[str, list[str]]:
-    """Returns the paths of the files of each split, of the usual ones and those that are wanted."""
+    """Returns the paths of the files of each split, the usual ones and the wanted ones."""
     path = os.path.expanduser(data.dataset.removeprefix(PREFIX))
     try:
         if tf.io.gfile.isdir(path):
@@ -177,7 +178,7 @@ def _paths(data: DataConfig, *wanted: str) -> dict[str, list[str]]:
         names = dict.fromkeys((*SPELLINGS, *wanted)) if "{split}" in pattern else ("train",)
         found = {name: _find_files(directory, pattern.replace("{split}", name)) for name in names}
     except (tf.errors.OpError, OSError) as error:
-        raise _error(data, f"{path} cannot be read ({first_line(error)}); name files that can.") from error
+        raise _error(data, f"{path} cannot be read ({first_line(error)}); name readable files.") from error
     if not any(found.values()):
         raise _error(
             data,
@@ -191,7 +192,7 @@ def _paths(data: DataConfig, *wanted: str) -> dict[str, list[str]]:
 
 
 def _check_one_spelling(data: DataConfig, found: dict[str, list[str]]) -> None:
-    """Raises UserError if two spellings of one split have files of their own: one of them would be left out."""
+    """Raises UserError if two spellings of one split have separate files, because one would be ignored."""
     first: dict[str, str] = {}
     for name, paths in found.items():
         other = first.setdefault(split_kind(name) or name, name)
@@ -210,12 +211,12 @@ def _find_files(directory: str, pattern: str) -> list[str]:
 
 
 def _may_be_records(name: str) -> bool:
-    # Killed processes leave files that end in .tmp.
+    # Killed processes leave files with the ending .tmp.
     return name not in _NO_RECORDS and not name.endswith((".tmp", ".lock"))
 
 
 def _open(data: DataConfig, paths: Sequence[str], *, label_is_needed: bool = True) -> _Files:
-    """Counts the records of files, and finds the features in them."""
+    """Counts the records of files, and finds their features."""
     folders = dict.fromkeys(os.path.dirname(path) for path in paths)
     manifests = [manifest for manifest in map(read_manifest, folders) if manifest is not None]
     with ThreadPoolExecutor(_NUM_THREADS) as pool:
@@ -233,7 +234,7 @@ def _open(data: DataConfig, paths: Sequence[str], *, label_is_needed: bool = Tru
 
 
 def _check_same_classes(data: DataConfig, manifests: Sequence[Manifest]) -> None:
-    """A label has to mean the same in all files."""
+    """Raises UserError unless a label means the same in all files."""
     for other in manifests[1:]:
         theirs, ours = other.class_names, manifests[0].class_names
         if theirs == ours:
@@ -254,16 +255,16 @@ def _open_file(data: DataConfig, manifests: Sequence[Manifest], path: str) -> Re
         return _count(path, _state(path))
     except (OSError, tf.errors.OpError) as error:
         reason = getattr(error, "strerror", None) or getattr(error, "message", type(error).__name__)
-        raise _error(data, f"{path} cannot be read ({reason}); name files that can.") from error
+        raise _error(data, f"{path} cannot be read ({reason}); name readable files.") from error
 
 
 def _state(path: str) -> tuple[int, int]:
-    """Returns what differs where a file of the same name holds something else."""
+    """Returns a value that changes if a file of the same name has other contents."""
     state = tf.io.gfile.stat(path)
     return state.length, state.mtime_nsec
 
 
-# A file is opened for its split, for the number of classes and for the report.
+# The split, the number of classes and the report all open the same file.
 @functools.cache
 def _count(path: str, state: tuple[int, int]) -> RecordFile:
     del state
@@ -274,9 +275,9 @@ def _count(path: str, state: tuple[int, int]) -> RecordFile:
 
 
 def _classes(data: DataConfig, split: str, opened: _Files) -> tuple[tuple[str, ...] | None, np.ndarray]:
-    """Returns the names of the classes, those of the manifest, or else numbers; and what `read_labels` says.
+    """Returns the class names, from the manifest or else numbers; and the result of `read_labels`.
 
-    The names are None without labels. There are no labels where they were not read, as none is missing.
+    The names are None without labels. The labels are None if they were not read because none is missing.
     """
     not_read = np.zeros([0], np.int32)
     if opened.label_key is None:
@@ -305,7 +306,7 @@ def _classes(data: DataConfig, split: str, opened: _Files) -> tuple[tuple[str, .
 
 
 def _count_classes(data: DataConfig, split: str) -> int:
-    """Returns one more than the largest label in all splits, as a small one may lack some classes."""
+    """Returns one more than the largest label of all splits, because a small split may lack some classes."""
     every = [_open(data, paths, label_is_needed=False) for paths in _paths(data, split).values()]
     labels = [_labels(opened, _TO_COUNT) for opened in every if opened.label_key]
     num_examples, largest = sum(map(len, labels)), max(int(some.max()) for some in labels)
@@ -320,7 +321,7 @@ def _count_classes(data: DataConfig, split: str) -> int:
 
 
 def _labels(opened: _Files, why: str) -> np.ndarray:
-    """Returns what `read_labels` says, from memory where the files are those of the last time."""
+    """Returns the result of `read_labels`, from memory if the files did not change."""
     return _read_labels(opened, tuple(_state(file.filename) for file in opened.files), why)
 
 

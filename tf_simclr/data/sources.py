@@ -1,4 +1,4 @@
-"""From a `DataConfig` to a `Source`: the digits, and the choice among the kinds of data."""
+"""Sources for a `DataConfig`: the digits, and the choice among the kinds of data."""
 
 import dataclasses
 import os
@@ -17,12 +17,12 @@ _DIGITS_SPLITS = ("train", "test")
 
 
 def load_training_source(data: DataConfig) -> TrainingSource:
-    """Opens all images to train on without their labels, of all the sources where the data set is several.
+    """Opens all images to train on without labels, from all sources of the data set.
 
-    Those are the training images, and the unlabelled ones where there is such a split, unless `train_split` says else.
+    Without a `train_split`, these are the training images, and those of the split unlabelled if there is one.
 
     Raises:
-        UserError: No such data set or split, or nothing in it.
+        UserError: If there is no such data set or split, or it is empty.
     """
     if len(data.sources) == 1:
         return load_source(data, data.train_split or _all_images(data))
@@ -42,14 +42,14 @@ def load_source(data: DataConfig, split: str, *, flag: str = "train_split") -> S
 
     Args:
         data: The data set.
-        split: A split, a part of one, or a sum of such, as `train[:80%]+unlabelled`.
+        split: A split, a part of one, or a sum of these, such as `train[:80%]+unlabelled`.
         flag: The flag that named the split, for messages.
 
     Returns:
         The examples of the split.
 
     Raises:
-        UserError: No such data set or split, or nothing in it; several data sets.
+        UserError: If there is no such data set or split, it is empty, or there are several data sets.
     """
     _check_one(data)
     if data.dataset == "digits":
@@ -66,10 +66,10 @@ def load_source(data: DataConfig, split: str, *, flag: str = "train_split") -> S
 def load_eval_source(data: DataConfig) -> Source | None:
     """Opens the split for evaluation: `eval_split`, or else validation, or else test; None without any.
 
-    A split that is trained on is left out, unless `eval_split` names it. Of several data sets it is that of the first.
+    A split that is trained on is left out unless `eval_split` names it. Of several data sets, the first is used.
 
     Raises:
-        UserError: No such data set or split, or nothing in it.
+        UserError: If there is no such data set or split, or it is empty.
     """
     data = dataclasses.replace(data, dataset=data.sources[0], mix=None)
     if data.eval_split is not None:
@@ -83,7 +83,7 @@ def available_splits(data: DataConfig) -> tuple[str, ...]:
     """Returns the names of the splits of the configured data set.
 
     Raises:
-        UserError: No such data set; several data sets.
+        UserError: If there is no such data set, or there are several.
     """
     _check_one(data)
     if data.dataset == "digits":
@@ -112,7 +112,7 @@ def _check_one(data: DataConfig) -> None:
 
 
 def _digits_source(split: str, flag: str) -> ArraySource:
-    """Handwritten digits, 8x8 grey: 1347 for training, 450 for testing, as scikit-learn holds them."""
+    """Handwritten digits of scikit-learn, 8x8 grey: 1347 for training, 450 for testing."""
     from sklearn.datasets import load_digits
     from sklearn.model_selection import train_test_split
 
@@ -123,7 +123,7 @@ def _digits_source(split: str, flag: str) -> ArraySource:
     parts = {"train": train, "test": test}
     slices = slices_of_split(split, _DIGITS_SPLITS, lambda name: len(parts[name]), flag=flag, dataset="digits")
     chosen = np.concatenate([parts[name][start:stop] for name, start, stop in slices])
-    # The pixels count inked points, 0 to 16.
+    # A pixel is a number of inked points, 0 to 16.
     images = np.rint(digits.images[chosen] * (255 / 16)).astype(np.uint8)[..., np.newaxis]
     names = [str(digit) for digit in digits.target_names]
     source = ArraySource(f"digits ({split})", images, digits.target[chosen], names)

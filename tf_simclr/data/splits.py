@@ -16,7 +16,7 @@ _SPELLINGS = {
     "unlabelled": ("unlabelled", "unlabeled", "unlabel", "nolabel", "nolabels", "unsupervised"),
 }
 _KINDS = {spelling: kind for kind, spellings in _SPELLINGS.items() for spelling in spellings}
-# Words that stand before or behind the name of a split.
+# Words before or after the name of a split.
 _ADDED = "(?:images?|imgs?|data|set|split|ilsvrc)+"
 SPLITS = tuple(_SPELLINGS)
 SPELLINGS = tuple(_KINDS)
@@ -32,13 +32,13 @@ class Slice(NamedTuple):
 
 
 def split_kind(name: str) -> str | None:
-    """Returns which of `SPLITS` a name stands for, as in `Train`, `val2017` or `test_images`; None for another name."""
+    """Returns the member of `SPLITS` that a name such as `Train`, `val2017` or `test_images` means; None for others."""
     plain = re.sub(r"[\W\d_]", "", name.lower())
     return _KINDS.get(plain) or _KINDS.get(re.sub(f"^{_ADDED}|{_ADDED}$", "", plain))
 
 
 def find_split(name: str, splits: Iterable[str]) -> str | None:
-    """Returns the split of this name, or else of this kind; None if there is none."""
+    """Returns the split with this name, or else of this kind; None if there is none."""
     splits = tuple(splits)
     if name in splits:
         return name
@@ -50,7 +50,7 @@ def split_terms(split: str, flag: str) -> list[str]:
     """Returns the terms of a sum of splits.
 
     Raises:
-        UserError: A term is empty.
+        UserError: If a term is empty.
     """
     terms = [term.strip() for term in split.split("+")]
     if not all(terms):
@@ -59,7 +59,7 @@ def split_terms(split: str, flag: str) -> list[str]:
 
 
 def splits_left(available: Iterable[str], used: str) -> list[str]:
-    """Returns the splits of which nothing is in the sum `used`, which may be `all`."""
+    """Returns the splits that do not occur in the sum `used`, which may be `all`."""
     names = re.sub(r"\[[^]]*\]", "", used).split("+")
     taken = {split_kind(name.strip()) or name.strip() for name in names}
     return [] if "all" in taken else [name for name in available if (split_kind(name) or name) not in taken]
@@ -68,12 +68,12 @@ def splits_left(available: Iterable[str], used: str) -> list[str]:
 def slices_of_split(
     split: str, splits: Iterable[str], num_examples: Callable[[str], int], *, flag: str, dataset: str
 ) -> list[Slice]:
-    """Finds which examples a split, a part of one, or a sum of such names.
+    """Finds the examples of a split, a part of one, or a sum of these.
 
     Args:
-        split: Such as `train`, `train[:80%]` or `train[100:]+unlabelled`.
-        splits: The names that there are.
-        num_examples: Takes one of `splits`, returns its number of examples.
+        split: For example `train`, `train[:80%]` or `train[100:]+unlabelled`.
+        splits: The existing names.
+        num_examples: Takes one of `splits` and returns its number of examples.
         flag: The flag that named the split, for messages.
         dataset: Name of the data set, for messages.
 
@@ -81,7 +81,7 @@ def slices_of_split(
         One slice for each term.
 
     Raises:
-        UserError: No such split, no such part, or nothing in it.
+        UserError: If there is no such split or part, or it is empty.
     """
     slices = []
     for term in split_terms(split, flag):
@@ -96,7 +96,7 @@ def slices_of_split(
 def _slice_of(name: str, size: int, part: str, split: str, flag: str) -> Slice:
     if not part:
         return Slice(name, 0, size)
-    # Only parts need it, and it takes seconds to import.
+    # Only parts need this import, which takes seconds.
     import tensorflow_datasets as tfds
 
     try:

@@ -1,4 +1,4 @@
-"""Records that are too many for memory: read file by file, in a seeded order."""
+"""Streams of records that are too many for memory, read file by file in a seeded order."""
 
 import dataclasses
 import logging
@@ -18,7 +18,7 @@ from tf_simclr.images.decode import decode_image
 _LOG = logging.getLogger("tf_simclr")
 _FILES_AT_A_TIME = 16
 _RECORDS_PER_TURN = 16
-# Into at least so many parts is an epoch divided for data workers, where there are as many files.
+# Minimum number of parts of an epoch for data workers, if there are as many files.
 _PARTS_PER_EPOCH = 16
 _SHUFFLE_BYTES = 2**29
 _MIN_SHUFFLED_RECORDS = 1000
@@ -29,16 +29,16 @@ Parse = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 class StreamSource(EncodedSource):
     """Examples in TFRecord files; the key of an example is its number in the order of the files.
 
-    Each epoch reads the files in an order of its own, several at a time, through a shuffle buffer. To
-    go on from a position, the records before it in its epoch are read, but not decoded. Each worker
-    reads a part of the records only, the same one in each epoch. A damaged record is an unreadable image.
+    Each epoch reads the files in its own order, several at a time, through a shuffle buffer. To resume at a
+    position, the earlier records of its epoch are read but not decoded. Each worker reads only its part of the
+    records, the same in each epoch. A damaged record is an unreadable image.
 
     Args:
         name: Data set and split, for messages.
-        files: What to read.
-        parse: Takes a record, string [], and returns the encoded image, string [], and the label,
-            int32 [] (-1 without labels); fails where it is damaged, as an empty record is.
-        shuffle_buffer_size: Number of records among which the order is mixed.
+        files: The files to read.
+        parse: Takes a record, string [], and returns the encoded image, string [], and the label, int32 []
+            (-1 without labels); fails if the record is damaged or empty.
+        shuffle_buffer_size: Number of records in the shuffle buffer.
         class_names: Name of each class, or None without labels.
     """
 
@@ -61,10 +61,10 @@ class StreamSource(EncodedSource):
         self._announced = False
 
     def train_examples(self, seed: int, plan: BatchPlan, first_step: int) -> tf.data.Dataset:
-        """See `Source.train_examples`; what stands in for an example are those after it.
+        """See `Source.train_examples`; the next examples replace an unreadable one.
 
         Raises:
-            UserError: There is not a record for each worker.
+            UserError: If there are fewer records than workers.
         """
         self._announce_parts(plan)
         start, stop = plan.share(self.num_examples)
@@ -77,7 +77,7 @@ class StreamSource(EncodedSource):
         return rows.map(lambda row, window: _to_example(plan.position_of(row), window))
 
     def divisible_examples(self, seed: int, plan: BatchPlan, first_step: int) -> tf.data.Dataset:
-        """See `Source.divisible_examples`; a part are some files of an epoch. Begins with a whole epoch."""
+        """See `Source.divisible_examples`; a part is a group of files of an epoch. Begins with a whole epoch."""
         cuts = self._cut(0, self.num_examples)
         per_part = min(max(len(cuts) // _PARTS_PER_EPOCH, 1), _FILES_AT_A_TIME)
         num_parts = -(-len(cuts) // per_part)
@@ -93,7 +93,7 @@ class StreamSource(EncodedSource):
         return _windows(records).map(lambda *window: _to_example(window[0][0], tuple(record[1:] for record in window)))
 
     def eval_examples(self, plan: BatchPlan) -> tf.data.Dataset:
-        """See `Source.eval_examples`; the first record fills up batches."""
+        """See `Source.eval_examples`; the first record pads batches."""
         start, stop = plan.share(self.num_examples)
         num_fillers = plan.num_eval_batches(self.num_examples) * plan.per_replica_batch_size - (stop - start)
         filler = self._all_records(0, 1).cache().repeat(num_fillers).enumerate(self.num_examples)
@@ -102,7 +102,7 @@ class StreamSource(EncodedSource):
         return rows.map(lambda position, record: _to_example(position, (record,) * NUM_CANDIDATES))
 
     def read_labels(self) -> np.ndarray:
-        """See `Source.read_labels`; reads all records once. Those that are damaged have none."""
+        """See `Source.read_labels`; reads all records once. Damaged records have no label."""
         labels = self._all_records().map(lambda _, record: self._try_parse(record)[1], tf.data.AUTOTUNE)
         return np.concatenate(list(labels.batch(4096).as_numpy_iterator())).astype(np.int32)
 
@@ -142,11 +142,11 @@ class StreamSource(EncodedSource):
         return source
 
     def part(self, start: int, stop: int) -> "StreamSource":
-        """See `Source.part`; of the first file, the records before it are read, but not decoded."""
+        """See `Source.part`; earlier records of the first file are read but not decoded."""
         return self.parts([(start, stop)])
 
     def parts(self, ranges: Iterable[tuple[int, int]]) -> "StreamSource":
-        """Returns a source of several parts, one after the other; see `part`."""
+        """Returns a source of several consecutive parts; see `part`."""
         return StreamSource(
             self.name,
             files=[file for start, stop in ranges for _, file in self._cut(start, stop)],
@@ -165,7 +165,7 @@ class StreamSource(EncodedSource):
         return decode_image(encoded), label
 
     def _try_parse(self, record: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-        """Returns the encoded image and the label in a record; "" and -1 where it is damaged."""
+        """Returns the encoded image and the label of a record; "" and -1 if it is damaged."""
         return first_success(record, self._parse, (tf.constant(""), tf.constant(-1)))
 
     def example_name(self, key: int) -> str:
@@ -190,7 +190,7 @@ class StreamSource(EncodedSource):
             )
 
     def _cut(self, start: int, stop: int) -> list[tuple[int, RecordFile]]:
-        """Returns the files, cut so that they hold the keys from `start` to `stop`, and their first keys."""
+        """Returns the files, restricted to the keys from `start` to `stop`, and their first keys."""
         cuts = []
         for first, file in zip(self._firsts.tolist(), self._files, strict=True):
             begin, end = max(start, first), min(stop, first + file.take)
@@ -213,7 +213,7 @@ class StreamSource(EncodedSource):
         return records.shuffle(self._buffer_size, seed=number + 1, reshuffle_each_iteration=False)
 
     def _read(self, cuts: list[tuple[int, RecordFile]], order: tf.Tensor) -> tf.data.Dataset:
-        """Reads cut files in an order; returns keys int64 [] and records string []."""
+        """Reads the ranges of files in an order; returns keys int64 [] and records string []."""
         firsts = tf.constant([first for first, _ in cuts], tf.int64)
         names = tf.constant([file.filename for _, file in cuts], tf.string)
         skips = tf.constant([file.skip for _, file in cuts], tf.int64)
@@ -234,12 +234,12 @@ class StreamSource(EncodedSource):
 
 
 def shuffle_buffer_size(num_bytes: int, num_examples: int) -> int:
-    """Returns among how many records the order of an epoch is mixed, by the bytes of all `num_examples`."""
+    """Returns the size of the shuffle buffer in records, from the bytes of all `num_examples`."""
     return max(_SHUFFLE_BYTES // max(num_bytes // num_examples, 1), _MIN_SHUFFLED_RECORDS)
 
 
 def _windows(records: tf.data.Dataset) -> tf.data.Dataset:
-    """Returns each record, a tuple, with those after it: tuples of NUM_CANDIDATES records."""
+    """Returns each record, a tuple, with the next ones: tuples of NUM_CANDIDATES records."""
     blank = tf.nest.map_structure(lambda spec: tf.zeros(spec.shape, spec.dtype), records.element_spec)
     start = (blank,) * NUM_CANDIDATES
 

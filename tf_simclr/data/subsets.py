@@ -17,8 +17,8 @@ def choose_labelled(
 ) -> np.ndarray:
     """Chooses the same share, or the same number, of every class.
 
-    Each class has one seeded order, of which the first are taken: the choice of a smaller share lies
-    inside that of a larger one with the same seed.
+    Each class has one seeded order, and the choice is its beginning. With the same seed, a larger share contains
+    every smaller one.
 
     Args:
         labels: int [N] in [0, num_classes); negative for examples without a label, which are not chosen.
@@ -31,7 +31,7 @@ def choose_labelled(
         Sorted numbers of the chosen examples, int64 [M].
 
     Raises:
-        ValueError: A class would be empty, or has fewer than `per_class` examples.
+        ValueError: If a class would be empty, or has fewer than `per_class` examples.
     """
     chosen = []
     for number in range(num_classes):
@@ -45,18 +45,18 @@ def choose_labelled(
 
 
 def few_labels(source: Source, data: DataConfig) -> Source:
-    """Returns the examples whose labels may be used, as `label_fraction` or `labels_per_class` say; else all labelled.
+    """Returns the examples that `label_fraction` or `labels_per_class` choose; without them, all labelled examples.
 
     Args:
         source: The examples of a split, with labels.
         data: The data set.
 
     Raises:
-        UserError: There are no labels, or too few of a class.
+        UserError: If there are no labels, or too few of a class.
     """
     if source.class_names is None:
         raise UserError(
-            f"--train_split={data.labelled_split}: {source.name} has no labels, which this step learns from; "
+            f"--train_split={data.labelled_split}: {source.name} has no labels, which this stage learns from; "
             "name a split or a data set with labels."
         )
     check(

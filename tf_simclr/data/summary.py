@@ -1,4 +1,4 @@
-"""What is trained and evaluated on, in lines that every start prints."""
+"""Lines about the training and evaluation data, which every start prints."""
 
 from collections.abc import Iterable
 
@@ -9,9 +9,9 @@ from tf_simclr.files import counted, listed, one_line
 
 
 def describe_source(source: TrainingSource) -> str:
-    """Returns the name of a source, its number of images, its classes, and how many images have no label.
+    """Returns a source's name, number of images, classes, and number of images without a label.
 
-    The numbers of images of a class, the least and the greatest, are left out where the labels are not in memory.
+    The smallest and the largest number of images in a class are left out if the labels are not in memory.
     """
     text = f"{source.name}: {counted(source.num_examples, 'image')}"
     if source.class_names is None:
@@ -27,12 +27,12 @@ def describe_source(source: TrainingSource) -> str:
 def data_lines(
     train: TrainingSource | None, evaluated: TrainingSource | None = None, *, why_not: str | None = None
 ) -> list[str]:
-    """Returns what a start says about its data.
+    """Returns the lines about the data of a run.
 
     Args:
         train: The images to learn from; None if they are not opened.
         evaluated: The images to evaluate on; None for none.
-        why_not: The reason why nothing is evaluated, which the lines then say.
+        why_not: The reason for no evaluation, for the lines.
     """
     lines = [] if train is None else [f"Training images: {describe_source(train)}"]
     if why_not is not None:
@@ -43,5 +43,5 @@ def data_lines(
 
 
 def ignored_lines(sources: Iterable[TrainingSource | None]) -> list[str]:
-    """Returns what lies beside the images of some sources and is passed over, each line once."""
+    """Returns the notes on ignored files of some sources, without repetitions."""
     return list(dict.fromkeys(line for source in sources if source is not None for line in source.ignored))

@@ -1,4 +1,4 @@
-"""Any data set of TensorFlow Datasets, from the prepared files where there are some."""
+"""Data sets of TensorFlow Datasets, read from prepared files if there are any."""
 
 import dataclasses
 import difflib
@@ -34,37 +34,37 @@ logging.getLogger("absl").addFilter(_is_for_users)
 
 
 def available_splits(data: DataConfig) -> tuple[str, ...]:
-    """Returns the splits of the data set; prepares it if it is not.
+    """Returns the splits of the data set; prepares it if necessary.
 
     Raises:
-        UserError: No such data set, or it cannot be prepared.
+        UserError: If there is no such data set, or it cannot be prepared.
     """
     return tuple(_open(data).info.splits)
 
 
 def load(data: DataConfig, split: str, flag: str) -> Source:
-    """Opens one split of a TFDS data set; prepares the data set if it is not.
+    """Opens one split of a TFDS data set; prepares the data set if necessary.
 
-    Images of one size that fit in memory are decoded into it; `cache_dataset` keeps others there
-    encoded; all else is streamed.
+    Images of one size that fit into memory are kept there decoded. `cache_dataset` keeps others there encoded.
+    All other images are streamed.
 
     Args:
         data: The data set.
-        split: A split, a part of one, or a sum of such.
+        split: A split, a part of one, or a sum of these.
         flag: The flag that named the split, for messages.
 
     Returns:
         The examples of the split.
 
     Raises:
-        UserError: No such data set or split; no images in it, or several features that may be meant; it cannot be
-            prepared.
+        UserError: If there is no such data set or split, it has no images or several possible features, or it cannot
+            be prepared.
     """
     builder = _open(data)
     _check_split(builder, split, flag, data.dataset)
     keys = image_key(builder, data), label_key(builder, data)
     opened = _Split(builder, split, f"{data.dataset} ({split})", *keys)
-    # Labels that are held back are written as -1.
+    # TFDS writes withheld labels as -1.
     terms = [dataclasses.replace(opened, split=term) for term in split_terms(split, flag)]
     unlabelled = [term for term in terms if opened.label_key and term.first_label() < 0]
     if len(unlabelled) == len(terms):
@@ -88,11 +88,11 @@ def load_with_label_sets(
         flag: The flag that named the split, for messages.
 
     Returns:
-        The examples of the split, streamed, with the class names of the first of `keys`; and by the key which of
-        the K classes each has, bool [N, K], in the order of the positions of the examples.
+        The examples of the split, streamed, with the class names of the first of `keys`; and for each key the classes
+        of each example, bool [N, K], in the order of positions.
 
     Raises:
-        UserError: As for `load`; there is no such feature.
+        UserError: As for `load`, and if there is no such feature.
     """
     builder = _open(data)
     _check_split(builder, split, flag, data.dataset)
@@ -127,7 +127,7 @@ def _check_can_stream(data: DataConfig, builder: Any) -> None:
 
 @dataclasses.dataclass(frozen=True)
 class _Split:
-    """A split, or a part of one, of a prepared data set, and where its images and labels are."""
+    """A split or part of one of a prepared data set, with its image and label features."""
 
     builder: Any
     split: str
@@ -145,7 +145,7 @@ class _Split:
 
     @property
     def decoding(self) -> Any:
-        """What TFDS is to read: the image as it is encoded, the label, and nothing else."""
+        """The features that TFDS reads: the encoded image and the label."""
         import tensorflow_datasets as tfds
 
         wanted = {key: True for key in (self.image_key, self.label_key) if key}
@@ -191,7 +191,7 @@ class _Split:
         return source, len(bad)
 
     def load_encoded(self) -> EncodedImages:
-        """Keeps all images in memory as they are encoded."""
+        """Keeps all encoded images in memory."""
         images, labels = zip(*self.encoded().as_numpy_iterator(), strict=True)
         return EncodedImages(
             self.name,
@@ -216,7 +216,7 @@ class _Split:
         return classes
 
     def label_sets(self, key: str) -> np.ndarray:
-        """Returns which classes a feature names for each image, bool [N, K], in the order of the files."""
+        """Returns the classes that a feature names for each image, bool [N, K], in the order of the files."""
         import tensorflow_datasets as tfds
 
         num_classes = self.classes_of_sets(key).num_classes
@@ -231,7 +231,7 @@ class _Split:
         return np.concatenate(list(examples.map(to_set).batch(4096).as_numpy_iterator()))
 
     def stream(self) -> StreamSource:
-        """Leaves the records in their files."""
+        """Streams the records from their files."""
         decoding = self.decoding
         features = decoding.extract_features(self.builder.info.features)
         return StreamSource(
@@ -244,7 +244,7 @@ class _Split:
 
 
 def _open(data: DataConfig) -> Any:
-    """Returns the builder of the prepared data set, without its code and the network if it is on disk."""
+    """Returns the builder of the data set; if prepared files are on disk, without its code and without a download."""
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core import read_only_builder
 
@@ -279,7 +279,7 @@ def _unusable(data: DataConfig, error: Exception) -> UserError:
 
 
 def _path_hint(data: DataConfig) -> str | None:
-    """Returns what to write where the name is that of a folder or a file."""
+    """Returns the correct value if the name is that of a folder or a file."""
     if not os.path.exists(data.dataset):
         return None
     kind = "tfrecord" if os.path.isfile(data.dataset) else "folder"

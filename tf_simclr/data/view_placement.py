@@ -1,7 +1,7 @@
-"""Who makes the views: the input pipeline, one image after the other, or the training step, a batch at once.
+"""Making views in the input pipeline, image by image, or in the training step, a batch at a time.
 
-Both make the same views of the same random numbers, up to rounding. A processor takes an image at a time: it
-then computes only what was drawn for that image, and the image stays in the processor's cache.
+Both make the same views from the same random numbers, up to rounding. The CPU takes one image at a time, so it
+computes only the transforms drawn for that image, and the image stays in its cache.
 """
 
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from tf_simclr.data.random_access import ArraySource
 from tf_simclr.data.source import TrainingSource
 
 VIEW_PARTS = frozenset(["views", "images", "draws"])
-"""What holds the views of a batch, or what they are made of."""
+"""Keys of the views of a batch, or of their inputs."""
 
 Views = tuple[tf.Tensor, ...]
 
@@ -53,11 +53,11 @@ def _for_the_step(images: tf.Tensor | Views, draws: Views) -> dict:
 
 
 def step_views(source: TrainingSource, view: TrainView) -> Callable[[dict], dict]:
-    """Returns what the training step does first: it makes the views, where the batch does not have them yet.
+    """Returns the first operation of a training step: making the views, unless the batch already has them.
 
     Args:
-        source: Of the batches.
-        view: That `data.train_dataset` was given.
+        source: Source of the batches.
+        view: The view that `data.train_dataset` was given.
 
     Returns:
         Function of a batch of one replica to a batch with `views`.

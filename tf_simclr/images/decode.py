@@ -1,4 +1,4 @@
-"""Encoded images: a limit on the size that they declare, and decoding."""
+"""Decode encoded images, and limit their declared sizes."""
 
 import functools
 from collections.abc import Callable
@@ -16,18 +16,18 @@ from tf_simclr.images.headers import (
 )
 
 MAX_PIXELS = 100_000_000
-"""Images that declare more pixels are refused before anything is decoded."""
+"""Images that declare more pixels are refused before decoding."""
 
 
 def check_size(encoded: tf.Tensor, name: str | tf.Tensor = "the image") -> tf.Operation:
-    """Returns the operation that fails where an image is of an unknown format, or declares too many pixels.
+    """Returns an operation that fails if an image has an unknown format or declares too many pixels.
 
     Args:
         encoded: string [].
-        name: of the image, string [], for the message.
+        name: name of the image, string [], for the message.
     """
     size = declared_size(encoded)
-    num_pixels = tf.reduce_prod(tf.cast(size, tf.float64))  # A float, as the product may be beyond integers.
+    num_pixels = tf.reduce_prod(tf.cast(size, tf.float64))  # Floats, because the product may overflow integers.
     formats = " is no JPEG, PNG, GIF, BMP or WebP image, or its header is damaged"
     declared = tf.strings.join([" declares ", tf.strings.as_string(size[1]), "x", tf.strings.as_string(size[0])])
     too_large = tf.strings.join([declared, f" pixels, over the limit of {MAX_PIXELS}"])
@@ -37,12 +37,12 @@ def check_size(encoded: tf.Tensor, name: str | tf.Tensor = "the image") -> tf.Op
 
 
 def _apart(function: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
-    """Keeps a function of tensors one operation: inlined, each of its own takes time also where it is not called."""
+    """Keeps a function of tensors one operation; inlined operations cost time even if they are not called."""
     return tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
 
 
 def _is_small_jpeg(encoded: tf.Tensor) -> tf.Tensor:
-    """Returns whether this is a JPEG that passes `check_size`; where it is damaged, TensorFlow says so here."""
+    """Returns whether this is a JPEG that passes `check_size`; TensorFlow fails here if it is damaged."""
     return tf.cond(
         tf.strings.substr(encoded, 0, len(JPEG)) == JPEG,
         lambda: tf.reduce_prod(tf.image.extract_jpeg_shape(encoded, tf.int64)[:2]) <= MAX_PIXELS,
@@ -51,23 +51,22 @@ def _is_small_jpeg(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def decode_image(encoded: tf.Tensor, channels: int = 3, name: str | tf.Tensor | None = None) -> tf.Tensor:
-    """Decodes JPEG, PNG, BMP or GIF (first frame), and WebP where TensorFlow can.
+    """Decodes JPEG, PNG, BMP or GIF (first frame), and WebP if TensorFlow can.
 
-    A JPEG is turned as its Exif tag says, which TensorFlow alone does not look at. Transparency is left out: a pixel
-    has the colour that is stored for it, as of Pillow's `convert("RGB")`; in a GIF, where none is, it is black. Of 16
-    bits the higher 8 are taken.
+    A JPEG is turned by its Exif tag, which TensorFlow ignores. Transparency is dropped: a pixel has its stored colour,
+    as in Pillow's `convert("RGB")`; in a GIF, which stores none, it is black. Of 16 bits, the higher 8 are used.
 
     Args:
         encoded: string [].
         channels: 3, or 1 for grey.
-        name: of the image, string [], for messages; None where none has to name it: following the header of a JPEG
-            for that takes about as long as decoding a photograph of 500 x 375 pixels.
+        name: name of the image, string [], for messages; None if no message has to name it, because parsing a JPEG's
+            header for one takes about as long as decoding a photograph of 500 x 375 pixels.
 
     Returns:
         uint8 [H, W, channels].
 
     Raises:
-        tf.errors.InvalidArgumentError: it is none of these, damaged, or declares over `MAX_PIXELS`.
+        tf.errors.InvalidArgumentError: if it has another format, is damaged, or declares over `MAX_PIXELS`.
     """
     if name is not None:
         with tf.control_dependencies([check_size(encoded, name)]):
@@ -87,8 +86,8 @@ def _decode(encoded: tf.Tensor, channels: int) -> tf.Tensor:
 
 @functools.lru_cache
 def _decoder_of_others(channels: int, max_pixels: int) -> Callable[..., tf.Tensor]:
-    """Returns what decodes all but plain JPEGs: one function for all callers, as tracing takes a while."""
-    del max_pixels  # That `check_size` compares with.
+    """Returns the decoder of all images but plain JPEGs; all callers share it, because tracing is slow."""
+    del max_pixels  # The size that `check_size` compares with.
 
     @_apart
     def check(encoded: tf.Tensor) -> tf.Tensor:
@@ -104,8 +103,8 @@ def _decoder_of_others(channels: int, max_pixels: int) -> Callable[..., tf.Tenso
 
 
 def _finish(image: tf.Tensor, encoded: tf.Tensor) -> tf.Tensor:
-    """Does with a decoded image what TensorFlow leaves undone: a JPEG may be turned, a bitmap may hold numbers."""
-    with tf.control_dependencies([image]):  # From here on it is known to be one.
+    """Completes decoding: turns a JPEG by its Exif tag, and looks up the palette of a bitmap."""
+    with tf.control_dependencies([image]):  # From here on it is known to be a JPEG.
         encoded = tf.identity(encoded)
 
     @_apart
@@ -124,7 +123,7 @@ def _finish(image: tf.Tensor, encoded: tf.Tensor) -> tf.Tensor:
 
 
 def _coloured(image: tf.Tensor, colours: tf.Tensor) -> tf.Tensor:
-    """Replaces numbers of colours, uint8 [H, W, 3], thrice the same, by colours, uint8 [256, 3], if there are any."""
+    """Replaces palette indices, uint8 [H, W, 3] with equal channels, by colours, uint8 [256, 3], if there are any."""
     if image.shape[-1] != 3:
         return image
     return tf.cond(
@@ -137,7 +136,7 @@ def turn_upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:
 
     Args:
         image: [H, W, C].
-        orientation: int64 [], 1 to 8, of Exif: where the first row and column of the image belong.
+        orientation: int64 [], 1 to 8, from Exif: the position of the image's first row and column.
 
     Returns:
         [H, W, C], or [W, H, C] from 5 on.

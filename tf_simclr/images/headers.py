@@ -1,19 +1,19 @@
-"""What the headers of encoded images declare, read in a graph: their sizes, and how photographs were held."""
+"""Headers of encoded images, parsed in a graph: sizes and camera orientations."""
 
 from collections.abc import Callable
 
 import tensorflow as tf
 
 JPEG = b"\xff\xd8\xff"
-"""What a JPEG begins with."""
+"""The first bytes of a JPEG."""
 _HEADER_BYTES = 32
-# Files of more blocks than these are refused: no image needs them, and each takes a while.
+# Files with more blocks are refused: no image needs them, and each takes time.
 _MAX_BLOCKS = 2**16
-# Any bytes are \\C: TensorFlow's expressions are of UTF-8. Tables begin with a number, other segments with a name.
+# \\C is any byte, because TensorFlow's expressions are UTF-8. Tables begin with a number, other segments with a name.
 _AS_DECODED = r"\CPNG\C*|GIF8\C*|RIFF\C*|\C{4}\x00\x10JFIF\x00\C{13}[\x00-\x13]"
 _EXIF = b"\xff\xe1..Exif\0\0"
 _ORIENTATION_TAG, _SHORT = 0x0112, 3
-# Exif, and in it the tag, its type and count, and a number from 2 to 8; either with the highest byte first.
+# Exif, and in it the tag, its type and count, and a number from 2 to 8, in either byte order.
 _TURNED = (
     r"\C*?Exif\x00\x00(MM\x00\*\C*?\x01\x12\x00\x03\x00\x00\x00\x01\x00[\x02-\x08]"
     r"|II\*\x00\C*?\x12\x01\x03\x00\x01\x00\x00\x00[\x02-\x08]\x00)\C*"
@@ -30,8 +30,8 @@ def declared_size(encoded: tf.Tensor) -> tf.Tensor:
         encoded: string [].
 
     Returns:
-        int64 [2]; of a GIF that of all its frames one below the other, as TensorFlow decodes each; zeros where
-        the format is none of these, or the header is damaged.
+        int64 [2]; for a GIF the size of all frames stacked vertically, because TensorFlow decodes each; zeros if the
+        format is another or the header is damaged.
     """
     header = tf.cast(tf.io.decode_raw(tf.strings.substr(encoded, 0, _HEADER_BYTES), tf.uint8), tf.int64)
     header = tf.pad(header, [[0, _HEADER_BYTES - tf.shape(header)[0]]])
@@ -45,9 +45,9 @@ def declared_size(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def _size_in_header(header: tf.Tensor) -> tf.Tensor:
-    """Returns the size of a PNG, BMP or WebP, which stands at a fixed place."""
-    rows = _number(header, 22, 4)  # Of a bitmap; negative where they are stored from the top.
-    bits = _number(header, 21, 4)  # Of a WebP without loss: twice 14 bits.
+    """Returns the size of a PNG, BMP or WebP, which has a fixed place."""
+    rows = _number(header, 22, 4)  # Of a bitmap; negative if rows are stored from the top.
+    bits = _number(header, 21, 4)  # Of a lossless WebP: twice 14 bits.
     sizes = [
         (b"\x89PNG\r\n\x1a\n", 0, [_high_first(header, 20, 4), _high_first(header, 16, 4)]),
         (b"BM", 0, [tf.minimum(rows, 2**32 - rows), _number(header, 18, 4)]),
@@ -66,13 +66,13 @@ def _has(header: tf.Tensor, signature: bytes, start: int = 0) -> tf.Tensor:
 
 
 def _number(header: tf.Tensor, start: int, length: int) -> tf.Tensor:
-    """Returns a number whose lowest byte comes first."""
+    """Returns a little-endian number."""
     powers = [256**power for power in range(length)]
     return tf.reduce_sum(header[..., start : start + length] * powers, axis=-1)
 
 
 def _high_first(header: tf.Tensor, start: int, length: int) -> tf.Tensor:
-    """Returns a number whose highest byte comes first."""
+    """Returns a big-endian number."""
     powers = [256**power for power in reversed(range(length))]
     return tf.reduce_sum(header[..., start : start + length] * powers, axis=-1)
 
@@ -85,7 +85,7 @@ def _make_reader(encoded: tf.Tensor, num_bytes: int):
 
 
 def _jpeg_step(marker: int) -> int:
-    """Returns how far the next marker of a JPEG is; 0 where it ends the search, -1 where a length says."""
+    """Returns the distance to the next marker of a JPEG; 0 if this marker ends the search, -1 if a length follows."""
     if marker in _JPEG_FRAMES or marker in (0, 0xD8, 0xD9, 0xDA):
         return 0
     if marker == 0xFF:  # It fills.
@@ -94,10 +94,10 @@ def _jpeg_step(marker: int) -> int:
 
 
 def _find_segment(encoded: tf.Tensor, num_bytes: int, is_sought: Callable[[tf.Tensor], tf.Tensor]):
-    """Follows the segments of a JPEG, as libjpeg does, but over nothing that is no segment.
+    """Follows the segments of a JPEG as libjpeg does, but does not skip bytes between segments.
 
     Returns:
-        Length of the file, place of the segment that is sought, or at which there are no more, int64 []; and the
+        The length of the file; the position of the wanted segment, or of the end of the segments, int64 []; and the
         bytes from there on, int64 [num_bytes].
     """
     length, read = _make_reader(encoded, num_bytes)
@@ -126,9 +126,9 @@ def _jpeg_size(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def is_as_decoded(encoded: tf.Tensor) -> tf.Tensor:
-    """Returns whether TensorFlow decodes an image as it is meant to be seen, bool []; false where that is not clear.
+    """Returns whether TensorFlow alone decodes an image correctly, bool []; false if that is not certain.
 
-    One operation, of microseconds. Clear are PNG, GIF, WebP, and a JPEG with nothing before its tables but JFIF.
+    Takes one operation of microseconds. True for PNG, GIF, WebP, and a JPEG with only JFIF before its tables.
 
     Args:
         encoded: string [].
@@ -142,18 +142,18 @@ def is_bitmap(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def may_be_turned(encoded: tf.Tensor) -> tf.Tensor:
-    """Returns whether `exif_orientation`, which takes ten times as long, may be another than 1; bool []."""
+    """Returns whether `exif_orientation`, which takes ten times as long, may differ from 1; bool []."""
     return tf.strings.regex_full_match(tf.strings.substr(encoded, 0, _SEARCHED_BYTES), _TURNED)
 
 
 def exif_orientation(encoded: tf.Tensor) -> tf.Tensor:
-    """Reads from a JPEG how the camera was held (Exif 2.3, tag 0x0112).
+    """Reads the orientation of the camera from a JPEG (Exif 2.3, tag 0x0112).
 
     Args:
         encoded: string [], a JPEG.
 
     Returns:
-        int64 [], 1 to 8; 1, which is upright, where there is no such tag, or it is damaged.
+        int64 [], 1 to 8; 1 (upright) if there is no such tag or it is damaged.
     """
     sought = tf.constant([byte for byte in _EXIF], tf.int64)
     is_given = tf.constant([chr(byte) != "." for byte in _EXIF])
@@ -175,18 +175,18 @@ def exif_orientation(encoded: tf.Tensor) -> tf.Tensor:
     count = tf.minimum(count, (tf.size(content, tf.int64) - 2) // 12)
     entries = tf.reshape(content[2 : 2 + 12 * tf.maximum(count, 0)], [-1, 12])
     is_tag = (number(entries, 0, 2) == _ORIENTATION_TAG) & (number(entries, 2, 2) == _SHORT)
-    orientation = tf.reduce_max(tf.where(is_tag, number(entries, 8, 2), 1))  # The least number, where there is none.
+    orientation = tf.reduce_max(tf.where(is_tag, number(entries, 8, 2), 1))  # The smallest number, if there is none.
     return tf.where(is_exif(segment) & (orientation >= 1) & (orientation <= 8), orientation, 1)
 
 
 def colour_table(encoded: tf.Tensor) -> tf.Tensor:
-    """Returns the colours, uint8 [256, 3], of a bitmap whose pixels are numbers of colours; [0, 3] of any other.
+    """Returns the palette, uint8 [256, 3], of a bitmap; [0, 3] for an image without a palette.
 
     Args:
-        encoded: string [], whatever image.
+        encoded: string [], any image.
 
     Raises:
-        tf.errors.InvalidArgumentError: Its pixels are compressed, which TensorFlow does not notice.
+        tf.errors.InvalidArgumentError: If its pixels are compressed, which TensorFlow does not notice.
     """
     header = tf.cast(tf.io.decode_raw(tf.strings.substr(encoded, 0, 54), tf.uint8), tf.int64)
     header = tf.pad(header, [[0, 54 - tf.shape(header)[0]]])
@@ -204,9 +204,9 @@ def colour_table(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def _gif_size(encoded: tf.Tensor, header: tf.Tensor) -> tf.Tensor:
-    """Follows the blocks to the end; zeros where they cannot be followed.
+    """Follows the blocks to the end; zeros if they cannot be followed.
 
-    The size of the screen says nothing: TensorFlow decodes each frame as large as it declares itself.
+    The size of the screen is irrelevant: TensorFlow decodes each frame at the size that the frame declares.
     """
     length, read = _make_reader(encoded, 10)
 
@@ -214,7 +214,7 @@ def _gif_size(encoded: tf.Tensor, header: tf.Tensor) -> tf.Tensor:
         return tf.where(flags >= 128, 3 * 2 ** (flags % 8 + 1), 0)
 
     def goes_on(place, in_data, block, size):
-        # giflib reads on after an extension that is empty.
+        # giflib continues after an empty extension.
         is_block = (block[0] == 0x2C) | ((block[0] == 0x21) & (block[2] > 0))
         return (place < length) & (in_data | is_block)
 

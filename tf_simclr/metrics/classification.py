@@ -4,15 +4,15 @@ import tensorflow as tf
 
 
 def count_correct(logits: tf.Tensor, labels: tf.Tensor, top: int) -> tf.Tensor:
-    """Returns 1 where the label is among the `top` largest logits, else 0.
+    """Returns 1 if the label is among the `top` largest logits, else 0.
 
-    Of equal logits the lower class ranks first, as in argmax: a classifier that gives all classes
-    the same logit is not right about all of them. Logits that are not finite are never right.
+    Of equal logits, the lower class ranks first, as in argmax; so a classifier with equal logits for all classes is
+    not right about all of them. Logits that are not finite are never right.
 
     Args:
         logits: `[B, classes]`.
         labels: integers `[B]`.
-        top: how many of the largest logits count; all of them where there are fewer classes.
+        top: number of the largest logits that count; all of them if there are fewer classes.
 
     Returns:
         `[B]`, of the type of `logits`.
@@ -26,15 +26,15 @@ def count_correct(logits: tf.Tensor, labels: tf.Tensor, top: int) -> tf.Tensor:
 
 
 def most_likely(logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
-    """Returns the class that each row of logits is for, and how probable it says that class is.
+    """Returns the predicted class of each row of logits, and its probability.
 
-    Of equal logits the lower class wins, as in `count_correct`.
+    Of equal logits, the lower class wins, as in `count_correct`.
 
     Args:
         logits: `[B, classes]`.
 
     Returns:
-        The class, int32 `[B]`, -1 where a logit is not finite; its softmax `[B]`, of the type of `logits`.
+        The class, int32 `[B]`, -1 if a logit is not finite; its softmax `[B]`, of the type of `logits`.
     """
     is_finite = tf.reduce_all(tf.math.is_finite(logits), axis=1)
     classes = tf.argmax(logits, axis=1, output_type=tf.int32)

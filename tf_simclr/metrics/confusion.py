@@ -1,4 +1,4 @@
-"""Which classes are taken for which: the confusion matrix of an evaluation, and its file."""
+"""Confusion matrix of an evaluation, and its file."""
 
 import csv
 import io
@@ -10,7 +10,7 @@ import numpy as np
 
 from tf_simclr.files import read_bytes
 
-# With more, a matrix would be larger than what it says, and no picture could show it.
+# A matrix of more classes would be too large for a file and a picture.
 MAX_CLASSES = 1000
 _CORNER = "class"
 _MAX_BYTES = 2**26
@@ -20,8 +20,8 @@ class Confusion(NamedTuple):
     """A confusion matrix.
 
     Attributes:
-        counts: int64 `[K, K]`, examples of the class of a row that were taken for that of a column.
-        class_names: K of them.
+        counts: int64 `[K, K]`, number of examples by true class (rows) and predicted class (columns).
+        class_names: K names.
     """
 
     counts: np.ndarray
@@ -29,7 +29,7 @@ class Confusion(NamedTuple):
 
 
 class Mistake(NamedTuple):
-    """One class that was taken for another: how often, and the share of its examples that this is."""
+    """A class predicted as another: how often, and as a share of the class's examples."""
 
     class_name: str
     taken_for: str
@@ -38,12 +38,12 @@ class Mistake(NamedTuple):
 
 
 def count_confusions(predictions: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> Confusion | None:
-    """Returns the confusion matrix; None where there are more than 1000 classes.
+    """Returns the confusion matrix; None for more than 1000 classes.
 
     Args:
-        predictions: integers `[N]`; -1, for no class at all, has no place in the matrix.
+        predictions: integers `[N]`; -1, for no class, is not counted.
         labels: integers `[N]` in [0, K).
-        class_names: K of them.
+        class_names: K names.
     """
     size = len(class_names)
     if size > MAX_CLASSES:
@@ -67,12 +67,12 @@ def largest_mistakes(confusion: Confusion, count: int) -> list[Mistake]:
 
 
 def confusion_path(result_path: str) -> str:
-    """Returns the file of the confusion matrix that stands beside a file of results."""
+    """Returns the path of the confusion matrix beside a file of results."""
     return f"{os.path.splitext(result_path)[0]}_confusion.csv"
 
 
 def to_csv(confusion: Confusion) -> str:
-    """Returns a table with a row and a column for each class, and their names before and above."""
+    """Returns a table with a row and a column for each class, with class names as row and column headings."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([_CORNER, *confusion.class_names])
@@ -82,7 +82,7 @@ def to_csv(confusion: Confusion) -> str:
 
 
 def read_confusion(path: str) -> Confusion | None:
-    """Returns what `to_csv` made; None where there is no such file, or it is damaged."""
+    """Reads a file of `to_csv`; returns None if it is missing or damaged."""
     try:
         content = read_bytes(path, _MAX_BYTES)
         (_, *names), *rows = csv.reader(io.StringIO((content or b"").decode(), newline=""))

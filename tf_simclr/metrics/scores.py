@@ -1,4 +1,4 @@
-"""How good a classifier is, from what it says of labelled examples."""
+"""Scores of a classifier on labelled examples."""
 
 import numpy as np
 import tensorflow as tf
@@ -18,10 +18,10 @@ _COUNTS = ("num_examples", "num_train_examples", "num_bad_images", "num_classes"
 
 
 def scores_form(prefix: str = "") -> dict[str, Form]:
-    """Returns the form of scores in a file of results, none of which has to be there; see `files.form_problem`.
+    """Returns the form of scores in a file of results, all optional; see `files.form_problem`.
 
     Args:
-        prefix: Of their names, such as `eval/`.
+        prefix: Prefix of their names, such as `eval/`.
     """
     scores = {f"{prefix}{name}?": (float, None) for name in _SCORES}
     return scores | {f"{prefix}{name}?": between(0, 2**53) for name in _COUNTS}
@@ -31,12 +31,12 @@ def classification_scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, f
     """Returns accuracies and calibration, each from 0 to 1.
 
     Args:
-        logits: finite `[N, classes]`, whose softmax is the probability of each class; of equal ones the
-            lower class ranks first.
+        logits: finite `[N, classes]`, whose softmax is the probability of each class. Of equal ones, the lower
+            class ranks first.
         labels: integers `[N]` in [0, classes).
 
     Returns:
-        `label_top_1_accuracy`; `label_top_5_accuracy`, 1 where there are at most 5 classes;
+        `label_top_1_accuracy`; `label_top_5_accuracy`, 1 if there are at most 5 classes;
         `mean_per_class_accuracy`; `expected_calibration_error`, for which less is better.
     """
 
@@ -52,7 +52,7 @@ def classification_scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, f
 
 
 def mean_per_class_accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the mean of the accuracies of the classes that occur, however many examples each has.
+    """Returns the unweighted mean of the accuracies of the classes that occur.
 
     Args:
         predictions: integers `[N]`, N at least 1.
@@ -64,16 +64,16 @@ def mean_per_class_accuracy(predictions: np.ndarray, labels: np.ndarray) -> floa
 
 
 def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, num_bins: int = 15) -> float:
-    """Returns how far confidence and accuracy are apart: Guo et al. 2017 (arXiv 1706.04599), equation 3.
+    """Returns the gap between confidence and accuracy: Guo et al. 2017 (arXiv 1706.04599), equation 3.
 
-    The confidence is the largest probability of an example. Examples are put into bins of equal width by
-    it, each with its upper but not its lower bound; the gap between a bin's mean confidence and its
-    accuracy counts by its share of the examples.
+    The confidence of an example is its largest probability. Bins of equal width divide the examples by
+    confidence; a bin includes its upper bound but not its lower one. The gap between a bin's mean confidence and
+    its accuracy is weighted by its share of the examples.
 
     Args:
         probabilities: `[N, classes]` in [0, 1], N at least 1.
         labels: integers `[N]`.
-        num_bins: between 0 and 1.
+        num_bins: number of bins between 0 and 1.
     """
     return calibration_error(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels, num_bins=num_bins)
 
@@ -84,10 +84,10 @@ def calibration_error(confidence: np.ndarray, is_correct: np.ndarray, *, num_bin
     Args:
         confidence: `[N]` in [0, 1], the probability of the predicted class.
         is_correct: bool `[N]`, whether that class is the right one.
-        num_bins: between 0 and 1.
+        num_bins: number of bins between 0 and 1.
 
     Returns:
-        0 where there are no examples; not a number where the confidence of one is none.
+        The error; 0 without examples, NaN if a confidence is NaN.
     """
     if np.isnan(confidence).any():
         return float("nan")
@@ -97,16 +97,16 @@ def calibration_error(confidence: np.ndarray, is_correct: np.ndarray, *, num_bin
 
 
 def mean_average_precision(scores: np.ndarray, is_positive: np.ndarray, is_known: np.ndarray) -> float:
-    """Returns the mean of the classes' average precisions, each in 11 points, as PASCAL VOC 2007 defines it.
+    """Returns the mean over classes of the 11-point average precision of PASCAL VOC 2007.
 
     The average precision of a class is the mean, over the recalls 0, 0.1, ..., 1, of the best precision at that
-    recall or a higher one (Everingham et al. 2010, section 4.2). Of examples with equal scores those without the
-    class rank first. Classes that no example is known to be of are left out.
+    recall or a higher one (Everingham et al. 2010, section 4.2). Of examples with equal scores, those without the
+    class rank first. Classes without a known positive example are left out.
 
     Args:
         scores: `[N, K]`.
-        is_positive: bool `[N, K]`, which classes each example is of.
-        is_known: bool `[N, K]`, false where that is not known: the example does not count for that class.
+        is_positive: bool `[N, K]`, the classes of each example.
+        is_known: bool `[N, K]`; if false, the example does not count for that class.
     """
     columns = zip(scores.T, is_positive.T, is_known.T, strict=True)
     precisions = [_average_precision(s[known], positive[known]) for s, positive, known in columns]
@@ -119,6 +119,6 @@ def _average_precision(scores: np.ndarray, is_positive: np.ndarray) -> float:
     hits = np.cumsum(is_positive[np.lexsort((is_positive, -scores))])
     precision = hits / np.arange(1, len(hits) + 1)
     best_from_here = np.maximum.accumulate(precision[::-1])[::-1]
-    # In whole numbers, as a recall of 3/10 is not quite 0.3.
+    # In whole numbers, because 3/10 is not exactly 0.3.
     places = np.searchsorted(10 * hits, hits[-1] * np.arange(11))
     return float(best_from_here[places].mean())
