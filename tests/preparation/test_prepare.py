@@ -527,7 +527,7 @@ def test_image_that_may_be_whole_is_not_left_out(photos, tmp_path, monkeypatch, 
         patch.setattr(image_files, "open", open_or_fail, raising=False)
         message = refusal(photos, out, max_bad_image_fraction=1)
     assert message == (
-        f"--dataset=folder:{photos}: {photos / name} could not be read ({problem}); mend that and start the same "
+        f"--dataset=folder:{photos}: {photos / name} could not be read ({problem}); fix that and start the same "
         "command again: it goes on from there."
     )
     assert sorted(files(out)) == ["train-00000-of-00003.tfrecord", "unfinished.json"]
@@ -541,7 +541,7 @@ def test_folder_that_vanishes_is_no_reason_to_leave_its_images_out(photos, tmp_p
         return []
 
     monkeypatch.setattr(module, "_image_states", unmount)
-    assert "(its folder is gone); mend that and start" in refusal(photos, tmp_path / "out")
+    assert "(its folder is gone); fix that and start" in refusal(photos, tmp_path / "out")
 
 
 def test_state_of_an_image_that_cannot_be_told_stops(photos, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""Augmentation: batched, compilable by XLA, and a pure function of images and random draws."""
+"""Augmentation as batched pure functions of images and random draws, compilable by XLA."""
 
 from tf_simclr.augment.views import NUM_DRAWS, EvalView, TrainView, draw_uniforms
 

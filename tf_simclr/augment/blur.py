@@ -1,4 +1,4 @@
-"""Gaussian blur of whole batches, with one width an image."""
+"""Gaussian blur of whole batches, with one width per image."""
 
 import functools
 
@@ -19,8 +19,8 @@ def gaussian_blur(planes: tf.Tensor, sigma: tf.Tensor, apply: tf.Tensor) -> tf.T
     """Blurs the chosen images with a separable Gaussian, as two weighted sums of shifted images.
 
     SimCLR (arXiv 2002.05709, appendix A). The kernel is normalised over its taps; pixels outside the image
-    are zero and are not compensated for, as in the authors' code. They draw one sigma a batch, here each
-    image has its own. Images smaller than 20 pixels have a radius of 0 and stay as they are.
+    are zero and are not compensated for, as in the authors' code. They draw one sigma per batch; here each
+    image has its own. Images smaller than 20 pixels have a radius of 0 and do not change.
 
     Args:
       planes: float32 [batch, channels, size, size].
@@ -39,12 +39,12 @@ def _blur(sigma: tf.Tensor, planes: tf.Tensor) -> tf.Tensor:
         return planes
     distance = tf.range(radius + 1, dtype=tf.float32)
     taps = tf.exp(-0.5 * tf.square(distance[:, tf.newaxis] / sigma))
-    taps /= 2 * tf.reduce_sum(taps, axis=0) - taps[0]  # All but the one in the middle come twice.
+    taps /= 2 * tf.reduce_sum(taps, axis=0) - taps[0]  # All taps except the middle one occur twice.
     return _filter(_filter(planes, taps, 2), taps, 3)
 
 
 def _filter(planes: tf.Tensor, taps: tf.Tensor, axis: int) -> tf.Tensor:
-    """Filters along one axis; `taps` [radius + 1, batch] are those from the middle outwards."""
+    """Filters along one axis; `taps` [radius + 1, batch] go from the middle outwards."""
     radius = taps.shape[0] - 1
     padded = tf.pad(planes, [[radius, radius] if number == axis else [0, 0] for number in range(4)])
 

@@ -1,4 +1,4 @@
-"""Colour jitter and grey-scale of whole batches, with one order and strength an image."""
+"""Colour jitter and grey-scale of whole batches, with one order and strength per image."""
 
 import functools
 import itertools
@@ -127,10 +127,10 @@ def jitter_steps(draws: tf.Tensor, strength: float) -> list[Step]:
 
 
 def jitter(planes: tf.Tensor, draws: tf.Tensor, strength: float) -> tf.Tensor:
-    """Jitters brightness, contrast, saturation and hue of four images in five, each in an order of its own.
+    """Jitters brightness, contrast, saturation and hue of four images in five, each in its own order.
 
-    Values are clipped to [0, 1] after each of the four operations; images that are not jittered stay exactly
-    as they are. The authors draw the order per image too.
+    Values are clipped to [0, 1] after each of the four operations; other images do not change. The authors
+    draw the order per image too.
 
     Args:
       planes: float32 [batch, 3, height, width], nominally in [0, 1].

@@ -1,4 +1,4 @@
-"""Crops, bicubic resizing, flips and rotation of whole batches, with one geometry an image.
+"""Crops, bicubic resizing, flips and rotation of whole batches, with one geometry per image.
 
 Images inside this package are planes, float [batch, channels, height, width]: the colour operations then
 work on contiguous memory, and cropping, resizing and flipping together are two small matrix products.
@@ -42,7 +42,7 @@ def _sample_crop_sizes(
 
 
 def sample_crop_boxes(draws: tf.Tensor, height: int | tf.Tensor, width: int | tf.Tensor, min_area: float) -> tf.Tensor:
-    """Draws one random crop an image: the "inception crop" of the authors.
+    """Draws one random crop per image: the authors' "inception crop".
 
     Follows TensorFlow's `sample_distorted_bounding_box` with the whole image as the object: the height, not
     the area, is uniform, and crops that cover less than a tenth of the image are rejected. Two differences:
@@ -56,8 +56,8 @@ def sample_crop_boxes(draws: tf.Tensor, height: int | tf.Tensor, width: int | tf
       min_area: The least share of the image that a crop covers, in (0, 1].
 
     Returns:
-      int32 [batch, 4]: top row, left column, height and width in pixels; the whole image where none of
-      NUM_CROP_TRIES tries was valid.
+      int32 [batch, 4]: top row, left column, height and width in pixels; the whole image if none of
+      NUM_CROP_TRIES tries is valid.
     """
     height, width = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
     tries, offsets = draws[:, : 2 * NUM_CROP_TRIES], draws[:, 2 * NUM_CROP_TRIES : NUM_CROP_DRAWS]
@@ -145,7 +145,7 @@ def crop_and_resize(
       boxes: int32 [batch, 4] or [1, 4]: top row, left column, height and width in pixels.
       size: Side of the result in pixels.
       flip: Optional bool [batch], which images to flip.
-      precise: Whether to keep the precision of float32 where matrix products do not; see `_product`.
+      precise: Whether to keep float32 precision, which matrix products may not; see `_product`.
 
     Returns:
       Planes, float32 [batch, channels, size, size]; the kernel overshoots the range of the source slightly.
@@ -164,8 +164,8 @@ def crop_and_resize(
 def _product(left: tf.Tensor, right: tf.Tensor, precise: bool) -> tf.Tensor:
     """Multiplies matrices [batch, n, k] and [batch, k, m].
 
-    The matrix units of GPUs and TPUs round factors to 11 or 8 bits, which pixels would show. A sum of products
-    does not use them; the compiler makes one loop of it.
+    The matrix units of GPUs and TPUs round factors to 11 or 8 bits, which is visible in pixels. A sum of products
+    does not use them; the compiler fuses it into one loop.
     """
     if not precise:
         return tf.matmul(left, right)

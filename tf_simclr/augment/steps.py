@@ -1,4 +1,4 @@
-"""Random operations as steps, of which each image takes its own choice."""
+"""Sequences of random transforms, with a separate choice for each image."""
 
 import dataclasses
 import functools
@@ -11,7 +11,7 @@ Operation = Callable[[tf.Tensor], tf.Tensor]
 
 @dataclasses.dataclass(frozen=True)
 class Step:
-    """One of several operations for each image of a batch, or none.
+    """A choice of one operation, or none, for each image of a batch.
 
     Attributes:
       which: int32 [batch], numbers of operations; -1 leaves an image exactly as it is.
@@ -23,24 +23,24 @@ class Step:
 
 
 def step_for_some(applied: tf.Tensor, operation: Operation) -> Step:
-    """Returns the step in which the images where `applied`, bool [batch], is true take an operation."""
+    """Returns the step that applies an operation to the images for which `applied`, bool [batch], is true."""
     return Step(tf.cast(applied, tf.int32) - 1, (operation,))
 
 
 def per_image(values: tf.Tensor) -> tf.Tensor:
-    """Returns values [batch] as [batch, 1, 1, 1], beside planes."""
+    """Returns values [batch] as [batch, 1, 1, 1], to broadcast with planes."""
     return tf.reshape(values, [-1, 1, 1, 1])
 
 
 def take_steps(planes: tf.Tensor, steps: Sequence[Step]) -> tf.Tensor:
-    """Takes one step after the other.
+    """Applies the steps in order.
 
-    A single image is given to the operations of its choice alone. In a larger batch every operation is
-    computed for all images, as accelerators want it; a processor is faster with one image at a time.
+    A single image goes only through its chosen operations. In a larger batch, every operation is computed for
+    all images, which suits accelerators; a CPU is faster with one image at a time.
 
     Args:
       planes: float32 [batch, channels, height, width].
-      steps: What to do, in this order.
+      steps: The steps, in this order.
 
     Returns:
       float32 [batch, channels, height, width].
@@ -56,7 +56,7 @@ def take_steps(planes: tf.Tensor, steps: Sequence[Step]) -> tf.Tensor:
 
 
 def _take_alone(planes: tf.Tensor, steps: Sequence[Step]) -> tf.Tensor:
-    # One choice in a loop: a chain of them takes XLA half a minute to compile at 224 pixels.
+    # One choice in a loop, because XLA takes half a minute to compile a chain of them at 224 pixels.
     operations = list(dict.fromkeys(operation for step in steps for operation in step.operations))
     numbers = []
     for step in steps:

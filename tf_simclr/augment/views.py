@@ -1,7 +1,7 @@
-"""The two ways to look at an image: a random view for training and the fixed one for evaluation.
+"""Random views for training, and the fixed view for evaluation.
 
-A view is a pure function of images and uniform draws. `draw_uniforms` makes the draws of an example from
-nothing but (seed, view, position), so that any row of any batch can be made again, anywhere.
+A view is a pure function of images and uniform draws. `draw_uniforms` makes the draws of an example only from
+(seed, view, position), so any row of any batch can be made again anywhere.
 """
 
 import dataclasses
@@ -35,18 +35,17 @@ _COLUMNS = _layout(
     }
 )
 NUM_DRAWS = -(-max(columns.stop for columns in _COLUMNS.values()) // _DRAWS_PER_COUNTER) * _DRAWS_PER_COUNTER
-"""Uniform numbers that one view of one example takes (a multiple of 4: rows start at whole counters)."""
+"""Number of uniform draws for one view of one example (a multiple of 4, so rows start at whole counters)."""
 
 
 def draw_uniforms(seed: int, view: int, first_position: int | tf.Tensor, num_rows: int) -> tf.Tensor:
     """Draws the random numbers of consecutive examples from a counter (Philox), without any state.
 
-    The row of an example depends on (seed, view) and its position only: not on the batch, the replica or
-    the step at which it is asked for.
+    The row of an example depends only on (seed, view) and its position, not on the batch, replica or step.
 
     Args:
       seed: Seed of the run, in [0, 2**32).
-      view: Which view of the example, in [0, 2**32).
+      view: Number of the view, in [0, 2**32).
       first_position: Global position of the first example, an int or an int64 scalar tensor, at least 0.
       num_rows: Number of examples.
 
@@ -67,7 +66,7 @@ def draw_uniforms(seed: int, view: int, first_position: int | tf.Tensor, num_row
         alg=_PHILOX,
         dtype=tf.uint32,
     )
-    # TensorFlow's own kernels and XLA make different floats of the same bits, hence not the op for floats.
+    # TensorFlow's kernels and XLA make different floats from the same bits, so the op for floats is not used.
     return tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.float32) * 2.0**-24
 
 
@@ -107,7 +106,7 @@ def _to_images(planes: tf.Tensor) -> tf.Tensor:
 
 def _resize_crop(image: tf.Tensor, box: tf.Tensor, size: int) -> tf.Tensor:
     top, left, height, width = tf.unstack(box)
-    # Cropping whole bytes before anything turns them into floats saves most of the work on large files.
+    # Cropping bytes before they become floats saves most of the work on large files.
     crop = image[top : top + height, left : left + width]
     resized = _scale(tf.image.resize(crop, [size, size], method="bicubic"), image.dtype)
     return resized if image.shape[-1] == 3 else tf.repeat(resized, 3, axis=-1)
@@ -115,19 +114,19 @@ def _resize_crop(image: tf.Tensor, box: tf.Tensor, size: int) -> tf.Tensor:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainView:
-    """A random view for training: crop and flip, then rotation, colour jitter, grey and blur where wanted.
+    """Random view for training: crop and flip, then optional rotation, colour jitter, grey and blur.
 
     SimCLR (arXiv 2002.05709, appendix A) as in the authors' TF2 code, except that every image of a batch
     draws its own blur width, and that rotation is an addition.
 
     Attributes:
       image_size: Side of the view in pixels.
-      crop_min_area: The least share of the image that a crop covers, in (0, 1]; never below 0.10 in effect.
+      crop_min_area: Smallest share of the image that a crop covers, in (0, 1]; in effect at least 0.10.
       use_flip: Whether half of the views are flipped left to right.
       random_rotation: Largest angle in degrees, 0 (off) to 180.
       color_jitter_strength: Strength of the jitter; 0 switches off jitter and grey-scale.
       use_blur: Whether half of the views are blurred.
-      on_device: Whether the views are made in the training step, where that runs, instead of by the input.
+      on_device: Whether the training step makes the views, instead of the input pipeline.
     """
 
     image_size: int
@@ -199,11 +198,11 @@ class TrainView:
         return view if flip is None else tf.cond(flip[0], lambda: tf.reverse(view, [1]), lambda: view)
 
     def distort(self, images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
-        """Applies what follows the crop: rotation, colour jitter, grey and blur, then clips.
+        """Applies rotation, colour jitter, grey and blur to a crop, then clips.
 
         Args:
           images: float32 [batch, image_size, image_size, 3], nominally in [0, 1].
-          draws: float32 [batch, NUM_DRAWS], uniform in [0, 1): those that cropped the images.
+          draws: float32 [batch, NUM_DRAWS], uniform in [0, 1): the draws of the crops.
 
         Returns:
           float32 [batch, image_size, image_size, 3] in [0, 1].
@@ -227,14 +226,14 @@ class TrainView:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class EvalView:
-    """The view for evaluation: a central square, resized bicubically; nothing random.
+    """Fixed view for evaluation: a central square, resized bicubically.
 
-    As the authors evaluate: 0.875 of the shorter side above 32 pixels, all of it otherwise. Unlike their
-    code it also resizes when image_size is at most 32, so the result always has the requested size.
+    As in the authors' code, the square is 0.875 of the shorter side above 32 pixels, otherwise all of it. Unlike
+    theirs, images up to 32 pixels are resized too, so the result always has the requested size.
 
     Attributes:
       image_size: Side of the view in pixels.
-      whole_side: Whether the square takes all of the shorter side, whatever the size.
+      whole_side: Whether the square takes all of the shorter side at every size.
     """
 
     image_size: int

@@ -1,4 +1,4 @@
-"""Work before training: a folder becomes record files, a picture shows the views of a run.
+"""Work before training: conversion of folders to record files, and previews of a run's views.
 
-Imports everything below `report` but no suite.
+Imports everything below `report` except suites.
 """

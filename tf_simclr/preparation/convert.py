@@ -1,6 +1,6 @@
-"""Image files made small and plain: JPEG or PNG, upright, 8-bit RGB or grey.
+"""Conversion of image files to small upright JPEG or PNG, 8-bit RGB or grey.
 
-Loads no TensorFlow: the processes that work here are many, and start in a moment.
+Does not load TensorFlow, so that many worker processes start quickly.
 """
 
 import io
@@ -16,16 +16,16 @@ import numpy as np
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 _FORMATS = ("JPEG", "PNG", "BMP", "GIF", "WEBP", "TIFF", "PPM")
-_JPEG = ("JPEG", "MPO")  # The latter has a second picture behind the first, as some cameras write it.
+_JPEG = ("JPEG", "MPO")  # The latter has a second picture after the first, as some cameras write it.
 _PLACE_OF_BIT_DEPTH = 24  # In a PNG: Pillow shows 16-bit RGB as RGB.
 
 
 class Conversion(NamedTuple):
-    """What is made of an image.
+    """Settings of the conversion of an image.
 
     Attributes:
-        short_side: the most pixels of the shorter side; 0 leaves the size as it is.
-        quality: of a JPEG that is encoded anew, 1 to 100.
+        short_side: maximum of the shorter side in pixels; 0 keeps the size.
+        quality: JPEG quality of images that are encoded again, 1 to 100.
         max_pixels: images that declare more are not decoded.
     """
 
@@ -35,22 +35,22 @@ class Conversion(NamedTuple):
 
 
 class Converted(NamedTuple):
-    """An encoded image; or else what is wrong with its file, and no bytes."""
+    """An encoded image, or a problem of its file and no bytes."""
 
     image: bytes
     problem: str = ""
 
 
 class ReadError(Exception):
-    """An image that may be whole could not be read: another time it may be.
+    """A possibly intact image could not be read; a later attempt may succeed.
 
     Args:
-        path: of the image.
+        path: path of the image.
         problem: what went wrong.
     """
 
     def __init__(self, path: str, problem: str):
-        super().__init__(path, problem)  # What a process hands to its parent is made anew from these.
+        super().__init__(path, problem)  # The parent of a process makes its copy from these.
         self.path, self.problem = path, problem
 
 
@@ -58,13 +58,13 @@ def convert_files(paths: Sequence[str], conversion: Conversion) -> list[Converte
     """Converts the images of some files; see `convert_image`.
 
     Raises:
-        ReadError: something other than an image itself is at fault.
+        ReadError: if the cause is not the image itself.
     """
     return [_convert_file(path, conversion) for path in paths]
 
 
 def start_worker() -> None:
-    """Makes a process of a pool leave Ctrl-C to its parent, and end with it, however that ends."""
+    """Makes a process of a pool ignore Ctrl-C, and end when its parent ends for any reason."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -89,10 +89,10 @@ def _convert_file(path: str, conversion: Conversion) -> Converted:
     except MemoryError as error:
         raise ReadError(path, "memory ran out: use fewer --prepare_workers") from error
     except OSError as error:
-        if error.errno is not None:  # Of the system. Those of Pillow, about damage, have no number.
+        if error.errno is not None:  # System errors have a number. Pillow's errors about damage have none.
             raise ReadError(path, str(error.strerror)) from error
         return Converted(b"", _text(error))
-    except Exception as error:  # Pillow raises whatever a damaged file leads it to.
+    except Exception as error:  # Pillow raises errors of any type for damaged files.
         return Converted(b"", _text(error))
 
 
@@ -101,21 +101,23 @@ def _text(error: Exception) -> str:
 
 
 def convert_image(encoded: bytes, conversion: Conversion) -> bytes:
-    """Returns an image as JPEG or PNG, upright by its EXIF, 8-bit RGB or grey, and as small as asked for.
+    """Returns an image as JPEG or PNG, upright by its EXIF, 8-bit RGB or grey, within the requested size.
 
-    What is all of that already is returned as it is. Otherwise images of lossy formats become JPEG, others PNG.
-    Of several pictures in a file the first is taken; transparency is dropped, of 16 bits the higher 8 are kept, as
-    TensorFlow does.
+    An image that already fits is returned unchanged. Otherwise images of lossy formats become JPEG, others PNG.
+    Only the first of several pictures in a file is kept. As in TensorFlow, transparency is dropped, and the higher 8
+    of 16 bits are kept.
 
     Args:
         encoded: JPEG, PNG, BMP, GIF, WebP, TIFF or PPM.
-        conversion: what to make of it.
+        conversion: settings of the conversion.
 
     Raises:
-        Exception: it is none of these, damaged, too large, or of pixels without a known range.
+        Exception: if it has another format, is damaged or too large, or its pixels have no known range.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's limit is another one, and damage has to be an error or nothing.
+        warnings.simplefilter(
+            "ignore"
+        )  # Pillow has another limit, and warns about some damage; here damage is an error or ignored.
         with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
             width, height = image.size
             if width * height > conversion.max_pixels:
@@ -126,16 +128,16 @@ def convert_image(encoded: bytes, conversion: Conversion) -> bytes:
 
 
 def _load(image: Image.Image, encoded: bytes, short_side: int) -> bool:
-    """Decodes an image, which fails where it is damaged; returns whether its file can stay as it is."""
+    """Decodes an image, which fails if it is damaged; returns whether its file can stay unchanged."""
     is_jpeg, is_small = image.format in _JPEG, not 0 < short_side < min(image.size)
     if not is_jpeg:
-        image.load()  # EXIF may stand behind the pixels.
+        image.load()  # EXIF may follow the pixels.
     has_8_bits = is_jpeg or (image.format == "PNG" and encoded[_PLACE_OF_BIT_DEPTH] == 8)
     is_opaque = image.mode in ("L", "RGB") and "transparency" not in image.info
     is_upright = image.getexif().get(ExifTags.Base.Orientation, 1) not in range(2, 9)
     stays = is_small and has_8_bits and is_opaque and is_upright
     if is_jpeg:
-        # libjpeg decodes to an eighth of the size, or what is at least twice as large as asked for, in less time.
+        # libjpeg decodes faster to a reduced size, down to an eighth, here at least twice the requested size.
         side = 1 if stays else 2 * short_side or max(image.size)
         image.draft(None, (side, side))
         image.load()
@@ -144,7 +146,7 @@ def _load(image: Image.Image, encoded: bytes, short_side: int) -> bool:
 
 def _encode(image: Image.Image, is_lossy: bool, conversion: Conversion) -> bytes:
     plain = _shrink(_to_8_bits(ImageOps.exif_transpose(image)), conversion.short_side)
-    plain.info.clear()  # What is noted beside the pixels may be wrong now.
+    plain.info.clear()  # The metadata may be wrong now.
     file = io.BytesIO()
     if is_lossy:
         plain.save(file, "JPEG", quality=conversion.quality)
@@ -154,7 +156,7 @@ def _encode(image: Image.Image, is_lossy: bool, conversion: Conversion) -> bytes
 
 
 def _to_8_bits(image: Image.Image) -> Image.Image:
-    """Returns the image as 8-bit grey where it is grey, and otherwise as RGB."""
+    """Returns a grey image as 8-bit grey, and any other as RGB."""
     if image.mode[0] == "I":
         pixels = np.asarray(image)
         if pixels.min() < 0 or pixels.max() >= 2**16:

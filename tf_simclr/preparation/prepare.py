@@ -1,4 +1,4 @@
-"""A folder of images becomes record files, which an accelerator can be fed from."""
+"""Conversion of a folder of images to record files, which are fast enough to feed accelerators."""
 
 import collections
 import concurrent.futures
@@ -39,19 +39,19 @@ from tf_simclr.terminal.progress import Progress
 
 _LOG = logging.getLogger("tf_simclr")
 _SETTINGS = ("prepare_short_side", "prepare_quality", "prepare_shard_megabytes", "prepare_shards", "seed")
-# So many images of a split tell about how large all of them will be.
+# Number of images of a split from which the size of the output is estimated.
 _NUM_SAMPLES = 64
-# Images that a process works off before it hands them over, and such tasks that wait for each process.
+# Images in one task of a process, and waiting tasks for each process.
 _TASK_SIZE, _TASKS_AHEAD = 8, 3
 _NUM_NAMED = 20
-# What training from the files starts with, and its batch.
+# First flags and batch size of the suggested training command.
 _RECIPE, _BATCH_SIZE = "photos", 64
 
 Convert = Callable[[Iterable[str]], Iterator[Converted]]
 
 
 class _Split(NamedTuple):
-    """The images of a split, found at `root`, and the order, int64 [N], in which they are written."""
+    """The images of a split below `root`, and the order, int64 [N], in which they are written."""
 
     source: Source
     root: str
@@ -66,15 +66,15 @@ class _Split(NamedTuple):
 
 
 def prepare(config: PrepareConfig) -> None:
-    """Writes all splits of a folder as record files; goes on where it was stopped.
+    """Writes all splits of a folder as record files; resumes an interrupted conversion.
 
-    The files are the same bytes whatever the number of processes.
+    The bytes of the files do not depend on the number of processes.
 
     Args:
-        config: folder, output, and what to make of the images.
+        config: folder, output and settings of the conversion.
 
     Raises:
-        UserError: anything the user can mend.
+        UserError: anything the user can fix.
     """
     check_addresses(config)
     files = PreparedFiles(str(config.output), overwrite=config.overwrite)
@@ -82,9 +82,9 @@ def prepare(config: PrepareConfig) -> None:
         with interrupts_tell(lambda: files.what_is_written):
             _prepare(config, files)
     except ReadError as error:
-        # Left out, the image would be missing for good.
+        # Skipping the image would lose it for good.
         raise UserError(
-            f"--dataset={config.data.dataset}: {shown_path(error.path)} could not be read ({error.problem}); mend that "
+            f"--dataset={config.data.dataset}: {shown_path(error.path)} could not be read ({error.problem}); fix that "
             f"and {files.how_to_go_on}."
         ) from error
     except BrokenProcessPool as error:
@@ -155,15 +155,15 @@ def _load_splits(config: PrepareConfig, output: str) -> dict[str, _Split]:
 
 
 def _class_names(splits: Mapping[str, _Split]) -> Sequence[str] | None:
-    """Returns the names of the classes of the first split that has labels; None without any."""
+    """Returns the class names of the first split with labels; None without labels."""
     return next((s.source.class_names for s in splits.values() if s.source.class_names is not None), None)
 
 
 def _image_states(splits: Mapping[str, _Split]) -> Iterator[bytes]:
-    """Yields what differs where the images do: other images may have come under the same names.
+    """Yields text that changes if an image does, even under the same name.
 
     Raises:
-        ReadError: the state of an image cannot be told.
+        ReadError: if the state of an image cannot be read.
     """
     for name, split in splits.items():
         yield name.encode()
@@ -193,14 +193,14 @@ def _sizes(config: PrepareConfig, split: _Split, convert: Convert) -> tuple[int,
 
 @contextlib.contextmanager
 def _start_workers(config: PrepareConfig) -> Iterator[Convert]:
-    """Gives the function from paths to converted images, in the same order, that all processes work for."""
+    """Gives a function from paths to converted images, in the same order, that uses all processes."""
     conversion = Conversion(config.prepare_short_side, config.prepare_quality, MAX_PIXELS)
     work = functools.partial(convert_files, conversion=conversion)
     num_workers = _num_workers(config)
     if num_workers == 1:
         yield lambda paths: itertools.chain.from_iterable(work([path]) for path in paths)
         return
-    # Spawned ones have nothing of TensorFlow, its memory and its threads.
+    # Spawned processes do not have TensorFlow, its memory and its threads.
     pool = concurrent.futures.ProcessPoolExecutor(
         num_workers, multiprocessing.get_context("spawn"), initializer=start_worker
     )
@@ -211,7 +211,7 @@ def _start_workers(config: PrepareConfig) -> Iterator[Convert]:
 
 
 def _num_workers(config: PrepareConfig) -> int:
-    """Returns how many processes work: one for each core that this one may use, unless the user says otherwise."""
+    """Returns the number of processes: by default one for each core that this process may use."""
     num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return config.prepare_workers or num_cores
 
@@ -223,7 +223,7 @@ def _map(
     *,
     num_ahead: int,
 ) -> Iterator[Converted]:
-    """Like `pool.map`, which would have all images of a data set wait in memory."""
+    """Maps like `pool.map`, which would keep all images of a data set in memory."""
     rest, pending = iter(paths), collections.deque[concurrent.futures.Future]()
     while task := list(itertools.islice(rest, _TASK_SIZE)):
         pending.append(pool.submit(work, task))
@@ -261,13 +261,13 @@ def _write_missing(config: PrepareConfig, splits: Mapping[str, _Split], files: P
 
 
 class _Watch:
-    """Stops where too many images of a split are unreadable.
+    """Stops if too many images of a split are unreadable.
 
     Args:
-        config: which share is tolerated.
-        source: of the images.
-        unreadable: those met earlier, by name.
-        num_readable: the others met earlier.
+        config: contains the tolerated share.
+        source: source of the images.
+        unreadable: problems of earlier unreadable images by name.
+        num_readable: number of earlier readable images.
     """
 
     def __init__(self, config: PrepareConfig, source: Source, unreadable: Mapping[str, Any], num_readable: int):
@@ -280,7 +280,7 @@ class _Watch:
         """Counts an image.
 
         Raises:
-            UserError: too many are unreadable.
+            UserError: if too many are unreadable.
         """
         self._num_seen += 1
         if not is_readable:
@@ -314,19 +314,19 @@ def _report(files: PreparedFiles, splits: Mapping[str, _Split]) -> None:
 
 
 def training_flags(directory: str, sizes: Mapping[str, int], num_classes: int) -> list[str]:
-    """Returns the flags of a training that works with what was prepared.
+    """Returns flags for training on the prepared files.
 
     Args:
-        directory: of the record files.
+        directory: directory of the record files.
         sizes: number of images of each split.
-        num_classes: of the labels of the training split; 0 without labels.
+        num_classes: number of classes of the training split; 0 without labels.
     """
     train, unlabelled = find_split("train", sizes), find_split(UNLABELLED, sizes)
     split = train or next(iter(sizes))
     flags = [f"--flagfile={_RECIPE}", f"--dataset=tfrecord:{directory}"]
     if train is None:
         flags.append(f"--train_split={split}")
-    if num_classes < 2:  # There is nothing to tell apart.
+    if num_classes < 2:  # A single class teaches nothing.
         flags.append("--train_mode=pretrain")
     # Pretraining and distillation take both by default.
     count = sizes[split] + (sizes[unlabelled] if train and unlabelled else 0)

@@ -1,4 +1,4 @@
-"""A picture of the views that a training run sees first."""
+"""Picture of the first views of a training run."""
 
 import dataclasses
 import logging
@@ -27,7 +27,7 @@ class FirstImages(NamedTuple):
 
     Attributes:
         originals: uint8, each `[H, W, 1 or 3]` in its own size.
-        names: of the images.
+        names: names of the images.
         views: float32 `[n, views, S, S, 3]`.
     """
 
@@ -38,13 +38,13 @@ class FirstImages(NamedTuple):
 
 @entry_point
 def preview(config: PreviewConfig) -> None:
-    """Writes the picture: a row for each image, the original and then its views.
+    """Writes the picture: a row for each image, with the original and its views.
 
     Args:
-        config: of the run and of the picture.
+        config: configuration of the run and of the picture.
 
     Raises:
-        UserError: anything the user can mend.
+        UserError: anything the user can fix.
     """
     path = os.path.expanduser(str(config.output))
     if os.path.lexists(path) and not config.overwrite:
@@ -65,7 +65,7 @@ def preview(config: PreviewConfig) -> None:
 
 
 def _check_size(config: PreviewConfig) -> None:
-    """Raises UserError where the picture would be larger than can be drawn."""
+    """Raises UserError if the picture would be too large to draw."""
     size = config.model.image_size
     for name, most in zip(("preview_images", "preview_views"), most_that_fit(size), strict=True):
         number = getattr(config, name)
@@ -82,18 +82,18 @@ def first_images(
 ) -> FirstImages:
     """Returns the first images that a run trains on, with its views of them.
 
-    Rows of a run depend on no size of its batches: these are its first rows, of distillation the first that are
-    taken from all images.
+    The rows of a run do not depend on its batch size. These are its first rows; for distillation, the first of
+    those from all images.
 
     Args:
         run: configuration of the run.
-        ingredients: made of it.
-        num_images: how many, fewer where the data has fewer.
-        num_views: of each; those after the run's own are such as it could have drawn. 0 for as many as it takes.
+        ingredients: ingredients of the run.
+        num_images: number of images; fewer if the data has fewer.
+        num_views: number of views of each, 0 for the run's own number. Extra views have the same distribution.
     """
     source = ingredients.source
     num_images = min(num_images, source.num_examples)
-    # Two is the least that pretraining takes. In a batch of several sources, whose a row is follows from its size.
+    # Pretraining needs at least two. With several sources, the batch size determines the source of each row.
     batch_size = max(2, num_images) if isinstance(source, Source) else run.train.train_batch_size
     plan = BatchPlan(global_batch_size=batch_size)
     shown = dataclasses.replace(run, train=dataclasses.replace(run.train, train_batch_size=batch_size))
@@ -113,12 +113,12 @@ def first_images(
 
 
 def _originals(source: TrainingSource, plan: BatchPlan, seed: int, count: int) -> tuple[list[np.ndarray], list[str]]:
-    """Returns the first images before anything is done to them, and their names."""
+    """Returns the first images, unchanged, and their names."""
     rows = batch_rows(
         source,
         source.train_examples(seed, plan, 0),
         batch_size=count,
-        # Images of several sizes have a place in one batch only encoded.
+        # Images of several sizes fit into one batch only if they are encoded.
         crop=lambda image, position: tf.io.encode_png(image),
         num_candidates=NUM_CANDIDATES,
     )
@@ -140,7 +140,7 @@ def _run(config: PreviewConfig) -> ExperimentConfig:
         for field in dataclasses.fields(ExperimentConfig)
         if hasattr(config, field.name)
     }
-    # No batch is trained on: it may be larger than the data.
+    # Nothing is trained, so a batch may be larger than the data.
     return ExperimentConfig(mode="eval", **groups)
 
 

@@ -1,4 +1,4 @@
-"""Record files of a folder of images: their form, and the manifest by which an interrupted output goes on."""
+"""Writer of record files and their manifest, which lets an interrupted conversion resume."""
 
 import contextlib
 import hashlib
@@ -26,7 +26,7 @@ from tf_simclr.runs.ownership import LOCK, owning
 
 MANIFEST = "manifest.json"
 UNREADABLE = "unreadable.txt"
-# The manifest while files are missing.
+# The manifest of unfinished output.
 _UNFINISHED = "unfinished.json"
 _RECORDS = r"\w+-\d{5,}-of-\d{5,}\.tfrecord"
 _OUR_NAMES = rf"{_RECORDS}|{re.escape(MANIFEST)}|{re.escape(_UNFINISHED)}|{re.escape(UNREADABLE)}"
@@ -37,10 +37,10 @@ class Row(NamedTuple):
     """One image of a file.
 
     Attributes:
-        name: of the image.
-        label: negative for none.
-        image: encoded.
-        problem: what is wrong with an unreadable one; empty for the others.
+        name: name of the image.
+        label: number of its class; negative for none.
+        image: encoded image.
+        problem: reason if it is unreadable, else empty.
     """
 
     name: str
@@ -52,14 +52,14 @@ class Row(NamedTuple):
 class PreparedFiles:
     """The record files of one directory, each written whole or not at all, and their manifest, written last.
 
-    A record is a `tf.train.Example` with `image` (encoded), `file_name` and, where there are labels, `label`.
+    A record is a `tf.train.Example` with `image` (encoded), `file_name` and, if there are labels, `label`.
 
     Args:
         output: the directory.
-        overwrite: whether to begin anew, and to delete what this program has written there, finished or not.
+        overwrite: whether to start again and delete this program's earlier output there, finished or not.
 
     Raises:
-        UserError: something else is there.
+        UserError: if the directory contains anything else.
     """
 
     def __init__(self, output: str, *, overwrite: bool):
@@ -77,12 +77,12 @@ class PreparedFiles:
 
     @property
     def splits(self) -> Mapping[str, Mapping[str, Any]]:
-        """What the manifest says of each split."""
+        """The manifest's entry of each split."""
         return self._manifest["splits"]
 
     @property
     def is_finished(self) -> bool:
-        """Whether all files were written, and none was lost."""
+        """Whether all files are written and still there."""
         return os.path.isfile(self._path(MANIFEST)) and not self.missing
 
     @property
@@ -99,30 +99,30 @@ class PreparedFiles:
 
     @property
     def how_to_go_on(self) -> str:
-        """What to do after an interruption, for a message."""
+        """Advice after an interruption, for a message."""
         without = " without --overwrite" if self._has_overwritten else ""
         return f"start the same command again{without}: it goes on from there"
 
     @property
     def what_is_written(self) -> str | None:
-        """What an interruption leaves, and how to go on; None if that is nothing that a later start takes up."""
+        """The state after an interruption and how to resume; None if there is nothing to resume."""
         if not self._manifest or self._overwrite != self._has_overwritten:
             return None
         num_written = len(self.shards) - len(self.missing)
         return f"{num_written} of {len(self.shards)} files are written; {self.how_to_go_on}"
 
     def unreadable(self, split: str) -> dict[str, str]:
-        """Returns what is wrong with each unreadable image of the finished files, by its name."""
+        """Returns the problem of each unreadable image of the finished files, by name."""
         return {name: problem for entry in self.splits[split]["files"] for name, problem in entry["unreadable"].items()}
 
     def goes_on(self, settings: Mapping[str, Any]) -> bool:
-        """Returns whether what is there was prepared with the same settings and is kept, so that nothing begins anew.
+        """Returns whether the existing output has the same settings and is kept.
 
         Args:
-            settings: what the files depend on, of JSON.
+            settings: settings that determine the files, as JSON values.
 
         Raises:
-            UserError: it was prepared with others, and is not to be overwritten.
+            UserError: if it has other settings and must not be overwritten.
         """
         if not self._manifest or self._overwrite:
             return False
@@ -132,10 +132,10 @@ class PreparedFiles:
 
     @contextlib.contextmanager
     def owning(self) -> Iterator[None]:
-        """Keeps other processes away, and reads anew what they may have written until now.
+        """Locks the directory, and reads again what other processes may have written.
 
         Raises:
-            UserError: another process writes there, or the directory cannot be written.
+            UserError: if another process writes there, or the directory cannot be written.
         """
         with contextlib.ExitStack() as stack:
             with self._report_unwritable():
@@ -150,15 +150,15 @@ class PreparedFiles:
         class_names: Sequence[str] | None,
         sizes: Mapping[str, tuple[int, int]],
     ) -> None:
-        """Begins anew, where no other process writes.
+        """Starts new output; the directory must be locked.
 
         Args:
             settings: see `goes_on`.
-            class_names: of the labels; None without labels.
+            class_names: name of each class; None without labels.
             sizes: number of images and of files, by split.
 
         Raises:
-            UserError: the directory cannot be written.
+            UserError: if the directory cannot be written.
         """
         with self._report_unwritable():
             self._take_up()
@@ -168,10 +168,10 @@ class PreparedFiles:
             self._write_manifest()
 
     def go_on(self) -> None:
-        """Takes up what is there, where no other process writes: it is no longer finished.
+        """Resumes existing output, which becomes unfinished; the directory must be locked.
 
         Raises:
-            UserError: the directory cannot be written.
+            UserError: if the directory cannot be written.
         """
         with self._report_unwritable():
             self._take_up()
@@ -188,7 +188,7 @@ class PreparedFiles:
             rows: its images.
 
         Raises:
-            UserError: it cannot be written.
+            UserError: if it cannot be written.
         """
         unreadable, count = {}, 0
         try:
@@ -219,7 +219,7 @@ class PreparedFiles:
         """Lists the unreadable images, then gives the manifest its name.
 
         Raises:
-            UserError: they cannot be written.
+            UserError: if they cannot be written.
         """
         try:
             self._write_unreadable()
@@ -247,12 +247,12 @@ class PreparedFiles:
         content["num_unreadable"] = sum(len(entry["unreadable"]) for entry in entries)
 
     def _take_up(self) -> None:
-        """Takes the name of a finished manifest away."""
+        """Renames the manifest to that of unfinished output."""
         if os.path.lexists(self._path(MANIFEST)):
             os.replace(self._path(MANIFEST), self._path(_UNFINISHED))
 
     def _delete_files(self) -> None:
-        """Deletes the files of the manifest: others may be somebody else's, whatever their names."""
+        """Deletes only the files of the manifest; others may belong to somebody else, whatever their names."""
         if not self._manifest:
             return
         entries = [entry for split in self.splits.values() for entry in split["files"]]
@@ -294,7 +294,7 @@ class PreparedFiles:
         return sorted(name for name in names if not re.fullmatch(ours, name))
 
     def _read_manifest(self) -> dict[str, Any]:
-        """Returns the manifest, finished or not; {} where there is none, or one of another program."""
+        """Returns the manifest, finished or not; {} if there is none, or one of another program."""
         for name in (MANIFEST, _UNFINISHED):
             if manifest := find_json(self._path(name), PREPARED_FORM):
                 return manifest
