@@ -1,1 +1,1 @@
-"""Measurements that are named in the docs."""
+"""Measurements named in the docs."""

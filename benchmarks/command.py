@@ -1,4 +1,4 @@
-"""`--mode=benchmark`: measures what is asked for, between two measurements of the machine, and tells it."""
+"""`--mode=benchmark`: one benchmark between two measurements of the machine."""
 
 from benchmarks.figures import Outcome, describe, network_name
 from benchmarks.synthetic import training_of
@@ -7,10 +7,10 @@ from tf_simclr.terminal.output import show
 
 
 def run_benchmark(config: BenchmarkConfig) -> None:
-    """Measures what `config` says and prints what was found.
+    """Runs the benchmark of `config` and prints its figures.
 
     Raises:
-        UserError: the settings contradict each other, or the work does not fit into this machine.
+        UserError: if settings contradict each other, or the work does not fit into this machine.
     """
     training_of(config)  # Contradictions show before TensorFlow loads.
     if config.benchmark == "flops":
@@ -23,7 +23,7 @@ def run_benchmark(config: BenchmarkConfig) -> None:
 
 
 def measure(config: BenchmarkConfig) -> Outcome:
-    """Measures what `config` says, and the machine before and after it."""
+    """Runs the benchmark of `config`, and measures the machine before and after."""
     from benchmarks.inference import measure_inference
     from benchmarks.input import measure_input
     from benchmarks.machine import describe_machine, measure_limits, share_gpu

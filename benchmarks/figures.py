@@ -1,4 +1,4 @@
-"""What a benchmark found, and how it is told: nothing here measures."""
+"""Figures of a benchmark, and their text. Nothing here measures."""
 
 import dataclasses
 import statistics
@@ -9,7 +9,7 @@ from tf_simclr.config import ModelConfig
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """What a machine can do at most, in one number format.
+    """Highest rates of a machine in one number format.
 
     Attributes:
         matmul: GFLOP/s of a large dense product.
@@ -40,11 +40,11 @@ class Figure:
         work: what was done.
         unit: of the samples, such as `pairs/s`, `s` or `GB`.
         samples: one for each repetition.
-        flops: operations for one of what a rate counts; 0 where they say nothing.
-        memory: largest memory in GB, None where it was not measured.
-        bound: what the samples could be at most, in their unit; None where nothing but `Limits` bounds them.
-        pytorch: samples of the same work in PyTorch; empty where it was not measured.
-        notes: what else there is to say, a line each.
+        flops: operations per counted unit of the rate; 0 if they are not relevant.
+        memory: largest memory in GB, None if it was not measured.
+        bound: upper bound of the samples in their unit; None if only `Limits` bounds them.
+        pytorch: samples of the same work in PyTorch; empty if it was not measured.
+        notes: further lines.
     """
 
     work: str
@@ -58,21 +58,21 @@ class Figure:
 
     @property
     def median(self) -> float:
-        """Of the samples."""
+        """Median of the samples."""
         return statistics.median(self.samples)
 
     @property
     def gflops_per_second(self) -> float:
-        """Rate of operations at the median."""
+        """Operations per second at the median."""
         return self.median * self.flops / 1e9
 
     @property
     def ratio(self) -> float | None:
-        """How many times as much as PyTorch, median by median; None without it."""
+        """Ratio to PyTorch's median; None without PyTorch."""
         return self.median / statistics.median(self.pytorch) if self.pytorch else None
 
     def fraction(self, limits: Limits | None) -> float | None:
-        """Returns the share that was reached of `bound`, or else of the limit of a dense product."""
+        """Returns the median as a share of `bound`, or else of the limit of a dense product."""
         if self.bound is not None:
             return self.median / self.bound
         return self.gflops_per_second / limits.matmul if self.flops and limits else None
@@ -80,12 +80,12 @@ class Figure:
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """All that one benchmark found.
+    """All results of one benchmark.
 
     Attributes:
         title: the work and the machine, one line.
-        limits: of the machine, measured before and after; None where nothing ran.
-        figures: what was measured.
+        limits: limits of the machine, measured before and after; None if nothing ran.
+        figures: the measured figures.
     """
 
     title: str
@@ -94,7 +94,7 @@ class Outcome:
 
 
 def describe(outcome: Outcome) -> list[str]:
-    """Returns the lines that tell a user what was found."""
+    """Returns the results as lines for the user."""
     lines = [outcome.title]
     if outcome.limits:
         lines.append(f"limits of this machine: {outcome.limits}")
@@ -130,7 +130,7 @@ def format_range(samples: Sequence[float]) -> str:
 
 
 def format_number(value: float) -> str:
-    """Returns a number with at least three digits, and no more behind the point than it takes."""
+    """Returns a number with at least three digits, and no more decimals than necessary."""
     return f"{value:,.{2 if value < 10 else 1 if value < 1000 else 0}f}"
 
 

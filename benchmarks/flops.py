@@ -2,10 +2,9 @@
 
 python run.py --mode=benchmark --benchmark=flops --image_size=224
 
-Counts convolutions, dense layers and the similarities of the contrastive loss, two operations for each
-multiplication with its addition; what is elementwise (batch norm, rectifiers, the optimizer) is left out, as it is
-elsewhere. The layers are those that `tf_simclr.models` adds: its builders are handed one that adds nothing,
-but counts.
+Counts convolutions, dense layers and the similarities of the contrastive loss, with two operations per
+multiplication and addition. Elementwise work (batch norm, rectifiers, the optimizer) is left out, as is usual. The
+builders of `tf_simclr.models` receive an object that counts their layers instead of adding them.
 """
 
 import dataclasses
@@ -25,14 +24,14 @@ _NETWORK_FLAGS = {"resnet_depth", "width_multiplier", "sk_ratio", "se_ratio"}
 
 
 def step_flops(training: ExperimentConfig, num_classes: int) -> int:
-    """Counts one training step: the forward pass, and the gradients by kernels and by what lies before them.
+    """Counts one training step: the forward pass, and the gradients by kernels and by their inputs.
 
-    By images there is no gradient, and none by what is frozen; a probe has none by its features. Work that is
-    done twice to save memory counts once, so that a rate says what the step achieves.
+    There is no gradient by images, by frozen layers, or by the features of a probe. Work that is repeated to save
+    memory counts once, so that rates are comparable.
 
     Args:
-        training: of the step; pretraining has its linear probe unless it is switched off.
-        num_classes: of the supervised head.
+        training: configuration of the step; pretraining has its linear probe unless it is switched off.
+        num_classes: number of classes of the supervised head.
 
     Returns:
         Operations of the whole batch.
@@ -62,14 +61,14 @@ def similarity_flops(batch_size: int, width: int) -> int:
     """Counts the similarities of all views with all views: one product of `[2B, d]` with `[d, 2B]`.
 
     Args:
-        batch_size: B, images that are compared.
-        width: d, of a projection.
+        batch_size: B, number of compared images.
+        width: d, width of a projection.
     """
     return 2 * (2 * batch_size) ** 2 * width
 
 
 def _memory_flops(training: ExperimentConfig, network: NetworkCost) -> int:
-    """Counts what a memory of negatives adds: the average's forward pass, and similarities with their gradient."""
+    """Counts the work of stored negatives: the average's forward pass, and similarities with their gradient."""
     num_rows, size = 2 * training.train.train_batch_size, training.contrast.memory_size
     similarities = 2 * num_rows * size * network.head_widths[-1]
     return num_rows * network.flops + 2 * similarities if size else 0
@@ -80,7 +79,7 @@ def _supervised_flops(network: NetworkCost, config: ModelConfig, num_classes: in
 
 
 def _trained_flops(stages: tuple[StageCost, ...], num_frozen: int = 0) -> int:
-    """Counts forward pass and gradients of one image, where the first `num_frozen` stages are frozen."""
+    """Counts forward pass and gradients of one image; the first `num_frozen` parts of the network are frozen."""
     total = sum(stage.flops for stage in stages)
     for number, stage in enumerate(stages[num_frozen:]):
         for product in stage.products:
@@ -90,7 +89,7 @@ def _trained_flops(stages: tuple[StageCost, ...], num_frozen: int = 0) -> int:
 
 
 def count_table(config: BenchmarkConfig) -> list[str]:
-    """Returns the lines of a table: the paper's networks, or the one whose depth, width, SK or SE is stated."""
+    """Returns the lines of a table of the paper's networks, or of the one whose depth, width, SK or SE is stated."""
     models = [config.model]
     if not _NETWORK_FLAGS.intersection(config.stated):
         models = [

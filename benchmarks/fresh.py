@@ -1,4 +1,4 @@
-"""Work in a process of its own, whose memory and start nothing else has touched."""
+"""Work in a new process, with fresh memory and start-up."""
 
 import concurrent.futures
 import multiprocessing
@@ -11,7 +11,7 @@ from typing import Any
 
 from tf_simclr.terminal.memory import available_memory
 
-# Below this the system would begin to end programs by itself, not only ours.
+# With less free memory, the system would kill programs, not only this one.
 _RESERVED = 500_000_000
 _SECONDS_BETWEEN_LOOKS = 0.05
 
@@ -21,14 +21,14 @@ class OutOfMemoryError(Exception):
 
 
 def in_fresh_process(function: Callable, *arguments: Any) -> Any:
-    """Returns `function(*arguments)`, computed in a new process that ends then.
+    """Returns `function(*arguments)`, computed in a new process.
 
     Args:
-        function: of a module, as are all that it is given and returns.
-        *arguments: of the function.
+        function: function of a module; its arguments and result can be pickled.
+        *arguments: arguments of the function.
 
     Raises:
-        OutOfMemoryError: the process ended itself before the memory of the machine was used up, or was ended.
+        OutOfMemoryError: if the process ended itself before the machine's memory was full, or was killed.
     """
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(1, context, initializer=_guard_memory) as pool:
@@ -39,7 +39,7 @@ def in_fresh_process(function: Callable, *arguments: Any) -> Any:
 
 
 def _guard_memory() -> None:
-    """Ends this process as soon as there is hardly any memory left."""
+    """Ends this process when the machine's memory is almost full."""
 
     def watch() -> None:
         while True:

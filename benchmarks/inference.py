@@ -2,7 +2,7 @@
 
 python run.py --mode=benchmark --benchmark=inference --resnet_depth=50 --image_size=224
 
-Takes the flags of the network, with random weights, and says how many times faster the folded module is.
+Takes the flags of the network, with random weights, and prints the speed-up of the folded module.
 """
 
 import os
@@ -21,7 +21,7 @@ _NUM_CLASSES = 1000
 _WARM_UP = 3
 _BASE = "plain SavedModel"
 _FOLDED = "folded module"
-# With fewer the median has no interval of 95 %.
+# With fewer samples, the median has no 95 % interval.
 _MIN_REPEATS = 6
 
 
@@ -54,7 +54,7 @@ def measure_inference(config: BenchmarkConfig) -> list[Figure]:
 
 
 def _make_functions(config: BenchmarkConfig, folder: str) -> dict[str, Callable]:
-    """Returns what is compared, as functions of images."""
+    """Returns the compared networks as functions of images."""
     import tensorflow as tf
 
     from exports.fold_batch_norm import write_folded
@@ -81,7 +81,7 @@ def _keeping(module: Any) -> Callable:
 
 
 def _randomize_norms(model: Any) -> None:
-    """Gives batch norm values of its own: the last one of a new block is zero, and hides the block."""
+    """Gives batch norm random values; in a new network, the last norm of a block is zero and hides the block."""
     rng = np.random.default_rng(0)
     for norm in model.norms:
         shape = norm.gamma.shape
@@ -98,13 +98,13 @@ def _waiting(function: Callable, images: Any) -> Callable[[], Any]:
 
 
 def _ratio(name: str, base: np.ndarray, folded: np.ndarray) -> str:
-    """Says how the folded module compares, by the medians and by the pairs."""
+    """Returns the comparisons with the folded module, by medians and by pairs."""
     from scipy import stats
 
     line = f"{_FOLDED} against {name}: {np.median(base) / np.median(folded):.3f} times as fast"
     if len(base) < _MIN_REPEATS:
         return line
-    # By order statistics, without a word on the distribution.
+    # By order statistics, without assumptions on the distribution.
     interval = stats.quantile_test(base / folded, p=0.5).confidence_interval(0.95)
     pairs = f"in pairs {np.median(base / folded):.3f}, 95 % from {interval.low:.3f} to {interval.high:.3f}"
     return f"{line}; {pairs}"

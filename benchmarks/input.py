@@ -1,9 +1,9 @@
-"""The training input: from images to batches of augmented views.
+"""Time the training input, from images to batches of augmented views.
 
 python run.py --mode=benchmark --benchmark=input --image_size=224 --benchmark_batch_size=64
 
-Takes the flags of a training run. Without --dataset it makes images: up to 32 px as many and of the size of those of
-CIFAR-10, but random, in memory; else JPEG files of 500 x 375 pixels in a temporary folder.
+Takes the flags of a training run. Without --dataset it makes images: up to 32 px random ones in memory, with the number
+and size of CIFAR-10's; above, JPEG files of 500 x 375 pixels in a temporary folder.
 """
 
 import dataclasses
@@ -41,7 +41,7 @@ def measure_input(config: BenchmarkConfig) -> list[Figure]:
 
 
 def write_images(folder: pathlib.Path, count: int) -> None:
-    """Writes smooth random images of two classes, whose files are about as large as those of ImageNet."""
+    """Writes smooth random images of two classes, with files of about the size of ImageNet's."""
     import tensorflow as tf
 
     for label in ("even", "odd"):
@@ -54,7 +54,7 @@ def write_images(folder: pathlib.Path, count: int) -> None:
 
 
 def _random_arrays(training: ExperimentConfig):
-    """Returns what a training run is made of, with random images in memory."""
+    """Returns the ingredients of a training run with random images in memory."""
     import numpy as np
 
     from tf_simclr.data import ArraySource
@@ -82,7 +82,7 @@ def _measure(training: ExperimentConfig, ingredients, repeats: int, name: str) -
     on_device = training.augment.augment_on == "device"
     dataset = training_batches(training, ingredients, plan, num_views=num_views, first_step=0, on_device=on_device)
     batches = iter(dataset)
-    # The first repetition compiles, and fills what is fetched ahead.
+    # The first repetition compiles and fills the prefetch buffers.
     rates = [batch_size * _batches_per_second(batches) for _ in range(1 + repeats)]
     decode = _decode_rate(training.data.dataset)
     return Figure(
@@ -103,7 +103,7 @@ def _batches_per_second(batches: Iterator) -> float:
 
 
 def _decode_rate(dataset: str) -> float | None:
-    """Returns the JPEG files that TensorFlow decodes a second on all cores; None where there are none."""
+    """Returns the number of JPEG files that TensorFlow decodes per second on all cores; None without JPEG files."""
     import tensorflow as tf
 
     from tf_simclr.data.sources import FOLDER_PREFIX

@@ -1,4 +1,4 @@
-"""The training step as the program that TensorFlow hands to XLA, for compilers and machines without TensorFlow."""
+"""Lowering of the training step to the program that XLA compiles, for machines without TensorFlow."""
 
 import re
 from typing import Any, NamedTuple
@@ -7,11 +7,11 @@ from tf_simclr.config import ExperimentConfig
 
 
 class LoweredStep(NamedTuple):
-    """A training step of one replica; all that it reads are arguments, variables too.
+    """A training step of one replica. Everything that it reads is an argument, variables too.
 
     Attributes:
         hlo: the program, an `HloModuleProto`.
-        arguments: of each argument `dtype`, `shape`, and of its values `mean`, `std`, `min` and `max`.
+        arguments: for each argument `dtype` and `shape`, and the `mean`, `std`, `min` and `max` of its values.
     """
 
     hlo: bytes
@@ -19,9 +19,9 @@ class LoweredStep(NamedTuple):
 
 
 def lower_step(config: ExperimentConfig, num_classes: int) -> LoweredStep:
-    """Returns the complete step of `config`, without collectives; needs TensorFlow, but no jax.
+    """Returns the complete step of `config`, without collectives; needs TensorFlow but not jax.
 
-    With `augment_on` = `device` it begins with what follows the crop, as for images that are decoded one by one.
+    With `augment_on` = `device`, it starts after the crop, as for images that are decoded one by one.
     """
     import tensorflow as tf
 
@@ -46,7 +46,7 @@ def lower_step(config: ExperimentConfig, num_classes: int) -> LoweredStep:
 
     hlo = step.experimental_get_compiler_ir(*tensors)(stage="hlo_serialized")
     concrete = step.get_concrete_function(*tensors)
-    # Velocities are known by their handles alone.
+    # Velocities are known only by their handles.
     read = (*concrete.variables, *task.optimizer.variables())
     variables = {id(variable.handle): variable for variable in read}
     captured = [variables.get(id(tensor), tensor) for tensor in concrete.captured_inputs]
@@ -60,9 +60,9 @@ def _describe(values: Any) -> dict[str, Any]:
 
 
 def to_stablehlo(hlo: bytes) -> str:
-    """Returns a program as StableHLO text, which jax's compilers take; needs jax, but no TensorFlow."""
+    """Returns a program as StableHLO text for jax's compilers; needs jax but not TensorFlow."""
     from jax._src.lib import xla_client
 
     program = xla_client._xla.mlir.xla_computation_to_mlir_module(xla_client.XlaComputation(hlo))
-    # TensorFlow returns variables that did not change as copies, which StableHLO does not have.
+    # TensorFlow returns unchanged variables as copies, which StableHLO does not have.
     return re.sub(r"mhlo\.copy (%[\w#]+) : (tensor<[^>]*>)", r"stablehlo.reshape \1 : (\2) -> \2", program)

@@ -1,4 +1,4 @@
-"""What this machine is, and what it can do at most."""
+"""Description and limits of this machine."""
 
 import os
 import platform
@@ -19,15 +19,15 @@ _COPIED_BYTES = 2**26  # More than caches hold, and less than any training step 
 
 
 def share_gpu() -> None:
-    """Lets the processes of a benchmark take no more of a GPU than they need; call it before TensorFlow loads."""
+    """Makes TensorFlow take GPU memory only as needed; call it before TensorFlow loads."""
     os.environ.setdefault("TF_FORCE_GPU_ALLOW_GROWTH", "true")
 
 
 def measure_limits(dtype: str) -> Limits:
-    """Measures dense products, convolutions and copies, for about a second, after one call of each.
+    """Measures dense products, convolutions and copies for about a second, after one call of each.
 
     Args:
-        dtype: in which a network computes, such as float32.
+        dtype: number format of a network, such as float32.
     """
     import tensorflow as tf
 
@@ -35,7 +35,7 @@ def measure_limits(dtype: str) -> Limits:
     square = tf.ones([side, side], dtype)
     matmul = tf.function(lambda: tf.matmul(square, square), autograph=False)
     copied = tf.ones([_COPIED_BYTES // tf.as_dtype(dtype).size], dtype)
-    # A negation is a copy that nothing can leave out.
+    # A negation is a copy that cannot be optimised away.
     copy = tf.function(lambda: -copied, autograph=False)
     return Limits(
         matmul=2 * side**3 / _least_seconds(matmul) / 1e9,
@@ -65,7 +65,7 @@ def _least_seconds(function: Callable[[], Any]) -> float:
 
 
 def _wait(tensor: Any) -> None:
-    """Waits for an accelerator, without fetching all of a tensor."""
+    """Waits for an accelerator without fetching a whole tensor."""
     tensor[(0,) * tensor.shape.rank].numpy()
 
 
@@ -80,16 +80,16 @@ def peak_memory() -> float:
 
 def resident_memory() -> float:
     """Returns the largest resident memory of this process since its program was started, in GB."""
-    # What `resource` knows includes the process that started this one.
+    # The figure of `resource` includes the process that started this one.
     kilobytes = _read_number("/proc/self/status", "VmHWM:")
     return (kilobytes or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * 1024 / 1e9
 
 
 def seconds_since_start() -> float:
-    """Returns how long ago this process was started.
+    """Returns the seconds since this process was started.
 
     Raises:
-        UserError: the system does not tell.
+        UserError: if the system does not tell.
     """
     try:
         with open("/proc/self/stat") as file:
@@ -122,7 +122,7 @@ def _processor() -> str:
 
 
 def _read_number(path: str, name: str) -> int | None:
-    """Returns the number behind `name` in a file of the kernel; None where there is none."""
+    """Returns the number after `name` in a file of the kernel; None if there is none."""
     try:
         with open(path) as file:
             return next(int(line.split()[1]) for line in file if line.startswith(name))

@@ -1,9 +1,9 @@
-"""The largest memory of the training step, in processes of their own.
+"""Measure the peak memory of the training step, in separate processes.
 
 python run.py --mode=benchmark --benchmark=memory --image_size=224 --contrast_chunks=8 --global_bn=False \
     --benchmark_batch_size=64
 
-What saves memory (--contrast_chunks, --recompute) is measured with and without it, where that fits.
+Measures with and without each flag that saves memory (--contrast_chunks, --recompute), if both fit.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from tf_simclr.config import BenchmarkConfig, ExperimentConfig, UserError
 
 @dataclasses.dataclass(frozen=True)
 class StepMemory:
-    """What one process measured.
+    """Measurements of one process.
 
     Attributes:
         imported: GB with TensorFlow imported, before anything was built.
@@ -34,10 +34,10 @@ class StepMemory:
 
 
 def measure_memory(config: BenchmarkConfig) -> list[Figure]:
-    """Measures the step of `config`, and what it takes without each thing that saves memory.
+    """Measures the step of `config`, with and without each flag that saves memory.
 
     Raises:
-        UserError: the step does not fit into the memory of this machine.
+        UserError: if the step does not fit into the memory of this machine.
     """
     training = training_of(config)
     try:
@@ -63,7 +63,7 @@ def measure_memory(config: BenchmarkConfig) -> list[Figure]:
 
 
 def step_memory(training: ExperimentConfig, repeats: int) -> StepMemory:
-    """Measures this process, which must be a new one: a first step, which traces, and `repeats` more."""
+    """Measures this process, which must be new: a first step, which traces, and `repeats` more."""
     import tensorflow  # noqa: F401
 
     imported = resident_memory()
@@ -73,7 +73,7 @@ def step_memory(training: ExperimentConfig, repeats: int) -> StepMemory:
 
 
 def _without_savings(training: ExperimentConfig) -> dict[str, ExperimentConfig]:
-    """Returns the training without each thing that saves memory, by the flag that switches it off."""
+    """Returns the training without each flag that saves memory, by the flag that switches it off."""
     variants = {}
     if training.contrast.contrast_chunks > 1:
         whole = dataclasses.replace(training.contrast, contrast_chunks=1)

@@ -1,8 +1,8 @@
-"""From the start of a process to the end of its first training step, in processes of their own.
+"""Time from the start of a process to the end of its first training step, in separate processes.
 
 python run.py --mode=benchmark --benchmark=startup --resnet_depth=50 --sk_ratio=0.0625 --image_size=224
 
-With --benchmark_trace_only the step is traced, not run, which needs no memory for the activations.
+With --benchmark_trace_only, the step is traced but not run, which needs no memory for activations.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ class Startup:
     """Seconds from the start of a process until something is done.
 
     Attributes:
-        reached: seconds, by what was reached then, in this order.
+        reached: seconds until each point, by name and in order.
         memory: GB at most.
     """
 
@@ -29,13 +29,13 @@ class Startup:
 
 
 def measure_startup(config: BenchmarkConfig) -> list[Figure]:
-    """Starts the training of `config` as often as it says.
+    """Starts the training of `config` as many times as it says.
 
     Raises:
-        UserError: the network does not fit into the memory, or the system does not tell when a process started.
+        UserError: if the network does not fit into memory, or the system does not tell when a process started.
     """
     training = training_of(config)
-    seconds_since_start()  # Where that fails, it fails at once.
+    seconds_since_start()  # Fails at once on other systems.
     try:
         starts = [in_fresh_process(start_up, training, config.benchmark_trace_only) for _ in range(config.repeats)]
     except OutOfMemoryError as error:
@@ -57,7 +57,7 @@ def measure_startup(config: BenchmarkConfig) -> list[Figure]:
 
 
 def start_up(training: ExperimentConfig, trace_only: bool) -> Startup:
-    """Measures this process, which must be a new one."""
+    """Measures this process, which must be new."""
     reached: dict[str, float] = {}
 
     def reach(name: str) -> None:

@@ -1,9 +1,9 @@
-"""The training step, with probe and LARS, on one batch that stays in memory.
+"""Time the training step, with probe and LARS, on one batch in memory.
 
 python run.py --mode=benchmark --benchmark=step --resnet_depth=18 --image_size=32 --benchmark_batch_size=64
 
-Takes the flags of a training run; --train_mode=finetune and distill, whose teacher has the network of the student, too.
-Where PyTorch is installed, the same pretraining step in PyTorch is timed in turn with it.
+Takes the flags of a training run, also --train_mode=finetune and distill; the teacher has the student's network.
+If PyTorch is installed, the same pretraining step in PyTorch is timed alternately.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ from benchmarks.synthetic import count_classes, make_batch, make_task, training_
 from benchmarks.timing import time_in_turn
 from tf_simclr.config import BenchmarkConfig, ExperimentConfig
 
-# A repetition takes as many steps as take this long, so that clocks and calls do not count.
+# Minimum duration of a repetition, which makes the cost of clocks and calls negligible.
 _SECONDS = 0.5
 _WARM_UP = 2
 _PYTORCH = "PyTorch"
@@ -31,15 +31,15 @@ class PreparedStep:
     """A training step that is ready to be traced.
 
     Attributes:
-        run: from `tf_simclr.training.loop.make_train_function`.
-        batches: the same batch for ever.
+        run: function of `tf_simclr.training.loop.make_train_function`.
+        batches: the same batch without end.
     """
 
     run: Any
     batches: Any
 
     def trace(self) -> None:
-        """Makes the graph, which the first call does otherwise, and runs nothing."""
+        """Builds the graph, as the first call would, without running it."""
         import tensorflow as tf
 
         self.run.get_concrete_function(self.batches, tf.constant(1))
@@ -104,12 +104,12 @@ def measure_step(config: BenchmarkConfig) -> list[Figure]:
 
 
 def unit_of(training: ExperimentConfig) -> str:
-    """Returns what a training run counts: pairs of views while pretraining, else images."""
+    """Returns the counted unit: pairs of views for pretraining, otherwise images."""
     return "pairs/s" if training.train.train_mode == "pretrain" else "images/s"
 
 
 def _why_not_pytorch(training: ExperimentConfig) -> str | None:
-    """Returns why there is no such step in PyTorch; None where there is."""
+    """Returns why there is no such step in PyTorch; None if there is one."""
     model, plain = training.model, ExperimentConfig()
     if importlib.util.find_spec("torch") is None:
         return "it is not installed"

@@ -1,4 +1,4 @@
-"""A training run without data: its configuration, its task with the complete step, and a batch for it."""
+"""Training run without data: configuration, task with the complete step, and a batch."""
 
 import dataclasses
 from typing import Any
@@ -7,10 +7,10 @@ from tf_simclr.config import BenchmarkConfig, ExperimentConfig, ModelConfig
 
 
 def training_of(config: BenchmarkConfig) -> ExperimentConfig:
-    """Returns the training that a benchmark measures, which starts from random weights.
+    """Returns the training that a benchmark measures, starting from random weights.
 
     Raises:
-        UserError: its settings contradict each other.
+        UserError: if its settings contradict each other.
     """
     train = dataclasses.replace(config.train, train_batch_size=config.benchmark_batch_size, checkpoint=None)
     return ExperimentConfig(
@@ -26,7 +26,7 @@ def training_of(config: BenchmarkConfig) -> ExperimentConfig:
 
 
 def count_classes(config: ModelConfig) -> int:
-    """Returns the classes of a data set that has images of this size: CIFAR-10, or ImageNet."""
+    """Returns the number of classes of CIFAR-10 or ImageNet, by the size of the images."""
     return 10 if config.cifar_stem else 1000
 
 

@@ -2,8 +2,8 @@
 
 python -m benchmarks.table
 
-Each row is a command line of `python run.py --mode=benchmark` in a process of its own. Two quiet cores take about
-12 minutes; whatever runs beside it goes into the figures, as the load in the first line tells.
+Each row is a command line of `python run.py --mode=benchmark` in a separate process. Two quiet cores take about 12
+minutes. Other programs affect the figures; the first line shows the load.
 """
 
 import datetime
@@ -54,7 +54,7 @@ def measure_line(arguments: str) -> Outcome:
     """Measures a command line of `--mode=benchmark`.
 
     Raises:
-        UserError: a flag or a value is wrong, or the work does not fit into this machine.
+        UserError: if a flag or a value is wrong, or the work does not fit into this machine.
     """
     config, _ = parse_command_line(["--mode=benchmark", *shlex.split(arguments)])
     if not isinstance(config, BenchmarkConfig):
@@ -63,7 +63,7 @@ def measure_line(arguments: str) -> Outcome:
 
 
 def measure_rows(rows: Mapping[str, str]) -> Iterable[tuple[str, Outcome | str]]:
-    """Yields for each row, as soon as it is measured, its name and what was found, or why nothing was.
+    """Yields the name and the result of each row, or the reason for none, as soon as it is measured.
 
     Args:
         rows: command lines by the names of the rows.
@@ -78,10 +78,10 @@ def measure_rows(rows: Mapping[str, str]) -> Iterable[tuple[str, Outcome | str]]
 
 
 def format_table(outcomes: Mapping[str, Outcome | str]) -> list[str]:
-    """Returns the lines of a table in Markdown: the first figure of each outcome, then all that was noted.
+    """Returns the lines of a Markdown table with the first figure of each outcome, then all notes.
 
     Args:
-        outcomes: what `measure_rows` gave.
+        outcomes: results of `measure_rows`.
     """
     rows, notes = list(_HEAD), []
     limits: Limits | None = None
@@ -115,7 +115,7 @@ def _row(name: str, figure: Figure, limits: Limits | None) -> str:
 
 
 def main() -> None:
-    """Measures all rows; each is told when it is done, the table at the end."""
+    """Measures all rows; prints each when it is done, and the table at the end."""
     from benchmarks.machine import describe_machine, share_gpu
 
     share_gpu()

@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping
 def time_in_turn(
     functions: Mapping[str, Callable[[], object]], repeats: int, *, warm_up: int
 ) -> dict[str, tuple[float, ...]]:
-    """Returns the seconds of each call; the order turns with every repetition, so that noise meets all alike.
+    """Returns the seconds of each call; the order rotates every repetition, so that noise affects all equally.
 
     Args:
         functions: each returns when its work is done.
-        repeats: calls of each that count.
-        warm_up: calls of each before them.
+        repeats: timed calls of each.
+        warm_up: earlier calls of each, not timed.
     """
     names = list(functions)
     seconds: dict[str, list[float]] = {name: [] for name in names}

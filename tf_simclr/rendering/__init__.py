@@ -1,4 +1,4 @@
-"""HTML, plots and image grids, from values that are given.
+"""HTML, plots and image grids from given values.
 
-Imports `metrics` and everything below it; reads no file of a run.
+Imports `metrics` and everything below it; does not read files of a run.
 """

@@ -1,4 +1,4 @@
-"""The page itself: HTML that needs no other file. Whatever text is given is escaped here."""
+"""Self-contained HTML pages. All given text is escaped here."""
 
 import base64
 import html
@@ -50,17 +50,17 @@ def render(title: str, lead: str, sections: Mapping[str, str]) -> str:
 
 
 def text(content: str, kind: str = "plain") -> str:
-    """Returns a paragraph; `kind`, here as below, is a class of the style sheet."""
+    """Returns a paragraph; `kind`, here and below, is a class of the style sheet."""
     return f'<p class="{kind}">{html.escape(content)}</p>'
 
 
 def subheading(content: str) -> str:
-    """Returns the heading of a part of a section."""
+    """Returns the heading of a subsection."""
     return f"<h3>{html.escape(content)}</h3>"
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], kind: str) -> str:
-    """Returns a table that scrolls by itself where the window is narrow."""
+    """Returns a table that scrolls separately in a narrow window."""
 
     def line(mark: str, cells: Sequence[str]) -> str:
         return "<tr>" + "".join(f"<{mark}>{html.escape(cell)}</{mark}>" for cell in cells) + "</tr>"
@@ -76,7 +76,7 @@ def picture(png: bytes, description: str, kind: str = "plain") -> str:
 
 
 def grid(pictures: Iterable[str]) -> str:
-    """Returns pictures side by side, as many as the window has room for."""
+    """Returns pictures side by side, as many as fit into the window."""
     return f'<div class="grid">{"".join(pictures)}</div>'
 
 
@@ -92,5 +92,5 @@ def code(content: str) -> str:
 
 
 def details(summary: str, content: str) -> str:
-    """Returns HTML `content` that is folded away."""
+    """Returns HTML `content`, folded."""
     return f"<details><summary>{html.escape(summary)}</summary>{content}</details>"

@@ -1,4 +1,4 @@
-"""Pictures of a run as PNG: curves, and points in two dimensions."""
+"""Plots of a run as PNG: curves, points in two dimensions, confusion matrices."""
 
 import io
 import warnings
@@ -52,11 +52,11 @@ def plot_losses(scalars: Mapping[str, Points], chance: tuple[str, float] | None)
     """Draws the losses over the steps.
 
     Args:
-        scalars: (step, value) pairs by tag; those that are no losses are left out.
+        scalars: (step, value) pairs by tag; tags other than losses are ignored.
         chance: label and value of a level to draw, None for none.
 
     Returns:
-        A PNG; None where there are no losses.
+        A PNG; None if there are no losses.
     """
     figure, axes = _axes(*_CURVES_SIZE)
     if not _plot_lines(axes, scalars, LOSSES):
@@ -77,7 +77,7 @@ def plot_accuracies(scalars: Mapping[str, Points]) -> bytes | None:
 
 
 def why_not_projected(features: np.ndarray) -> str | None:
-    """Returns why a map of features `[N, D]` would show nothing; None where it shows something."""
+    """Returns why a map of features `[N, D]` would be useless; None if it would not be."""
     if len(features) < _MIN_POINTS:
         return "too few readable images"
     if features.shape[1] < 2:
@@ -89,12 +89,12 @@ def why_not_projected(features: np.ndarray) -> str | None:
 
 
 def plot_label_efficiency(curves: Mapping[str, Sequence[tuple[int, Sequence[float]]]], what: str) -> bytes:
-    """Draws accuracy against the number of labels, which is logarithmic.
+    """Draws accuracy against the number of labels, on a logarithmic axis.
 
     Args:
-        curves: by method (number of labels a class, accuracies in [0, 1] by seed) pairs, in ascending order. The
-            line goes through their means, the band from the lowest to the highest.
-        what: the label of the accuracies.
+        curves: for each method, (labels per class, accuracies in [0, 1] by seed) pairs in ascending order. The
+            line is the mean, the band the range.
+        what: label of the accuracies.
 
     Returns:
         A PNG.
@@ -122,7 +122,7 @@ def project(features: np.ndarray) -> np.ndarray:
 
     components = min(_MAX_COMPONENTS, *features.shape)
     perplexity = min(30.0, (len(features) - 1) / 3)
-    with threadpool_limits(1):  # Several threads beside those of TensorFlow are up to 30 times slower.
+    with threadpool_limits(1):  # Several threads that compete with TensorFlow's are up to 30 times slower.
         reduced = PCA(components, random_state=0).fit_transform(features)
         return TSNE(perplexity=perplexity, random_state=0).fit_transform(reduced)
 
@@ -139,8 +139,8 @@ def plot_points(points: np.ndarray, labels: np.ndarray, num_classes: int, *, leg
     Args:
         points: `[N, 2]`.
         labels: int `[N]`; negative for none, which is drawn in grey.
-        num_classes: with more than 20 the colours are those of a rainbow.
-        legend: names of at most 20 classes to be written beside the points.
+        num_classes: number of classes; more than 20 have the colours of a rainbow.
+        legend: names of at most 20 classes, written beside the points.
 
     Returns:
         A PNG.
@@ -164,7 +164,7 @@ def plot_points(points: np.ndarray, labels: np.ndarray, num_classes: int, *, leg
 
 
 def _write_legend(axes: Axes, shown: Sequence[Any], names: Sequence[str]) -> None:
-    # Matplotlib leaves out names that begin with "_", and takes $...$ for a formula.
+    # Matplotlib omits names that begin with "_", and reads $...$ as a formula.
     legend = axes.legend(
         shown, ["?"] * len(shown), loc="center left", bbox_to_anchor=(1, 0.5), frameon=False, fontsize="small"
     )
@@ -173,11 +173,11 @@ def _write_legend(axes: Axes, shown: Sequence[Any], names: Sequence[str]) -> Non
 
 
 def plot_confusion(counts: np.ndarray, class_names: Sequence[str]) -> bytes:
-    """Draws a confusion matrix, each row as shares of its class.
+    """Draws a confusion matrix, with each row as shares of its class.
 
     Args:
-        counts: `[K, K]`, of the true class and the predicted one.
-        class_names: K of them; written at the axes where there are at most 20.
+        counts: `[K, K]`, true classes as rows, predicted classes as columns.
+        class_names: K names, written at the axes if there are at most 20.
 
     Returns:
         A PNG.
@@ -185,7 +185,7 @@ def plot_confusion(counts: np.ndarray, class_names: Sequence[str]) -> bytes:
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     figure, axes = _axes(*_MATRIX_SIZE)
     is_small = len(counts) <= MAX_NAMED_CLASSES
-    # Of many classes few are taken for each other often: the root shows shares of some per cent.
+    # With many classes, most confusions are rare: the root makes shares of a few percent visible.
     norm = PowerNorm(1 if is_small else 0.5, 0, 1)
     image = axes.imshow(shares, cmap="Blues", norm=norm)
     axes.set(xlabel="taken for", ylabel="class")
@@ -208,7 +208,7 @@ def _name_classes(axes: Axes, class_names: Sequence[str]) -> None:
 
 
 def drawn_names(class_names: Sequence[str]) -> list[str]:
-    """Returns the names of classes as pictures show them: short, and as numbers where the font lacks a letter."""
+    """Returns class names for pictures: shortened, or numbers if the font lacks a letter."""
     names = [" ".join(name.split()) for name in class_names]
     names = [name if len(name) <= _MAX_NAME else f"{name[: _MAX_NAME - 1]}\N{HORIZONTAL ELLIPSIS}" for name in names]
     letters = get_font(findfont(FontProperties())).get_charmap()
@@ -222,7 +222,7 @@ def _axes(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def _plot_lines(axes: Axes, scalars: Mapping[str, Points], looks: Mapping[str, tuple[str, str]]) -> bool:
-    """Draws the curves that `looks` names; returns whether there are any."""
+    """Draws the curves in `looks`; returns whether there are any."""
     shown = [tag for tag in looks if tag in scalars]
     for tag in shown:
         label, colour = looks[tag]
@@ -253,6 +253,6 @@ def render(figure: Figure) -> bytes:
     """Returns a figure as PNG."""
     buffer = io.BytesIO()
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from")  # Of a script that the font does not have.
+        warnings.filterwarnings("ignore", "Glyph .* missing from")  # A script that the font does not have.
         figure.savefig(buffer, format="png", dpi=DPI)
     return buffer.getvalue()

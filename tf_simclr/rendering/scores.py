@@ -8,7 +8,7 @@ from tf_simclr.metrics.confusion import Confusion, largest_mistakes
 from tf_simclr.rendering import html, plots
 
 DASH = "\N{EN DASH}"
-# Key in a file of results, heading, and whether it is shown in per cent.
+# Key in a file of results, heading, and whether it is shown in percent.
 _SCORES = (
     ("label_top_1_accuracy", "top-1", True),
     ("label_top_5_accuracy", "top-5", True),
@@ -23,8 +23,8 @@ def score_cells(results: Sequence[Mapping[str, Any]], prefix: str) -> list[str]:
     """Returns the cells of a table under `SCORE_HEADINGS`.
 
     Args:
-        results: none, one, or several, of which mean, standard deviation and number are given.
-        prefix: of the keys, such as `eval`.
+        results: any number of results; several are shown as mean, standard deviation and number.
+        prefix: prefix of the keys, such as `eval`.
     """
     cells = []
     for name, _, is_share in _SCORES:
@@ -42,7 +42,7 @@ def _mean_and_spread(values: Sequence[float], unit: str, digits: int) -> str:
 
 
 def show_confusion(name: str, confusion: Confusion) -> str:
-    """Returns the picture of a confusion matrix, and the most frequent mistakes as a table."""
+    """Returns the picture of a confusion matrix and a table of the most frequent mistakes."""
     png = plots.plot_confusion(confusion.counts, confusion.class_names)
     picture = html.picture(png, f"confusion matrix of {name}", "square")
     mistakes = [

@@ -1,4 +1,4 @@
-"""A picture of augmented views beside the images that they are made of, as PNG."""
+"""Picture of augmented views beside their original images, as PNG."""
 
 from collections.abc import Sequence
 
@@ -10,11 +10,11 @@ from tf_simclr.rendering.plots import DPI, render
 
 # In pixels.
 _LEAST_SIDE, _GAP, _NAME_HEIGHT, _TITLE_HEIGHT, _NAME_LETTER = 160, 8, 24, 96, 8
-_MAX_SIDE = 2**16 - 1  # Of the versions of matplotlib that are supported, not all draw larger pictures.
+_MAX_SIDE = 2**16 - 1  # Some supported versions of matplotlib cannot draw larger pictures.
 
 
 def most_that_fit(size: int) -> tuple[int, int]:
-    """Returns how many images, and how many views of each, `size` pixels wide and high, a picture has the place for."""
+    """Returns the maximum number of images, and of views of each, in a picture with `size` x `size` views."""
     cell = size * _scale(size) + _GAP
     return (_MAX_SIDE - _TITLE_HEIGHT) // (cell + _NAME_HEIGHT), (_MAX_SIDE - _GAP) // cell - 1
 
@@ -23,10 +23,10 @@ def plot_views(originals: Sequence[np.ndarray], views: np.ndarray, names: Sequen
     """Draws a row for each image: the original, then its views, pixel by pixel.
 
     Args:
-        originals: uint8, each `[H, W, 1 or 3]`; they are drawn as large as the views.
-        views: float `[n, views, S, S, 3]`; values out of [0, 1] are cut off.
-        names: of the images.
-        title: of the picture.
+        originals: uint8, each `[H, W, 1 or 3]`; drawn at the size of the views.
+        views: float `[n, views, S, S, 3]`; values are clipped to [0, 1].
+        names: names of the images.
+        title: title of the picture.
 
     Returns:
         A PNG.
@@ -37,7 +37,7 @@ def plot_views(originals: Sequence[np.ndarray], views: np.ndarray, names: Sequen
     cell = size * scale + _GAP
     row_height = cell + _NAME_HEIGHT
     width, height = _GAP + (1 + num_views) * cell, _TITLE_HEIGHT + num_images * row_height
-    # A little more than that, as matplotlib rounds down.
+    # A little more, because matplotlib rounds down.
     figure = Figure(figsize=((width + 0.1) / DPI, (height + 0.1) / DPI), dpi=DPI)
     _write(figure, _GAP, height - _GAP, title, size=8, wrap=True)
     most_letters = width // _NAME_LETTER
@@ -51,12 +51,12 @@ def plot_views(originals: Sequence[np.ndarray], views: np.ndarray, names: Sequen
 
 
 def _scale(size: int) -> int:
-    """Returns how many times as large views of `size` pixels are drawn: whole, so that no pixel is a mixture."""
+    """Returns the integer magnification of views of `size` pixels, which keeps pixels unmixed."""
     return -(-_LEAST_SIDE // size)
 
 
 def _fit(image: np.ndarray, side: int) -> np.ndarray:
-    """Returns an image with its longer side at most `side` pixels, a small one enlarged by a whole number."""
+    """Returns an image with its longer side at most `side` pixels; a small one is enlarged by an integer factor."""
     times = max(1, side // max(image.shape[:2]))
     picture = Image.fromarray(np.broadcast_to(image, (*image.shape[:2], 3)).repeat(times, 0).repeat(times, 1))
     picture.thumbnail((side, side))
@@ -64,6 +64,6 @@ def _fit(image: np.ndarray, side: int) -> np.ndarray:
 
 
 def _write(figure: Figure, left: float, top: float, text: str, *, size: float, wrap: bool = False) -> None:
-    """Writes text, which may be any file name, below a point in pixels from the lower left."""
+    """Writes text (any file name) below a point in pixels from the lower left."""
     x, y = left / figure.bbox.width, top / figure.bbox.height
     figure.text(x, y, text, fontsize=size, va="top", wrap=wrap, parse_math=False)

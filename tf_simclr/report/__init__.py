@@ -1,4 +1,4 @@
-"""The report of a run: one HTML page with results, curves and pictures that needs no other file."""
+"""Report of a run: one self-contained HTML page with results, curves and pictures."""
 
 import logging
 import os
@@ -24,19 +24,18 @@ _LOG = logging.getLogger("tf_simclr")
 def write_report(config: ExperimentConfig | SemiSupervisedConfig, results: Mapping[str, Any] | Sequence[Result]) -> str:
     """Writes `report.html` into `model_dir`, whole or not at all.
 
-    What is missing, say as nothing was exported, is said in its place.
+    A sentence replaces missing parts, such as an export.
 
     Args:
-        config: of the run; curves, pictures and exports are looked up in its directories.
-        results: what `train_and_evaluate` or `semi_supervised` returned. In the place of one step's
-            result may stand a list of them, of several seeds or draws of labels: the table then gives
-            mean, standard deviation and number.
+        config: configuration of the run; its directories contain the curves, pictures and exports.
+        results: result of `train_and_evaluate` or `semi_supervised`. A stage may have a list of results, from several
+            seeds or draws of labels; the table then gives mean, standard deviation and number.
 
     Returns:
-        The path of the html.
+        The path of the page.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: if it cannot be written.
     """
     steps = _steps(config)
     by_step: Any = results if isinstance(config, SemiSupervisedConfig) else {next(iter(steps)): results}
@@ -51,7 +50,7 @@ def write_report(config: ExperimentConfig | SemiSupervisedConfig, results: Mappi
 def update_report(
     config: ExperimentConfig | SemiSupervisedConfig, results: Mapping[str, Any] | Sequence[Result]
 ) -> None:
-    """Writes the report if it is older than a result or a checkpoint, and says where it is; see `write_report`."""
+    """Writes the report if it is older than a result or a checkpoint, and prints its path; see `write_report`."""
     if report_is_due(config):
         write_report(config, results)
     else:
@@ -77,8 +76,8 @@ def render_report(steps: Steps, results: Mapping[str, Sequence[Result]]) -> str:
     """Returns the html.
 
     Args:
-        steps: the configuration of each step by its name.
-        results: of each step, see `sections.results_table`.
+        steps: configuration of each stage by name.
+        results: results of each stage; see `sections.results_table`.
     """
     first, last = next(iter(steps)), list(steps)[-1]
     mapped = "finetune" if "finetune" in steps else last
@@ -103,7 +102,7 @@ def render_report(steps: Steps, results: Mapping[str, Sequence[Result]]) -> str:
 
 
 def _guarded(section: Callable[[], str]) -> str:
-    """A section that fails, say as its images have moved, must not cost the others."""
+    """Returns a section, or its error, so that a failure such as moved images does not affect the others."""
     try:
         return section()
     except (tf.errors.OpError, OSError, ValueError) as error:
@@ -115,7 +114,7 @@ def _steps(config: ExperimentConfig | SemiSupervisedConfig) -> Steps:
 
 
 def _path(config: ExperimentConfig | SemiSupervisedConfig) -> str:
-    """Returns the page of a run, or of a named evaluation of it, which may be on other data."""
+    """Returns the path of the page of a run, or of a named evaluation of it, possibly on other data."""
     name = config.evaluation.eval_name if isinstance(config, ExperimentConfig) else None
     return os.path.join(str(config.model_dir), f"report_{name}.html" if name else "report.html")
 

@@ -1,4 +1,4 @@
-"""A curve of accuracy against the number of labels: as a table, as a picture, as a html."""
+"""Curves of accuracy against the number of labels, as tables, pictures and HTML."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -21,15 +21,15 @@ def table_lines(outcome: Outcome, score: str) -> list[str]:
     """Returns the lines of a Markdown table: a row for each number of labels, in percent.
 
     Args:
-        outcome: of `label_efficiency.summarize`.
-        score: such as `label_top_1_accuracy`.
+        outcome: result of `label_efficiency.summarize`.
+        score: name of a score, such as `label_top_1_accuracy`.
     """
     header, rows = _table(outcome, score)
     return [f"| {' | '.join(cells)} |" for cells in (header, ["---"] * len(header), *rows)]
 
 
 def render_markdown(outcome: Outcome, scores: Sequence[str]) -> str:
-    """Returns all tables with what they say, as the text of a file."""
+    """Returns all tables and their descriptions, as the text of a file."""
     parts = [f"# Accuracy against the number of labels: {outcome['evaluated_on']}", describe(outcome)]
     for score in _those_there(outcome, scores):
         parts += [f"## {_TITLES[score]}", "\n".join(table_lines(outcome, score))]
@@ -46,13 +46,13 @@ def draw(outcome: Outcome, score: str) -> bytes:
 
 
 def render_page(config: LabelEfficiencyConfig, outcome: Outcome, scores: Sequence[str], picture: bytes) -> str:
-    """Returns the html, which needs no other file.
+    """Returns the self-contained HTML page.
 
     Args:
-        config: of the curve.
-        outcome: of `label_efficiency.summarize`.
-        scores: those to show.
-        picture: of the curves, a PNG.
+        config: configuration of the curve.
+        outcome: result of `label_efficiency.summarize`.
+        scores: the scores to show.
+        picture: plot of the curves, a PNG.
     """
     curves = html.text(describe(outcome)) + html.picture(picture, "accuracy against the number of labels")
     tables = [
@@ -68,7 +68,7 @@ def render_page(config: LabelEfficiencyConfig, outcome: Outcome, scores: Sequenc
     first = {run.train.train_mode: run for run in reversed(config.runs.values())}
     steps = {name: first[name] for name in ("pretrain", *outcome["methods"]) if name in first}
     trained = {}
-    if steps:  # Methods on pixels alone train nothing.
+    if steps:  # Methods that use only pixels train nothing.
         networks = [[name, step.model.describe()] for name, step in steps.items()]
         about = html.text("Those of the first draw of the fewest labels; the others differ in labels and seeds alone.")
         trained = {
@@ -90,7 +90,7 @@ def render_page(config: LabelEfficiencyConfig, outcome: Outcome, scores: Sequenc
 
 
 def describe(outcome: Outcome) -> str:
-    """Returns what the figures are."""
+    """Returns a description of the figures."""
     count, num_networks = outcome["num_seeds"], outcome["num_pretrained"]
     images = f"{counted(outcome['num_examples'], 'image')} of {outcome['evaluated_on']}"
     if count == 1:
@@ -120,6 +120,6 @@ def _cell(spread: Mapping[str, Any], is_difference: bool) -> str:
 
 
 def _those_there(outcome: Outcome, scores: Sequence[str]) -> list[str]:
-    """Returns the scores that all methods and differences have."""
+    """Returns the scores that exist for all methods and differences."""
     columns = [column for point in outcome["points"] for column in point.values() if isinstance(column, dict)]
     return [score for score in scores if all(score in column for column in columns)]

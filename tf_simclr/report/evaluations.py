@@ -1,4 +1,4 @@
-"""What evaluations say, as HTML: their scores, and which classes are taken for which."""
+"""Scores and confusion matrices of evaluations, as HTML."""
 
 import os
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from tf_simclr.suites.tables import BLANK, SUITES
 
 
 def confusions(steps: Mapping[str, ExperimentConfig]) -> str:
-    """Returns the confusion matrix of the newest evaluation of each step."""
+    """Returns the confusion matrix of the newest evaluation of each stage."""
     found = {
         name: matrix
         for name, step in steps.items()
@@ -27,7 +27,7 @@ def confusions(steps: Mapping[str, ExperimentConfig]) -> str:
 
 
 def frozen_features(steps: Mapping[str, ExperimentConfig]) -> str:
-    """Returns what `--mode=linear_eval` and `--mode=knn_eval` have written into the directories of the steps."""
+    """Returns the results of `--mode=linear_eval` and `--mode=knn_eval` in the directories of the stages."""
     rows, matrices = [], {}
     for name, step in steps.items():
         for mode in PROBES:
@@ -45,7 +45,7 @@ def frozen_features(steps: Mapping[str, ExperimentConfig]) -> str:
 
 
 def suites(steps: Mapping[str, ExperimentConfig]) -> str:
-    """Returns what `--mode=transfer` and `--mode=robustness` have written into the directories of the steps."""
+    """Returns the results of `--mode=transfer` and `--mode=robustness` in the directories of the stages."""
     shown = ""
     for name, step in steps.items():
         for mode, (path, make_table) in SUITES.items():

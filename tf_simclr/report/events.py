@@ -1,4 +1,4 @@
-"""What the TensorBoard event files of a step hold."""
+"""Reader of the TensorBoard event files of a stage."""
 
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ class Events(NamedTuple):
     Attributes:
         scalars: (step, value) pairs by tag, in the order of the steps.
         views: the PNG of the example views, None if there is none.
-        views_width: of that picture, in pixels.
+        views_width: width of that picture in pixels.
     """
 
     scalars: dict[str, list[tuple[int, float]]]
@@ -24,7 +24,7 @@ class Events(NamedTuple):
 
 
 def read_events(directory: str) -> Events:
-    """Reads the event files of a directory; that there are none is no error."""
+    """Reads the event files of a directory, which may have none."""
     reader = EventAccumulator(directory, {TENSORS: 0})  # 0 keeps every step.
     try:
         reader.Reload()
@@ -36,6 +36,6 @@ def read_events(directory: str) -> Events:
         if tag == _VIEWS:
             width, _, views = values[0][1][:3]
         elif reader.SummaryMetadata(tag).plugin_data.plugin_name == "scalars":
-            # A run that was resumed may have written some steps twice.
+            # A resumed run may have written some steps twice.
             scalars[tag] = sorted({step: float(value) for step, value in values}.items())
     return Events(scalars, views, int(width))

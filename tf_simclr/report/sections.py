@@ -1,4 +1,4 @@
-"""The sections of a report, as HTML. What is missing is said in a sentence."""
+"""Sections of a report, as HTML. A sentence replaces missing content."""
 
 import json
 import math
@@ -28,7 +28,7 @@ _SMALL_PICTURE = 700
 
 
 def describe_run(steps: Steps, results: Mapping[str, Sequence[Result]]) -> str:
-    """Returns a sentence on what the steps do; see `results_table`."""
+    """Returns a sentence that describes the stages; see `results_table`."""
     about = []
     for name, step in steps.items():
         labels = _labels_used(step, results.get(name, ()), noun="label")
@@ -46,11 +46,11 @@ def describe_run(steps: Steps, results: Mapping[str, Sequence[Result]]) -> str:
 
 
 def results_table(steps: Steps, results: Mapping[str, Sequence[Result]]) -> str:
-    """Returns the table of all steps.
+    """Returns the table of all stages.
 
     Args:
-        steps: the configuration of each step by its name.
-        results: of each step: none, one, or several, of which mean, standard deviation and number are given.
+        steps: configuration of each stage by name.
+        results: any number of results of each stage; several are shown as mean, standard deviation and number.
     """
     rows = []
     for name, step in steps.items():
@@ -75,7 +75,7 @@ def results_table(steps: Steps, results: Mapping[str, Sequence[Result]]) -> str:
 
 
 def _unreadable(name: str, results: Sequence[Result]) -> str:
-    """Returns how many unreadable images a step passed over, as a sentence; nothing where there were none."""
+    """Returns a sentence with the number of unreadable images that each stage skipped; "" if none did."""
     places = {"in training": "train/num_bad_images", "in evaluation": "eval/num_bad_images"}
     counts = {where: sum(one.get(key, 0) for one in results) for where, key in places.items()}
     told = [f"{count} {where}" for where, count in counts.items() if count]
@@ -83,7 +83,7 @@ def _unreadable(name: str, results: Sequence[Result]) -> str:
 
 
 def curves(name: str, step: ExperimentConfig, events: Events) -> str:
-    """Returns the loss and accuracy of one step over its training."""
+    """Returns the loss and accuracy of one stage over its training."""
     loss = chance_loss(step)
     # ln(2B-1), or ln(2B-2) for the decoupled loss; and a memory that is full.
     chance = None if loss is None else (f"chance, 2 ln({math.exp(loss / 2):.0f}) = {loss:.2f}", loss)
@@ -106,10 +106,10 @@ def views(events: Events) -> str:
 
 
 def embedding(name: str, step: ExperimentConfig) -> str:
-    """Returns a map of the evaluation images, as the network of a step represents them.
+    """Returns a map of the evaluation images by the representation of a stage's network.
 
     Raises:
-        UserError: the data or the network cannot be loaded.
+        UserError: if the data or the network cannot be loaded.
     """
     source = load_eval_source(step.data)
     if source is None:
@@ -132,7 +132,7 @@ def embedding(name: str, step: ExperimentConfig) -> str:
 
 
 def usage(steps: Steps, served: str) -> str:
-    """Returns how to load the export of the step `served`, and where the others are."""
+    """Returns the code that loads the export of the stage `served`, and the paths of the others."""
     exports = {name: path for name, step in steps.items() if (path := _export_path(step)) is not None}
     if served not in exports:
         return html.text(f"There is no export of {served} in {steps[served].model_dir}.")
@@ -149,7 +149,7 @@ def usage(steps: Steps, served: str) -> str:
 
 
 def settings(steps: Steps) -> str:
-    """Returns all flags: those that differ between the steps side by side, then the others."""
+    """Returns all flags: those that differ between the stages side by side, then the others."""
     by_step = [step.to_dict() for step in steps.values()]
     rows = [[f"--{flag}", *(_value(one[flag]) for one in by_step)] for flag in by_step[0]]
     differing = [row for row in rows if len(set(row[1:])) > 1]
@@ -160,7 +160,7 @@ def settings(steps: Steps) -> str:
 
 
 def _labels_used(step: ExperimentConfig, results: Sequence[Result], noun: str = "") -> str:
-    """Returns how many labels a step learns from; `noun` stands behind the number, if it is given."""
+    """Returns the number of labels that a stage learns from, followed by `noun` if it is given."""
     mode, counts = step.train.train_mode, {one.get("train/num_labels", 0) for one in results}
     number = max(counts, default=0)
     everything = f"all {number}" if number and len(counts) == 1 else "all"
