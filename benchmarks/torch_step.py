@@ -1,8 +1,8 @@
-"""The pretraining step in PyTorch, as one writes it there, for comparison: eager, channels-last, float32.
+"""Idiomatic pretraining step in PyTorch, for comparison: eager, channels-last, float32.
 
-Needs PyTorch, which is optional: import this module only where it is installed. The network has the names of
-torchvision's ResNet and the layers of ours, which differ from torchvision's where that has no width, no small stem
-and no projection in the first block of ResNet-18; the max pooling alone pads as torchvision does.
+Needs PyTorch, which is optional: import this module only if it is installed. The network has the names of
+torchvision's ResNet and our layers. torchvision has no width, no small stem, and no projection in the first block of
+ResNet-18. Only the max pooling pads as in torchvision.
 """
 
 import collections
@@ -84,7 +84,7 @@ class ResNet(nn.Module):
 
 
 class ProjectionHead(nn.Module):
-    """Dense layers, each with batch norm, and ReLU between them; the last norm has no offset."""
+    """Dense layers with batch norm and ReLU between them; the last norm has no offset."""
 
     def __init__(self, widths: tuple[int, ...]):
         super().__init__()
@@ -106,7 +106,7 @@ class ProjectionHead(nn.Module):
 
 
 def nt_xent_loss(view_a: torch.Tensor, view_b: torch.Tensor, temperature: float) -> torch.Tensor:
-    """The loss of `tf_simclr.losses.nt_xent_loss`, the mean over a plus that over b, of rows of length 1."""
+    """The loss of `tf_simclr.losses.nt_xent_loss` for rows of length 1."""
     rows = torch.cat([view_a, view_b])
     logits = (rows @ rows.T / temperature).fill_diagonal_(-torch.inf)
     partners = torch.arange(len(rows)).roll(len(view_a))
@@ -114,7 +114,7 @@ def nt_xent_loss(view_a: torch.Tensor, view_b: torch.Tensor, temperature: float)
 
 
 class Lars:
-    """The update of `tf_simclr.optimizers.lars_update` with one kernel for many variables where there is one."""
+    """The update of `tf_simclr.optimizers.lars_update`, with one kernel for many variables if there is one."""
 
     def __init__(self, decayed: list, excluded: list, *, momentum: float, weight_decay: float):
         self._decayed, self._excluded = decayed, excluded
@@ -125,7 +125,7 @@ class Lars:
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
-        """Moves the variables by their gradients, which are forgotten."""
+        """Updates the variables and clears their gradients."""
         gradients = [variable.grad for variable in self._decayed]
         torch._foreach_add_(gradients, self._decayed, alpha=self._weight_decay)
         weights, slopes = torch._foreach_norm(self._decayed), torch._foreach_norm(gradients)
@@ -149,9 +149,9 @@ class TorchStep:
     """A pretraining step with probe and LARS, on random weights.
 
     Args:
-        training: of the run.
-        num_classes: of the probe, which sits on the encoder's output.
-        learning_rate: of every step.
+        training: configuration of the run.
+        num_classes: number of classes of the probe on the encoder's output.
+        learning_rate: constant learning rate.
     """
 
     def __init__(self, training: ExperimentConfig, num_classes: int, learning_rate: float = 0.1):
@@ -171,7 +171,7 @@ class TorchStep:
         )
 
     def random_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Returns both views of a batch, one behind the other, and its labels."""
+        """Returns both views of a batch, concatenated, and its labels."""
         batch, side = self._training.train.train_batch_size, self._training.model.image_size
         views = torch.rand(2 * batch, 3, side, side).to(memory_format=torch.channels_last)
         return views, torch.randint(self._num_classes, (batch,))

@@ -1,16 +1,16 @@
-"""Compile a complete training step with Google's TPU compiler, on a machine without a TPU.
+"""Compile a complete training step with Google's TPU compiler on a machine without a TPU.
 
 nice python -m benchmarks.tpu_compile --train_mode=pretrain --topology=v5e:2x2 --resnet_depth=50 \
     --train_batch_size=32 --precision=mixed_bfloat16
 
 Takes the flags of run.py, and `--topology` (default v5e:2x2). The step is that of one core, with forward and
 backward pass, probe, weight decay, LARS and moving statistics, but without collectives; --train_batch_size is
-that of the core. An operation that a TPU lacks, or a dynamic shape, fails here as it would there. Nothing
-runs. Prints the seconds to compile, what the core holds (arguments: weights, slots, images; temporary:
-activations, gradients) and the floating point operations of a step, as a row of docs/scaling.md.
+that of the core. An operation that a TPU lacks, or a dynamic shape, fails here as on a TPU. Nothing runs. Prints
+the seconds to compile, the memory of the core (arguments: weights, slots, images; temporary: activations,
+gradients) and the floating point operations of a step, as a row of docs/scaling.md.
 
-Needs two packages beside those of requirements.txt, on Python 3.12 or 3.13: pip install jax==0.12.0.1 libtpu==0.0.52
-It rests on private modules of jax, which other versions may have renamed.
+Needs two more packages than requirements.txt, on Python 3.12 or 3.13: pip install jax==0.12.0.1 libtpu==0.0.52
+It uses private modules of jax, which may have other names in other versions.
 """
 
 import os
@@ -25,7 +25,7 @@ from tf_simclr.config import ExperimentConfig, UserError
 
 _NUM_CLASSES = 1000
 _TOPOLOGY = "--topology="
-# Without these the compiler looks for a TPU and for Google's metadata server, and runs once at a time.
+# Without these, the compiler looks for a TPU and for Google's metadata server, and only one process can run it.
 _ENVIRONMENT = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
     "JAX_PLATFORMS": "cpu",
@@ -38,7 +38,7 @@ _ENVIRONMENT = {
 
 
 class Compiled(NamedTuple):
-    """What compiling one step came to: seconds, bytes on the core, operations of one step."""
+    """Result of compiling one step: seconds, bytes on the core, operations of one step."""
 
     seconds: float
     argument_bytes: int
@@ -50,7 +50,7 @@ def compile_for_tpu(program: str, topology: str) -> Compiled:
     """Compiles a StableHLO program for the first core of a topology such as `v5e:2x2`.
 
     Raises:
-        UserError: there is no such topology, or the program does not compile, or not into a core's memory.
+        UserError: if there is no such topology, or the program does not compile or fit into a core's memory.
     """
     import jax
     import numpy as np
@@ -100,7 +100,7 @@ def main() -> None:
     os.environ.update(_ENVIRONMENT)
     topology = next((a for a in reversed(sys.argv) if a.startswith(_TOPOLOGY)), f"{_TOPOLOGY}v5e:2x2")
     arguments = [a for a in sys.argv[1:] if not a.startswith(_TOPOLOGY)]
-    # Of an evaluation neither checkpoint nor teacher is asked for.
+    # An evaluation needs neither checkpoint nor teacher.
     config: Any = parse_command_line(["--dataset=imagenet2012", "--mode=eval", *arguments])[0]
     try:
         import jax  # noqa: F401

@@ -33,7 +33,7 @@ _RATE_REPETITIONS = 10
 
 
 class Program(NamedTuple):
-    """A step in a file: the program, its arguments as `LoweredStep` has them, and what it is."""
+    """A step in a file: the program, its arguments as in `LoweredStep`, and its description."""
 
     hlo: bytes
     arguments: list[dict[str, Any]]
@@ -41,15 +41,15 @@ class Program(NamedTuple):
 
 
 class Timing(NamedTuple):
-    """What running a step came to.
+    """Measurements of a step.
 
     Attributes:
-        compile_seconds: of XLA.
-        step_seconds: of each step.
-        flops: of a step, as XLA counts the program that it was given.
-        traffic: bytes that a step reads and writes, as XLA counts the compiled program; 0 if it does not say.
-        planned_bytes: arguments, results that are no arguments, and temporaries.
-        peak_bytes: most memory in use, as the client says; None if it does not.
+        compile_seconds: compile time of XLA.
+        step_seconds: time of each step.
+        flops: operations of a step, as XLA counts them in the given program.
+        traffic: bytes that a step reads and writes, as XLA counts them in the compiled program; 0 if unknown.
+        planned_bytes: arguments, results other than arguments, and temporaries.
+        peak_bytes: peak memory according to the client; None if unknown.
         is_finite: whether the metrics of the last step are finite.
     """
 
@@ -66,7 +66,7 @@ def export_step(path: str, flags: Sequence[str]) -> Program:
     """Writes the step that the flags of run.py describe, whole or not at all; needs TensorFlow.
 
     Raises:
-        UserError: a flag is wrong.
+        UserError: if a flag is wrong.
     """
     import tf_simclr  # noqa: F401  (selects Keras 2 before TensorFlow loads)
     from benchmarks.figures import network_name
@@ -74,7 +74,7 @@ def export_step(path: str, flags: Sequence[str]) -> Program:
     from flags.convert import parse_command_line
     from tf_simclr.files import replacing
 
-    # Of an evaluation neither checkpoint nor teacher is asked for.
+    # An evaluation needs neither checkpoint nor teacher.
     config: Any = parse_command_line(["--dataset=imagenet2012", "--mode=eval", *flags])[0]
     lowered = lower_step(config, _NUM_CLASSES)
     model = config.model
@@ -92,10 +92,10 @@ def export_step(path: str, flags: Sequence[str]) -> Program:
 
 
 def read_program(path: str) -> Program:
-    """Reads what `export_step` wrote.
+    """Reads a file of `export_step`.
 
     Raises:
-        UserError: there is no such file, or it is none of these.
+        UserError: if there is no such file, or it has another format.
     """
     try:
         with np.load(path, allow_pickle=False) as content:
@@ -106,7 +106,7 @@ def read_program(path: str) -> Program:
 
 
 def time_step(program: Program, num_steps: int) -> Timing:
-    """Compiles a step for jax's first device and runs it, each time on the variables that the last one left."""
+    """Compiles a step for jax's first device and runs it, each time on the previous step's variables."""
     import jax
     from jax._src.lib import xla_client
 
@@ -123,7 +123,7 @@ def time_step(program: Program, num_steps: int) -> Timing:
         start = time.perf_counter()
         results = jax.block_until_ready(executable.execute(arguments))
         seconds.append(time.perf_counter() - start)
-        for result, argument in variables.items():  # These are gone: their memory holds the results.
+        for result, argument in variables.items():  # These are invalid now: their memory holds the results.
             arguments[argument] = results[result]
     metrics = [result for number, result in enumerate(results) if number not in variables]
     memory = executable.get_compiled_memory_stats()
@@ -156,13 +156,13 @@ def _compile(hlo: bytes) -> Any:
 
 
 def _variables(text: str) -> dict[int, int]:
-    """Returns which argument each result takes the memory of, by the first line of a program's text."""
+    """Returns the argument whose memory each result reuses, by the first line of a program's text."""
     aliases = re.findall(r"\{(\d+)\}: \((\d+), \{\}", text.partition("\n")[0])
     return {int(result): int(argument) for result, argument in aliases}
 
 
 def draw_arguments(arguments: Sequence[dict[str, Any]]) -> list[Any]:
-    """Draws values like those of the exported step: zeros, ones and negative variances make other times."""
+    """Draws values like those of the exported step, because zeros, ones or negative variances change the times."""
     import jax
 
     rng = np.random.default_rng(0)
@@ -178,7 +178,7 @@ def draw_arguments(arguments: Sequence[dict[str, Any]]) -> list[Any]:
 
 
 def device_rates(dtype: str) -> tuple[float, float]:
-    """Returns what the device can do: FLOP/s in large matmuls of `dtype`, and bytes a second in and out."""
+    """Returns limits of the device: FLOP/s in large matmuls of `dtype`, and bytes per second of memory traffic."""
     import jax
     import jax.numpy as jnp
 
@@ -203,7 +203,7 @@ def _best_seconds(function: Callable, *arguments: Any) -> float:
 
 
 def describe(program: Program, timing: Timing, rates: tuple[float, float]) -> str:
-    """Returns what was found, a few lines."""
+    """Returns the results as a few lines."""
     batch, median = program.about["batch_size"], statistics.median(timing.step_seconds)
     low, high = min(timing.step_seconds), max(timing.step_seconds)
     flops, bandwidth = timing.flops / median, timing.traffic / median

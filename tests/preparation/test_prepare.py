@@ -579,7 +579,7 @@ def test_output_of_other_settings_is_refused_and_kept(photos, tmp_path):
     out = tmp_path / "out"
     prepare(config(photos, out))
     before = files(out)
-    mend = "; use another directory, or begin anew with --overwrite=True."
+    mend = "; use another directory, or start again with --overwrite=True."
     assert refusal(photos, out, prepare_short_side=8, seed=1) == (
         f"--output={out}: was prepared with --prepare_short_side=0, not 8, --seed=0, not 1{mend}"
     )

@@ -30,7 +30,7 @@ UNREADABLE = "unreadable.txt"
 _UNFINISHED = "unfinished.json"
 _RECORDS = r"\w+-\d{5,}-of-\d{5,}\.tfrecord"
 _OUR_NAMES = rf"{_RECORDS}|{re.escape(MANIFEST)}|{re.escape(_UNFINISHED)}|{re.escape(UNREADABLE)}"
-_MEND = "use another directory, or begin anew with --overwrite=True"
+_MEND = "use another directory, or start again with --overwrite=True"
 
 
 class Row(NamedTuple):
