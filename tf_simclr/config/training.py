@@ -245,5 +245,5 @@ class EvaluationConfig(Settings):
         self._require(
             self.eval_name not in ("linear_eval", "knn_eval", "robustness"),
             "eval_name",
-            "is the name of that mode's result files; use another name.",
+            "names the result files of that mode; use another name.",
         )
