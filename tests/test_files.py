@@ -164,13 +164,13 @@ def test_arrays_on_a_full_disk_are_one_error_and_nothing_else(monkeypatch, size,
 
 
 def test_leftovers_are_deleted_by_name_and_age_and_nothing_else(tmp_path):
-    ours = ["a.json.0123456789abcdef.tmp", "a.json.1234.tmp", "run [a].projector.0123456789abcdef.tmp"]
+    ours = ["a.json.0123456789abcdef.tmp", "a.json.1234.tmp", "run [a].npz.0123456789abcdef.tmp"]
     others = ["a.json", "b.json.1234.tmp", "a.json.tmp", "a.json.xyz.tmp", "xa.json.1234.tmp"]
     for name in [*ours[:2], *others]:
         (tmp_path / name).touch()
     (tmp_path / ours[2] / "deep").mkdir(parents=True)
     (tmp_path / "a.json.5678.tmp").symlink_to(tmp_path / "a.json")
-    names = r"a\.json|.*\.projector"
+    names = r"a\.json|.*\.npz"
     delete_leftovers(str(tmp_path), names)
     assert set(list_names(str(tmp_path))) == {*ours, *others, "a.json.5678.tmp"}
     delete_leftovers(str(tmp_path), names, min_age=0)

@@ -16,8 +16,8 @@ EXPORT_FORMATS = ("saved_model", "folded", "tflite", "onnx", "pytorch")
 _REPEATS = {"step": 7, "input": 7, "inference": 15, "memory": 5, "startup": 5, "flops": 1}
 BENCHMARKS = tuple(_REPEATS)
 FEATURE_EXTENSIONS = (".npz", ".parquet", ".tfrecord")
-PICTURE_EXTENSIONS = (".png", ".projector")
-OUTPUT_EXTENSIONS = FEATURE_EXTENSIONS + PICTURE_EXTENSIONS
+PICTURE_EXTENSION = ".png"
+OUTPUT_EXTENSIONS = (*FEATURE_EXTENSIONS, PICTURE_EXTENSION)
 WHICH_NETWORK = "name the network: the directory of a run, a checkpoint in it, or a SavedModel"
 RESULT_FILE = (
     "the result is a file of JSON; name one such as result.json, or leave it out: it goes to the directory of the run"
@@ -95,8 +95,8 @@ class EmbedConfig(Settings):
     checkpoint: str | None = same_as(TrainConfig, "checkpoint", required=True, fix=WHICH_NETWORK)
     output: str | None = setting(
         None,
-        "Where a tool writes. embed: features as .npz, .parquet or .tfrecord, a map of them as .png, or a directory "
-        "for TensorBoard as .projector. linear_eval, knn_eval and robustness: a .json file; the directory of the run "
+        "Where a tool writes. embed: features as .npz, .parquet or .tfrecord, or a map of them as .png. "
+        "linear_eval, knn_eval and robustness: a .json file; the directory of the run "
         "if not given. prepare: a directory of record files. preview: a .png file.",
         required=True,
         fix="name the file for the features, such as features.npz",
@@ -128,8 +128,8 @@ class EmbedConfig(Settings):
 
     @property
     def is_shown(self) -> bool:
-        """Whether the output is a picture or for TensorBoard's projector, not a file of features."""
-        return self._extension in PICTURE_EXTENSIONS
+        """Whether the output is a picture, not a file of features."""
+        return self._extension == PICTURE_EXTENSION
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,7 @@ _MAX_BYTES = 2**32
 def embed(config: EmbedConfig) -> None:
     """Writes features, labels and names of all readable images of a split; goes on where it was stopped.
 
-    Or what they look like, where the output is a `.png` or a `.projector`: see `maps.show_features`.
+    Or what they look like, where the output is a `.png`: see `maps.show_features`.
 
     Args:
         config: network, data set and output.
