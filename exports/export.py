@@ -88,7 +88,7 @@ def export_checkpoint(config: ExportConfig) -> list[str]:
     for folder in folders.values():
         check_target(folder, step, overwrite=config.overwrite)
     model = load_network(checkpoint, named)
-    # All before anything is written: what is mended then is the whole command.
+    # All before anything is written: what is fixed then is the whole command.
     writers = {name: _checked_writer(name, model) for name in config.formats}
     metadata = describe_export(model, run, step)
     if model.num_classes is None:

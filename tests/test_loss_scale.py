@@ -43,7 +43,7 @@ def test_one_number_that_is_not_finite_is_an_overflow(value):
 
 
 def test_overflow_without_any_scale_is_reported_as_nan():
-    """Nothing can mend it; the loop stops at a metric that is not finite."""
+    """Nothing can fix it; the loop stops at a metric that is not finite."""
     loss_scale = LossScale(initial=2.0)
     assert float(loss_scale.update(overflowed(np.inf)).scale) == 2
     assert np.isnan(loss_scale.update(overflowed(np.inf)).scale)

@@ -16,7 +16,7 @@ class ScaledStep(NamedTuple):
     Attributes:
         taken: bool `[]`: every gradient is finite, so the step is to be taken.
         scale: float32 `[]`: the scale that the step was computed with; NaN where gradients overflow that
-            were not scaled up, which no scale can mend.
+            were not scaled up, which no scale can fix.
     """
 
     taken: tf.Tensor

@@ -178,9 +178,9 @@ def test_plan_suggests_the_nearest_batches_that_can_be_shared(batch_size, replic
     assert str(error.value) == message
 
 
-@pytest.mark.parametrize(("num_examples", "mend"), [(22, "use at most 20."), (3, "use at most 3 replicas.")])
-def test_plan_suggests_a_batch_that_the_data_has(num_examples, mend):
+@pytest.mark.parametrize(("num_examples", "fix"), [(22, "use at most 20."), (3, "use at most 3 replicas.")])
+def test_plan_suggests_a_batch_that_the_data_has(num_examples, fix):
     source = ArraySource("noise", np.zeros([num_examples, 8, 8, 1], np.uint8))
     with pytest.raises(UserError) as error:
         BatchPlan(global_batch_size=24, total_replicas=4).check_fits(source)
-    assert str(error.value) == f"--train_batch_size=24: noise has only {num_examples} examples; {mend}"
+    assert str(error.value) == f"--train_batch_size=24: noise has only {num_examples} examples; {fix}"

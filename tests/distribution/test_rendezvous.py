@@ -271,7 +271,8 @@ def test_same_index_twice_is_refused(make_workers):
     chief = workers.start(0)
     with listening(1, workers), reported(1, workers) as first, reported(1, workers) as second:
         told = [answers.hear("outcome")["problem"] for answers in (first, second)]
-    message = "TF_CONFIG: worker 1 has come twice, or is not in the list; start each worker once, with its own index."
+    message = "TF_CONFIG: worker 1 was started twice, or is not in the list; "
+    message += "start each worker once, with its own index."
     assert [settled(chief), *told] == [message] * 3
 
 
@@ -430,7 +431,7 @@ def test_report_of_a_worker_that_is_not_in_the_list_is_told(make_workers):
     with reported(77, workers) as visitor:
         message = visitor.hear("outcome")["problem"]
     assert settled(chief) == message
-    assert message.startswith("TF_CONFIG: worker 77 has come twice, or is not in the list; ")
+    assert message.startswith("TF_CONFIG: worker 77 was started twice, or is not in the list; ")
 
 
 def test_message_counts_in_its_own_connection_and_for_its_own_purpose_only():

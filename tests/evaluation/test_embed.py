@@ -291,33 +291,33 @@ def test_endpoint_that_does_not_exist_is_answered_with_those_that_do(photos, tmp
 @pytest.mark.parametrize("network", ["nothing", "folder", "steps", "project", "truncated", "module", "handle"])
 def test_network_that_does_not_fit_is_refused(photos, tmp_path, network):
     path = tmp_path / "network"
-    checkpoint, mend = str(path), "name "
+    checkpoint, fix = str(path), "name "
     if network == "nothing":
-        mend = "no such checkpoint"
+        fix = "no such checkpoint"
     elif network == "folder":
         path.mkdir()
-        mend = "no checkpoint in this directory; name one that has ckpt-* files, or a SavedModel"
+        fix = "no checkpoint in this directory; name one that has ckpt-* files, or a SavedModel"
     elif network == "steps":
         (path / "finetune").mkdir(parents=True)
         (path / "finetune" / "ckpt-3.index").write_text("x")
-        mend = f"name one of its steps: {path / 'finetune'}"
+        fix = f"name one of its steps: {path / 'finetune'}"
     elif network == "project":
         tf.train.Checkpoint(weights=tf.Variable([1.0])).write(str(path / "ckpt-1"))
     elif network == "truncated":
         shutil.copytree(finished_run().directory, path, ignore=shutil.ignore_patterns("saved_model", "events*"))
         for data in path.glob("ckpt-*.data*"):
             data.write_bytes(data.read_bytes()[:1000])
-        mend = "is damaged or cannot be read"
+        fix = "is damaged or cannot be read"
     elif network == "module":
         other = tf.Module()
         other.v = tf.Variable([1.0])
         tf.saved_model.save(other, str(path))
-        mend = "cannot be called as module(images, trainable=False)"
+        fix = "cannot be called as module(images, trainable=False)"
     else:
-        checkpoint, mend = "https://models.example/r50/1", "download the module, and name its folder"
+        checkpoint, fix = "https://models.example/r50/1", "download the module, and name its folder"
     message = refusal(photos, tmp_path / "f.npz", checkpoint=checkpoint)
     assert message.startswith(f"--checkpoint={checkpoint}")
-    assert mend in message
+    assert fix in message
     assert not list(tmp_path.glob("f.npz*"))
 
 

@@ -143,7 +143,7 @@ def test_export_that_exists_needs_overwrite(run, written):
     ids=["pytorch", "onnx", "tflite", "folded"],
 )
 def test_formats_are_checked_before_any_is_written(run, written, monkeypatch, formats, message):
-    """So that the command that is mended finds nothing of the first one in its way."""
+    """So that the command that is fixed finds nothing of the first one in its way."""
     monkeypatch.setitem(sys.modules, "tf2onnx", None)
     monkeypatch.setattr(fold_batch_norm, "MAX_FILE_BYTES", 1000)
     if "folded" in formats:

@@ -38,7 +38,7 @@ def refusal(function, path, *arguments, **settings):
 
 
 def load(path, **settings):
-    return load_module(str(path), SIZE, flag="checkpoint", mend="name another", **settings)
+    return load_module(str(path), SIZE, flag="checkpoint", fix="name another", **settings)
 
 
 def truncate(path):

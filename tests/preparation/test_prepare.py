@@ -579,13 +579,13 @@ def test_output_of_other_settings_is_refused_and_kept(photos, tmp_path):
     out = tmp_path / "out"
     prepare(config(photos, out))
     before = files(out)
-    mend = "; use another directory, or start again with --overwrite=True."
+    fix = "; use another directory, or start again with --overwrite=True."
     assert refusal(photos, out, prepare_short_side=8, seed=1) == (
-        f"--output={out}: was prepared with --prepare_short_side=0, not 8, --seed=0, not 1{mend}"
+        f"--output={out}: was prepared with --prepare_short_side=0, not 8, --seed=0, not 1{fix}"
     )
     os.utime(photos / NAMES[0], ns=(0, 0))
     images = f"--output={out}: was prepared with other images, of folder:{photos.name}"
-    assert refusal(photos, out) == f"{images}{mend}"
+    assert refusal(photos, out) == f"{images}{fix}"
     (photos / NAMES[0]).unlink()
     assert "other images" in refusal(photos, out)
     assert files(out) == before

@@ -62,14 +62,14 @@ def test_labelled_share_of_a_batch(flags, num_replicas, expected):
 
 
 @pytest.mark.parametrize(
-    ("flags", "count", "mend"),
+    ("flags", "count", "fix"),
     [({"labels_per_class": 20}, 5, "use 0.125 or 0.25."), ({"labels_per_class": 1}, 1, "use 0.125.")],
 )
-def test_labelled_share_that_replicas_cannot_share_is_refused(flags, count, mend):
+def test_labelled_share_that_replicas_cannot_share_is_refused(flags, count, fix):
     """Rounding it up would train something else on more replicas."""
     with pytest.raises(UserError) as error:
         make(num_replicas=4, **(DISTILL | flags))
-    reason = f"{count} labelled images of a batch of 32 cannot be shared out evenly over 4 replicas; {mend}"
+    reason = f"{count} labelled images of a batch of 32 cannot be shared out evenly over 4 replicas; {fix}"
     assert str(error.value).startswith("--distill_labeled_share=")
     assert str(error.value).endswith(reason)
 

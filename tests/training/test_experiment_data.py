@@ -81,7 +81,7 @@ def test_batch_that_replicas_cannot_share_is_refused_before_training(tmp_path, w
 
 @pytest.mark.distributed
 @pytest.mark.parametrize(
-    ("strategy", "batch_size", "mend"),
+    ("strategy", "batch_size", "fix"),
     [
         ("one_device", 33, "each of 1 replica(s); use 32 or 36 or fewer chunks."),
         ("mirrored", 36, "each of 4 replica(s); use 32 or 48 or fewer chunks."),
@@ -91,12 +91,12 @@ def test_batch_that_replicas_cannot_share_is_refused_before_training(tmp_path, w
     ],
 )
 def test_batch_that_chunks_cannot_share_is_refused_before_training(
-    tmp_path, without_network, strategy, batch_size, mend
+    tmp_path, without_network, strategy, batch_size, fix
 ):
     settings = {"strategy": strategy, "train_batch_size": batch_size}
     message = refusal(tiny_config(tmp_path / "run", contrast_chunks=4, global_bn=False, **settings))
     assert message.startswith(f"--train_batch_size={batch_size}: cannot be cut into --contrast_chunks=4 equal")
-    assert message.endswith(mend)
+    assert message.endswith(fix)
     assert not (tmp_path / "run").exists()
 
 

@@ -97,8 +97,8 @@ class BatchPlan:
         self.check("train_batch_size")
         largest = source.num_examples // self.total_replicas * self.total_replicas
         if self.global_batch_size > source.num_examples:
-            mend = f"use at most {largest}" if largest else f"use at most {source.num_examples} replicas"
+            fix = f"use at most {largest}" if largest else f"use at most {source.num_examples} replicas"
             raise UserError(
                 f"--train_batch_size={self.global_batch_size}: {source.name} has only {source.num_examples} "
-                f"examples; {mend}."
+                f"examples; {fix}."
             )

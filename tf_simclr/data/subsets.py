@@ -77,7 +77,7 @@ def few_labels(source: Source, data: DataConfig) -> Source:
         counts[smallest] > 0,
         "train_split",
         data.labelled_split,
-        f"{where}; {_mend_empty_class(data, counts)}.",
+        f"{where}; {_fix_for_empty_class(data, counts)}.",
     )
     check(
         data.labels_per_class <= counts[smallest],
@@ -112,7 +112,7 @@ def _all_labelled(source: Source) -> Source:
     return source.subset(indices, f"{source.name}, {len(indices)} labels")
 
 
-def _mend_empty_class(data: DataConfig, counts: np.ndarray) -> str:
+def _fix_for_empty_class(data: DataConfig, counts: np.ndarray) -> str:
     counted_from_1 = data.dataset.startswith(record_source.PREFIX) and not counts[0] and counts[1:].all()
     if counted_from_1 and data.tfrecord_first_label == 0:
         return "use --tfrecord_first_label=1 if the labels are counted from 1, or a part that has some of every class"

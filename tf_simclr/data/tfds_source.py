@@ -266,10 +266,10 @@ def _open(data: DataConfig) -> Any:
         builder.download_and_prepare()
     except Exception as error:
         where = f"not prepared under --data_dir={builder.data_dir_root}, and preparing it failed"
-        mend = "prepare it where the download works, or point --data_dir to it."
+        fix = "prepare it where the download works, or point --data_dir to it."
         if isinstance(error, ImportError):
-            mend = "install the package that is missing, or point --data_dir to a prepared copy."
-        raise UserError(f"--dataset={data.dataset}: {where} ({_reason(error)}); {mend}") from error
+            fix = "install the package that is missing, or point --data_dir to a prepared copy."
+        raise UserError(f"--dataset={data.dataset}: {where} ({_reason(error)}); {fix}") from error
     return builder
 
 

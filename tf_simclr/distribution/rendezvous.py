@@ -206,7 +206,7 @@ class _Chief:
                 "workers with the same flags."
             )
         if number not in self._absent():
-            return f"{where} has come twice, or is not in the list; start each worker once, with its own index."
+            return f"{where} was started twice, or is not in the list; start each worker once, with its own index."
         try:
             address = self._cluster.host_and_port(number)
             socket.create_connection(address, timeout=_SECONDS_TO_ANSWER / 2).close()

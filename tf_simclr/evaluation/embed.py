@@ -29,7 +29,7 @@ def embed(config: EmbedConfig) -> None:
         config: network, data set and output.
 
     Raises:
-        UserError: anything the user can mend.
+        UserError: a flag, a file or the data is wrong.
     """
     if config.is_shown:
         from tf_simclr.evaluation.maps import show_features  # Without Matplotlib for the other formats.

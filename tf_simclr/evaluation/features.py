@@ -46,8 +46,8 @@ class Network(NamedTuple):
 
     def check_endpoint(self, endpoint: str) -> None:
         """Raises UserError unless the network has this output."""
-        mend = f"{self.path} has no such output; use one of {', '.join(self.shapes)}."
-        check(endpoint in self.shapes, "endpoint", endpoint, mend)
+        fix = f"{self.path} has no such output; use one of {', '.join(self.shapes)}."
+        check(endpoint in self.shapes, "endpoint", endpoint, fix)
 
 
 def load_inference_network(path: str) -> Network:
@@ -75,7 +75,7 @@ def load_inference_network(path: str) -> Network:
 
 def _load_saved_model(path: str) -> Network:
     size = read_image_size(path, "checkpoint")
-    call, outputs = load_module(path, size, flag="checkpoint", mend=_WHAT_FITS)
+    call, outputs = load_module(path, size, flag="checkpoint", fix=_WHAT_FITS)
     shapes = _shapes(outputs) if isinstance(outputs, Mapping) else {}
     if not shapes:
         raise UserError(f"--checkpoint={path}: gives no named outputs; {_WHAT_FITS}.")
@@ -194,7 +194,7 @@ class FeaturePass:
                 self._progress.update(self._num_seen)
         except (tf.errors.DataLossError, tf.errors.NotFoundError) as error:
             raise UserError(
-                f"--dataset={self._data.dataset}: cannot be read any more ({first_line(error)}); mend its files "
+                f"--dataset={self._data.dataset}: cannot be read any more ({first_line(error)}); fix its files "
                 "and start the same command again."
             ) from error
         return table.features(start)

@@ -26,7 +26,7 @@ def show_features(config: EmbedConfig) -> None:
         config: network, data set and output.
 
     Raises:
-        UserError: anything the user can mend.
+        UserError: a flag, a file or the data is wrong.
     """
     output = os.path.expanduser(str(config.output))
     _check_place(config, output)

@@ -42,7 +42,7 @@ def probe(config: LinearEvalConfig | KnnEvalConfig) -> dict[str, Any]:
         and what was evaluated.
 
     Raises:
-        UserError: anything the user can mend.
+        UserError: a flag, a file or the data is wrong.
     """
     network = load_inference_network(str(config.checkpoint))
     path = _result_path(config, network)

@@ -132,8 +132,8 @@ def _find(path: str) -> str:
     names = sorted(n.removesuffix(".index") for n in tf.io.gfile.listdir(path) if n.endswith(".index"))
     if len(names) != 1:
         found = f"{len(names)} checkpoints ({listed(names)})" if names else "no checkpoint"
-        mend = "name one of them" if names else _WHAT_FITS
-        raise UserError(f"--checkpoint={path}: {found} in this directory; {mend}.")
+        fix = "name one of them" if names else _WHAT_FITS
+        raise UserError(f"--checkpoint={path}: {found} in this directory; {fix}.")
     return os.path.join(path, names[0])
 
 

@@ -218,8 +218,8 @@ def _check_stated(file: ReleasedFile, given: Mapping[str, Any], found: Mapping[s
             raise UserError(f"--{name}={value}: {_path(file)} holds a network with {name}={found[name]}; leave it out.")
     size = given.get("image_size")
     if size is not None and (size <= 32) != found["cifar_stem"]:
-        stem, mend = ("up to", "32 or less") if found["cifar_stem"] else ("above", "more than 32")
-        raise UserError(f"--image_size={size}: {_path(file)} has the stem for images {stem} 32 px; use {mend}.")
+        stem, fix = ("up to", "32 or less") if found["cifar_stem"] else ("above", "more than 32")
+        raise UserError(f"--image_size={size}: {_path(file)} has the stem for images {stem} 32 px; use {fix}.")
 
 
 def _head_layer(

@@ -26,16 +26,14 @@ _FORM = {
 _FOREIGN_IMAGE_SIZE = 224
 
 
-def load_module(
-    path: str, image_size: int, *, flag: str, mend: str, allow_remote: bool = False
-) -> tuple[Callable, Any]:
+def load_module(path: str, image_size: int, *, flag: str, fix: str, allow_remote: bool = False) -> tuple[Callable, Any]:
     """Loads a SavedModel or TF-Hub module that is called as `module(images, trainable=False)`.
 
     Args:
         path: its directory.
         image_size: side of the images that it will see, in pixels.
         flag: that named the path, for messages.
-        mend: what to name instead, for messages.
+        fix: what to name instead, for messages.
         allow_remote: whether it may be on another machine.
 
     Returns:
@@ -49,7 +47,7 @@ def load_module(
     try:
         module = tf.saved_model.load(path)
     except _ERRORS as error:
-        raise UserError(f"--{flag}={path}: cannot be loaded ({first_line(error)}); {mend}.") from error
+        raise UserError(f"--{flag}={path}: cannot be loaded ({first_line(error)}); {fix}.") from error
 
     def call(images: tf.Tensor) -> Any:
         return module(tf.cast(images, tf.float32), trainable=False)
@@ -58,7 +56,7 @@ def load_module(
         return call, call(tf.zeros([1, image_size, image_size, 3]))
     except _ERRORS as error:
         raise UserError(
-            f"--{flag}={path}: cannot be called as module(images, trainable=False) ({first_line(error)}); {mend}."
+            f"--{flag}={path}: cannot be called as module(images, trainable=False) ({first_line(error)}); {fix}."
         ) from error
 
 

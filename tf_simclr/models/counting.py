@@ -64,7 +64,7 @@ class Activation:
 
 
 class _CountedStage:
-    """What a builder that counts returns in the place of a stage."""
+    """What a builder that counts returns instead of a stage."""
 
     def __init__(self, cost: StageCost, features: Activation):
         self.cost = cost

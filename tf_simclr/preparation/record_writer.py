@@ -30,7 +30,7 @@ UNREADABLE = "unreadable.txt"
 _UNFINISHED = "unfinished.json"
 _RECORDS = r"\w+-\d{5,}-of-\d{5,}\.tfrecord"
 _OUR_NAMES = rf"{_RECORDS}|{re.escape(MANIFEST)}|{re.escape(_UNFINISHED)}|{re.escape(UNREADABLE)}"
-_MEND = "use another directory, or start again with --overwrite=True"
+_FIX = "use another directory, or start again with --overwrite=True"
 
 
 class Row(NamedTuple):
@@ -127,7 +127,7 @@ class PreparedFiles:
         if not self._manifest or self._overwrite:
             return False
         if changed := differences(self._manifest["settings"], settings):
-            raise UserError(f"--output={self._output}: was prepared with {listed(changed)}; {_MEND}.")
+            raise UserError(f"--output={self._output}: was prepared with {listed(changed)}; {_FIX}.")
         return True
 
     @contextlib.contextmanager

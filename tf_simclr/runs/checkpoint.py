@@ -167,8 +167,8 @@ class Checkpoints:
 
     def _restore(self, path: str, *, network_only: bool = False) -> int:
         where = f"--model_dir={self._directory}: {os.path.basename(path)}"
-        mend = "an earlier one is used, where there is one; or use another --model_dir"
-        check_same_network(path, where, self._task.model, mend=mend)
+        fix = "an earlier one is used, where there is one; or use another --model_dir"
+        check_same_network(path, where, self._task.model, fix=fix)
         try:
             reader = tf.train.load_checkpoint(path)
             for name in reader.get_variable_to_shape_map():
@@ -183,7 +183,7 @@ class Checkpoints:
                 "use the --optimizer and --memory_size it was written with, or another --model_dir."
             ) from error
         except READ_ERRORS as error:
-            raise damaged(where, error, mend) from error
+            raise damaged(where, error, fix) from error
         self._latest = path
         return int(self._task.optimizer.iterations.numpy())
 

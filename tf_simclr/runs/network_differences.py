@@ -29,8 +29,8 @@ def describe_differences(saved: Shapes, expected: Shapes) -> str | None:
     kinds = {"of other shape": shapes, "missing": missing, "extra": extra}
     parts = [f"{len(names)} {kind} ({listed(names)})" for kind, names in kinds.items() if names]
     flags = _explaining_flags(saved, expected)
-    mend = f"it was written with {', '.join(flags)}" if flags else "name a checkpoint of this network"
-    return f"another network; variables: {', '.join(parts)}; {mend}."
+    fix = f"it was written with {', '.join(flags)}" if flags else "name a checkpoint of this network"
+    return f"another network; variables: {', '.join(parts)}; {fix}."
 
 
 def _explaining_flags(saved: Shapes, expected: Shapes) -> list[str]:

@@ -43,8 +43,8 @@ def initialize_from(path: str, model: SimCLRModel, *, keep_head: bool = True) ->
         UserError: there is no such checkpoint, or it is of another network.
     """
     path = find_checkpoint(path, "checkpoint")
-    where, mend = f"--checkpoint={path}", "use an earlier one"
-    root, saved = check_same_network(path, where, model, mend=mend, ignore_head=True)
+    where, fix = f"--checkpoint={path}", "use an earlier one"
+    root, saved = check_same_network(path, where, model, fix=fix, ignore_head=True)
     tree = model.variable_tree()
     expected = flatten(tree)
     head = [name for name in expected if name.startswith(_HEAD)]
@@ -54,7 +54,7 @@ def initialize_from(path: str, model: SimCLRModel, *, keep_head: bool = True) ->
     try:
         tf.train.Checkpoint(**{root: tree}).read(path).assert_existing_objects_matched().expect_partial()
     except READ_ERRORS as error:
-        raise damaged(where, error, mend) from error
+        raise damaged(where, error, fix) from error
     notes = "; the supervised head starts fresh" if len(restored) < len(expected) else ""
     if any(name.startswith(_MEMORY) for name, _ in tf.train.list_variables(path)):
         notes += "; its memory of negatives is left out"
@@ -72,7 +72,7 @@ def load_network(path: str, flag: str) -> SimCLRModel:
         UserError: there is no such checkpoint, or no settings beside it.
     """
     path = find_checkpoint(path, flag)
-    where, mend = f"--{flag}={path}", "name another checkpoint"
+    where, fix = f"--{flag}={path}", "name another checkpoint"
     settings = read_settings(os.path.dirname(path))
     names = {field.name for field in dataclasses.fields(ModelConfig)}
     if not names <= settings.keys():
@@ -80,15 +80,15 @@ def load_network(path: str, flag: str) -> SimCLRModel:
     try:
         config = ModelConfig(**{name: settings[name] for name in names})
     except (TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"{where}: the flags.json of its run is damaged ({first_line(error)}); {mend}.") from error
-    _, saved = _saved_shapes(path, where, mend)
+        raise UserError(f"{where}: the flags.json of its run is damaged ({first_line(error)}); {fix}.") from error
+    _, saved = _saved_shapes(path, where, fix)
     model = build_simclr_model(config, saved.get(f"{_HEAD}kernel", (None,))[-1])
-    root, _ = check_same_network(path, where, model, mend=mend)
+    root, _ = check_same_network(path, where, model, fix=fix)
     try:
         checkpoint = tf.train.Checkpoint(**{root: model.variable_tree()})
         checkpoint.read(path).assert_existing_objects_matched().expect_partial()
     except READ_ERRORS as error:
-        raise damaged(where, error, mend) from error
+        raise damaged(where, error, fix) from error
     return model
 
 
@@ -106,8 +106,8 @@ def find_checkpoint(path: str, flag: str) -> str:
         latest = latest_checkpoint(path)
         if latest is None:
             steps = [directory for step in TRAIN_MODES if latest_checkpoint(directory := os.path.join(path, step))]
-            mend = f"one of its steps: {', '.join(steps)}" if steps else "one that has ckpt-* files, or a SavedModel"
-            raise UserError(f"--{flag}={path}: no checkpoint in this directory; name {mend}.")
+            fix = f"one of its steps: {', '.join(steps)}" if steps else "one that has ckpt-* files, or a SavedModel"
+            raise UserError(f"--{flag}={path}: no checkpoint in this directory; name {fix}.")
         return latest
     path = re.sub(r"\.(index|data-\d+-of-\d+)$", "", path)
     try:
@@ -120,8 +120,8 @@ def find_checkpoint(path: str, flag: str) -> str:
         directory = os.path.dirname(path) or "."
         there = [name.removesuffix(".index") for name in list_names(directory) if name.endswith(".index")]
         there = [os.path.join(directory, name) for name in there]
-        mend = f"use one of {listed(there)}" if there else "no checkpoint is in that directory either"
-        raise UserError(f"--{flag}={path}: no such checkpoint; {mend}.")
+        fix = f"use one of {listed(there)}" if there else "no checkpoint is in that directory either"
+        raise UserError(f"--{flag}={path}: no such checkpoint; {fix}.")
     return path
 
 
@@ -134,10 +134,10 @@ def is_saved_model(path: str) -> bool:
 
 
 def check_same_network(
-    path: str, where: str, model, *, mend: str, ignore_head: bool = False
+    path: str, where: str, model, *, fix: str, ignore_head: bool = False
 ) -> tuple[str, dict[str, tuple]]:
     """Raises UserError with the differences and the flags that explain them; returns `_saved_shapes`."""
-    root, saved = _saved_shapes(path, where, mend)
+    root, saved = _saved_shapes(path, where, fix)
     expected = {name: _shape(variable) for name, variable in flatten(model.variable_tree()).items()}
 
     def relevant(shapes):
@@ -149,7 +149,7 @@ def check_same_network(
     return root, saved
 
 
-def _saved_shapes(path: str, where: str, mend: str) -> tuple[str, dict[str, tuple]]:
+def _saved_shapes(path: str, where: str, fix: str) -> tuple[str, dict[str, tuple]]:
     """Returns what the network's variables are filed under, and their shapes by name."""
     try:
         reader = tf.train.load_checkpoint(path)
@@ -159,7 +159,7 @@ def _saved_shapes(path: str, where: str, mend: str) -> tuple[str, dict[str, tupl
         if "_CHECKPOINTABLE_OBJECT_GRAPH" in shapes:
             graph.ParseFromString(reader.get_tensor("_CHECKPOINTABLE_OBJECT_GRAPH"))
     except READ_ERRORS as error:
-        raise damaged(where, error, mend) from error
+        raise damaged(where, error, fix) from error
     roots = {child.local_name: child.node_id for child in graph.nodes[0].children} if graph.nodes else {}
     for root in _ROOTS:
         if root in roots:
@@ -185,9 +185,9 @@ def _keys_below(nodes, root: int) -> dict[str, str]:
     return keys
 
 
-def damaged(where: str, error: BaseException, mend: str) -> DamagedCheckpointError:
+def damaged(where: str, error: BaseException, fix: str) -> DamagedCheckpointError:
     """Returns the error for a checkpoint that cannot be read."""
-    return DamagedCheckpointError(f"{where} is damaged or cannot be read ({first_line(error)}); {mend}.")
+    return DamagedCheckpointError(f"{where} is damaged or cannot be read ({first_line(error)}); {fix}.")
 
 
 def flatten(tree: Mapping, prefix: str = "") -> dict[str, tf.Variable]:

@@ -67,13 +67,13 @@ class SuiteResults:
 
     def __init__(self, path: str, flag: str, *, overwrite: bool = False):
         self.path = path
-        self._mend = f"name another place with --{flag}"
+        self._fix = f"name another place with --{flag}"
         self._overwrite = overwrite
         try:
             tf.io.gfile.makedirs(os.path.dirname(path) or ".")
         except (tf.errors.OpError, OSError) as error:
             raise _unwritable(path, flag, error) from error
-        self.entries = read_entries(path, fix=f"delete it, or {self._mend}")
+        self.entries = read_entries(path, fix=f"delete it, or {self._fix}")
 
     def find(self, key: str, settings: Mapping[str, Any]) -> dict[str, Any] | None:
         """Returns the result that was computed with these settings; None where it has to be computed.
@@ -95,7 +95,7 @@ class SuiteResults:
         if changed:
             raise UserError(
                 f"{self.path}: has a result of {key} with other settings ({listed(changed)}); replace it with "
-                f"--overwrite=True, or {self._mend}."
+                f"--overwrite=True, or {self._fix}."
             )
         return {name: value for name, value in entry.items() if name != "settings"}
 
@@ -121,7 +121,7 @@ class SuiteResults:
             write_text(path, text)
         except (tf.errors.OpError, OSError) as error:
             raise UserError(
-                f"{path}: cannot be written ({first_line(error)}); free some space, or {self._mend}."
+                f"{path}: cannot be written ({first_line(error)}); free some space, or {self._fix}."
             ) from error
 
 
@@ -187,8 +187,8 @@ def _reason(error: Exception) -> str:
     if isinstance(error, UserError):
         return str(error)
     if lacks_memory(error):
-        mend = "use a smaller --eval_batch_size, or --train_batch_size to finetune."
-        return f"out of memory ({reason_of(error)}); {mend}"
+        fix = "use a smaller --eval_batch_size, or --train_batch_size to finetune."
+        return f"out of memory ({reason_of(error)}); {fix}"
     return f"{type(error).__name__}: {first_line(error)}"
 
 

@@ -62,7 +62,7 @@ def robustness(config: RobustnessConfig) -> dict[str, dict[str, Any] | None]:
         The result of each data set.
 
     Raises:
-        UserError: anything the user can mend; at the end, where a data set has no result.
+        UserError: a flag, a file or the data is wrong; at the end, where a data set has no result.
     """
     network = load_inference_network(str(config.checkpoint))
     _check_classifier(config, network)

@@ -40,7 +40,7 @@ def transfer(config: TransferConfig) -> dict[str, dict[str, Any] | None]:
         The result of each data set that the protocol can learn.
 
     Raises:
-        UserError: anything the user can mend; at the end, where a data set has no result.
+        UserError: a flag, a file or the data is wrong; at the end, where a data set has no result.
     """
     learnable = _learnable(config)
     network = load_inference_network(str(config.checkpoint))

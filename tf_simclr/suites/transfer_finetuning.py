@@ -50,7 +50,7 @@ def finetune(
         The scores on its test images, and the directory of the run.
 
     Raises:
-        UserError: anything the user can mend.
+        UserError: a flag, a file or the data is wrong.
     """
     data = dataclasses.replace(
         config.data, dataset=dataset.dataset, train_split=dataset.all_labelled, eval_split=dataset.test

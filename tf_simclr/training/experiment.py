@@ -73,7 +73,7 @@ def train_and_evaluate(config: ExperimentConfig, actions: Sequence[Action] = ())
         `eval/label_top_1_accuracy`, `eval/label_top_5_accuracy`, ...
 
     Raises:
-        UserError: anything the user can mend.
+        UserError: a flag, a file or the data is wrong.
     """
     config.check_inputs()
     check_directory(config)  # Before any work on data and devices.

@@ -18,7 +18,7 @@ _LOG = logging.getLogger("tf_simclr")
 
 @dataclasses.dataclass(frozen=True)
 class LoopPlan:
-    """How far to train and when to stop for air.
+    """How far to train and where to stop.
 
     Attributes:
         total_steps: the exact last step.

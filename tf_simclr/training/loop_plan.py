@@ -13,7 +13,7 @@ _MAX_RESTORES = 3
 
 
 def make_plan(config: ExperimentConfig, num_examples: int) -> LoopPlan:
-    """Returns how far to train on `num_examples` examples, and when to stop for air.
+    """Returns how far to train on `num_examples` examples, and where to stop.
 
     Raises:
         UserError: the steps to profile are not among those of the run.

@@ -88,7 +88,7 @@ def _resolve_handle(handle: str) -> str:
 
 
 def _from_saved_model(path: str, image_size: int, allow_remote: bool) -> Teacher:
-    call, outputs = load_module(path, image_size, flag="teacher", mend=_WHAT_FITS, allow_remote=allow_remote)
+    call, outputs = load_module(path, image_size, flag="teacher", fix=_WHAT_FITS, allow_remote=allow_remote)
     if not isinstance(outputs, dict) or _LOGITS not in outputs or outputs[_LOGITS].shape[-1] is None:
         raise _no_logits(path)
     saved = tf.train.list_variables(os.path.join(path, "variables", "variables"))

@@ -61,7 +61,7 @@ def measure_label_efficiency(
         What stands in `label_efficiency.json`; see `summarize`.
 
     Raises:
-        UserError: anything the user can mend. What other runs have done stays.
+        UserError: a flag, a file or the data is wrong. What other runs have done stays.
     """
     _check_starts(config)
     other_curve = _read_other_curve(config)

@@ -38,7 +38,7 @@ def semi_supervised(
         The result of each step by its name, as `result.json` in `config.model_dir` has it.
 
     Raises:
-        UserError: anything the user can mend. What other steps have done stays.
+        UserError: a flag, a file or the data is wrong. What other steps have done stays.
     """
     _check_starts(config)
     settings = {f"{n}.{flag}": v for n, step in config.steps.items() for flag, v in step.to_dict().items()}
