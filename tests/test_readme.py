@@ -75,8 +75,8 @@ def test_command_is_understood(command, monkeypatch):
         parse_command_line(COMMANDS[command])
 
 
-# Words of commands that repeat what others show.
-REPETITIONS = ("label_efficiency", "by_hand", "protocol=")
+# Words of commands that repeat what others show; `.ci/run` runs the first one itself.
+REPETITIONS = ("train_then_eval", "label_efficiency", "by_hand", "protocol=")
 
 
 @pytest.mark.slow
@@ -145,8 +145,10 @@ def with_stand_ins(arguments, root):
     "command",
     usual(
         "--dataset=cifar10 --data_dir=PREPARED --image_size=32 --resnet_depth=18 --use_blur=False",
-        "--flagfile=photos --dataset=folder:PATH --model_dir=runs/photos",
-        also=["--flagfile=cifar10_r18 --model_dir=runs/cifar10_r18"],
+        also=[
+            "--flagfile=photos --dataset=folder:PATH --model_dir=runs/photos",
+            "--flagfile=cifar10_r18 --model_dir=runs/cifar10_r18",
+        ],
     ),
     ids=["TFDS", "photos", "recipe"],
 )

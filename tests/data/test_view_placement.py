@@ -71,6 +71,7 @@ def test_step_leaves_batches_that_have_views(source):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_step_makes_the_views_of_labelled_images(source):
     labelled = source.subset(np.array([1, 4, 11]), "labelled")
 

@@ -244,6 +244,7 @@ def test_graph_of_a_saved_model_tells_the_layer_of_the_supervised_head(tmp_path)
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_imported_network_is_evaluated_finetuned_distilled_from_and_exported(tmp_path):
     """By the program, on a folder of a few images."""
     for name in ("a", "b", "c", "d", "e"):

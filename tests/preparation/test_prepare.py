@@ -441,7 +441,7 @@ def test_full_disk_keeps_what_is_finished(photos, tmp_path, monkeypatch):
 
 PARENT = """
     import contextlib, multiprocessing, time
-    from tf_simclr import prepare
+    from tf_simclr.preparation import prepare
     from tf_simclr.config import DataConfig, PrepareConfig
 
     if __name__ == "__main__":

@@ -127,6 +127,7 @@ def test_step_that_overflows_changes_nothing_but_scale_and_counter(optimizer, ji
 
 @pytest.mark.distributed
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_replicas_leave_out_a_step_that_overflows_on_one_of_them():
     strategy, batch = two_replicas(), make_batch()
     with strategy.scope():

@@ -172,7 +172,7 @@ def test_train_step_in_float32_is_the_same_within_the_noise_of_permuting_the_bat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("mode", ["graph", "xla"])
+@pytest.mark.parametrize("mode", usual("graph", also=["xla"]))
 def test_moving_variance_in_float32_is_the_biased_one(mode):
     """What the fused kernel returns is not: in no mode may its factor be left."""
     exact, received = run_in("eager", num_steps=1), one_step(mode)(seed=0)
@@ -183,6 +183,7 @@ def test_moving_variance_in_float32_is_the_biased_one(mode):
 @pytest.mark.distributed
 @pytest.mark.slow
 @pytest.mark.parametrize("optimizer", usual("momentum", also=["adam"]))
+@pytest.mark.exhaustive
 def test_two_replicas_equal_one_with_other_optimizers(strategy, optimizer):
     """Adam divides by roots of squared gradients, which multiplies rounding."""
     received, expected = run_replicated(strategy, optimizer=optimizer), run_in("graph", optimizer=optimizer)

@@ -235,7 +235,9 @@ def test_eval_of_a_finished_run_gives_its_result(copy):
 
 @pytest.mark.slow
 def test_eval_steps_count_batches(copy):
-    result = train_and_evaluate(tiny_config(copy, mode="eval", eval_steps=2, eval_batch_size=64))
+    few = {"mode": "eval", "eval_steps": 2, "eval_batch_size": 64}
+    assert refusal(tiny_config(copy, **few)).startswith("--eval_name: not given, but ")
+    result = train_and_evaluate(tiny_config(copy, eval_name="few", **few))
     assert result["eval/num_examples"] == 128
 
 

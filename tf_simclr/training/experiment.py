@@ -534,8 +534,7 @@ class Experiment:
             _LOG.info(line)
 
     def _announce(self) -> None:
-        warmup = long_warmup(self.config, self.schedule)
-        for note in (*self._ingredients.notes, *([warmup] if warmup else [])):
+        for note in self._ingredients.notes:
             _LOG.info(note)
         self._announce_data()
         model, plan = self.config.model, self.plan
@@ -557,6 +556,8 @@ class Experiment:
             ", compiled by XLA" if self._jit_compile else "",
             self.config.model_dir,
         )
+        if warmup := long_warmup(self.config, self.schedule):
+            _LOG.info(warmup)
 
     @property
     def _num_weights(self) -> int:
