@@ -13,6 +13,7 @@ from tf_simclr.data import BatchPlan, choose_labelled, load_source
 from tf_simclr.models import build_simclr_model
 from tf_simclr.schedules import WarmupCosine
 from tf_simclr.training import assembly as ingredients
+from tf_simclr.training import checkpoint_head
 
 # ---- What a step is made of
 
@@ -261,7 +262,7 @@ def may_keep_head(dataset, class_names, *, fingerprint=None):
     source = load_source(tiny_config("x").data, "train")
     source.class_names = class_names
     source.fingerprint = lambda: fingerprint
-    return ingredients._may_keep_head(config, source)
+    return checkpoint_head.may_keep_head(config, source)
 
 
 def test_head_is_taken_over_by_the_names_of_its_classes():

@@ -20,7 +20,7 @@ from tf_simclr.runs.data import RunData
 from tf_simclr.runs.directory import check_directory, claim_directory
 from tf_simclr.runs.networks import load_network
 from tf_simclr.schedules import WarmupCosine
-from tf_simclr.training import assembly as ingredients
+from tf_simclr.training import distillation
 from tf_simclr.training.assembly import make_ingredients
 from tf_simclr.training.teacher import Teacher, load_teacher, network_class_names
 
@@ -304,11 +304,11 @@ def fitting_teacher(tmp_path, monkeypatch, names, class_names):
     """A teacher of `names`, with the logits 0, 1, 2, ..., as it is used for images of `class_names`."""
     logits = tf.range(len(names), dtype=tf.float32)[tf.newaxis]
     teacher = Teacher(lambda images: logits, len(names), None)
-    monkeypatch.setattr(ingredients, "load_teacher", lambda *arguments, **settings: teacher)
-    monkeypatch.setattr(ingredients, "network_class_names", lambda path, flag: list(names))
+    monkeypatch.setattr(distillation, "load_teacher", lambda *arguments, **settings: teacher)
+    monkeypatch.setattr(distillation, "network_class_names", lambda path, flag: list(names))
     count = len(class_names)
     source = ArraySource("some", np.zeros([count, 4, 4, 3], np.uint8), np.arange(count), class_names)
-    return ingredients._load_fitting_teacher(distill_config(tmp_path, teacher="hub"), source)
+    return distillation.load_fitting_teacher(distill_config(tmp_path, teacher="hub"), source)
 
 
 def test_teacher_whose_classes_are_in_another_order_is_read_by_name(tmp_path, monkeypatch):

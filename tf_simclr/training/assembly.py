@@ -1,4 +1,4 @@
-"""What each kind of training is made of: its images, their views, its network and its task."""
+"""Assembly of a run: the images, views, network and task of each kind of training."""
 
 import dataclasses
 import logging
@@ -8,14 +8,13 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from tf_simclr.augment import TrainView
-from tf_simclr.config import DataConfig, ExperimentConfig, ModelConfig, UserError, absolute_dataset
+from tf_simclr.config import ExperimentConfig, ModelConfig, UserError
 from tf_simclr.data import (
     BatchPlan,
     DataService,
     MixedSource,
     Source,
     TrainingSource,
-    class_list,
     class_numbers,
     few_labels,
     load_eval_source,
@@ -26,15 +25,15 @@ from tf_simclr.data import (
 )
 from tf_simclr.files import counted
 from tf_simclr.models import SimCLRModel, build_simclr_model
-from tf_simclr.runs.data import RunData, read_class_names, read_run_data
-from tf_simclr.runs.directory import read_settings
+from tf_simclr.runs.data import RunData, read_class_names
 from tf_simclr.runs.networks import initialize_from
 from tf_simclr.schedules import WarmupCosine
 from tf_simclr.tasks.base import Task
 from tf_simclr.tasks.distill import DistillTask
 from tf_simclr.tasks.finetune import FinetuneTask
 from tf_simclr.tasks.pretrain import MemoryPretrainTask, PretrainTask
-from tf_simclr.training.teacher import Teacher, load_teacher, network_class_names
+from tf_simclr.training.checkpoint_head import has_same_classes, may_keep_head
+from tf_simclr.training.distillation import compare_sizes, labelled_rows, load_fitting_teacher
 
 _LOG = logging.getLogger("tf_simclr")
 # Keeps the random numbers of the labelled images apart from those of the unlabelled ones.
@@ -226,7 +225,7 @@ def _pretrain(config: ExperimentConfig, num_replicas: int, source: TrainingSourc
         return task(model, config.optimizer, schedule, config.contrast)
 
     def initialize(model: SimCLRModel) -> str:
-        return _start(config, model, keep_head=_has_same_classes(config, source))
+        return initialize_from(str(config.train.checkpoint), model, keep_head=has_same_classes(config, source))
 
     return Ingredients(
         source,
@@ -283,7 +282,7 @@ def _finetune(config: ExperimentConfig, num_replicas: int, images: Source) -> In
         return FinetuneTask(model, config.optimizer, schedule)
 
     def initialize(model: SimCLRModel) -> str:
-        return _start(config, model, keep_head=_may_keep_head(config, source))
+        return initialize_from(str(config.train.checkpoint), model, keep_head=may_keep_head(config, source))
 
     return Ingredients(
         source,
@@ -295,64 +294,32 @@ def _finetune(config: ExperimentConfig, num_replicas: int, images: Source) -> In
     )
 
 
-def _has_same_classes(config: ExperimentConfig, source: TrainingSource) -> bool:
-    """Whether the checkpoint's head tells the classes of the images apart, in the same order, as far as is known."""
-    names = network_class_names(str(config.train.checkpoint), "checkpoint")
-    return names is None or source.class_names in (None, tuple(names))
-
-
-def _may_keep_head(config: ExperimentConfig, source: TrainingSource) -> bool:
-    """Whether the checkpoint's head was trained on the same layer and on the same labels."""
-    if config.model.zero_init_logits_layer or not _has_same_classes(config, source):
-        return False
-    checkpoint = os.path.expanduser(str(config.train.checkpoint))
-    directory = checkpoint if tf.io.gfile.isdir(checkpoint) else os.path.dirname(checkpoint)
-    settings = read_settings(directory)
-    ours: dict[str, object] = {"ft_proj_selector": config.model.ft_proj_selector}
-    # What a student's teacher has seen may be seen: in self-distillation it is where the student starts.
-    if config.train.checkpoint != config.distill.teacher:
-        distills = config.train.train_mode == "distill"
-        if settings.get("train_mode") == "pretrain" and (distills or config.data.few_labels):
-            return False  # A probe has seen all labels.
-        names = ("label_fraction", "labels_per_class", "label_seed")
-        ours |= {name: getattr(config.data, name) for name in names}
-        ours["train_split"] = config.data.labelled_split
-        learned_from = read_run_data(directory)
-        # The same images may lie elsewhere now.
-        moved = learned_from is not None and learned_from.fingerprint == source.fingerprint()
-        theirs = absolute_dataset(str(settings.get("dataset")))
-        if not moved and theirs != absolute_dataset(config.data.dataset):
-            return False
-    known = settings | {"train_split": settings.get("train_split") or DataConfig().labelled_split}
-    return known.items() >= ours.items()
-
-
 def _distill(config: ExperimentConfig, num_replicas: int, source: TrainingSource) -> Ingredients:
     plan = _plan(config.train.train_batch_size, num_replicas)
     _check_fits(config, plan, source)
     notes = _describe_mix(config, source)
     labelled, num_labelled = None, 0
     if config.mode != "eval" and isinstance(source, Source):
-        labelled, num_labelled = _labelled_rows(config, source, plan)
+        labelled, num_labelled = labelled_rows(config, source, plan)
     if num_labelled:
         notes.append(f"{num_labelled} of the {plan.global_batch_size} images of a batch are labelled.")
 
     def make_task(schedule: WarmupCosine) -> Task:
         is_trained = config.mode != "eval"  # Which needs no teacher: it may be gone.
-        teacher = _load_fitting_teacher(config, source) if is_trained else None
+        teacher = load_fitting_teacher(config, source) if is_trained else None
         num_classes = teacher.num_classes if teacher else source.num_classes or _num_classes_of_run(config)
         student = _fresh_network(config, config.model, num_classes)
         student.freeze_for_finetuning()
         if teacher is None:
             return FinetuneTask(student, config.optimizer, schedule)
-        _compare_sizes(student, teacher)
+        compare_sizes(student, teacher)
         rows = num_labelled // num_replicas
         return DistillTask(
             student, config.optimizer, schedule, config.distill, teacher=teacher.logits, num_labelled=rows
         )
 
     def initialize(model: SimCLRModel) -> str:
-        return _start(config, model, keep_head=_may_keep_head(config, source))
+        return initialize_from(str(config.train.checkpoint), model, keep_head=may_keep_head(config, source))
 
     return Ingredients(
         source,
@@ -366,30 +333,6 @@ def _distill(config: ExperimentConfig, num_replicas: int, source: TrainingSource
     )
 
 
-def _labelled_rows(config: ExperimentConfig, source: Source, plan: BatchPlan) -> tuple[Source | None, int]:
-    """Returns what the labelled rows of a batch are drawn from, None for the batch itself; their number."""
-    if config.distill.distill_alpha == 1:
-        return None, 0
-    labelled = few_labels(source, config.data)
-    batch_size, asked = plan.global_batch_size, config.distill.distill_labeled_share
-    all_are = labelled is source and not asked
-    share = asked or labelled.num_examples / source.num_examples
-    num_labelled, replicas = max(1, int(share * batch_size + 0.5)), plan.total_replicas
-    if num_labelled % replicas:
-        lower = num_labelled // replicas * replicas
-        nearest = [f"{count / batch_size:.4g}" for count in (lower, lower + replicas) if count]
-        raise UserError(
-            f"--distill_labeled_share={share:.4g}: {num_labelled} labelled images of a batch of {batch_size} cannot "
-            f"be shared out evenly over {replicas} replicas; use {' or '.join(nearest)}."
-        )
-    if num_labelled >= batch_size and not all_are:
-        raise UserError(
-            f"--distill_labeled_share={share:.4g}: leaves no place for unlabelled images in a batch of "
-            f"{batch_size}; use a smaller share or a larger --train_batch_size."
-        )
-    return None if all_are else labelled, num_labelled
-
-
 def _num_classes_of_run(config: ExperimentConfig) -> int | None:
     """Returns the number of classes of a student that is evaluated, whose images have none."""
     if names := read_class_names(str(config.model_dir)):
@@ -398,44 +341,8 @@ def _num_classes_of_run(config: ExperimentConfig) -> int | None:
     return held_out.num_classes if held_out else None
 
 
-def _load_fitting_teacher(config: ExperimentConfig, source: TrainingSource) -> Teacher:
-    named, allowed = str(config.distill.teacher), config.distill.allow_remote_teacher
-    teacher = load_teacher(named, config.model.image_size, allow_remote=allowed)
-    ours, theirs = source.class_names, network_class_names(named, "teacher")
-    if ours is None or (theirs is None and len(ours) == teacher.num_classes):
-        return teacher
-    if theirs is None:
-        raise UserError(
-            f"--teacher={named}: has {teacher.num_classes} classes, {source.name} has {len(ours)}; use a teacher of "
-            "the same classes."
-        )
-    numbers = class_numbers(ours, theirs)
-    if numbers is None or len(ours) != len(theirs):
-        raise UserError(
-            f"--teacher={named}: has {class_list(theirs, ours)}, {source.name} {class_list(ours, theirs)}; use a "
-            "teacher of the same classes."
-        )
-    if ours == tuple(theirs):
-        return teacher
-    return teacher._replace(logits=lambda images: tf.gather(teacher.logits(images), numbers, axis=-1))
-
-
-def _compare_sizes(student: SimCLRModel, teacher: Teacher) -> None:
-    num_weights = sum(variable.shape.num_elements() for variable in student.used_variables)
-    if teacher.num_weights is not None and num_weights > teacher.num_weights:
-        _LOG.info(
-            "The student is bigger than its teacher: %.2f M against %.2f M weights.",
-            num_weights / 1e6,
-            teacher.num_weights / 1e6,
-        )
-
-
 def _fresh_network(config: ExperimentConfig, model_config: ModelConfig, num_classes: int | None) -> SimCLRModel:
     tf.keras.utils.set_random_seed(config.train.seed)  # The initial weights are drawn from it.
     model = build_simclr_model(model_config, num_classes)
     model.recompute = config.train.recompute
     return model
-
-
-def _start(config: ExperimentConfig, model: SimCLRModel, *, keep_head: bool = True) -> str:
-    return initialize_from(str(config.train.checkpoint), model, keep_head=keep_head)
