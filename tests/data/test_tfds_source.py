@@ -211,7 +211,7 @@ def test_tfds_large_images_of_one_size_are_streamed(config, monkeypatch):
         (
             "qqqqqqq",
             "train",
-            r"^--dataset=qqqqqqq: no such data set .*; use digits, fashion_mnist_debian, a name of",
+            r"^--dataset=qqqqqqq: no such data set .*; use digits, a name of",
         ),
         ("mnist:99.0.0", "train", r"^--dataset=mnist:99\.0\.0: cannot be opened \(.*\); check the name\."),
         ("not a name", "train", r"^--dataset=not a name: cannot be opened \(.*\); check the name\."),

@@ -59,10 +59,10 @@ class DataConfig(Settings):
 
     dataset: str = setting(
         "imagenet2012",
-        "The images: digits, fashion_mnist_debian (Debian's package), a TFDS name (cifar10, imagenet2012, ...), "
-        "folder:PATH with one folder per class, or tfrecord:GLOB. Separate several with commas, names first: "
-        "digits,folder:PATH,tfrecord:GLOB. They are mixed without their labels.",
-        fix="use digits, fashion_mnist_debian, a TFDS name, folder:PATH or tfrecord:GLOB",
+        "The images: digits, a TFDS name (cifar10, imagenet2012, ...), folder:PATH with one folder per class, or "
+        "tfrecord:GLOB. Separate several with commas, names first: digits,folder:PATH,tfrecord:GLOB. They are mixed "
+        "without their labels.",
+        fix="use digits, a TFDS name, folder:PATH or tfrecord:GLOB",
         unused_by=_SUITES,
     )
     mix: str | None = setting(
@@ -70,9 +70,7 @@ class DataConfig(Settings):
         "Share of each source in every batch, such as 0.7,0.3. If not given: in proportion to their images.",
         unused_by=("embed", *_PROBES),
     )
-    data_dir: str | None = setting_of_command(
-        None, "Directory of prepared TFDS data sets, or of the files of fashion_mnist_debian."
-    )
+    data_dir: str | None = setting_of_command(None, "Directory of prepared TFDS data sets.")
     tfds_image_key: str | None = setting(
         None, "Image feature of a TFDS data set; needed if it has several.", fix=_FEATURE
     )

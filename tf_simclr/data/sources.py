@@ -6,7 +6,7 @@ import os
 import numpy as np
 
 from tf_simclr.config import DataConfig, UserError
-from tf_simclr.data import fashion_mnist, folder_source, record_source, tfds_source
+from tf_simclr.data import folder_source, record_source, tfds_source
 from tf_simclr.data.mixed_source import MixedSource
 from tf_simclr.data.random_access import ArraySource
 from tf_simclr.data.source import Source, TrainingSource
@@ -54,8 +54,6 @@ def load_source(data: DataConfig, split: str, *, flag: str = "train_split") -> S
     _check_one(data)
     if data.dataset == "digits":
         return _digits_source(split, flag)
-    if data.dataset == fashion_mnist.NAME:
-        return fashion_mnist.load(data, split, flag)
     if data.dataset.startswith(FOLDER_PREFIX):
         return folder_source.load(data, split, flag)
     if data.dataset.startswith(record_source.PREFIX):
@@ -88,8 +86,6 @@ def available_splits(data: DataConfig) -> tuple[str, ...]:
     _check_one(data)
     if data.dataset == "digits":
         return _DIGITS_SPLITS
-    if data.dataset == fashion_mnist.NAME:
-        return fashion_mnist.SPLITS
     if data.dataset.startswith(FOLDER_PREFIX):
         return folder_source.available_splits(data)
     if data.dataset.startswith(record_source.PREFIX):

@@ -288,11 +288,9 @@ def _path_hint(data: DataConfig) -> str | None:
 
 def _unknown(data: DataConfig, names: list[str]) -> UserError:
     name = data.dataset.partition("/")[0].partition(":")[0]
-    nearest = difflib.get_close_matches(name, ["digits", "fashion_mnist_debian", *names], n=3)
+    nearest = difflib.get_close_matches(name, ["digits", *names], n=3)
     hint = _path_hint(data) or (
-        f"did you mean {', '.join(nearest)}?"
-        if nearest
-        else "use digits, fashion_mnist_debian, a name of the TFDS catalog or folder:PATH."
+        f"did you mean {', '.join(nearest)}?" if nearest else "use digits, a name of the TFDS catalog or folder:PATH."
     )
     where = f" under --data_dir={data.data_dir}" if data.data_dir else ""
     return UserError(f"--dataset={data.dataset}: no such data set in TensorFlow Datasets{where}; {hint}")
