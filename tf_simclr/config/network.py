@@ -6,7 +6,6 @@ from typing import ClassVar
 from tf_simclr.config.setting import Settings, setting
 
 RESNET_DEPTHS = (18, 34, 50, 101, 152, 200)
-NUM_BLOCK_GROUPS = 4
 MAX_WIDTH = 32
 
 
