@@ -25,7 +25,6 @@ from tf_simclr.training.assembly import make_ingredients
 from tf_simclr.training.teacher import Teacher, load_teacher, network_class_names
 
 # Of tensorflow-hub.
-pytestmark = pytest.mark.filterwarnings("ignore:pkg_resources is deprecated", "ignore:Deprecated call to `pkg_res")
 SIZE, CLASSES = 8, 10
 
 
