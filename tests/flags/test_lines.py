@@ -91,7 +91,9 @@ def test_positional_argument_is_refused(argument):
 
 
 @pytest.mark.parametrize("argument", ["--flagfile={}", "--flagfile={}/no.flags", "--flagfile=fotos", "--flagfile=../x"])
-def test_flagfile_missing_lists_the_recipes(tmp_path, argument):
+def test_flagfile_missing_lists_the_recipes(tmp_path, monkeypatch, argument):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")  # So that `../x` is missing wherever the checkout is.
     message = refusal(argument.format(tmp_path))
     assert message.startswith(f"{argument.format(tmp_path)}: cannot be read (")
     assert "name a file, or one of the recipes cifar10_r18, " in message

@@ -140,7 +140,7 @@ def test_results_are_those_known_by_construction(classifier, data_dir, tmp_path,
     }
     for name in (*ROBUSTNESS_DATASETS[:3], "imagenet_sketch"):
         assert found[name] == pytest.approx(plain, abs=1e-6), name
-    # Class 10 is none of ImageNet-A: of those that are, 11 comes first, with the logit 2. Neither is 7.
+    # ImageNet-A lacks the classes 7 and 10. Of its own classes 11 comes first, with the logit 2.
     weak, strong = (confidence(value, num_classes=200) for value in (SECOND, FIRST))
     assert found["imagenet_a"] == pytest.approx(
         {
@@ -152,7 +152,7 @@ def test_results_are_those_known_by_construction(classifier, data_dir, tmp_path,
         },
         abs=1e-6,
     )
-    # 0, 998 and 999 are none of ImageNet-R: of 998 all are equal, and 1 is the lowest.
+    # ImageNet-R lacks the classes 0, 998 and 999. The logits of an image of 998 are equal, and 1 is the lowest class.
     two, alone, none = (confidence(*v, num_classes=200) for v in ((FIRST, SECOND), (FIRST,), (0,)))
     right_and_wrong = [(confidence(SECOND, num_classes=200), 1), (two, 0), (alone, 1), (none, 1)]
     assert found["imagenet_r"]["label_top_1_accuracy"] == 3 / 4

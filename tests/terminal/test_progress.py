@@ -18,7 +18,7 @@ class Terminal(io.StringIO):
 
 @pytest.fixture
 def put_terminal(monkeypatch):
-    """Puts a terminal in the place of standard error, from within a test: pytest puts its own before it."""
+    """Replaces standard error by a terminal, from within a test, because pytest replaces it before."""
 
     def put(terminal):
         monkeypatch.setattr(sys, "stderr", terminal)

@@ -151,7 +151,7 @@ def _from_slurm(config: StrategyConfig) -> Cluster:
     own = f"{node}:{config.cluster_port + local_task}"
     if own not in addresses:
         raise UserError(
-            f"--cluster=slurm: SLURMD_NODENAME and SLURM_LOCALID name {own}, which is none of the workers "
+            f"--cluster=slurm: SLURMD_NODENAME and SLURM_LOCALID name {own}, which is not one of the workers "
             f"{listed(addresses)}; start every worker with srun, in one step."
         )
     cluster = Cluster(addresses, addresses.index(own), "Slurm")

@@ -72,7 +72,7 @@ class FeatureFiles:
         overwrite: whether to replace what is there, unless it is an unfinished part of the same.
 
     Raises:
-        UserError: the output is finished already, or is none of this program.
+        UserError: the output is finished already, or another program wrote it.
     """
 
     def __init__(self, output: str, *, overwrite: bool):

@@ -57,7 +57,7 @@ def load_inference_network(path: str) -> Network:
         path: the directory of a run, a checkpoint in it, or a SavedModel with named outputs.
 
     Raises:
-        UserError: it is none of these, or damaged.
+        UserError: it is something else, or damaged.
     """
     path = os.path.expanduser(path)
     if is_saved_model(path):

@@ -75,7 +75,7 @@ class Task(abc.ABC):
 
         Returns:
             The forward pass, and scalars over this replica's rows: `total_loss` without weight decay, and
-            whatever else is to be shown.
+            the other metrics to show.
         """
 
     def train_step(self, batch: dict) -> dict[str, tf.Tensor]:

@@ -121,7 +121,7 @@ class Experiment:
 
     @functools.cached_property
     def task(self) -> Task:
-        """The task, with its network and whatever else it needs; made when it is first asked for.
+        """The task with its network, made when it is first used.
 
         Raises:
             UserError: a teacher does not fit.
