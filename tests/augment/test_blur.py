@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tf_simclr.augment import blur
+from tf_simclr.augment.blur import blur_choice, blur_radius, gaussian_blur
+from tf_simclr.augment.choices import apply_choices
 
 
 def _planes(batch, size, channels=3):
@@ -25,44 +26,25 @@ def _blur_loops(plane, sigma, radius):
     return result / sum(taps) ** 2
 
 
-@pytest.mark.parametrize("size", [20, 41])
+@pytest.mark.parametrize("size", [19, 20, 41])
 def test_gaussian_blur_equals_loops(size):
     sigmas = [0.1, 0.7, 2.0]
     planes = _planes(3, size, channels=2)
-    result = blur.gaussian_blur(planes, tf.constant(sigmas), tf.constant([True] * 3)).numpy()
+    result = gaussian_blur(tf.constant(sigmas), planes)
     for b, sigma in enumerate(sigmas):
         for channel in range(2):
             expected = _blur_loops(planes[b, channel], sigma, (size // 10) // 2)
             np.testing.assert_allclose(result[b, channel], expected, atol=1e-5)
 
 
-def test_gaussian_blur_leaves_the_others_exactly():
-    planes = _planes(2, 24)
-    result = blur.gaussian_blur(planes, tf.constant([2.0, 2.0]), tf.constant([False, True])).numpy()
-    np.testing.assert_array_equal(result[0], planes[0])
-    assert np.abs(result[1] - planes[1]).max() > 0.1
-
-
-def test_gaussian_blur_pads_with_zeros():
-    planes = np.ones((1, 1, 60, 60), np.float32)
-    result = blur.gaussian_blur(planes, tf.constant([2.0]), tf.constant([True])).numpy()[0, 0]
-    np.testing.assert_allclose(result[30, 30], 1, atol=1e-6)
-    assert result[0, 30] < 0.7 and result[0, 0] < 0.5
-
-
-def test_gaussian_blur_has_no_effect_on_small_images():
-    planes = _planes(2, 19)
-    result = blur.gaussian_blur(planes, tf.constant([2.0, 2.0]), tf.constant([True, True]))
-    np.testing.assert_array_equal(result, planes)
-
-
 @pytest.mark.parametrize(("size", "taps"), [(224, 23), (32, 3), (19, 1)])
 def test_blur_radius_gives_the_authors_taps(size, taps):
-    assert 2 * blur.blur_radius(size) + 1 == taps
+    assert 2 * blur_radius(size) + 1 == taps
 
 
-def test_random_blur_maps_draws_to_sigma():
+def test_blur_choice_maps_draws_to_sigma_and_leaves_half_of_the_images_exactly():
     planes = _planes(4, 40)
     draws = tf.constant([[0.0, 0.0], [0.499, 0.5], [0.49, 1 - 2**-24], [0.5, 0.9]])
-    expected = blur.gaussian_blur(planes, tf.constant([0.1, 1.05, 2.0, 1.0]), tf.constant([True] * 3 + [False]))
-    np.testing.assert_allclose(blur.random_blur(planes, draws), expected, atol=1e-6)
+    result = apply_choices(planes, [blur_choice(draws)])
+    np.testing.assert_allclose(result[:3], gaussian_blur(tf.constant([0.1, 1.05, 2.0]), planes[:3]), atol=1e-6)
+    np.testing.assert_array_equal(result[3], planes[3])

@@ -43,21 +43,14 @@ BOXES = [(0, 0, 13, 17), (2, 5, 6, 4), (12, 16, 1, 1), (0, 3, 13, 1), (1, 1, 9, 
 
 
 @pytest.mark.parametrize("size", [1, 5, 13, 24])
-def test_crop_and_resize_equals_loops(size):
+def test_crop_and_resize_equals_loops_and_tensorflow(size):
     images = _uniform(len(BOXES), 13 * 17 * 3).reshape(-1, 13, 17, 3)
     flip = np.array([False, True, False, True, True])
-    result = _to_images(spatial.crop_and_resize(images, tf.constant(BOXES), size, flip))
-    for image, (top, left, height, width), flipped, actual in zip(images, BOXES, flip, result, strict=True):
-        expected = _resize_loops(image[top : top + height, left : left + width], size)
-        np.testing.assert_allclose(actual, expected[:, ::-1] if flipped else expected, atol=1e-5)
-
-
-@pytest.mark.parametrize("size", [4, 32])
-def test_crop_and_resize_equals_tensorflow_resize(size):
-    images = _uniform(len(BOXES), 13 * 17 * 3).reshape(-1, 13, 17, 3)
-    result = _to_images(spatial.crop_and_resize(images, tf.constant(BOXES), size))
-    for image, (top, left, height, width), actual in zip(images, BOXES, result, strict=True):
+    result = _to_images(spatial.crop_and_resize(images, tf.constant(BOXES), size, flip=flip))
+    for image, (top, left, height, width), flipped, found in zip(images, BOXES, flip, result, strict=True):
         crop = image[top : top + height, left : left + width]
+        actual = found[:, ::-1] if flipped else found
+        np.testing.assert_allclose(actual, _resize_loops(crop, size), atol=1e-5)
         np.testing.assert_allclose(actual, tf.image.resize(crop, [size, size], "bicubic"), atol=2e-3)
 
 
@@ -65,12 +58,6 @@ def test_crop_and_resize_at_same_size_copies_pixels():
     images = _uniform(2, 9 * 12 * 3).reshape(-1, 9, 12, 3)
     result = _to_images(spatial.crop_and_resize(images, tf.constant([[1, 2, 7, 7]]), 7))
     np.testing.assert_array_equal(result, images[:, 1:8, 2:9])
-
-
-def test_bicubic_weights_sum_to_one_and_stay_inside():
-    weights = spatial.bicubic_weights(tf.constant([3, 0]), tf.constant([5, 1]), 20, 33).numpy()
-    np.testing.assert_allclose(weights.sum(-1), 1, atol=1e-6)
-    assert not weights[0, :, :3].any() and not weights[0, :, 8:].any() and not weights[1, :, 1:].any()
 
 
 def _tensorflow_areas(height, width, min_area, count):
@@ -88,8 +75,7 @@ def _tensorflow_areas(height, width, min_area, count):
 
 
 @pytest.mark.parametrize(
-    ("height", "width", "min_area"),
-    [(500, 500, 0.08), (375, 500, 0.08), (200, 700, 0.08), (32, 32, 0.08), (8, 8, 0.35), (8, 8, 0.08)],
+    ("height", "width", "min_area"), [(500, 500, 0.08), (200, 700, 0.08), (32, 32, 0.08), (8, 8, 0.35)]
 )
 def test_sample_crop_boxes_areas_follow_tensorflow(height, width, min_area):
     count = 4000
@@ -101,13 +87,6 @@ def test_sample_crop_boxes_areas_follow_tensorflow(height, width, min_area):
     gap = np.searchsorted(areas, grid, "right") - np.searchsorted(expected, grid, "right")
     # Kolmogorov-Smirnov distance of two samples of 4000: above 0.045 once in 1,700 comparisons.
     assert np.abs(gap).max() / count < 0.045
-
-
-def test_sample_crop_boxes_on_large_square_has_measured_area():
-    boxes = spatial.sample_crop_boxes(_uniform(4000, spatial.NUM_CROP_DRAWS), 1000, 1000, 0.08).numpy()
-    areas = boxes[:, 2] * boxes[:, 3] / 1e6
-    assert 0.10 <= areas.min() < 0.105
-    assert abs(np.median(areas) - 0.39) < 0.02
 
 
 @pytest.mark.parametrize("shape", [(32, 32), (48, 20), (9, 1), (1, 1), (2, 300), (8, 8)])
@@ -151,27 +130,17 @@ def test_sample_crop_boxes_without_valid_try_take_whole_image():
 
 @pytest.mark.parametrize(
     ("shape", "box"),
-    [
-        ((500, 375), (86, 24, 328, 328)),
-        ((10, 10), (1, 1, 9, 9)),
-        ((1, 5), (0, 2, 1, 1)),
-        ((4, 4), (0, 0, 4, 4)),
-    ],
+    [((500, 375), (86, 24, 328, 328)), ((10, 10), (1, 1, 9, 9)), ((1, 5), (0, 2, 1, 1)), ((4, 4), (0, 0, 4, 4))],
 )
 def test_center_crop_box_rounds_as_the_authors(shape, box):
     np.testing.assert_array_equal(spatial.center_crop_box(*shape, 0.875), box)
 
 
-def test_rotate_by_quarter_turn_is_counter_clockwise():
+def test_rotate_is_counter_clockwise_and_by_zero_copies_pixels():
     planes = _uniform(2, 3 * 49).reshape(2, 3, 7, 7)
-    result = spatial.rotate(planes, tf.constant([90.0, -90.0]))
+    result = spatial.rotate(planes, tf.constant([90.0, 0.0]))
     np.testing.assert_allclose(result[0], np.rot90(planes[0], axes=(1, 2)), atol=1e-5)
-    np.testing.assert_allclose(result[1], np.rot90(planes[1], -1, axes=(1, 2)), atol=1e-5)
-
-
-def test_rotate_by_zero_copies_pixels():
-    planes = _uniform(2, 3 * 36).reshape(2, 3, 6, 6)
-    np.testing.assert_array_equal(spatial.rotate(planes, tf.zeros(2)), planes)
+    np.testing.assert_array_equal(result[1], planes[1])
 
 
 def test_rotate_equals_loops():

@@ -4,7 +4,7 @@ import functools
 
 import tensorflow as tf
 
-from tf_simclr.augment.steps import Step, per_image, step_for_some, take_steps
+from tf_simclr.augment.choices import Choice, choose_some, per_image
 
 BLUR_PROBABILITY = 0.5
 SIGMA_RANGE = (0.1, 2.0)
@@ -15,25 +15,31 @@ def blur_radius(size: int) -> int:
     return (size // 10) // 2
 
 
-def gaussian_blur(planes: tf.Tensor, sigma: tf.Tensor, apply: tf.Tensor) -> tf.Tensor:
-    """Blurs the chosen images with a separable Gaussian, as two weighted sums of shifted images.
+def blur_choice(draws: tf.Tensor) -> Choice:
+    """Returns the choice to blur half of the images, with sigma uniform between 0.1 and 2 pixels.
+
+    Args:
+        draws: float32 [batch, 2], uniform in [0, 1): whether to blur, then sigma.
+    """
+    low, high = SIGMA_RANGE
+    sigma = low + (high - low) * draws[:, 1]
+    return choose_some(draws[:, 0] < BLUR_PROBABILITY, functools.partial(gaussian_blur, sigma))
+
+
+def gaussian_blur(sigma: tf.Tensor, planes: tf.Tensor) -> tf.Tensor:
+    """Blurs images with a separable Gaussian, as two weighted sums of shifted images.
 
     SimCLR (arXiv 2002.05709, appendix A). The kernel is normalised over its taps; pixels outside the image
     are zero and are not compensated for, as in the authors' code. They draw one sigma per batch; here each
     image has its own. Images smaller than 20 pixels have a radius of 0 and do not change.
 
     Args:
-      planes: float32 [batch, channels, size, size].
-      sigma: float32 [batch], standard deviation in pixels, above 0.
-      apply: bool [batch], which images to blur; the others stay exactly as they are.
+        sigma: float32 [batch], standard deviation in pixels, above 0.
+        planes: float32 [batch, channels, size, size].
 
     Returns:
-      float32 [batch, channels, size, size].
+        float32 [batch, channels, size, size].
     """
-    return take_steps(planes, [step_for_some(apply, functools.partial(_blur, sigma))])
-
-
-def _blur(sigma: tf.Tensor, planes: tf.Tensor) -> tf.Tensor:
     radius = blur_radius(planes.shape[2])
     if radius == 0:
         return planes
@@ -57,23 +63,3 @@ def _filter(planes: tf.Tensor, taps: tf.Tensor, axis: int) -> tf.Tensor:
     for distance in range(1, radius + 1):
         result += per_image(taps[distance]) * (shifted(distance) + shifted(-distance))
     return result
-
-
-def blur_step(draws: tf.Tensor) -> Step:
-    """Returns the step of `random_blur`."""
-    low, high = SIGMA_RANGE
-    sigma = low + (high - low) * draws[:, 1]
-    return step_for_some(draws[:, 0] < BLUR_PROBABILITY, functools.partial(_blur, sigma))
-
-
-def random_blur(planes: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
-    """Blurs half of the images, with sigma uniform between 0.1 and 2 pixels.
-
-    Args:
-      planes: float32 [batch, channels, size, size].
-      draws: float32 [batch, 2], uniform in [0, 1): whether, then sigma.
-
-    Returns:
-      float32 [batch, channels, size, size].
-    """
-    return take_steps(planes, [blur_step(draws)])

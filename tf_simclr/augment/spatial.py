@@ -45,19 +45,18 @@ def sample_crop_boxes(draws: tf.Tensor, height: int | tf.Tensor, width: int | tf
     """Draws one random crop per image: the authors' "inception crop".
 
     Follows TensorFlow's `sample_distorted_bounding_box` with the whole image as the object: the height, not
-    the area, is uniform, and crops that cover less than a tenth of the image are rejected. Two differences:
-    the last row and column can be reached (TensorFlow never draws the largest offset), and the random
-    numbers are given.
+    the area, is uniform, and crops that cover less than a tenth of the image are rejected. Unlike there, the
+    last row and column can be reached, and the random numbers are given.
 
     Args:
-      draws: float32 [batch, NUM_CROP_DRAWS], uniform in [0, 1).
-      height: Height of the images in pixels, an int or a scalar tensor.
-      width: Width of the images in pixels, likewise.
-      min_area: The least share of the image that a crop covers, in (0, 1].
+        draws: float32 [batch, NUM_CROP_DRAWS], uniform in [0, 1).
+        height: Height of the images in pixels, an int or a scalar tensor.
+        width: Width of the images in pixels, likewise.
+        min_area: The least share of the image that a crop covers, in (0, 1].
 
     Returns:
-      int32 [batch, 4]: top row, left column, height and width in pixels; the whole image if none of
-      NUM_CROP_TRIES tries is valid.
+        int32 [batch, 4]: top row, left column, height and width in pixels; the whole image if none of
+        NUM_CROP_TRIES tries is valid.
     """
     height, width = tf.cast(height, tf.float32), tf.cast(width, tf.float32)
     tries, offsets = draws[:, : 2 * NUM_CROP_TRIES], draws[:, 2 * NUM_CROP_TRIES : NUM_CROP_DRAWS]
@@ -78,12 +77,12 @@ def center_crop_box(height: int | tf.Tensor, width: int | tf.Tensor, proportion:
     """Returns the central square whose side is `proportion` of the shorter side, rounded as the authors do.
 
     Args:
-      height: Height of the image in pixels, an int or a scalar tensor.
-      width: Width of the image in pixels, likewise.
-      proportion: Share of the shorter side, in (0, 1].
+        height: Height of the image in pixels, an int or a scalar tensor.
+        width: Width of the image in pixels, likewise.
+        proportion: Share of the shorter side, in (0, 1].
 
     Returns:
-      int32 [4]: top row, left column, height and width in pixels.
+        int32 [4]: top row, left column, height and width in pixels.
     """
     height, width = tf.cast(height, tf.int32), tf.cast(width, tf.int32)
     shorter = tf.cast(tf.minimum(height, width), tf.float32)
@@ -108,14 +107,14 @@ def bicubic_weights(
     the sampling positions to 1/1024 of a pixel; this does not.
 
     Args:
-      start: int32 [batch], first source pixel of the crop.
-      length: int32 [batch], number of source pixels in the crop, at least 1.
-      source_size: Number of pixels of the source along this axis.
-      target_size: Number of pixels of the result along this axis.
-      reverse: Optional bool [batch]; where true, the result runs backwards (a flip).
+        start: int32 [batch], first source pixel of the crop.
+        length: int32 [batch], number of source pixels in the crop, at least 1.
+        source_size: Number of pixels of the source along this axis.
+        target_size: Number of pixels of the result along this axis.
+        reverse: Optional bool [batch]; where true, the result runs backwards (a flip).
 
     Returns:
-      float32 [batch, target_size, source_size]; each row sums to 1.
+        float32 [batch, target_size, source_size]; each row sums to 1.
     """
     start = tf.cast(start, tf.float32)[:, tf.newaxis, tf.newaxis]
     length = tf.cast(length, tf.float32)[:, tf.newaxis, tf.newaxis]
@@ -131,24 +130,19 @@ def bicubic_weights(
 
 
 def crop_and_resize(
-    images: tf.Tensor,
-    boxes: tf.Tensor,
-    size: int,
-    flip: tf.Tensor | None = None,
-    *,
-    precise: bool = False,
+    images: tf.Tensor, boxes: tf.Tensor, size: int, *, flip: tf.Tensor | None = None, precise: bool = False
 ) -> tf.Tensor:
     """Crops each image to its box, resizes it bicubically to a square and flips it left to right.
 
     Args:
-      images: float32 [batch, height, width, channels], height, width and channels known when traced.
-      boxes: int32 [batch, 4] or [1, 4]: top row, left column, height and width in pixels.
-      size: Side of the result in pixels.
-      flip: Optional bool [batch], which images to flip.
-      precise: Whether to keep float32 precision, which matrix products may not; see `_product`.
+        images: float32 [batch, height, width, channels]; only the batch may be unknown when traced.
+        boxes: int32 [batch, 4] or [1, 4]: top row, left column, height and width in pixels.
+        size: Side of the result in pixels.
+        flip: Optional bool [batch], which images to flip.
+        precise: Whether to keep float32 precision, which matrix products may not; see `_product`.
 
     Returns:
-      Planes, float32 [batch, channels, size, size]; the kernel overshoots the range of the source slightly.
+        Planes, float32 [batch, channels, size, size]; the kernel overshoots the range of the source slightly.
     """
     _, height, width, channels = images.shape
     top, left, crop_height, crop_width = tf.unstack(boxes, axis=1)
@@ -178,11 +172,11 @@ def rotate(planes: tf.Tensor, degrees: tf.Tensor) -> tf.Tensor:
     The definition is that of torchvision's `rotate` with its default fill.
 
     Args:
-      planes: float32 [batch, channels, size, size].
-      degrees: float32 [batch], angles in degrees.
+        planes: float32 [batch, channels, size, size].
+        degrees: float32 [batch], angles in degrees.
 
     Returns:
-      float32 [batch, channels, size, size].
+        float32 [batch, channels, size, size].
     """
     channels, size = planes.shape[1], planes.shape[2]
     radians = (degrees * (math.pi / 180))[:, tf.newaxis, tf.newaxis]

@@ -2,39 +2,29 @@
 
 A view is a pure function of images and uniform draws. `draw_uniforms` makes the draws of an example only from
 (seed, view, position), so any row of any batch can be made again anywhere.
+
+The images of a batch, [batch, height, width, channels], have one size, known when traced; a single image, [height,
+width, channels], may have any size. Both are uint8, or float in [0, 1], and have 1 or 3 channels; anything else is a
+ValueError. Draws are float32 [batch, NUM_DRAWS], or [NUM_DRAWS] for a single image.
 """
 
 import dataclasses
+import itertools
 
 import tensorflow as tf
 
 from tf_simclr.augment import blur, color, spatial
-from tf_simclr.augment.steps import take_steps
+from tf_simclr.augment.choices import Choice, apply_choices
 
 _DRAWS_PER_COUNTER = 4
 _PHILOX = 1
 _MAX_KEY_HALF = 2**32
 
-
-def _layout(counts: dict[str, int]) -> dict[str, slice]:
-    columns, start = {}, 0
-    for name, count in counts.items():
-        columns[name] = slice(start, start + count)
-        start += count
-    return columns
-
-
-_COLUMNS = _layout(
-    {
-        "crop": spatial.NUM_CROP_DRAWS,
-        "flip": 1,
-        "rotation": 1,
-        "jitter": color.NUM_JITTER_DRAWS,
-        "grey": 1,
-        "blur": 2,
-    }
-)
-NUM_DRAWS = -(-max(columns.stop for columns in _COLUMNS.values()) // _DRAWS_PER_COUNTER) * _DRAWS_PER_COUNTER
+# Draws of the crop, the flip, the rotation, the jitter, the grey-scale and the blur.
+_COUNTS = (spatial.NUM_CROP_DRAWS, 1, 1, color.NUM_JITTER_DRAWS, 1, 2)
+_STOPS = tuple(itertools.accumulate(_COUNTS))
+_CROP, _FLIP, _ROTATION, _JITTER, _GREY, _BLUR = map(slice, (0, *_STOPS[:-1]), _STOPS)
+NUM_DRAWS = -(-_STOPS[-1] // _DRAWS_PER_COUNTER) * _DRAWS_PER_COUNTER
 """Number of uniform draws for one view of one example (a multiple of 4, so rows start at whole counters)."""
 
 
@@ -44,16 +34,16 @@ def draw_uniforms(seed: int, view: int, first_position: int | tf.Tensor, num_row
     The row of an example depends only on (seed, view) and its position, not on the batch, replica or step.
 
     Args:
-      seed: Seed of the run, in [0, 2**32).
-      view: Number of the view, in [0, 2**32).
-      first_position: Global position of the first example, an int or an int64 scalar tensor, at least 0.
-      num_rows: Number of examples.
+        seed: Seed of the run, in [0, 2**32).
+        view: Number of the view, in [0, 2**32).
+        first_position: Global position of the first example, an int or an int64 scalar tensor, at least 0.
+        num_rows: Number of examples.
 
     Returns:
-      float32 [num_rows, NUM_DRAWS], uniform in [0, 1).
+        float32 [num_rows, NUM_DRAWS], uniform in [0, 1).
 
     Raises:
-      ValueError: If seed or view is out of range.
+        ValueError: If seed or view is out of range.
     """
     for name, value in (("seed", seed), ("view", view)):
         if not 0 <= value < _MAX_KEY_HALF:
@@ -95,10 +85,6 @@ def _scale(images: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
     raise ValueError(f"Images must be uint8, or float in [0, 1]. Received: dtype={dtype.name}.")
 
 
-def _to_planes(images: tf.Tensor) -> tf.Tensor:
-    return tf.transpose(images, [0, 3, 1, 2])
-
-
 def _to_images(planes: tf.Tensor) -> tf.Tensor:
     images = tf.transpose(planes, [0, 2, 3, 1])
     return images if images.shape[-1] == 3 else tf.repeat(images, 3, axis=-1)
@@ -120,13 +106,13 @@ class TrainView:
     draws its own blur width, and that rotation is an addition.
 
     Attributes:
-      image_size: Side of the view in pixels.
-      crop_min_area: Smallest share of the image that a crop covers, in (0, 1]; in effect at least 0.10.
-      use_flip: Whether half of the views are flipped left to right.
-      random_rotation: Largest angle in degrees, 0 (off) to 180.
-      color_jitter_strength: Strength of the jitter; 0 switches off jitter and grey-scale.
-      use_blur: Whether half of the views are blurred.
-      on_device: Whether the training step makes the views, instead of the input pipeline.
+        image_size: Side of the view in pixels.
+        crop_min_area: Smallest share of the image that a crop covers, in (0, 1]; in effect at least 0.10.
+        use_flip: Whether half of the views are flipped left to right.
+        random_rotation: Largest angle in degrees, 0 (off) to 180.
+        color_jitter_strength: Strength of the jitter; 0 switches off jitter and grey-scale.
+        use_blur: Whether half of the views are blurred.
+        on_device: Whether the training step makes the views, instead of the input pipeline.
     """
 
     image_size: int
@@ -138,90 +124,63 @@ class TrainView:
     on_device: bool = False
 
     def __call__(self, images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
-        """Makes one random view of each image of a batch.
-
-        Args:
-          images: uint8, or float in [0, 1], [batch, height, width, 1 or 3], all of one size.
-          draws: float32 [batch, NUM_DRAWS], uniform in [0, 1); see `draw_uniforms`.
-
-        Returns:
-          float32 [batch, image_size, image_size, 3] in [0, 1].
-
-        Raises:
-          ValueError: If the images have another number of channels, type or rank.
-        """
+        """Returns one random view of each image of a batch, float32 [batch, image_size, image_size, 3] in [0, 1]."""
         return self.distort(self.crop_batch(images, draws), draws)
 
     def crop_batch(self, images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
-        """Crops, resizes and flips a batch of images of one size.
-
-        Args:
-          images: uint8, or float in [0, 1], [batch, height, width, 1 or 3], all of one size.
-          draws: float32 [batch, NUM_DRAWS], uniform in [0, 1).
+        """Crops, resizes and flips a batch.
 
         Returns:
-          float32 [batch, image_size, image_size, 3]; `distort` clips it to [0, 1].
-
-        Raises:
-          ValueError: If the images have another number of channels, type or rank.
+            float32 [batch, image_size, image_size, 3]; `distort` clips it to [0, 1].
         """
         images = tf.convert_to_tensor(images)
         _check_batch(images)
         _, height, width, _ = images.shape
-        boxes = spatial.sample_crop_boxes(draws[:, _COLUMNS["crop"]], height, width, self.crop_min_area)
+        boxes = spatial.sample_crop_boxes(draws[:, _CROP], height, width, self.crop_min_area)
         floats = _scale(images, images.dtype)
         planes = spatial.crop_and_resize(floats, boxes, self.image_size, flip=self._flip(draws), precise=self.on_device)
         return _to_images(planes)
 
     def crop_image(self, image: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
-        """Crops, resizes and flips one image of any size, for images that are decoded one by one.
+        """Crops, resizes and flips one image, for images that are decoded one by one.
 
         Equal to `crop_batch` up to the resize operation's positions, which TensorFlow rounds to 1/1024 pixel.
 
-        Args:
-          image: uint8, or float in [0, 1], [height, width, 1 or 3]; the size may be unknown when traced.
-          draws: float32 [NUM_DRAWS], uniform in [0, 1).
-
         Returns:
-          float32 [image_size, image_size, 3]; `distort` clips it to [0, 1].
-
-        Raises:
-          ValueError: If the image has another number of channels or type.
+            float32 [image_size, image_size, 3]; `distort` clips it to [0, 1].
         """
         image = tf.convert_to_tensor(image)
         _check_channels(image)
         draws = draws[tf.newaxis]
         height, width = tf.unstack(tf.shape(image)[:2])
-        boxes = spatial.sample_crop_boxes(draws[:, _COLUMNS["crop"]], height, width, self.crop_min_area)
+        boxes = spatial.sample_crop_boxes(draws[:, _CROP], height, width, self.crop_min_area)
         view = _resize_crop(image, boxes[0], self.image_size)
         flip = self._flip(draws)
         return view if flip is None else tf.cond(flip[0], lambda: tf.reverse(view, [1]), lambda: view)
 
     def distort(self, images: tf.Tensor, draws: tf.Tensor) -> tf.Tensor:
-        """Applies rotation, colour jitter, grey and blur to a crop, then clips.
+        """Applies rotation, colour jitter, grey and blur to crops, then clips.
 
         Args:
-          images: float32 [batch, image_size, image_size, 3], nominally in [0, 1].
-          draws: float32 [batch, NUM_DRAWS], uniform in [0, 1): the draws of the crops.
+            images: float32 [batch, image_size, image_size, 3], nominally in [0, 1].
+            draws: The draws of the crops.
 
         Returns:
-          float32 [batch, image_size, image_size, 3] in [0, 1].
+            float32 [batch, image_size, image_size, 3] in [0, 1].
         """
-        planes = _to_planes(images)
+        planes = tf.transpose(images, [0, 3, 1, 2])
         if self.random_rotation > 0:
-            turn = 2 * draws[:, _COLUMNS["rotation"]][:, 0] - 1
-            planes = spatial.rotate(planes, self.random_rotation * turn)
-        steps = []
+            planes = spatial.rotate(planes, self.random_rotation * (2 * draws[:, _ROTATION][:, 0] - 1))
+        choices: list[Choice] = []
         if self.color_jitter_strength > 0:
-            steps += color.jitter_steps(draws[:, _COLUMNS["jitter"]], self.color_jitter_strength)
-            steps.append(color.grey_step(draws[:, _COLUMNS["grey"]][:, 0]))
+            choices += color.jitter_choices(draws[:, _JITTER], self.color_jitter_strength)
+            choices.append(color.grey_choice(draws[:, _GREY][:, 0]))
         if self.use_blur and blur.blur_radius(self.image_size):
-            steps.append(blur.blur_step(draws[:, _COLUMNS["blur"]]))
-        planes = take_steps(planes, steps)
-        return _to_images(tf.clip_by_value(planes, 0.0, 1.0))
+            choices.append(blur.blur_choice(draws[:, _BLUR]))
+        return _to_images(tf.clip_by_value(apply_choices(planes, choices), 0.0, 1.0))
 
     def _flip(self, draws: tf.Tensor) -> tf.Tensor | None:
-        return draws[:, _COLUMNS["flip"]][:, 0] < 0.5 if self.use_flip else None
+        return draws[:, _FLIP][:, 0] < 0.5 if self.use_flip else None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -232,8 +191,8 @@ class EvalView:
     theirs, images up to 32 pixels are resized too, so the result always has the requested size.
 
     Attributes:
-      image_size: Side of the view in pixels.
-      whole_side: Whether the square takes all of the shorter side at every size.
+        image_size: Side of the view in pixels.
+        whole_side: Whether the square takes all of the shorter side at every size.
     """
 
     image_size: int
@@ -245,21 +204,7 @@ class EvalView:
         return 0.875 if self.image_size > 32 and not self.whole_side else 1.0
 
     def __call__(self, images: tf.Tensor) -> tf.Tensor:
-        """Same as `crop_batch`."""
-        return self.crop_batch(images)
-
-    def crop_batch(self, images: tf.Tensor) -> tf.Tensor:
-        """Crops and resizes a batch of images of one size.
-
-        Args:
-          images: uint8, or float in [0, 1], [batch, height, width, 1 or 3], all of one size.
-
-        Returns:
-          float32 [batch, image_size, image_size, 3] in [0, 1].
-
-        Raises:
-          ValueError: If the images have another number of channels, type or rank.
-        """
+        """Returns the view of each image of a batch, float32 [batch, image_size, image_size, 3] in [0, 1]."""
         images = tf.convert_to_tensor(images)
         _check_batch(images)
         _, height, width, _ = images.shape
@@ -268,17 +213,7 @@ class EvalView:
         return _to_images(tf.clip_by_value(planes, 0.0, 1.0))
 
     def crop_image(self, image: tf.Tensor) -> tf.Tensor:
-        """Crops and resizes one image of any size.
-
-        Args:
-          image: uint8, or float in [0, 1], [height, width, 1 or 3]; the size may be unknown when traced.
-
-        Returns:
-          float32 [image_size, image_size, 3] in [0, 1].
-
-        Raises:
-          ValueError: If the image has another number of channels or type.
-        """
+        """Returns the view of one image, float32 [image_size, image_size, 3] in [0, 1]."""
         image = tf.convert_to_tensor(image)
         _check_channels(image)
         height, width = tf.unstack(tf.shape(image)[:2])
