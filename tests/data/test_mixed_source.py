@@ -287,16 +287,16 @@ def test_real_shares_are_told_where_they_differ(two):
     source = load_training_source(DataConfig(dataset=two, mix="0.7,0.3"))
     first, second = (f"{name} (train)" for name in two.split(","))
     start = "Several sources, without their labels: "
-    assert source.describe(10) == f"{start}7 of {first}, 3 of {second} in a batch of 10."
-    assert source.describe(32) == (
+    assert source.describe_batch(10) == [f"{start}7 of {first}, 3 of {second} in a batch of 10."]
+    assert source.describe_batch(32) == [
         f"{start}22 of {first}, 10 of {second} in a batch of 32 (shares of 0.6875, 0.3125, for 0.7, 0.3)."
-    )
+    ]
 
 
 def test_batch_without_a_place_for_each_source_is_refused(mixed):
     message = r"^--train_batch_size=2: has no place for an image of each of the 3 sources of --dataset; use a larger"
     with pytest.raises(UserError, match=message):
-        mixed.describe(2)
+        mixed.describe_batch(2)
 
 
 def test_several_data_sets_are_refused_where_one_is_needed(two):

@@ -11,13 +11,15 @@ from tf_simclr.data.mixed_source import MixedSource
 from tf_simclr.data.pipeline import eval_dataset, mix_labelled, train_dataset
 from tf_simclr.data.random_access import ArraySource
 from tf_simclr.data.service import DataService, check_service
-from tf_simclr.data.source import Source, TrainingSource, check_bad_images, format_hint
+from tf_simclr.data.source import Source, check_bad_images, format_hint
 from tf_simclr.data.sources import available_splits, load_eval_source, load_source, load_training_source
 from tf_simclr.data.splits import find_split, splits_left
 from tf_simclr.data.subsets import choose_labelled, few_labels
 from tf_simclr.data.summary import data_lines, describe_source, ignored_lines
 from tf_simclr.data.tfds_source import load_with_label_sets
 from tf_simclr.data.view_placement import step_views
+
+TrainingSource = Source
 
 __all__ = [
     "ArraySource",

@@ -8,7 +8,7 @@ import tensorflow as tf
 from tf_simclr.config import UserError
 
 if TYPE_CHECKING:
-    from tf_simclr.data.source import TrainingSource
+    from tf_simclr.data.source import Source
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -92,7 +92,7 @@ class BatchPlan:
                 f"replicas; use {nearest}."
             )
 
-    def check_fits(self, source: "TrainingSource") -> None:
+    def check_fits(self, source: "Source") -> None:
         """Raises UserError unless a training batch can be shared out evenly and is no larger than the data."""
         self.check("train_batch_size")
         largest = source.num_examples // self.total_replicas * self.total_replicas

@@ -5,11 +5,11 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from tf_simclr.config import UserError
 from tf_simclr.data.batch_plan import BatchPlan
-from tf_simclr.data.random_access import ArraySource
-from tf_simclr.data.source import NUM_CANDIDATES, EncodedSource, Source, TrainingSource
+from tf_simclr.data.source import NUM_CANDIDATES, Example, Indices, Source
 
 # Separates the orders of the sources from each other, and from those of other seeds of a run.
 _SEED_STEP = 2**20
@@ -17,7 +17,7 @@ _SEED_STEP = 2**20
 _ExamplesOf = Callable[[Source, int, BatchPlan], tf.data.Dataset]
 
 
-class MixedSource(TrainingSource):
+class MixedSource(Source):
     """Examples of several sources; the key of an example is its number among all of them.
 
     Every batch has the same number of rows of a source, spread evenly over replicas and chunks. Each source has its
@@ -37,11 +37,10 @@ class MixedSource(TrainingSource):
         self.ignored = tuple(line for source in sources for line in source.ignored)
         self.weights = tuple(map(float, counts if weights is None else weights))
         self._firsts = np.cumsum([0, *counts])[:-1]
-        self._decoders = [_decoder(source) for source in sources]
 
     @property
     def bytes_in_memory(self) -> int:
-        """See `TrainingSource.bytes_in_memory`."""
+        """See `Source.bytes_in_memory`."""
         return sum(source.bytes_in_memory for source in self.sources)
 
     def num_rows(self, batch_size: int) -> list[int]:
@@ -57,16 +56,16 @@ class MixedSource(TrainingSource):
             )
         return share_out(self.weights, batch_size)
 
-    def describe(self, batch_size: int) -> str:
-        """Returns a line for the user with the number of images of each source in a batch."""
+    def describe_batch(self, batch_size: int) -> list[str]:
+        """See `Source.describe_batch`: the number of images of each source."""
         rows = self.num_rows(batch_size)
         parts = [f"{count} of {source.name}" for count, source in zip(rows, self.sources, strict=True)]
         real, asked = np.divide(rows, batch_size), np.divide(self.weights, sum(self.weights))
         differs = "" if np.allclose(real, asked) else f" (shares of {_listed(real)}, for {_listed(asked)})"
-        return f"Several sources, without their labels: {', '.join(parts)} in a batch of {batch_size}{differs}."
+        return [f"Several sources, without their labels: {', '.join(parts)} in a batch of {batch_size}{differs}."]
 
     def train_examples(self, seed: int, plan: BatchPlan, first_step: int) -> tf.data.Dataset:
-        """See `TrainingSource.train_examples`.
+        """See `Source.train_examples`.
 
         Raises:
             UserError: If the workers cannot share the rows of each source evenly.
@@ -74,21 +73,21 @@ class MixedSource(TrainingSource):
         return self._mix(seed, plan, lambda source, *part: source.train_examples(*part, first_step))
 
     def divisible_examples(self, seed: int, plan: BatchPlan, first_step: int) -> tf.data.Dataset:
-        """See `TrainingSource.divisible_examples`."""
+        """See `Source.divisible_examples`."""
         return self._mix(seed, plan, lambda source, *part: source.divisible_examples(*part, first_step))
 
-    def decode(self, example: dict, candidate: int) -> tuple[tf.Tensor, tf.Tensor]:
-        """See `EncodedSource.decode`; the label is -1."""
+    def decode(self, example: Example, candidate: int) -> tuple[tf.Tensor, tf.Tensor]:
+        """See `Source.decode`; the label is -1."""
 
         def of_source(number: int) -> tf.Tensor:
             own = example | {"keys": example["keys"] - self._firsts[number]}
-            return self._decoders[number](own, candidate)
+            return self.sources[number].decode(own, candidate)[0]
 
         branches = [functools.partial(of_source, number) for number in range(len(self.sources))]
         return tf.switch_case(example["source"], branches), tf.constant(-1)
 
     def example_name(self, key: int) -> str:
-        """See `TrainingSource.example_name`."""
+        """See `Source.example_name`."""
         number = int(np.searchsorted(self._firsts, key, side="right")) - 1
         return self.sources[number].example_name(key - int(self._firsts[number]))
 
@@ -111,7 +110,7 @@ class MixedSource(TrainingSource):
         plans = self._plans(plan)
         no_records = (tf.constant(""),) * NUM_CANDIDATES
 
-        def tag(number: int, example: dict) -> dict:
+        def tag(number: int, example: Example) -> Example:
             return {
                 # Each row has its own position, so that no two sources share random numbers.
                 "position": example["position"] * len(plans) + number,
@@ -149,23 +148,11 @@ def share_out(weights: Sequence[float], count: int) -> list[int]:
     return [int(number) for number in rows]
 
 
-def row_order(rows: Sequence[int]) -> np.ndarray:
+def row_order(rows: Sequence[int]) -> Indices:
     """Returns the source of each row, int64 [sum of rows], with the rows of each spread evenly."""
     places = np.concatenate([(np.arange(count) + 0.5) / count for count in rows])
     return np.repeat(np.arange(len(rows)), rows)[np.argsort(places, kind="stable")]
 
 
-def _decoder(source: Source) -> Callable[[dict, int], tf.Tensor]:
-    """Returns the function from an example and the number of a candidate to its image, uint8 [H, W, 3]."""
-    if isinstance(source, EncodedSource):
-        return lambda example, candidate: source.decode(example, candidate)[0]
-    if not isinstance(source, ArraySource):
-        raise TypeError(f"A source must hold arrays or encoded images. Received: {type(source).__name__}.")
-    with tf.device("CPU:0"):
-        images = tf.constant(source.images)
-    repeats = 3 // images.shape[-1]
-    return lambda example, candidate: tf.repeat(images[example["keys"][candidate]], repeats, axis=-1)
-
-
-def _listed(shares: np.ndarray) -> str:
+def _listed(shares: NDArray[np.float64]) -> str:
     return ", ".join(f"{share:.4g}" for share in shares)

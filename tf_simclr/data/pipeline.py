@@ -12,15 +12,14 @@ import tensorflow as tf
 
 from tf_simclr.augment.views import EvalView, TrainView, draw_uniforms
 from tf_simclr.data.batch_plan import BatchPlan
-from tf_simclr.data.random_access import ArraySource
 from tf_simclr.data.rows import batch_rows
 from tf_simclr.data.service import DataService
-from tf_simclr.data.source import NUM_CANDIDATES, Source, TrainingSource
+from tf_simclr.data.source import NUM_CANDIDATES, Source
 from tf_simclr.data.view_placement import VIEW_PARTS, array_parts, row_parts
 
 
 def train_dataset(
-    source: TrainingSource,
+    source: Source,
     view: TrainView,
     *,
     plan: BatchPlan,
@@ -77,7 +76,7 @@ def train_dataset(
 
 
 def _row_functions(
-    source: TrainingSource, view: TrainView, batch_size: int, *, seed: int, num_views: int
+    source: Source, view: TrainView, batch_size: int, *, seed: int, num_views: int
 ) -> tuple[Callable[[tf.Tensor, tf.Tensor], dict], Callable[[dict], dict]]:
     """Returns what makes the parts of one row, and what makes an element of a whole batch."""
     of_row, of_array = row_parts(view), array_parts(view)
@@ -91,7 +90,7 @@ def _row_functions(
 
     def finish(batch: dict) -> dict:
         parts = batch["images"]
-        if isinstance(source, ArraySource):
+        if source.holds_arrays:
             parts = of_array(parts, draws(batch["position"][0], batch_size))
         return _element(source, batch, **parts, bad_images=_count(batch["bad"]))
 
@@ -139,7 +138,7 @@ def eval_dataset(source: Source, view: EvalView, *, plan: BatchPlan) -> tf.data.
         UserError: If the batch cannot be shared out evenly.
     """
     plan.check("eval_batch_size")
-    transform = tf.function(view, jit_compile=True) if isinstance(source, ArraySource) else tf.identity
+    transform = tf.function(view, jit_compile=True) if source.holds_arrays else tf.identity
 
     def finish(batch: dict) -> dict:
         is_row = batch["position"] < source.num_examples
@@ -159,7 +158,7 @@ def eval_dataset(source: Source, view: EvalView, *, plan: BatchPlan) -> tf.data.
     return batches.apply(tf.data.experimental.assert_cardinality(num_batches))
 
 
-def _element(source: TrainingSource, batch: dict, **parts: Any) -> dict:
+def _element(source: Source, batch: dict, **parts: Any) -> dict:
     return parts if source.num_classes is None else parts | {"labels": batch["labels"]}
 
 

@@ -1,17 +1,79 @@
 """Sources with random access: arrays, and encoded images in files or in memory."""
 
+import copy
+import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from tf_simclr.data.batch_plan import BatchPlan
-from tf_simclr.data.source import NUM_CANDIDATES, EncodedSource, Source, order_seed
+from tf_simclr.data.source import NUM_CANDIDATES, Example, Indices, Labels, Source, order_seed
 from tf_simclr.images.decode import decode_image
 
 
 class RandomAccessSource(Source):
-    """A source that can read any example at any time."""
+    """A source that can read any example at any time.
+
+    Args:
+        name: Data set and split, for messages.
+        images: The images, [N] or [N, ...].
+        labels: int32 [N], -1 for none; None without labels.
+        class_names: Name of each class, or None without labels.
+        numbers: Number of each example in the whole split, [N]; default: 0 to N - 1.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        images: Any,
+        labels: NDArray[Any] | None = None,
+        class_names: Sequence[str] | None = None,
+        numbers: Sequence[int] | NDArray[Any] | None = None,
+    ):
+        super().__init__(name, len(images), None if labels is None else class_names)
+        self.images = images
+        self.labels = None if labels is None else labels.astype(np.int32)
+        self._numbers = np.arange(len(images)) if numbers is None else np.asarray(numbers)
+
+    @functools.cached_property
+    def _tensors(self) -> tuple[tf.Tensor, tf.Tensor]:
+        """Images and labels. On an accelerator, the images would have to be copied back for each batch."""
+        with tf.init_scope(), tf.device("CPU:0"):
+            labels = np.full(self.num_examples, -1, np.int32) if self.labels is None else self.labels
+            return tf.convert_to_tensor(self.images), tf.constant(labels)
+
+    def read_labels(self) -> Labels:
+        """See `Source.read_labels`."""
+        return np.array(self.labels, np.int32)
+
+    def _relabel(self, numbers: Labels) -> None:
+        """See `Source._relabel`."""
+        labels = self.read_labels()
+        self.labels = np.where(labels < 0, labels, numbers[np.maximum(labels, 0)])
+        self.__dict__.pop("_tensors", None)
+
+    def subset(self, indices: Indices, name: str) -> "RandomAccessSource":
+        """See `Source.subset`."""
+        chosen = self._choose(indices, name)
+        chosen.identity, chosen.ignored = self._identity_of(indices), self.ignored
+        return chosen
+
+    def part(self, start: int, stop: int) -> "RandomAccessSource":
+        """See `Source.part`."""
+        return self._choose(slice(start, stop), self.name)
+
+    def _choose(self, which: Indices | slice, name: str) -> "RandomAccessSource":
+        chosen, labels = copy.copy(self), None if self.labels is None else self.labels[which]
+        chosen.__dict__.pop("_tensors", None)
+        images, numbers = self._chosen_images(which), self._numbers[which]
+        RandomAccessSource.__init__(chosen, name, images, labels, self.class_names, numbers)
+        return chosen
+
+    def _chosen_images(self, which: Indices | slice) -> Any:
+        return self.images[which]
 
     def train_examples(self, seed: int, plan: BatchPlan, first_step: int) -> tf.data.Dataset:
         """See `Source.train_examples`.
@@ -28,7 +90,7 @@ class RandomAccessSource(Source):
         """See `Source.eval_examples`; the first example pads the last batch."""
         numbers = plan.batch_numbers(0).take(plan.num_eval_batches(self.num_examples))
 
-        def rows(number: tf.Tensor) -> dict:
+        def rows(number: tf.Tensor) -> Example:
             positions = _positions(number, plan.per_replica_batch_size)
             keys = tf.where(positions < self.num_examples, positions, 0)
             return {"position": positions, "keys": tf.repeat(keys[:, tf.newaxis], NUM_CANDIDATES, axis=1)}
@@ -40,7 +102,7 @@ class RandomAccessSource(Source):
         # Epochs that a batch may overlap.
         num_epochs = 1 + -(-(batch_size - 1) // self.num_examples)
 
-        def rows(state: tuple, number: tf.Tensor) -> tuple[tuple, dict]:
+        def rows(state: tuple[tf.Tensor, tf.Tensor], number: tf.Tensor) -> tuple[tuple[tf.Tensor, tf.Tensor], Example]:
             positions = _positions(number, batch_size)
             epoch = positions[0] // self.num_examples
             orders = tf.cond(epoch == state[0], lambda: state[1], lambda: self._orders(seed, epoch, num_epochs))
@@ -57,62 +119,33 @@ class RandomAccessSource(Source):
 
 
 class ArraySource(RandomAccessSource):
-    """Decoded images in memory.
+    """Decoded images in memory: `images` are uint8 [N, H, W, C], C is 1 or 3."""
 
-    Args:
-        name: Data set and split, for messages.
-        images: uint8 [N, H, W, C], C is 1 or 3.
-        labels: int32 [N], or None.
-        class_names: Name of each class, or None without labels.
-        numbers: Number of each example in the whole split, [N]; default: 0 to N - 1.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        images: np.ndarray,
-        labels: np.ndarray | None = None,
-        class_names: Sequence[str] | None = None,
-        numbers: Sequence[int] | np.ndarray | None = None,
-    ):
-        super().__init__(name, len(images), None if labels is None else class_names)
-        self.images = images
-        self.labels = None if labels is None else labels.astype(np.int32)
-        self._numbers = np.arange(len(images)) if numbers is None else np.asarray(numbers)
+    holds_arrays = True
 
     @property
     def bytes_in_memory(self) -> int:
         """See `Source.bytes_in_memory`."""
-        return self.images.nbytes
+        return int(self.images.nbytes)
 
-    def read_labels(self) -> np.ndarray:
-        """See `Source.read_labels`."""
-        return np.array(self.labels)
+    def read_batch(self, batch: Example) -> Example:
+        """See `Source.read_batch`."""
+        images, labels = self._tensors
+        keys = batch["keys"][:, 0]
+        return {"images": tf.gather(images, keys), "labels": tf.gather(labels, keys)}
 
-    def _relabel(self, numbers: np.ndarray) -> None:
-        """See `Source._relabel`."""
-        self.labels = new_labels(self.read_labels(), numbers)
-
-    def subset(self, indices: np.ndarray, name: str) -> "ArraySource":
-        """See `Source.subset`."""
-        chosen = self._choose(indices, name)
-        chosen.identity, chosen.ignored = self._identity_of(indices), self.ignored
-        return chosen
-
-    def part(self, start: int, stop: int) -> "ArraySource":
-        """See `Source.part`."""
-        return self._choose(slice(start, stop), self.name)
+    def decode(self, example: Example, candidate: int) -> tuple[tf.Tensor, tf.Tensor]:
+        """See `Source.decode`."""
+        images, labels = self._tensors
+        key = example["keys"][candidate]
+        return tf.repeat(images[key], 3 // images.shape[-1], axis=-1), labels[key]
 
     def example_name(self, key: int) -> str:
         """See `Source.example_name`."""
         return f"example {self._numbers[key]}"
 
-    def _choose(self, which: np.ndarray | slice, name: str) -> "ArraySource":
-        labels = None if self.labels is None else self.labels[which]
-        return ArraySource(name, self.images[which], labels, self.class_names, self._numbers[which])
 
-
-class EncodedImages(RandomAccessSource, EncodedSource):
+class EncodedImages(RandomAccessSource):
     """Encoded images in files, or in memory.
 
     Args:
@@ -120,85 +153,43 @@ class EncodedImages(RandomAccessSource, EncodedSource):
         images: [N], the encoded images as strings, or keys for `read`, such as paths.
         read: Takes one of `images`, [], and returns the encoded image, string [].
         example_names: Name of each example of the whole split, for messages.
-        labels: int32 [N], or None.
-        class_names: Name of each class, or None without labels.
-        numbers: Number of each example in the whole split, [N]; default: 0 to N - 1.
+        others: Labels, class names and numbers, as for `RandomAccessSource`.
     """
 
     def __init__(
         self,
         name: str,
-        images: Sequence[str | bytes] | np.ndarray | tf.Tensor,
+        images: Sequence[str | bytes] | NDArray[Any],
         *,
         read: Callable[[tf.Tensor], tf.Tensor],
         example_names: Sequence[str],
-        labels: np.ndarray | None = None,
-        class_names: Sequence[str] | None = None,
-        numbers: np.ndarray | None = None,
+        **others: Any,
     ):
-        super().__init__(name, len(images), None if labels is None else class_names)
-        self.labels = None if labels is None else labels.astype(np.int32)
+        with tf.device("CPU:0"):
+            super().__init__(name, tf.convert_to_tensor(images), **others)
         self._read = read
         self._example_names = example_names
-        self._numbers = np.arange(len(images)) if numbers is None else numbers
-        with tf.device("CPU:0"):
-            self._images = tf.convert_to_tensor(images)
-            self._label_tensor = None if labels is None else tf.constant(self.labels)
 
     @property
     def bytes_in_memory(self) -> int:
         """See `Source.bytes_in_memory`."""
-        if self._images.dtype != tf.string:
-            return self._images.dtype.size * self.num_examples
-        return int(np.sum(tf.strings.length(self._images).numpy(), dtype=np.int64))
+        if self.images.dtype != tf.string:
+            return int(self.images.dtype.size) * self.num_examples
+        return int(np.sum(tf.strings.length(self.images).numpy(), dtype=np.int64))
 
-    def read_labels(self) -> np.ndarray:
-        """See `Source.read_labels`."""
-        return np.array(self.labels)
-
-    def _relabel(self, numbers: np.ndarray) -> None:
-        """See `Source._relabel`."""
-        self.labels = new_labels(self.read_labels(), numbers)
+    def _chosen_images(self, which: Indices | slice) -> tf.Tensor:
         with tf.device("CPU:0"):
-            self._label_tensor = tf.constant(self.labels)
+            return tf.gather(self.images, np.arange(self.num_examples)[which])
 
-    def subset(self, indices: np.ndarray, name: str) -> "EncodedImages":
-        """See `Source.subset`."""
-        with tf.device("CPU:0"):
-            chosen = self._choose(indices, name, tf.gather(self._images, indices))
-        chosen.identity, chosen.ignored = self._identity_of(indices), self.ignored
-        return chosen
-
-    def part(self, start: int, stop: int) -> "EncodedImages":
-        """See `Source.part`."""
-        with tf.device("CPU:0"):
-            return self._choose(slice(start, stop), self.name, self._images[start:stop])
-
-    def _choose(self, which: np.ndarray | slice, name: str, images: tf.Tensor) -> "EncodedImages":
-        return EncodedImages(
-            name,
-            images,
-            read=self._read,
-            example_names=self._example_names,
-            labels=None if self.labels is None else self.labels[which],
-            class_names=self.class_names,
-            numbers=self._numbers[which],
-        )
-
-    def decode(self, example: dict, candidate: int) -> tuple[tf.Tensor, tf.Tensor]:
-        """See `EncodedSource.decode`."""
+    def decode(self, example: Example, candidate: int) -> tuple[tf.Tensor, tf.Tensor]:
+        """See `Source.decode`."""
+        images, labels = self._tensors
         key = example["keys"][candidate]
-        label = tf.constant(-1) if self._label_tensor is None else self._label_tensor[key]
-        return decode_image(self._read(self._images[key])), label
+        return decode_image(self._read(images[key])), labels[key]
 
     def example_name(self, key: int) -> str:
         """See `Source.example_name`."""
-        return self._example_names[self._numbers[key]]
-
-
-def new_labels(labels: np.ndarray, numbers: np.ndarray) -> np.ndarray:
-    """Returns `numbers[label]` for each label, int32 [N]; negative labels stay as they are."""
-    return np.where(labels < 0, labels, numbers[np.maximum(labels, 0)]).astype(np.int32)
+        return self._example_names[int(self._numbers[key])]
 
 
 def epoch_candidates(num_examples: int, seed: int, epoch: tf.Tensor) -> tf.Tensor:

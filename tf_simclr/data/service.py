@@ -9,7 +9,7 @@ import urllib.parse
 import tensorflow as tf
 
 from tf_simclr.config import UserError
-from tf_simclr.data.source import TrainingSource
+from tf_simclr.data.source import Source
 
 # Data in memory is sent to the data workers in one message, which TensorFlow limits to 2 GiB.
 _MAX_BYTES_SENT = 3 * 2**29
@@ -29,7 +29,7 @@ class DataService:
     address: str
     job_name: str | None
 
-    def check_fits(self, source: TrainingSource) -> None:
+    def check_fits(self, source: Source) -> None:
         """Raises UserError if the data in memory is too large to send to data workers."""
         if source.bytes_in_memory > _MAX_BYTES_SENT:
             raise UserError(

@@ -1,4 +1,4 @@
-"""Base classes of all sources of examples, and the check for unreadable images."""
+"""The base class of all sources of examples, and the check for unreadable images."""
 
 import abc
 import copy
@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from tf_simclr.config import UserError
 from tf_simclr.data.batch_plan import BatchPlan
@@ -22,9 +23,13 @@ MIN_IMAGES_SEEN = 1000
 # Separates the random numbers of the order from those of the augmentation.
 _ORDER_SALT = 0x0DE5
 
+Labels = NDArray[np.int32]
+Indices = NDArray[np.int64]
+Example = dict[str, Any]
 
-class TrainingSource(abc.ABC):
-    """Examples to train on, from one or several data sets.
+
+class Source(abc.ABC):
+    """The examples of one split of a data set, or of several data sets.
 
     Attributes:
         name: Data set and split, for messages.
@@ -39,7 +44,10 @@ class TrainingSource(abc.ABC):
         ignored: Notes on files beside the examples that are not used.
         identity: Identity of the examples, independent of their location: their names, or the name of a published
             data set; empty if only `example_name` identifies them.
+        holds_arrays: Whether the images are decoded arrays of one size, which `read_batch` gathers.
     """
+
+    holds_arrays = False
 
     def __init__(self, name: str, num_examples: int, class_names: Sequence[str] | None):
         self.name = name
@@ -49,7 +57,7 @@ class TrainingSource(abc.ABC):
         self.prepared_in: str | None = None
         self.num_left_out = 0
         self.num_unlabelled = 0
-        self.labels: np.ndarray | None = None
+        self.labels: Labels | None = None
         self.ignored: tuple[str, ...] = ()
         self.identity: tuple[bytes, ...] = ()
         self._bad_names: dict[str, None] = {}
@@ -64,6 +72,10 @@ class TrainingSource(abc.ABC):
     def bytes_in_memory(self) -> int:
         """Approximate size in bytes of the examples held in memory."""
         return 0
+
+    def describe_batch(self, batch_size: int) -> list[str]:
+        """Returns lines for the user about the examples in a batch; none for a single data set."""
+        return []
 
     def fingerprint(self) -> str:
         """Returns a digest that changes if examples are added, removed or renamed, but not if they are moved.
@@ -85,6 +97,10 @@ class TrainingSource(abc.ABC):
         """Returns the names of the unreadable images so far, without repetitions."""
         with self._bad_lock:
             return tuple(self._bad_names)
+
+    @abc.abstractmethod
+    def example_name(self, key: int) -> str:
+        """Returns the user's name for an example, also in a part or a subset."""
 
     @abc.abstractmethod
     def train_examples(self, seed: int, plan: BatchPlan, first_step: int) -> tf.data.Dataset:
@@ -120,58 +136,23 @@ class TrainingSource(abc.ABC):
         """
 
     @abc.abstractmethod
-    def example_name(self, key: int) -> str:
-        """Returns the user's name for an example, also in a part or a subset."""
-
-
-class Source(TrainingSource):
-    """The examples of one split of a data set."""
-
-    @abc.abstractmethod
-    def read_labels(self) -> np.ndarray:
-        """Returns the label of each example, int32 [N], in the order of `eval_examples`; -1 for none.
-
-        The source must have labels.
-        """
-
-    def relabelled(self, numbers: np.ndarray, class_names: Sequence[str]) -> "Source":
-        """Returns a source of the same examples with other labels; see `data.classes.match_classes`.
+    def decode(self, example: Example, candidate: int) -> tuple[tf.Tensor, tf.Tensor]:
+        """Decodes one candidate of an example, in a graph; fails if it is unreadable.
 
         Args:
-            numbers: The new label of each class; int32 [number of classes].
-            class_names: Names of the classes that the new labels number.
-        """
-        source = copy.copy(self)
-        source.class_names = tuple(class_names)
-        source._relabel(numbers)
-        return source
+            example: Element of `train_examples` or `eval_examples`.
+            candidate: Index of the candidate, less than NUM_CANDIDATES.
 
-    @abc.abstractmethod
-    def _relabel(self, numbers: np.ndarray) -> None:
-        """Replaces each non-negative label by `numbers[label]`."""
-
-    @abc.abstractmethod
-    def subset(self, indices: np.ndarray, name: str) -> "Source":
-        """Returns a source of some examples, with all classes.
-
-        Args:
-            indices: Sorted numbers of the examples, in the order of `eval_examples`; int64 [M].
-            name: Name of the new source, for messages.
+        Returns:
+            Image uint8 [H, W, 3] and label int32 [] (-1 without labels).
         """
 
-    @abc.abstractmethod
-    def part(self, start: int, stop: int) -> "Source":
-        """Returns a source of the examples at the positions from `start` to `stop` - 1 of `eval_examples`.
+    def read_batch(self, batch: Example) -> Example:
+        """Returns images uint8 [b, H, W, C] and labels int32 [b] of a batch of examples, if `holds_arrays`."""
+        raise NotImplementedError
 
-        Unlike `subset`, it is cheap for any number of examples: it decodes no others and reads nothing into
-        memory.
-        """
+    # The examples of several data sets have no labels and are not evaluated; they lack the methods below.
 
-    def _identity_of(self, indices: np.ndarray) -> tuple[bytes, ...]:
-        """Returns `identity` of a subset."""
-        return (*self.identity, indices.astype(np.int64).tobytes()) if self.identity else ()
-
-    @abc.abstractmethod
     def eval_examples(self, plan: BatchPlan) -> tf.data.Dataset:
         """Returns this worker's rows of one pass over all examples in a fixed order.
 
@@ -184,30 +165,62 @@ class Source(TrainingSource):
         Returns:
             Dataset of dicts like those of `train_examples`.
         """
+        raise NotImplementedError
 
+    def read_labels(self) -> Labels:
+        """Returns the label of each example, int32 [N], in the order of `eval_examples`; -1 for none.
 
-class EncodedSource(Source):
-    """A source that decodes images one by one, each time they are used."""
+        The source must have labels.
+        """
+        raise NotImplementedError
 
-    @abc.abstractmethod
-    def decode(self, example: dict, candidate: int) -> tuple[tf.Tensor, tf.Tensor]:
-        """Decodes one candidate of an example, in a graph; fails if it is unreadable.
+    def subset(self, indices: Indices, name: str) -> "Source":
+        """Returns a source of some examples, with all classes.
 
         Args:
-            example: Element of `train_examples` or `eval_examples`.
-            candidate: Index of the candidate, less than NUM_CANDIDATES.
-
-        Returns:
-            Image uint8 [H, W, 3] and label int32 [] (-1 without labels).
+            indices: Sorted numbers of the examples, in the order of `eval_examples`; int64 [M].
+            name: Name of the new source, for messages.
         """
+        raise NotImplementedError
+
+    def part(self, start: int, stop: int) -> "Source":
+        """Returns a source of the examples at the positions from `start` to `stop` - 1 of `eval_examples`.
+
+        Unlike `subset`, it is cheap for any number of examples: it decodes no others and reads nothing into
+        memory.
+        """
+        raise NotImplementedError
+
+    def relabelled(self, numbers: Labels, class_names: Sequence[str]) -> "Source":
+        """Returns a source of the same examples with other labels; see `data.classes.match_classes`.
+
+        Args:
+            numbers: The new label of each class; int32 [number of classes].
+            class_names: Names of the classes that the new labels number.
+        """
+        source = copy.copy(self)
+        source.class_names = tuple(class_names)
+        source._relabel(numbers)
+        return source
+
+    def _relabel(self, numbers: Labels) -> None:
+        """Replaces each non-negative label by `numbers[label]`."""
+        raise NotImplementedError
+
+    def _identity_of(self, indices: Indices) -> tuple[bytes, ...]:
+        """Returns `identity` of a subset."""
+        return (*self.identity, indices.astype(np.int64).tobytes()) if self.identity else ()
 
 
-def first_success(element: Any, function: Callable, otherwise: tuple) -> tuple[tf.Tensor, ...]:
+def first_success(
+    element: Any, function: Callable[..., tuple[Any, ...]], otherwise: tuple[Any, ...]
+) -> tuple[tf.Tensor, ...]:
     """Returns a function's result for an element, in a graph; `otherwise` if it fails."""
     # TensorFlow's only `try` in graphs: a dataset of one element that ignores errors.
     attempts = tf.data.Dataset.from_tensors(element).map(function).ignore_errors()
     attempts = attempts.concatenate(tf.data.Dataset.from_tensors(otherwise))
-    return attempts.take(1).get_single_element()
+    found: tuple[tf.Tensor, ...] = attempts.take(1).get_single_element()
+    return found
 
 
 def order_seed(seed: int, epoch: tf.Tensor) -> tf.Tensor:
@@ -216,7 +229,7 @@ def order_seed(seed: int, epoch: tf.Tensor) -> tf.Tensor:
 
 
 def check_bad_images(
-    source: TrainingSource, *, num_bad: int, num_seen: int, max_fraction: float, can_prepare: bool = True
+    source: Source, *, num_bad: int, num_seen: int, max_fraction: float, can_prepare: bool = True
 ) -> None:
     """Stops the run if too many images are unreadable.
 

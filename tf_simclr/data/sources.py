@@ -9,14 +9,14 @@ from tf_simclr.config import DataConfig, UserError
 from tf_simclr.data import folder_source, record_source, tfds_source
 from tf_simclr.data.mixed_source import MixedSource
 from tf_simclr.data.random_access import ArraySource
-from tf_simclr.data.source import Source, TrainingSource
+from tf_simclr.data.source import Source
 from tf_simclr.data.splits import UNLABELLED, find_split, slices_of_split, splits_left
 
 FOLDER_PREFIX = "folder:"
 _DIGITS_SPLITS = ("train", "test")
 
 
-def load_training_source(data: DataConfig) -> TrainingSource:
+def load_training_source(data: DataConfig) -> Source:
     """Opens all images to train on without labels, from all sources of the data set.
 
     Without a `train_split`, these are the training images, and those of the split unlabelled if there is one.

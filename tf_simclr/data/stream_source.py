@@ -12,7 +12,7 @@ from tf_simclr.config import UserError
 from tf_simclr.data.batch_plan import BatchPlan
 from tf_simclr.data.random_access import EncodedImages
 from tf_simclr.data.record_files import RecordFile, read_records
-from tf_simclr.data.source import NUM_CANDIDATES, EncodedSource, first_success, order_seed
+from tf_simclr.data.source import NUM_CANDIDATES, Example, Indices, Labels, Source, first_success, order_seed
 from tf_simclr.images.decode import decode_image
 
 _LOG = logging.getLogger("tf_simclr")
@@ -26,7 +26,7 @@ _MIN_SHUFFLED_RECORDS = 1000
 Parse = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
-class StreamSource(EncodedSource):
+class StreamSource(Source):
     """Examples in TFRecord files; the key of an example is its number in the order of the files.
 
     Each epoch reads the files in its own order, several at a time, through a shuffle buffer. To resume at a
@@ -101,12 +101,12 @@ class StreamSource(EncodedSource):
         rows = records.concatenate(filler)
         return rows.map(lambda position, record: _to_example(position, (record,) * NUM_CANDIDATES))
 
-    def read_labels(self) -> np.ndarray:
+    def read_labels(self) -> Labels:
         """See `Source.read_labels`; reads all records once. Damaged records have no label."""
         labels = self._all_records().map(lambda _, record: self._try_parse(record)[1], tf.data.AUTOTUNE)
-        return np.concatenate(list(labels.batch(4096).as_numpy_iterator())).astype(np.int32)
+        return np.concatenate(list(labels.batch(4096).as_numpy_iterator()), dtype=np.int32)
 
-    def _relabel(self, numbers: np.ndarray) -> None:
+    def _relabel(self, numbers: Labels) -> None:
         """See `Source._relabel`."""
         parse = self._parse
 
@@ -116,7 +116,7 @@ class StreamSource(EncodedSource):
 
         self._parse = relabel
 
-    def subset(self, indices: np.ndarray, name: str) -> EncodedImages:
+    def subset(self, indices: Indices, name: str) -> EncodedImages:
         """See `Source.subset`; reads all records once and keeps the chosen images in memory, encoded."""
         wanted = np.zeros([self.num_examples], bool)
         wanted[indices] = True
@@ -159,8 +159,8 @@ class StreamSource(EncodedSource):
         cuts = self._cut(start, self.num_examples if stop is None else stop)
         return self._read(cuts, tf.range(len(cuts), dtype=tf.int64))
 
-    def decode(self, example: dict, candidate: int) -> tuple[tf.Tensor, tf.Tensor]:
-        """See `EncodedSource.decode`."""
+    def decode(self, example: Example, candidate: int) -> tuple[tf.Tensor, tf.Tensor]:
+        """See `Source.decode`."""
         encoded, label = self._parse(example["records"][candidate])
         return decode_image(encoded), label
 

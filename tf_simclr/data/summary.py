@@ -4,11 +4,11 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from tf_simclr.data.source import TrainingSource
+from tf_simclr.data.source import Source
 from tf_simclr.files import counted, listed, one_line
 
 
-def describe_source(source: TrainingSource) -> str:
+def describe_source(source: Source) -> str:
     """Returns a source's name, number of images, classes, and number of images without a label.
 
     The smallest and the largest number of images in a class are left out if the labels are not in memory.
@@ -24,9 +24,7 @@ def describe_source(source: TrainingSource) -> str:
     return f"{text}, {source.num_unlabelled} without a label." if source.num_unlabelled else f"{text}."
 
 
-def data_lines(
-    train: TrainingSource | None, evaluated: TrainingSource | None = None, *, why_not: str | None = None
-) -> list[str]:
+def data_lines(train: Source | None, evaluated: Source | None = None, *, why_not: str | None = None) -> list[str]:
     """Returns the lines about the data of a run.
 
     Args:
@@ -42,6 +40,6 @@ def data_lines(
     return [one_line(line) for line in (*lines, *ignored_lines([train, evaluated]))]
 
 
-def ignored_lines(sources: Iterable[TrainingSource | None]) -> list[str]:
+def ignored_lines(sources: Iterable[Source | None]) -> list[str]:
     """Returns the notes on ignored files of some sources, without repetitions."""
     return list(dict.fromkeys(line for source in sources if source is not None for line in source.ignored))

@@ -9,8 +9,7 @@ from collections.abc import Callable
 import tensorflow as tf
 
 from tf_simclr.augment.views import TrainView
-from tf_simclr.data.random_access import ArraySource
-from tf_simclr.data.source import TrainingSource
+from tf_simclr.data.source import Source
 
 VIEW_PARTS = frozenset(["views", "images", "draws"])
 """Keys of the views of a batch, or of their inputs."""
@@ -52,7 +51,7 @@ def _for_the_step(images: tf.Tensor | Views, draws: Views) -> dict:
     return {"images": images, "draws": draws}
 
 
-def step_views(source: TrainingSource, view: TrainView) -> Callable[[dict], dict]:
+def step_views(source: Source, view: TrainView) -> Callable[[dict], dict]:
     """Returns the first operation of a training step: making the views, unless the batch already has them.
 
     Args:
@@ -66,7 +65,7 @@ def step_views(source: TrainingSource, view: TrainView) -> Callable[[dict], dict
         return lambda batch: batch
 
     def make(images: tf.Tensor | Views, draws: Views) -> Views:
-        if isinstance(source, ArraySource):
+        if source.holds_arrays:
             return tuple(view(images, one) for one in draws)
         return tuple(map(view.distort, images, draws))
 

@@ -11,7 +11,7 @@ import numpy as np
 import tensorflow as tf
 
 from tf_simclr.config import ExperimentConfig, PreviewConfig, UserError, check
-from tf_simclr.data import BatchPlan, Source, TrainingSource, step_views
+from tf_simclr.data import BatchPlan, Source, step_views
 from tf_simclr.data.rows import batch_rows
 from tf_simclr.data.source import NUM_CANDIDATES
 from tf_simclr.files import counted, delete_leftovers, first_line, write_text
@@ -94,7 +94,7 @@ def first_images(
     source = ingredients.source
     num_images = min(num_images, source.num_examples)
     # Pretraining needs at least two. With several sources, the batch size determines the source of each row.
-    batch_size = max(2, num_images) if isinstance(source, Source) else run.train.train_batch_size
+    batch_size = max(2, num_images) if len(run.data.sources) == 1 else run.train.train_batch_size
     plan = BatchPlan(global_batch_size=batch_size)
     shown = dataclasses.replace(run, train=dataclasses.replace(run.train, train_batch_size=batch_size))
     on_device = run.augment.augment_on == "device"
@@ -112,7 +112,7 @@ def first_images(
     return FirstImages(originals, names, views[: len(names)])
 
 
-def _originals(source: TrainingSource, plan: BatchPlan, seed: int, count: int) -> tuple[list[np.ndarray], list[str]]:
+def _originals(source: Source, plan: BatchPlan, seed: int, count: int) -> tuple[list[np.ndarray], list[str]]:
     """Returns the first images, unchanged, and their names."""
     rows = batch_rows(
         source,
@@ -144,7 +144,7 @@ def _run(config: PreviewConfig) -> ExperimentConfig:
     return ExperimentConfig(mode="eval", **groups)
 
 
-def _describe(run: ExperimentConfig, source: TrainingSource) -> str:
+def _describe(run: ExperimentConfig, source: Source) -> str:
     view = training_view(run)
     parts = [f"crop of {view.crop_min_area:g} of the area or more"]
     parts += ["flip"] * view.use_flip

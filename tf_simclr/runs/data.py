@@ -20,7 +20,7 @@ class RunData(NamedTuple):
         class_names: of the network's classes; None if they are not known.
         num_classes: of the network's classifier; None if there is none.
         num_images: that are learned from, so that an epoch has as many; None for a run of an earlier version.
-        fingerprint: of the list of these images, see `data.TrainingSource.fingerprint`; None likewise.
+        fingerprint: of the list of these images, see `data.Source.fingerprint`; None likewise.
     """
 
     class_names: tuple[str, ...] | None

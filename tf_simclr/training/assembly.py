@@ -12,7 +12,6 @@ from tf_simclr.config import ExperimentConfig, ModelConfig, UserError
 from tf_simclr.data import (
     BatchPlan,
     DataService,
-    MixedSource,
     Source,
     TrainingSource,
     class_numbers,
@@ -88,9 +87,7 @@ def make_ingredients(config: ExperimentConfig, num_replicas: int, begun_with: Ru
     if config.train.train_mode in ("finetune", "supervised"):
         labelled = load_source(config.data, config.data.labelled_split)
         return _finetune(config, num_replicas, _numbered_as_begun(labelled, begun_with))
-    source = load_training_source(config.data)
-    if isinstance(source, Source):
-        source = _numbered_as_begun(source, begun_with)
+    source = _numbered_as_begun(load_training_source(config.data), begun_with)
     make = _pretrain if config.train.train_mode == "pretrain" else _distill
     return make(config, num_replicas, source)
 
@@ -192,10 +189,6 @@ def _check_chunks(plan: BatchPlan, num_chunks: int, source: TrainingSource) -> N
         )
 
 
-def _describe_mix(config: ExperimentConfig, source: TrainingSource) -> list[str]:
-    return [source.describe(config.train.train_batch_size)] if isinstance(source, MixedSource) else []
-
-
 def _evaluate(config: ExperimentConfig, num_classes: int | None) -> Ingredients:
     def make_task(schedule: WarmupCosine) -> Task:
         model = _fresh_network(config, config.model, num_classes)
@@ -210,7 +203,7 @@ def _pretrain(config: ExperimentConfig, num_replicas: int, source: TrainingSourc
     plan = _plan(config.train.train_batch_size, num_replicas)
     _check_chunks(plan, config.contrast.contrast_chunks, source)
     _check_fits(config, plan, source)
-    notes = _describe_mix(config, source)
+    notes = source.describe_batch(config.train.train_batch_size)
     without_probe = _why_no_probe(config, source)
     has_probe = config.train.lineareval_while_pretraining and without_probe is None
     num_classes = source.num_classes if has_probe else None
@@ -297,9 +290,9 @@ def _finetune(config: ExperimentConfig, num_replicas: int, images: Source) -> In
 def _distill(config: ExperimentConfig, num_replicas: int, source: TrainingSource) -> Ingredients:
     plan = _plan(config.train.train_batch_size, num_replicas)
     _check_fits(config, plan, source)
-    notes = _describe_mix(config, source)
+    notes = source.describe_batch(config.train.train_batch_size)
     labelled, num_labelled = None, 0
-    if config.mode != "eval" and isinstance(source, Source):
+    if config.mode != "eval" and len(config.data.sources) == 1:
         labelled, num_labelled = labelled_rows(config, source, plan)
     if num_labelled:
         notes.append(f"{num_labelled} of the {plan.global_batch_size} images of a batch are labelled.")
