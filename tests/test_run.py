@@ -399,7 +399,7 @@ def test_program_trains_evaluates_exports_and_shows_it(tmp_path):
     assert lines[1].startswith("Strategy: one_device (auto: ")
     assert lines[2].startswith("Training images: digits (train): 1347 images, 10 classes")
     for start in (
-        f"pretrain on digits (train): 1347 images, {TOTAL_STEPS} steps of 32; ResNet-18",
+        f"pretrain on digits (train): 1347 images, {TOTAL_STEPS} steps of 32; ResNet-10",
         "step 1/6 | compiled | loss ",
     ):
         assert any(line.startswith(start) for line in lines)

@@ -136,7 +136,7 @@ def check_shapes(config, size):
 
 
 NETWORKS = {
-    "basic": {"width_multiplier": 0.25},
+    "basic": {"resnet_depth": 18, "width_multiplier": 0.25},
     "basic_sk": {"sk_ratio": 0.0625, "image_size": 64},
     "basic_se": {"se_ratio": 0.25},
     "bottleneck": {"resnet_depth": 50, "width_multiplier": 0.0625, "image_size": 64},
@@ -282,7 +282,7 @@ def test_equal_branches_stay_what_they_are_and_extreme_logits_choose_one():
 def fresh():
     """A network as it is initialised, wide enough for the statistics of its weights."""
     tf.keras.utils.set_random_seed(1)
-    return build_simclr_model(tiny_config(width_multiplier=0.5, precision="float32"), num_classes=10)
+    return build_simclr_model(tiny_config(resnet_depth=18, width_multiplier=0.5, precision="float32"), num_classes=10)
 
 
 def test_last_norm_of_each_block_starts_at_zero_and_no_other(fresh):
@@ -369,7 +369,7 @@ def test_width_multiplier_scales_and_rounds_the_filters(width, expected):
 def test_depth_of_inverts_the_table_of_blocks(depth):
     blocks = reference.BLOCKS[depth]
     assert depth_of(blocks, bottleneck=depth >= 50) == depth
-    assert depth_of((*blocks[:3], 1), bottleneck=depth >= 50) is None
+    assert depth_of((*blocks[:3], 5), bottleneck=depth >= 50) is None
 
 
 def test_depth_of_needs_the_kind_of_block():

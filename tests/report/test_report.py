@@ -289,7 +289,7 @@ def test_map_shows_at_most_a_thousand_images(tmp_path, monkeypatch):
 
 def test_table_has_a_dash_for_what_is_missing(method):
     table = sections.results_table(method.steps, {"pretrain": [{"global_step": 6, "num_weights": 194_328}]})
-    network = "ResNet-18 0.125x 8 px"
+    network = "ResNet-10 0.125x 8 px"
     assert rows_of(table) == [
         ["pretrain", network, "none", "0.19 M", "6", *["–"] * 4],  # noqa: RUF001
         ["finetune", network, "5 per class", *["–"] * 6],  # noqa: RUF001
@@ -344,7 +344,7 @@ def test_labels_used_follow_the_flags():
 def test_settings_that_differ_stand_side_by_side(method):
     differing, common = re.findall(r"<table.*?</table>", sections.settings(method.steps))
     assert ["--train_mode", *TRAIN_MODES] in rows_of(differing)
-    assert ["--resnet_depth", "18"] in rows_of(common)
+    assert ["--resnet_depth", "10"] in rows_of(common)
 
 
 def test_whatever_is_shown_is_escaped(tmp_path):

@@ -24,7 +24,7 @@ from tf_simclr.runs.networks import find_checkpoint, initialize_from, load_netwo
 
 pytestmark = pytest.mark.stack
 
-BASE = {"resnet_depth": 18, "width_multiplier": 0.125, "image_size": 8, "proj_out_dim": 16}
+BASE = {"resnet_depth": 10, "width_multiplier": 0.125, "image_size": 8, "proj_out_dim": 16}
 
 
 @functools.cache

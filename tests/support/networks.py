@@ -11,7 +11,7 @@ from tf_simclr.config import ModelConfig
 
 def tiny_config(**changes) -> ModelConfig:
     settings = {
-        "resnet_depth": 18,
+        "resnet_depth": 10,
         "width_multiplier": 0.125,
         "image_size": 16,
         "proj_out_dim": 8,

@@ -29,7 +29,7 @@ TINY = {
     "dataset": "digits",
     "eval_split": "test",
     "image_size": 8,
-    "resnet_depth": 18,
+    "resnet_depth": 10,
     "width_multiplier": 0.125,
     "proj_out_dim": 16,
     "use_blur": False,

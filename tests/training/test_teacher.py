@@ -214,7 +214,7 @@ def test_teacher_behind_a_handle_that_cannot_be_fetched_is_one_line(monkeypatch)
 
 @pytest.mark.slow
 def test_teacher_pretrained_without_a_probe_gives_no_logits(tmp_path):
-    config = ModelConfig(resnet_depth=18, width_multiplier=0.125, image_size=SIZE, proj_out_dim=16)
+    config = ModelConfig(resnet_depth=10, width_multiplier=0.125, image_size=SIZE, proj_out_dim=16)
     model = build_simclr_model(config)
     save_model(model, str(tmp_path / "saved"))
     assert message_of(tmp_path / "saved") == f"--teacher={tmp_path}/saved: gives no logits; {FITS}"

@@ -319,7 +319,7 @@ def test_page_has_tables_picture_and_every_run(trained, tmp_path):
         "51.15 ± 0.21",
         "+25.00 ± 0.00",
         "38.65 ± 0.21",
-        "ResNet-18 0.125x 8 px",
+        "ResNet-10 0.125x 8 px",
         "--labels_per_class",
     ):
         assert f"<td>{cell}</td>" in content

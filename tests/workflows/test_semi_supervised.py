@@ -71,7 +71,7 @@ def test_table_has_a_line_for_each_step(tmp_path):
     }
     assert results_table(config, results) == [
         "step        network                      weights    steps    top-1    top-5",
-        "pretrain    ResNet-18 0.125x 8 px         1.23 M       10        -        -",
+        "pretrain    ResNet-10 0.125x 8 px         1.23 M       10        -        -",
         "distill     ResNet-50 0.0625x SK 8 px     0.02 M   123456   50.00%   98.77%",
     ]
 
@@ -255,7 +255,7 @@ def test_self_distillation_starts_from_its_teacher_and_leaves_it_alone(tmp_path,
     config = distill_config(tmp_path / "student", checkpoint=teacher, distill_temperature=0.1)
     result = tf_simclr.train_and_evaluate(config, [events.append])
     (line,) = (message for message in log.messages if message.startswith("Starting from "))
-    assert "116 of 116 variables matched." in line
+    assert "76 of 76 variables matched." in line
     assert not any("bigger" in message for message in log.messages)
     assert result["num_weights"] == finished_whole().result["finetune"]["num_weights"]
     assert all(0 <= event.metrics["teacher_agreement"] <= 1 for event in events)

@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from tf_simclr.config.setting import Settings, setting
 
-RESNET_DEPTHS = (18, 34, 50, 101, 152, 200)
+RESNET_DEPTHS = (10, 18, 34, 50, 101, 152, 200)
 MAX_WIDTH = 32
 
 

@@ -8,6 +8,7 @@ from tf_simclr.config import ModelConfig
 from tf_simclr.models.layers import BranchMix, BranchSum, ShortcutPooling, Stage, StageBuilder
 
 _BLOCKS = {
+    10: (1, 1, 1, 1),
     18: (2, 2, 2, 2),
     34: (3, 4, 6, 3),
     50: (3, 4, 6, 3),
