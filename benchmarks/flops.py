@@ -39,7 +39,7 @@ def step_flops(training: ExperimentConfig, num_classes: int) -> int:
     model, batch = training.model, training.train.train_batch_size
     network = count_network(model)
     head = _supervised_flops(network, model, num_classes)
-    if training.train.train_mode == "pretrain":
+    if training.train.is_contrastive:
         one = _trained_flops((*network.encoder, *network.projection_head))
         # The probe's forward pass and the gradient by its kernel.
         one += 2 * head if training.train.lineareval_while_pretraining else 0
@@ -96,7 +96,7 @@ def count_table(config: BenchmarkConfig) -> list[str]:
             dataclasses.replace(config.model, resnet_depth=depth, width_multiplier=float(width), sk_ratio=ratio)
             for depth, width, ratio in _NETWORKS
         ]
-    example = "pair" if config.train.train_mode == "pretrain" else "image"
+    example = "pair" if config.train.is_contrastive else "image"
     return [
         f"{config.model.image_size} px, {config.train.train_mode} step of {config.benchmark_batch_size} {example}s",
         f"| network | parameters, M | forward, GFLOP an image | step, GFLOP a {example} |",

@@ -24,20 +24,20 @@ _SECONDS = 1.0  # Of a repetition, at least.
 
 def measure_input(config: BenchmarkConfig) -> list[Figure]:
     """Measures the input of the training run that `config` describes."""
-    from tf_simclr.training.assembly import make_ingredients
+    from tf_simclr.training.assembly import assemble
 
     training = training_of(config)
     if "dataset" in config.stated:
-        ingredients = make_ingredients(training, 1)
-        return [_measure(training, ingredients, config.repeats, ingredients.source.name)]
+        assembly = assemble(training, 1)
+        return [_measure(training, assembly, config.repeats, assembly.source.name)]
     if config.model.cifar_stem:
-        ingredients = _random_arrays(training)
-        return [_measure(training, ingredients, config.repeats, "random images in memory")]
+        assembly = _random_arrays(training)
+        return [_measure(training, assembly, config.repeats, "random images in memory")]
     with tempfile.TemporaryDirectory() as folder:
         write_images(pathlib.Path(folder), _NUM_FILES)
         data = dataclasses.replace(training.data, dataset=f"folder:{folder}", train_split="train")
         training = dataclasses.replace(training, data=data)
-        return [_measure(training, make_ingredients(training, 1), config.repeats, "JPEG files")]
+        return [_measure(training, assemble(training, 1), config.repeats, "JPEG files")]
 
 
 def write_images(folder: pathlib.Path, count: int) -> None:
@@ -54,33 +54,33 @@ def write_images(folder: pathlib.Path, count: int) -> None:
 
 
 def _random_arrays(training: ExperimentConfig):
-    """Returns the ingredients of a training run with random images in memory."""
+    """Returns the assembly of a training run with random images in memory."""
     import numpy as np
 
     from tf_simclr.data import ArraySource
-    from tf_simclr.training.assembly import Ingredients
+    from tf_simclr.training.assembly import Assembly
 
     rng, size = np.random.default_rng(0), training.model.image_size
     num_classes = count_classes(training.model)
     images = rng.integers(0, 256, (_NUM_ARRAYS, size, size, 3), np.uint8)
     labels = rng.integers(0, num_classes, _NUM_ARRAYS)
     source = ArraySource("random images", images, labels, [str(number) for number in range(num_classes)])
-    return Ingredients(source, num_classes, make_task=_no_network, initialize=_no_network)
+    return Assembly(source, num_classes, make_task=_no_network, initialize=_no_network)
 
 
 def _no_network(_: object) -> NoReturn:
     raise NotImplementedError("The input needs no network.")
 
 
-def _measure(training: ExperimentConfig, ingredients, repeats: int, name: str) -> Figure:
+def _measure(training: ExperimentConfig, assembly, repeats: int, name: str) -> Figure:
     from tf_simclr.data import BatchPlan
-    from tf_simclr.training.assembly import training_batches
+    from tf_simclr.training.batches import training_batches
 
     batch_size = training.train.train_batch_size
-    num_views = 2 if training.train.train_mode == "pretrain" else 1
+    num_views = training.train.num_views
     plan = BatchPlan(global_batch_size=batch_size)
     on_device = training.augment.augment_on == "device"
-    dataset = training_batches(training, ingredients, plan, num_views=num_views, first_step=0, on_device=on_device)
+    dataset = training_batches(training, assembly, plan, num_views=num_views, first_step=0, on_device=on_device)
     batches = iter(dataset)
     # The first repetition compiles and fills the prefetch buffers.
     rates = [batch_size * _batches_per_second(batches) for _ in range(1 + repeats)]

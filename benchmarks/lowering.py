@@ -27,7 +27,7 @@ def lower_step(config: ExperimentConfig, num_classes: int) -> LoweredStep:
 
     from benchmarks.synthetic import make_batch, make_task
     from tf_simclr.augment.views import NUM_DRAWS
-    from tf_simclr.training.assembly import training_view
+    from tf_simclr.training.batches import training_view
 
     task = make_task(config, num_classes)
     batch = make_batch(task, config, num_classes)

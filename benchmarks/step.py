@@ -105,7 +105,7 @@ def measure_step(config: BenchmarkConfig) -> list[Figure]:
 
 def unit_of(training: ExperimentConfig) -> str:
     """Returns the counted unit: pairs of views for pretraining, otherwise images."""
-    return "pairs/s" if training.train.train_mode == "pretrain" else "images/s"
+    return "pairs/s" if training.train.is_contrastive else "images/s"
 
 
 def _why_not_pytorch(training: ExperimentConfig) -> str | None:
@@ -119,7 +119,7 @@ def _why_not_pytorch(training: ExperimentConfig) -> str | None:
     usual = all(getattr(training.contrast, name) == getattr(plain.contrast, name) for name in names)
     usual = usual and training.optimizer.optimizer == "lars" and model.precision == "float32"
     usual = usual and training.train.lineareval_while_pretraining and model.proj_head_mode != "none"
-    if training.train.train_mode != "pretrain" or not usual or model.ft_proj_selector != 0:
+    if not training.train.is_contrastive or not usual or model.ft_proj_selector != 0:
         return "only pretraining with NT-Xent, LARS and a probe of the encoder, in float32, was written in it"
     import tensorflow as tf
 

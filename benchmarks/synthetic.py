@@ -42,7 +42,7 @@ def make_task(config: ExperimentConfig, num_classes: int) -> Any:
     from tf_simclr.tasks.finetune import FinetuneTask
     from tf_simclr.tasks.pretrain import MemoryPretrainTask, PretrainTask
 
-    pretrains = config.train.train_mode == "pretrain"
+    pretrains = config.train.is_contrastive
     has_head = not pretrains or config.train.lineareval_while_pretraining
     model = build_simclr_model(config.model, num_classes if has_head else None)
     model.recompute = config.train.recompute

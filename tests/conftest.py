@@ -36,8 +36,8 @@ def log(caplog):
 @pytest.fixture
 def without_network(monkeypatch):
     """Leaves out the network, for tests of what is checked before anything is trained."""
-    from tf_simclr.training import assembly as ingredients
+    from tf_simclr.training import assembly
 
     task = types.SimpleNamespace(eval_step=lambda batch: {})
-    monkeypatch.setattr(ingredients, "build_simclr_model", lambda *arguments: None)
-    monkeypatch.setattr(ingredients, "PretrainTask", lambda *arguments: task)
+    monkeypatch.setattr(assembly, "build_simclr_model", lambda *arguments: None)
+    monkeypatch.setattr(assembly, "PretrainTask", lambda *arguments: task)

@@ -15,7 +15,8 @@ from tf_simclr.data import BatchPlan, step_views
 from tf_simclr.preparation import preview as module
 from tf_simclr.preparation.preview import preview
 from tf_simclr.rendering import view_grid as view_pictures
-from tf_simclr.training.assembly import make_ingredients, training_batches, training_view
+from tf_simclr.training.assembly import assemble
+from tf_simclr.training.batches import training_batches, training_view
 
 FLAGS = {"use_flip": True, "train_batch_size": 6}
 
@@ -34,13 +35,13 @@ def preview_config(output, *arguments, **flags):
 
 def first_batch(run):
     """The views of a run's first batch, as its training step gets them; [batch, views, S, S, 3]."""
-    ingredients = make_ingredients(run, 1)
+    assembly = assemble(run, 1)
     plan = BatchPlan(global_batch_size=run.train.train_batch_size)
     num_views = 2 if run.train.train_mode == "pretrain" else 1
     on_device = run.augment.augment_on == "device"
     options = {"num_views": num_views, "first_step": 0, "on_device": on_device}
-    batch = next(iter(training_batches(run, ingredients, plan, **options)))
-    batch = step_views(ingredients.source, training_view(run, on_device=on_device))(batch)
+    batch = next(iter(training_batches(run, assembly, plan, **options)))
+    batch = step_views(assembly.source, training_view(run, on_device=on_device))(batch)
     return np.stack(batch["views"], axis=1)
 
 

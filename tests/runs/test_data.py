@@ -82,7 +82,7 @@ def begun(tmp_path, photos):
 def test_run_whose_data_has_moved_goes_on(tmp_path, photos, begun, without_network):
     moved = shutil.move(photos, tmp_path / "scratch")
     experiment = Experiment(config_of(tmp_path, moved))
-    experiment._check_same_data(2)
+    experiment._begun.check(2, total_steps=11)
     assert experiment.plan.total_steps == 11
 
 
@@ -131,7 +131,7 @@ def test_run_whose_classes_are_in_another_order_keeps_their_numbers(tmp_path, ph
     data = read_run_data(str(tmp_path / "run"))
     claim_directory(begun, data._replace(class_names=("dog", "cat")))
     experiment = Experiment(begun)
-    experiment._check_same_data(2)
+    experiment._begun.check(2, total_steps=11)
     np.testing.assert_array_equal(experiment.train_source.read_labels(), [1, 1, 0, 0])
     assert experiment.eval_source.class_names == experiment.train_source.class_names == ("dog", "cat")
 

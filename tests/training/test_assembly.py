@@ -12,15 +12,14 @@ from tf_simclr.config import TRAIN_MODES, UserError
 from tf_simclr.data import BatchPlan, choose_labelled, load_source
 from tf_simclr.models import build_simclr_model
 from tf_simclr.schedules import WarmupCosine
-from tf_simclr.training import assembly as ingredients
-from tf_simclr.training import checkpoint_head
+from tf_simclr.training import assembly, batches, checkpoint_head
 
 # ---- What a step is made of
 
 
 def make(directory="x", num_replicas=1, **flags):
     config = tiny_config(directory, **flags)
-    return config, ingredients.make_ingredients(config, num_replicas)
+    return config, assembly.assemble(config, num_replicas)
 
 
 def test_memory_says_when_it_is_full_and_where_it_is_large_for_the_images():
@@ -83,18 +82,18 @@ def test_labelled_share_that_leaves_no_place_is_refused():
 def test_distillation_where_all_images_are_labelled_takes_them_in_place():
     config, parts = make(**DISTILL)
     assert (parts.labelled, parts.num_labelled, parts.source.num_examples) == (None, 32, 1347)
-    (batch,) = ingredients.training_batches(
-        config, parts, BatchPlan(global_batch_size=32), num_views=1, first_step=0
-    ).take(1)
+    (batch,) = batches.training_batches(config, parts, BatchPlan(global_batch_size=32), num_views=1, first_step=0).take(
+        1
+    )
     assert batch["labels"].numpy().min() >= 0 and batch["views"][0].shape == (32, 8, 8, 3)
 
 
 @pytest.mark.slow
 def test_batches_of_a_distillation_with_labels_have_them_last():
     config, parts = make(**(DISTILL | {"labels_per_class": 2, "distill_labeled_share": 0.25}))
-    batches = ingredients.training_batches(config, parts, BatchPlan(global_batch_size=32), num_views=1, first_step=0)
+    endless = batches.training_batches(config, parts, BatchPlan(global_batch_size=32), num_views=1, first_step=0)
     seen = []
-    for batch in batches.take(3):
+    for batch in endless.take(3):
         labels = batch["labels"].numpy()
         assert (labels[:24] == -1).all() and (labels[24:] >= 0).all()
         seen += labels[24:].tolist()
@@ -138,9 +137,9 @@ def test_batch_of_labelled_images_may_be_larger_than_their_number(mode, log):
     (note,) = parts.notes  # Told when this stage starts, not when its data is opened.
     assert note.startswith("--train_batch_size=48 is more than the 20 images of digits (train[:20])")
     assert log.messages == []
-    (batch,) = ingredients.training_batches(
-        config, parts, BatchPlan(global_batch_size=48), num_views=1, first_step=0
-    ).take(1)
+    (batch,) = batches.training_batches(config, parts, BatchPlan(global_batch_size=48), num_views=1, first_step=0).take(
+        1
+    )
     expected = 2 * np.bincount(parts.source.labels, minlength=10)  # Two epochs, and 8 of the third.
     seen = np.bincount(batch["labels"].numpy(), minlength=10)
     assert (seen >= expected).all() and seen.sum() == 48
@@ -149,11 +148,11 @@ def test_batch_of_labelled_images_may_be_larger_than_their_number(mode, log):
 @pytest.mark.parametrize("mode", TRAIN_MODES)
 def test_only_pretraining_sees_jitter_and_blur(mode, monkeypatch):
     views = []
-    monkeypatch.setattr(ingredients, "train_dataset", lambda source, view, **settings: views.append(view))
+    monkeypatch.setattr(batches, "train_dataset", lambda source, view, **settings: views.append(view))
     more = {"finetune": {"checkpoint": "y"}, "distill": {"teacher": "y"}}.get(mode, {})
     settings = {"use_blur": True, "use_flip": True, "color_jitter_strength": 0.7, "crop_min_area": 0.4}
     config, parts = make(mode=mode, **settings, **more)
-    ingredients.training_batches(config, parts, BatchPlan(global_batch_size=32), num_views=1, first_step=0)
+    batches.training_batches(config, parts, BatchPlan(global_batch_size=32), num_views=1, first_step=0)
     (view,) = views
     assert (view.use_blur, view.color_jitter_strength) == ((True, 0.7) if mode == "pretrain" else (False, 0.0))
     assert (view.use_flip, view.crop_min_area, view.random_rotation) == (True, 0.4, 15)
@@ -166,9 +165,9 @@ def test_distillation_sees_all_records_and_the_labels_of_a_few(tmp_path, cache):
     flags = {"dataset": data, "cache_dataset": cache, "labels_per_class": 3, "random_rotation": 0}
     config, parts = make(train_batch_size=8, distill_labeled_share=0.25, **(DISTILL | flags))
     assert (parts.source.num_examples, parts.labelled.num_examples, parts.num_classes) == (30, 6, 2)
-    batches = ingredients.training_batches(config, parts, BatchPlan(global_batch_size=8), num_views=1, first_step=0)
+    endless = batches.training_batches(config, parts, BatchPlan(global_batch_size=8), num_views=1, first_step=0)
     seen, few = [], []
-    for batch in batches.take(5):
+    for batch in endless.take(5):
         numbers = numbers_of(batch["views"][0])
         seen += numbers[:6].tolist()
         few += numbers[6:].tolist()

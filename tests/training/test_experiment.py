@@ -4,6 +4,7 @@ import dataclasses
 import shutil
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -23,10 +24,15 @@ from tests.support.runs import (
     tiny_config,
 )
 from tf_simclr.config import UserError
+from tf_simclr.data import load_eval_source
 from tf_simclr.metrics.confusion import read_confusion
 from tf_simclr.runs.data import RunData, write_run_data
-from tf_simclr.training import experiment
+from tf_simclr.runs.results import ResultFiles
+from tf_simclr.training import evaluator
+from tf_simclr.training.assembly import assemble
+from tf_simclr.training.begun_data import BegunData
 from tf_simclr.training.evaluation_loop import Evaluation
+from tf_simclr.training.evaluator import Evaluator, total_steps_of_run
 from tf_simclr.training.experiment import Experiment, train_and_evaluate
 
 
@@ -242,7 +248,7 @@ def test_eval_steps_count_batches(copy):
 
 
 def test_eval_of_a_run_with_other_settings_is_refused(copy, without_network, monkeypatch):
-    monkeypatch.setattr(Experiment, "_why_not_evaluated", lambda self: None)
+    monkeypatch.setattr(Evaluator, "why_not", None)
     message = refusal(tiny_config(copy, mode="eval", train_steps=7))
     assert "--train_steps=6 there, 7 now" in message
 
@@ -250,10 +256,10 @@ def test_eval_of_a_run_with_other_settings_is_refused(copy, without_network, mon
 @pytest.fixture
 def nothing_evaluated(without_network, monkeypatch):
     """Leaves out what an evaluation does with a checkpoint, for tests of what it waits for."""
-    monkeypatch.setattr(Experiment, "_why_not_evaluated", lambda self: None)
-    monkeypatch.setattr(Experiment, "_match_eval_source", lambda self: None)
-    monkeypatch.setattr(Experiment, "task", None)
-    monkeypatch.setattr(experiment, "Checkpoints", lambda directory, task: None)
+    task = types.SimpleNamespace(model=types.SimpleNamespace(num_classes=None))
+    monkeypatch.setattr(Experiment, "task", task)
+    monkeypatch.setattr(Evaluator, "why_not", None)
+    monkeypatch.setattr(evaluator, "Checkpoints", lambda directory, task: None)
 
 
 def test_eval_says_what_it_waits_for_and_gives_up_in_time(tmp_path, log, nothing_evaluated):
@@ -270,37 +276,43 @@ def test_eval_says_what_it_waits_for_and_gives_up_in_time(tmp_path, log, nothing
 
 def test_eval_ends_with_the_run_whatever_the_data_is_today(tmp_path, nothing_evaluated):
     epoch = {"train_steps": 0, "train_epochs": 1, "train_batch_size": 32}
-    evaluation = Experiment(tiny_config(tmp_path, mode="eval", **epoch))
-    assert evaluation._total_steps_of_run() == 1347 // 32 + 1
+    config = tiny_config(tmp_path, mode="eval", **epoch)
+    planned = Experiment(config).plan.total_steps
+    assert total_steps_of_run(config, planned) == planned == 1347 // 32 + 1
     write_run_data(str(tmp_path), RunData(None, num_images=64, fingerprint=""))  # The training begins.
-    assert evaluation._total_steps_of_run() == 64 // 32 + 1
+    assert total_steps_of_run(config, planned) == 64 // 32 + 1
 
 
 def test_eval_that_began_before_its_run_checks_the_classes_of_the_run(tmp_path, nothing_evaluated):
-    evaluation = Experiment(tiny_config(tmp_path, mode="eval"))
-    evaluation._check_classes_of_run()
+    config = tiny_config(tmp_path, mode="eval")
+    begun, source = BegunData(config, None, assemble(config, 1)), load_eval_source(config.data)
+    begun.check_begun_since(source)
     write_run_data(str(tmp_path), RunData(tuple("0123456789")))  # The training begins.
-    evaluation._check_classes_of_run()
+    begun.check_begun_since(source)
     write_run_data(str(tmp_path), RunData(tuple("123456789")))
     with pytest.raises(UserError, match=r"began after this evaluation, with other classes; start the evaluation"):
-        evaluation._check_classes_of_run()
+        begun.check_begun_since(source)
 
 
-def test_eval_makes_its_batches_once(tmp_path, nothing_evaluated, monkeypatch):
+def test_eval_makes_its_batches_once(tmp_path, monkeypatch):
     """TensorFlow keeps the graphs of a data set: about 1 MB an evaluation, while a training is followed."""
     scores = {"eval/num_bad_images": 0, "eval/num_examples": 450}
     nothing = Evaluation(scores, np.zeros(0, np.int64), np.zeros(0, np.int64))
     seen = []
-    monkeypatch.setattr(experiment, "evaluate", lambda run, batches, **options: seen.append(batches) or nothing)
-    evaluation = Experiment(tiny_config(tmp_path, mode="eval"))
+    monkeypatch.setattr(evaluator, "evaluate", lambda run, batches, **options: seen.append(batches) or nothing)
+    config = tiny_config(tmp_path, mode="eval")
+    model = types.SimpleNamespace(supervised_head=True, num_used_weights=0)
+    task = types.SimpleNamespace(model=model, optimizer=types.SimpleNamespace(iterations=tf.constant(1)))
+    source = load_eval_source(config.data)
+    evaluation = Evaluator(config, tf.distribute.get_strategy(), task, source, ResultFiles(config))
     for _ in range(2):
-        evaluation._evaluate(evaluation.eval_source)
+        evaluation.evaluate()
     assert seen[0] is seen[1]
 
 
 def test_eval_without_a_probe_is_refused(tmp_path):
     message = refusal(tiny_config(tmp_path / "run", mode="eval", lineareval_while_pretraining=False))
-    assert message.startswith("--mode=eval: nothing to evaluate, as there is no linear probe; use ")
+    assert message.startswith("--mode=eval: nothing to evaluate, because there is no linear probe; use ")
     assert not (tmp_path / "run").exists()
 
 

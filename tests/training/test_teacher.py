@@ -21,7 +21,7 @@ from tf_simclr.runs.directory import check_directory, claim_directory
 from tf_simclr.runs.networks import load_network
 from tf_simclr.schedules import WarmupCosine
 from tf_simclr.training import distillation
-from tf_simclr.training.assembly import make_ingredients
+from tf_simclr.training.assembly import assemble
 from tf_simclr.training.teacher import Teacher, load_teacher, network_class_names
 
 # Of tensorflow-hub.
@@ -337,7 +337,7 @@ def test_evaluation_of_a_student_needs_no_teacher(tmp_path):
     check_directory(evaluated)
     of_an_earlier_version = began_with._replace(num_images=None)
     tasks = [
-        make_ingredients(evaluated, 1, known).make_task(WarmupCosine(1.0, 0, 1))
+        assemble(evaluated, 1, known).make_task(WarmupCosine(1.0, 0, 1))
         for known in (began_with, of_an_earlier_version)
     ]
     assert [task.model.num_classes for task in tasks] == [3, 3]

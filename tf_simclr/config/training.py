@@ -215,6 +215,26 @@ class TrainConfig(Settings):
         )
 
     @property
+    def is_contrastive(self) -> bool:
+        """Whether two views of each image are compared: pretraining, with its loss, jitter and blur."""
+        return self.train_mode == "pretrain"
+
+    @property
+    def num_views(self) -> int:
+        """Random views of each image in a batch."""
+        return 2 if self.is_contrastive else 1
+
+    @property
+    def starts_from_checkpoint(self) -> bool:
+        """Whether a pretrained network is needed."""
+        return self.train_mode == "finetune"
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether a student follows a teacher."""
+        return self.train_mode == "distill"
+
+    @property
     def profile_range(self) -> tuple[int, int] | None:
         """The first and the last step to profile; None if `profile_steps` does not name two valid steps."""
         match = re.fullmatch(r"\s*(\d{1,10})\s*,\s*(\d{1,10})\s*", self.profile_steps or "")

@@ -19,15 +19,12 @@ from tf_simclr.data.summary import data_lines, describe_source, ignored_lines
 from tf_simclr.data.tfds_source import load_with_label_sets
 from tf_simclr.data.view_placement import step_views
 
-TrainingSource = Source
-
 __all__ = [
     "ArraySource",
     "BatchPlan",
     "DataService",
     "MixedSource",
     "Source",
-    "TrainingSource",
     "available_splits",
     "check_bad_images",
     "check_service",

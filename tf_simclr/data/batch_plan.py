@@ -30,6 +30,26 @@ class BatchPlan:
     first_replica: int = 0
     total_replicas: int = 1
 
+    @classmethod
+    def shared(
+        cls, batch_size: int, num_replicas: int, context: tf.distribute.InputContext | None = None
+    ) -> "BatchPlan":
+        """Returns the plan of one input pipeline.
+
+        Args:
+            batch_size: Rows of a batch over all replicas.
+            num_replicas: Replicas of all workers.
+            context: Names the input pipeline; None for one that makes all rows.
+        """
+        pipelines, number = (context.num_input_pipelines, context.input_pipeline_id) if context else (1, 0)
+        local = num_replicas // pipelines
+        return cls(
+            global_batch_size=batch_size,
+            num_replicas=local,
+            first_replica=number * local,
+            total_replicas=num_replicas,
+        )
+
     @property
     def per_replica_batch_size(self) -> int:
         """Rows of one element of the dataset."""
@@ -47,11 +67,7 @@ class BatchPlan:
 
     def for_one_worker(self) -> "BatchPlan":
         """Returns the plan of a worker that makes all rows."""
-        return BatchPlan(
-            global_batch_size=self.global_batch_size,
-            num_replicas=self.total_replicas,
-            total_replicas=self.total_replicas,
-        )
+        return BatchPlan.shared(self.global_batch_size, self.total_replicas)
 
     def batch_numbers(self, first_step: int) -> tf.data.Dataset:
         """Returns the numbers, int64 [], of this worker's batches, from `first_step` on."""

@@ -93,6 +93,11 @@ class SimCLRModel(tf.keras.Model):
         parts += [] if self.supervised_head is None else [self.supervised_head]
         return [variable for part in parts for variable in part.variables]
 
+    @property
+    def num_used_weights(self) -> int:
+        """Numbers in `used_variables`, batch-norm statistics included."""
+        return sum(variable.shape.num_elements() for variable in self.used_variables)
+
     def forward(self, images, *, training: bool, detach_supervised_head: bool = False) -> ForwardPass:
         """Computes every output without changing any variable.
 

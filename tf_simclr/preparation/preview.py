@@ -17,7 +17,8 @@ from tf_simclr.data.source import NUM_CANDIDATES
 from tf_simclr.files import counted, delete_leftovers, first_line, write_text
 from tf_simclr.rendering.view_grid import most_that_fit, plot_views
 from tf_simclr.terminal.entry import entry_point
-from tf_simclr.training.assembly import Ingredients, make_ingredients, training_batches, training_view
+from tf_simclr.training.assembly import Assembly, assemble
+from tf_simclr.training.batches import training_batches, training_view
 
 _LOG = logging.getLogger("tf_simclr")
 
@@ -51,14 +52,14 @@ def preview(config: PreviewConfig) -> None:
         raise UserError(f"--output={config.output}: exists already; replace it with --overwrite=True.")
     _check_size(config)
     run = _run(config)
-    ingredients = make_ingredients(run, num_replicas=1)
-    first = first_images(run, ingredients, num_images=config.preview_images, num_views=config.preview_views)
+    assembly = assemble(run, num_replicas=1)
+    first = first_images(run, assembly, num_images=config.preview_images, num_views=config.preview_views)
     lowest, highest = first.views.min(), first.views.max()
     if lowest < 0 or highest > 1:
         _LOG.warning("Values reach from %.3f to %.3f, out of [0, 1]: the picture cuts them off.", lowest, highest)
     else:
         _LOG.info("All values are in [0, 1]: %.3f to %.3f.", lowest, highest)
-    title = _describe(run, ingredients.source)
+    title = _describe(run, assembly.source)
     _write(str(config.output), path, plot_views(first.originals, first.views, first.names, title))
     views, images = counted(first.views.shape[1], "view"), counted(len(first.views), "image")
     _LOG.info("Wrote %s of %s: %s", views, images, path)
@@ -77,9 +78,7 @@ def _check_size(config: PreviewConfig) -> None:
         )
 
 
-def first_images(
-    run: ExperimentConfig, ingredients: Ingredients, *, num_images: int, num_views: int = 0
-) -> FirstImages:
+def first_images(run: ExperimentConfig, assembly: Assembly, *, num_images: int, num_views: int = 0) -> FirstImages:
     """Returns the first images that a run trains on, with its views of them.
 
     The rows of a run do not depend on its batch size. These are its first rows; for distillation, the first of
@@ -87,11 +86,11 @@ def first_images(
 
     Args:
         run: configuration of the run.
-        ingredients: ingredients of the run.
+        assembly: assembly of the run.
         num_images: number of images; fewer if the data has fewer.
         num_views: number of views of each, 0 for the run's own number. Extra views have the same distribution.
     """
-    source = ingredients.source
+    source = assembly.source
     num_images = min(num_images, source.num_examples)
     # Pretraining needs at least two. With several sources, the batch size determines the source of each row.
     batch_size = max(2, num_images) if len(run.data.sources) == 1 else run.train.train_batch_size
@@ -100,9 +99,9 @@ def first_images(
     on_device = run.augment.augment_on == "device"
     batches = training_batches(
         shown,
-        dataclasses.replace(ingredients, labelled=None, num_labelled=0),
+        dataclasses.replace(assembly, labelled=None, num_labelled=0),
         plan,
-        num_views=num_views or (2 if run.train.train_mode == "pretrain" else 1),
+        num_views=num_views or run.train.num_views,
         first_step=0,
         on_device=on_device,
     )

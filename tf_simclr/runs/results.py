@@ -32,7 +32,7 @@ class ResultFiles:
         settings = config.to_dict()
         self._evaluated = {name: settings[name] for name in _EVALUATION_SETTINGS}
         self._fingerprint = {"eval_fingerprint": eval_fingerprint}
-        self._what = "linear probe" if config.train.train_mode == "pretrain" else config.train.train_mode
+        self._what = "linear probe" if config.train.is_contrastive else config.train.train_mode
         name = config.evaluation.eval_name
         self._stem = os.path.join(self._directory, f"result_{name}" if name else "result")
 

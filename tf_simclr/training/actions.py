@@ -9,7 +9,7 @@ from typing import Any
 
 import tensorflow as tf
 
-from tf_simclr.data import TrainingSource, check_bad_images, format_hint
+from tf_simclr.data import Source, check_bad_images, format_hint
 from tf_simclr.files import between, counted, find_json, first_line, write_json
 from tf_simclr.terminal.progress import Field, Line, TimeLeft, bar_fields, duration
 from tf_simclr.training.loop import Action, LoopEvent
@@ -210,7 +210,7 @@ class BadImageWatch:
         writes: whether this process is the one of the run that writes files.
     """
 
-    def __init__(self, source: TrainingSource, max_fraction: float, directory: str, *, writes: bool = True):
+    def __init__(self, source: Source, max_fraction: float, directory: str, *, writes: bool = True):
         self._source = source
         self._max_fraction = max_fraction
         self._path = os.path.join(directory, _BAD_IMAGES_FILE)

@@ -2,25 +2,19 @@
 
 import dataclasses
 import logging
-import os
 from collections.abc import Callable
 
 import tensorflow as tf
 
-from tf_simclr.augment import TrainView
 from tf_simclr.config import ExperimentConfig, ModelConfig, UserError
 from tf_simclr.data import (
     BatchPlan,
-    DataService,
     Source,
-    TrainingSource,
     class_numbers,
     few_labels,
     load_eval_source,
     load_source,
     load_training_source,
-    mix_labelled,
-    train_dataset,
 )
 from tf_simclr.files import counted
 from tf_simclr.models import SimCLRModel, build_simclr_model
@@ -35,13 +29,11 @@ from tf_simclr.training.checkpoint_head import has_same_classes, may_keep_head
 from tf_simclr.training.distillation import compare_sizes, labelled_rows, load_fitting_teacher
 
 _LOG = logging.getLogger("tf_simclr")
-# Keeps the random numbers of the labelled images apart from those of the unlabelled ones.
-_LABELLED_SEED = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
-class Ingredients:
-    """What one kind of training is made of.
+class Assembly:
+    """Images, labels, network and task of one run.
 
     Attributes:
         images: see `source`; None for an evaluation, which needs none.
@@ -54,7 +46,7 @@ class Ingredients:
         notes: lines for the user, to be told when the training starts.
     """
 
-    images: TrainingSource | None
+    images: Source | None
     num_classes: int | None
     make_task: Callable[[WarmupCosine], Task]
     initialize: Callable[[SimCLRModel], str]
@@ -64,14 +56,14 @@ class Ingredients:
     notes: tuple[str, ...] = ()
 
     @property
-    def source(self) -> TrainingSource:
+    def source(self) -> Source:
         """The training images, of which the epochs are counted."""
         if self.images is None:
             raise RuntimeError("An evaluation opens no training images.")
         return self.images
 
 
-def make_ingredients(config: ExperimentConfig, num_replicas: int, begun_with: RunData | None = None) -> Ingredients:
+def assemble(config: ExperimentConfig, num_replicas: int, begun_with: RunData | None = None) -> Assembly:
     """Opens the data of a run and says how its network and task are made.
 
     Args:
@@ -84,12 +76,11 @@ def make_ingredients(config: ExperimentConfig, num_replicas: int, begun_with: Ru
     """
     if config.mode == "eval" and begun_with is not None and begun_with.num_images is not None:
         return _evaluate(config, begun_with.num_classes)
-    if config.train.train_mode in ("finetune", "supervised"):
-        labelled = load_source(config.data, config.data.labelled_split)
-        return _finetune(config, num_replicas, _numbered_as_begun(labelled, begun_with))
-    source = _numbered_as_begun(load_training_source(config.data), begun_with)
-    make = _pretrain if config.train.train_mode == "pretrain" else _distill
-    return make(config, num_replicas, source)
+    return _KINDS[config.train.train_mode](config, num_replicas, begun_with)
+
+
+def _unlabelled_images(config: ExperimentConfig, begun_with: RunData | None) -> Source:
+    return _numbered_as_begun(load_training_source(config.data), begun_with)
 
 
 def _numbered_as_begun(source: Source, begun_with: RunData | None) -> Source:
@@ -101,83 +92,12 @@ def _numbered_as_begun(source: Source, begun_with: RunData | None) -> Source:
     return source if numbers is None else source.relabelled(numbers, before)
 
 
-def training_view(config: ExperimentConfig, *, on_device: bool = False) -> TrainView:
-    """Returns how a run looks at its training images.
-
-    Args:
-        config: of the run.
-        on_device: whether the training step makes the views.
-    """
-    augment, pretraining = config.augment, config.train.train_mode == "pretrain"
-    return TrainView(
-        image_size=config.model.image_size,
-        crop_min_area=augment.crop_min_area,
-        use_flip=augment.use_flip,
-        random_rotation=augment.random_rotation,
-        # Labels and teachers speak of what the image shows: its colours and sharpness stay.
-        color_jitter_strength=augment.color_jitter_strength if pretraining else 0.0,
-        use_blur=augment.use_blur and pretraining,
-        on_device=on_device,
-    )
-
-
-def training_batches(
-    config: ExperimentConfig,
-    ingredients: Ingredients,
-    plan: BatchPlan,
-    *,
-    num_views: int,
-    first_step: int,
-    use_service: bool = False,
-    on_device: bool = False,
-) -> tf.data.Dataset:
-    """Returns the endless batches of a run from step `first_step` on; see `data.train_dataset`.
-
-    Args:
-        config: of the run.
-        ingredients: made of it.
-        plan: which rows of a global batch are made here.
-        num_views: of each image.
-        first_step: number of the first batch.
-        use_service: whether the batches come from `--data_service`, where that is given.
-        on_device: whether the training step makes the views.
-    """
-    view = training_view(config, on_device=on_device)
-    address = config.data.data_service if use_service else None
-
-    def batches(source: TrainingSource, batch_size: int, seed: int) -> tf.data.Dataset:
-        # The workers of a run, and no other runs, share its jobs.
-        directory = str(config.model_dir)
-        place = directory if "://" in directory else os.path.abspath(directory)
-        job_name = f"{place}, {source.name}, seed {seed}, step {first_step}" + on_device * ", made on the device"
-        return train_dataset(
-            source,
-            view,
-            plan=dataclasses.replace(plan, global_batch_size=batch_size),
-            seed=seed,
-            num_views=num_views,
-            first_step=first_step,
-            service=DataService(address, job_name) if address else None,
-        )
-
-    num_labelled, seed = ingredients.num_labelled, config.train.seed
-    if ingredients.labelled is None:
-        return batches(ingredients.source, config.train.train_batch_size, seed)
-    unlabelled = batches(ingredients.source, config.train.train_batch_size - num_labelled, seed)
-    labelled = batches(ingredients.labelled, num_labelled, (seed + _LABELLED_SEED) % 2**31)
-    return mix_labelled(unlabelled, labelled)
-
-
-def _plan(batch_size: int, num_replicas: int) -> BatchPlan:
-    return BatchPlan(global_batch_size=batch_size, num_replicas=num_replicas, total_replicas=num_replicas)
-
-
-def _check_fits(config: ExperimentConfig, plan: BatchPlan, source: TrainingSource) -> None:
+def _check_fits(config: ExperimentConfig, plan: BatchPlan, source: Source) -> None:
     if config.mode != "eval":  # Which needs no training batch, and may be of another data set.
         plan.check_fits(source)
 
 
-def _check_chunks(plan: BatchPlan, num_chunks: int, source: TrainingSource) -> None:
+def _check_chunks(plan: BatchPlan, num_chunks: int, source: Source) -> None:
     """Raises UserError unless the rows of each replica can be cut into chunks of the same size."""
     batch_size, unit = plan.global_batch_size, plan.total_replicas * num_chunks
     lower = batch_size // unit * unit
@@ -189,18 +109,19 @@ def _check_chunks(plan: BatchPlan, num_chunks: int, source: TrainingSource) -> N
         )
 
 
-def _evaluate(config: ExperimentConfig, num_classes: int | None) -> Ingredients:
+def _evaluate(config: ExperimentConfig, num_classes: int | None) -> Assembly:
     def make_task(schedule: WarmupCosine) -> Task:
         model = _fresh_network(config, config.model, num_classes)
-        if config.train.train_mode != "pretrain":
+        if not config.train.is_contrastive:
             model.freeze_for_finetuning(config.model.fine_tune_after_block)  # Unused layers are not counted.
         return FinetuneTask(model, config.optimizer, schedule)
 
-    return Ingredients(None, num_classes, make_task, lambda model: "")
+    return Assembly(None, num_classes, make_task, lambda model: "")
 
 
-def _pretrain(config: ExperimentConfig, num_replicas: int, source: TrainingSource) -> Ingredients:
-    plan = _plan(config.train.train_batch_size, num_replicas)
+def _pretrain(config: ExperimentConfig, num_replicas: int, begun_with: RunData | None) -> Assembly:
+    source = _unlabelled_images(config, begun_with)
+    plan = BatchPlan.shared(config.train.train_batch_size, num_replicas)
     _check_chunks(plan, config.contrast.contrast_chunks, source)
     _check_fits(config, plan, source)
     notes = source.describe_batch(config.train.train_batch_size)
@@ -220,7 +141,7 @@ def _pretrain(config: ExperimentConfig, num_replicas: int, source: TrainingSourc
     def initialize(model: SimCLRModel) -> str:
         return initialize_from(str(config.train.checkpoint), model, keep_head=has_same_classes(config, source))
 
-    return Ingredients(
+    return Assembly(
         source,
         num_classes,
         make_task,
@@ -230,7 +151,7 @@ def _pretrain(config: ExperimentConfig, num_replicas: int, source: TrainingSourc
     )
 
 
-def _why_no_probe(config: ExperimentConfig, source: TrainingSource) -> str | None:
+def _why_no_probe(config: ExperimentConfig, source: Source) -> str | None:
     """Returns why no linear probe can be trained beside pretraining; None if one can."""
     if source.num_classes is None:
         return f"{source.name} has no labels"
@@ -243,7 +164,7 @@ def _why_no_probe(config: ExperimentConfig, source: TrainingSource) -> str | Non
     return None
 
 
-def _describe_memory(size: int, plan: BatchPlan, source: TrainingSource) -> list[str]:
+def _describe_memory(size: int, plan: BatchPlan, source: Source) -> list[str]:
     num_steps, num_views = -(-size // (2 * plan.global_batch_size)), 2 * source.num_examples
     notes = [f"The memory of {size} negatives is full after {counted(num_steps, 'step')}."]
     if size >= num_views:
@@ -254,22 +175,22 @@ def _describe_memory(size: int, plan: BatchPlan, source: TrainingSource) -> list
     return notes
 
 
-def _finetune(config: ExperimentConfig, num_replicas: int, images: Source) -> Ingredients:
-    source = few_labels(images, config.data)
+def _finetune(config: ExperimentConfig, num_replicas: int, begun_with: RunData | None) -> Assembly:
+    images = load_source(config.data, config.data.labelled_split)
+    source = few_labels(_numbered_as_begun(images, begun_with), config.data)
     batch_size, notes = config.train.train_batch_size, []
     if config.mode != "eval":
-        _plan(batch_size, num_replicas).check("train_batch_size")
+        BatchPlan.shared(batch_size, num_replicas).check("train_batch_size")
     if batch_size > source.num_examples:
         notes.append(
             f"--train_batch_size={batch_size} is more than the {counted(source.num_examples, 'image')} of "
             f"{source.name}: a batch shows each several times."
         )
-    model_config = config.model
-    if config.train.train_mode == "finetune":
-        # A new classifier on learnt features starts undecided, as in the paper.
-        model_config = dataclasses.replace(model_config, zero_init_logits_layer=True)
 
     def make_task(schedule: WarmupCosine) -> Task:
+        # A new classifier on learnt features starts undecided, as in the paper.
+        starts_at_zero = config.model.zero_init_logits_layer or config.train.starts_from_checkpoint
+        model_config = dataclasses.replace(config.model, zero_init_logits_layer=starts_at_zero)
         model = _fresh_network(config, model_config, source.num_classes)
         model.freeze_for_finetuning(config.model.fine_tune_after_block)
         return FinetuneTask(model, config.optimizer, schedule)
@@ -277,7 +198,7 @@ def _finetune(config: ExperimentConfig, num_replicas: int, images: Source) -> In
     def initialize(model: SimCLRModel) -> str:
         return initialize_from(str(config.train.checkpoint), model, keep_head=may_keep_head(config, source))
 
-    return Ingredients(
+    return Assembly(
         source,
         source.num_classes,
         make_task,
@@ -287,8 +208,9 @@ def _finetune(config: ExperimentConfig, num_replicas: int, images: Source) -> In
     )
 
 
-def _distill(config: ExperimentConfig, num_replicas: int, source: TrainingSource) -> Ingredients:
-    plan = _plan(config.train.train_batch_size, num_replicas)
+def _distill(config: ExperimentConfig, num_replicas: int, begun_with: RunData | None) -> Assembly:
+    source = _unlabelled_images(config, begun_with)
+    plan = BatchPlan.shared(config.train.train_batch_size, num_replicas)
     _check_fits(config, plan, source)
     notes = source.describe_batch(config.train.train_batch_size)
     labelled, num_labelled = None, 0
@@ -314,7 +236,7 @@ def _distill(config: ExperimentConfig, num_replicas: int, source: TrainingSource
     def initialize(model: SimCLRModel) -> str:
         return initialize_from(str(config.train.checkpoint), model, keep_head=may_keep_head(config, source))
 
-    return Ingredients(
+    return Assembly(
         source,
         source.num_classes,
         make_task,
@@ -339,3 +261,12 @@ def _fresh_network(config: ExperimentConfig, model_config: ModelConfig, num_clas
     model = build_simclr_model(model_config, num_classes)
     model.recompute = config.train.recompute
     return model
+
+
+_Assemble = Callable[[ExperimentConfig, int, RunData | None], Assembly]
+_KINDS: dict[str, _Assemble] = {
+    "pretrain": _pretrain,
+    "finetune": _finetune,
+    "supervised": _finetune,
+    "distill": _distill,
+}

@@ -5,19 +5,19 @@ import os
 import tensorflow as tf
 
 from tf_simclr.config import DataConfig, ExperimentConfig, absolute_dataset
-from tf_simclr.data import TrainingSource
+from tf_simclr.data import Source
 from tf_simclr.runs.data import read_run_data
 from tf_simclr.runs.directory import read_settings
 from tf_simclr.training.teacher import network_class_names
 
 
-def has_same_classes(config: ExperimentConfig, source: TrainingSource) -> bool:
+def has_same_classes(config: ExperimentConfig, source: Source) -> bool:
     """Whether the checkpoint's head tells the classes of the images apart, in the same order, as far as is known."""
     names = network_class_names(str(config.train.checkpoint), "checkpoint")
     return names is None or source.class_names in (None, tuple(names))
 
 
-def may_keep_head(config: ExperimentConfig, source: TrainingSource) -> bool:
+def may_keep_head(config: ExperimentConfig, source: Source) -> bool:
     """Whether the checkpoint's head was trained on the same layer and on the same labels."""
     if config.model.zero_init_logits_layer or not has_same_classes(config, source):
         return False
@@ -27,8 +27,7 @@ def may_keep_head(config: ExperimentConfig, source: TrainingSource) -> bool:
     ours: dict[str, object] = {"ft_proj_selector": config.model.ft_proj_selector}
     # What a student's teacher has seen may be seen: in self-distillation it is where the student starts.
     if config.train.checkpoint != config.distill.teacher:
-        distills = config.train.train_mode == "distill"
-        if settings.get("train_mode") == "pretrain" and (distills or config.data.few_labels):
+        if settings.get("train_mode") == "pretrain" and (config.train.has_teacher or config.data.few_labels):
             return False  # A probe has seen all labels.
         names = ("label_fraction", "labels_per_class", "label_seed")
         ours |= {name: getattr(config.data, name) for name in names}

@@ -5,7 +5,7 @@ import logging
 import tensorflow as tf
 
 from tf_simclr.config import ExperimentConfig, UserError
-from tf_simclr.data import BatchPlan, Source, TrainingSource, class_list, class_numbers, few_labels
+from tf_simclr.data import BatchPlan, Source, class_list, class_numbers, few_labels
 from tf_simclr.models import SimCLRModel
 from tf_simclr.training.teacher import Teacher, load_teacher, network_class_names
 
@@ -36,7 +36,7 @@ def labelled_rows(config: ExperimentConfig, source: Source, plan: BatchPlan) -> 
     return None if all_are else labelled, num_labelled
 
 
-def load_fitting_teacher(config: ExperimentConfig, source: TrainingSource) -> Teacher:
+def load_fitting_teacher(config: ExperimentConfig, source: Source) -> Teacher:
     """Loads the teacher; its logits get the order of the images' classes.
 
     Raises:
@@ -65,7 +65,7 @@ def load_fitting_teacher(config: ExperimentConfig, source: TrainingSource) -> Te
 
 def compare_sizes(student: SimCLRModel, teacher: Teacher) -> None:
     """Tells the user if the student is bigger than its teacher."""
-    num_weights = sum(variable.shape.num_elements() for variable in student.used_variables)
+    num_weights = student.num_used_weights
     if teacher.num_weights is not None and num_weights > teacher.num_weights:
         _LOG.info(
             "The student is bigger than its teacher: %.2f M against %.2f M weights.",

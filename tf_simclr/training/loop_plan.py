@@ -87,14 +87,13 @@ def relative_work(config: ExperimentConfig, plan: LoopPlan, teacher: ModelConfig
     def of_image(model: ModelConfig) -> float:
         return model.resnet_depth * model.width_multiplier**2 * model.image_size**2
 
-    num_views = 2 if config.train.train_mode == "pretrain" else 1
-    work = 3 * num_views * of_image(config.model) + (of_image(teacher) if teacher else 0)
+    work = 3 * config.train.num_views * of_image(config.model) + (of_image(teacher) if teacher else 0)
     return plan.total_steps * plan.global_batch_size * work
 
 
 def chance_loss(config: ExperimentConfig) -> float | None:
     """Returns the contrastive loss of a network that knows nothing, its memory full; None without such a loss."""
-    if config.train.train_mode != "pretrain":
+    if not config.train.is_contrastive:
         return None
     batch, num_stored = config.train.train_batch_size, config.contrast.memory_size
     # Without the positive in its denominator the decoupled loss is lower.

@@ -53,9 +53,8 @@ def training_need(config: ExperimentConfig, num_classes: int | None, num_replica
         num_replicas: Replicas that share a batch.
     """
     model, train, contrast = config.model, config.train, config.contrast
-    pretrains, network = train.train_mode == "pretrain", count_network(model)
-    batch, num_views = train.train_batch_size, 2 if pretrains else 1
-    rows = num_views * batch / num_replicas
+    network, batch = count_network(model), train.train_batch_size
+    rows = train.num_views * batch / num_replicas
     stages = [stage for stage in network.encoder if stage.group > model.fine_tune_after_block]
     stages += network.projection_head
     kept = sum(stage.kept for stage in stages)
@@ -63,7 +62,7 @@ def training_need(config: ExperimentConfig, num_classes: int | None, num_replica
         kept = sum(stage.outputs for stage in stages) + max((stage.kept for stage in stages), default=0)
     activations = rows / contrast.contrast_chunks * kept * _bytes_of(model.compute_dtype)
     activations += _BATCHES * rows * model.image_size**2 * _IMAGE_BYTES
-    if pretrains:
+    if train.is_contrastive:
         columns = 2 * batch + contrast.memory_size
         activations += _SIMILARITIES * rows * columns * _bytes_of(model.variable_dtype)
     copies = 2 + _NUM_SLOTS[config.optimizer.optimizer]  # With the gradient.
@@ -124,7 +123,7 @@ def check_need(need: MemoryNeed, available: int | None, *, flag: str, value: obj
 
 def what_helps(config: ExperimentConfig) -> str:
     """Returns what lets a training step need less memory, as a sentence without its end."""
-    chunks = config.train.train_mode == "pretrain" and config.contrast.memory_size == 0
+    chunks = config.train.is_contrastive and config.contrast.memory_size == 0
     helps = ["a smaller one"] + ["--recompute"] * (not config.train.recompute)
     helps += ["--contrast_chunks (with --global_bn=False)"] * chunks
     helps += ["--precision=mixed_bfloat16"] * (not config.model.precision.startswith("mixed"))

@@ -57,7 +57,7 @@ def load_teacher(path: str, image_size: int, *, allow_remote: bool = False) -> T
     return Teacher(
         lambda images: network.forward(images, training=False).endpoints[_LOGITS],
         network.num_classes,
-        sum(variable.shape.num_elements() for variable in network.used_variables),
+        network.num_used_weights,
     )
 
 
