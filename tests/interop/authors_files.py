@@ -1,8 +1,10 @@
-"""Files with names and shapes as the authors' programs write them, and what their networks compute.
+"""Files with the names and shapes of the authors' programs, and the outputs of their networks.
 
-The architecture stands here once more, in the order in which the authors' code makes its layers: nothing is
-taken from this project but the NumPy arithmetic of `tests.models.reference`.
+The architecture is written here again, in the order in which the authors' code makes its layers. Of this project it
+uses only the NumPy arithmetic of `tests.models.reference`.
 """
+
+import functools
 
 import numpy as np
 import tensorflow as tf
@@ -14,13 +16,13 @@ class AuthorsNetwork:
     """A network of the authors, which makes its variables while it computes.
 
     Args:
-        depth: of the ResNet.
-        width: multiplier.
+        depth: depth of the ResNet.
+        width: its width multiplier.
         sk: ratio of selective kernels.
-        head: of each layer of the projection head a width, of which the last counts; () for SimCLR v1.
-        classes: of the supervised head; 0 for none.
-        selector: which head layer the supervised head sits on.
-        small: the stem for small images.
+        head: one number for each layer of the projection head; the last is the width of its output. () for SimCLR v1.
+        classes: classes of the supervised head; 0 for none.
+        selector: head layer that the supervised head sits on.
+        small: whether it has the stem for small images.
     """
 
     def __init__(self, depth=18, width=0.125, *, sk=0.0, head=(8, 8, 4), classes=0, selector=0, small=False):
@@ -115,7 +117,7 @@ class AuthorsNetwork:
 
 
 def with_training_state(variables, step):
-    """Adds what a TF1 checkpoint holds besides the network."""
+    """Adds the training state that a TF1 checkpoint also holds."""
     slots = {f"{name}/Momentum": np.zeros_like(value) for name, value in variables.items() if "/moving" not in name}
     memory = {"memory": np.zeros((4, 3), np.float32), "memory_ptr": np.zeros((), np.int64)}
     return variables | slots | memory | {"global_step": np.array(step, np.int64)}
@@ -135,7 +137,7 @@ def write_tf1(path, variables):
 
 
 def tf2_name(name, offset=7):
-    """The name of the same variable in the TF2 program, whose layers are numbered over the whole process."""
+    """The name of a variable in the TF2 program, which numbers layers over the whole process."""
     part, *middle, variable = name.split("/")
     if part == "base_model":
         layer = "conv2d" if middle[0].startswith("conv2d") else "sync_batch_normalization"
@@ -148,19 +150,41 @@ def tf2_name(name, offset=7):
 
 
 class _Released(tf.Module):
-    """Keeps variables under the names that Keras gave them."""
+    """Keeps variables under the names that Keras gave them, and a description, as Keras objects did at that time."""
 
-    def __init__(self, variables):
+    def __init__(self, variables, step):
         super().__init__()
-        self.kept = [tf.Variable(value, name=name) for name, value in variables.items()]
+        self.kept = [tf.Variable(value, name=tf2_name(name)) for name, value in variables.items()]
+        self.global_step = tf.Variable(np.int64(step), name="global_step")
+
+    def _serialize_to_tensors(self):
+        return {"OBJECT_CONFIG_JSON": tf.constant("{}")}
+
+    def _restore_from_tensors(self, tensors):
+        return tf.no_op()
 
 
-def write_tf2(path, variables, step=None, module=None):
-    """Writes a SavedModel with the names of the TF2 program, and whatever a module has besides."""
-    released = _Released({tf2_name(name): value for name, value in variables.items()})
-    released.other = module
-    module = released
-    if step is not None:
-        module.global_step = tf.Variable(np.int64(step), name="global_step")
-    tf.saved_model.save(module, str(path))
+def write_tf2(path, variables, step):
+    """Writes a SavedModel with the names of the TF2 program."""
+    tf.saved_model.save(_Released(variables, step), str(path))
     return path
+
+
+class ShapesOnly(AuthorsNetwork):
+    """Makes shapes instead of variables, which would take gigabytes for the largest networks."""
+
+    def _variable(self, name, shape, low=None):
+        self.variables[name] = shape
+        return np.broadcast_to(0.0, shape)
+
+    def conv(self, x, filters, size, stride=1):
+        self._variable(f"{self._name('conv2d')}/kernel", (size, size, x.shape[-1], filters))
+        return np.zeros((1, 1, 1, filters))
+
+    def forward(self, images):
+        return super().forward(np.zeros((1, 1, 1, 3)))
+
+
+@functools.cache
+def network(**settings):
+    return AuthorsNetwork(**settings)

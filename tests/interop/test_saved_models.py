@@ -1,21 +1,15 @@
-"""SavedModels on disk: damaged ones, those that do not say what they are for, and those on other machines."""
+"""SavedModels on disk: damaged ones, foreign ones, and those in a bucket."""
 
 import shutil
 
 import pytest
 import tensorflow as tf
 
-from tests.support.runs import TOTAL_STEPS, finished_run
 from tf_simclr.config import UserError
 from tf_simclr.interop.saved_models import check_module_is_local, load_module, read_image_size, read_metadata
 
 SIZE = 8
-BUCKET = "ram://bucket"  # As gs:// and s3://, a file system of TensorFlow, and in memory.
-
-
-@pytest.fixture
-def ours(tmp_path):
-    return shutil.copytree(finished_run().directory / "saved_model" / str(TOTAL_STEPS), tmp_path / "ours")
+BUCKET = "ram://bucket"  # A file system of TensorFlow, like gs:// and s3://, in memory.
 
 
 @pytest.fixture
@@ -28,12 +22,19 @@ def foreign(tmp_path):
     return tmp_path / "foreign"
 
 
-def refusal(function, path, *arguments, **settings):
+@pytest.fixture
+def ours(foreign):
+    (foreign / "tf_simclr_export.json").write_text("{}")
+    (foreign / "assets" / "metadata.json").write_text(f'{{"image_size": {SIZE}}}')
+    return foreign
+
+
+def refusal(function, path, *arguments):
     with pytest.raises(UserError) as error:
-        function(str(path), *arguments, **settings)
+        function(str(path), *arguments)
     message = str(error.value)
     assert "\n" not in message
-    assert message.startswith(f"--checkpoint={path}: ")
+    assert message.startswith(f"--checkpoint={path}")
     return message
 
 
@@ -42,10 +43,9 @@ def load(path, **settings):
 
 
 def truncate(path):
-    path.write_bytes(path.read_bytes()[:1000])
+    path.write_bytes(path.read_bytes()[:-3])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "damage",
     [
@@ -55,14 +55,11 @@ def truncate(path):
         lambda folder: (folder / "saved_model.pb").write_bytes(b""),
         lambda folder: shutil.rmtree(folder / "variables"),
     ],
-    ids=["data", "index", "graph", "no graph", "no variables"],
+    ids=["data", "index", "graph", "empty graph", "no variables"],
 )
-def test_damaged_module_is_one_line(ours, damage):
-    damage(ours)
-    with pytest.raises(UserError, match=r"^--checkpoint=") as error:
-        load(ours)
-    assert "\n" not in str(error.value)
-    assert str(error.value).endswith("; name another.")
+def test_damaged_module_is_refused(foreign, damage):
+    damage(foreign)
+    assert refusal(load, foreign).endswith("; name another.")
 
 
 # ---- The size of its images
@@ -72,7 +69,7 @@ def test_image_size_is_read(ours):
     assert read_image_size(str(ours), "checkpoint") == SIZE
 
 
-@pytest.mark.parametrize("content", [None, "damaged", "", "[]", "{}", '{"image_size": "8"}', "[" * 100_000])
+@pytest.mark.parametrize("content", [None, "damaged", "[]", '{"image_size": "8"}', "[" * 100_000])
 def test_export_with_damaged_metadata_is_refused(ours, content):
     metadata = ours / "assets" / "metadata.json"
     metadata.unlink()
@@ -83,20 +80,20 @@ def test_export_with_damaged_metadata_is_refused(ours, content):
     assert message.endswith("); export the network again.")
 
 
-@pytest.mark.parametrize("content", [None, "[]", "{}", '{"image_size": "8"}'])
-def test_image_size_that_a_foreign_module_does_not_say_is_a_guess_that_is_said(foreign, log, content):
+@pytest.mark.parametrize("content", [None, "[]", '{"image_size": "8"}'])
+def test_image_size_of_a_foreign_module_is_guessed_with_a_log_line(foreign, log, content):
     if content is not None:
         (foreign / "assets" / "metadata.json").write_text(content)
     assert read_image_size(str(foreign), "checkpoint") == 224
     assert log.messages == [f"{foreign} does not say how large its images are: assuming 224 px."]
 
 
-def test_metadata_that_cannot_be_read_are_refused_of_any_module(foreign):
+def test_unreadable_metadata_of_any_module_are_refused(foreign):
     (foreign / "assets" / "metadata.json").write_text("damaged")
     assert "is gone or damaged" in refusal(read_metadata, foreign, "checkpoint")
 
 
-# ---- Elsewhere
+# ---- In a bucket
 
 
 def copy_to_bucket(folder, name):
@@ -108,17 +105,17 @@ def copy_to_bucket(folder, name):
     return f"{BUCKET}/{name}"
 
 
-def test_module_in_a_bucket_has_to_be_allowed(foreign):
+def test_module_in_a_bucket_must_be_allowed(foreign):
     path = copy_to_bucket(foreign, "module")
     message = refusal(load, path)
-    assert "a module can run whatever operations it likes" in message
+    assert "a module can run any operation" in message
     assert "--allow_remote_teacher=True" in message
     _, outputs = load(path, allow_remote=True)
     assert outputs["default"].shape == (1, SIZE, SIZE, 3)
     load(f"file://{foreign}")
 
 
-def test_run_in_a_bucket_is_taken(tmp_path):
-    """Its checkpoints are read as tensors."""
+def test_run_in_a_bucket_is_allowed(tmp_path):
+    """It holds tensors, no program."""
     (tmp_path / "ckpt-1.index").touch()
     check_module_is_local(copy_to_bucket(tmp_path, "run"), "checkpoint")

@@ -68,9 +68,9 @@ class ModelConfig(Settings):
         )
 
     def describe(self) -> str:
-        """Returns the network in a few words."""
-        sk = " SK" if self.sk_ratio else ""
-        return f"ResNet-{self.resnet_depth} {self.width_multiplier:g}x{sk} {self.image_size} px"
+        """Returns the network in a few words, such as `ResNet-50 2x SK 224 px`."""
+        kinds = " SK" * bool(self.sk_ratio) + " SE" * bool(self.se_ratio)
+        return f"ResNet-{self.resnet_depth} {self.width_multiplier:g}x{kinds} {self.image_size} px"
 
     @property
     def num_head_layers(self) -> int:

@@ -1,1 +1,4 @@
-"""Weights of other programs."""
+"""Weights and networks of other programs: released weights, PyTorch, SavedModels.
+
+Imports `models`, `runs` and everything below them.
+"""

@@ -1,8 +1,8 @@
-"""SavedModels and TF-Hub modules on disk: called with images, they give named outputs."""
+"""SavedModels and TF-Hub modules on disk, which map images to named outputs."""
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import tensorflow as tf
@@ -12,9 +12,9 @@ from tf_simclr.files import DamagedFileError, between, first_line, form_problem,
 from tf_simclr.runs.networks import READ_ERRORS, is_saved_model
 
 _LOG = logging.getLogger("tf_simclr")
-# Whatever TensorFlow raises for a module that is damaged, or is called in a way that it does not know.
+# TensorFlow's errors for a module that is damaged, or called with unknown arguments.
 _ERRORS = (*READ_ERRORS, TypeError, KeyError, AttributeError, AssertionError)
-# Of an export of this project.
+# Files in an export of this project.
 _METADATA, _MARKER = "assets/metadata.json", "tf_simclr_export.json"
 _FORM = {
     "image_size": between(1, 2**15),
@@ -22,26 +22,27 @@ _FORM = {
     "class_names?": (None, [str]),
     "settings?": {str: object},
 }
-# Of the authors' modules, which do not say it.
-_FOREIGN_IMAGE_SIZE = 224
+_FOREIGN_IMAGE_SIZE = 224  # Of the authors' modules, which do not say it.
 
 
-def load_module(path: str, image_size: int, *, flag: str, fix: str, allow_remote: bool = False) -> tuple[Callable, Any]:
+def load_module(
+    path: str, image_size: int, *, flag: str, fix: str, allow_remote: bool = False
+) -> tuple[Callable[[tf.Tensor], Any], Any]:
     """Loads a SavedModel or TF-Hub module that is called as `module(images, trainable=False)`.
 
     Args:
         path: its directory.
-        image_size: side of the images that it will see, in pixels.
-        flag: that named the path, for messages.
-        fix: what to name instead, for messages.
+        image_size: S, side of its images in pixels.
+        flag: flag that named the path, for messages.
+        fix: instruction for the user if it cannot be loaded, for messages.
         allow_remote: whether it may be on another machine.
 
     Returns:
-        The function of images `[B, S, S, 3]` in [0, 1] that the module is in inference mode, and what it
-        returns for one black image.
+        The module in inference mode as a function of images `[B, S, S, 3]` in [0, 1], and its result for one black
+        image.
 
     Raises:
-        UserError: it cannot be loaded, or not be called so.
+        UserError: if it cannot be loaded or called so.
     """
     check_module_is_local(path, flag, allow_remote=allow_remote)
     try:
@@ -61,37 +62,37 @@ def load_module(path: str, image_size: int, *, flag: str, fix: str, allow_remote
 
 
 def check_module_is_local(path: str, flag: str, *, allow_remote: bool = False) -> None:
-    """Raises UserError for a SavedModel that TensorFlow cannot read, or in a bucket, unless that is allowed.
+    """Raises UserError for a path that TensorFlow cannot read, or a SavedModel in a bucket that is not allowed.
 
-    Whoever loads a module runs it.
+    Loading a module means running it.
     """
     check_readable_place(flag, path)
     check(
         allow_remote or not is_remote(path) or not is_saved_model(path),
         flag,
         path,
-        "would be fetched, and a module can run whatever operations it likes; if you trust it, download it and name "
-        "the folder; a teacher may stay there with --allow_remote_teacher=True.",
+        "would be fetched, and a module can run any operation; if you trust it, download it and name the folder; a "
+        "teacher may stay there with --allow_remote_teacher=True.",
     )
 
 
 def read_image_size(path: str, flag: str) -> int:
-    """Returns the side of the images that a SavedModel is for, in pixels; says so where that is a guess."""
+    """Returns the side of the images that a SavedModel is for, in pixels, and logs if that is a guess."""
     if metadata := read_metadata(path, flag):
-        return metadata["image_size"]
+        return int(metadata["image_size"])
     _LOG.info("%s does not say how large its images are: assuming %d px.", path, _FOREIGN_IMAGE_SIZE)
     return _FOREIGN_IMAGE_SIZE
 
 
-def read_metadata(path: str, flag: str) -> dict:
-    """Returns what an export of this project says of itself; {} for another SavedModel.
+def read_metadata(path: str, flag: str) -> Mapping[str, Any]:
+    """Returns the metadata of an export of this project; {} for another SavedModel.
 
     Args:
-        path: of the SavedModel.
-        flag: that named the path, for messages.
+        path: directory of the SavedModel.
+        flag: flag that named the path, for messages.
 
     Raises:
-        UserError: the export has lost its metadata, or they are damaged.
+        UserError: if the export has lost its metadata, or they are damaged.
     """
     file = os.path.join(path, _METADATA)
     try:

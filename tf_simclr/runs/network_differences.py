@@ -19,18 +19,23 @@ def describe_differences(saved: Shapes, expected: Shapes) -> str | None:
         saved: shapes of the variables in a checkpoint, by their names in `SimCLRModel.variable_tree`.
         expected: those of the network that is to be restored.
     """
-    missing, extra = sorted(expected.keys() - saved.keys()), sorted(saved.keys() - expected.keys())
-    common = sorted(expected.keys() & saved.keys())
-    shapes = [
-        f"{name} {list(saved[name])} here {list(expected[name])}" for name in common if saved[name] != expected[name]
-    ]
-    if not (missing or extra or shapes):
+    differences = list_differences(saved, expected)
+    if not differences:
         return None
-    kinds = {"of other shape": shapes, "missing": missing, "extra": extra}
-    parts = [f"{len(names)} {kind} ({listed(names)})" for kind, names in kinds.items() if names]
     flags = _explaining_flags(saved, expected)
     fix = f"it was written with {', '.join(flags)}" if flags else "name a checkpoint of this network"
-    return f"another network; variables: {', '.join(parts)}; {fix}."
+    return f"another network; variables: {differences}; {fix}."
+
+
+def list_differences(saved: Shapes, expected: Shapes) -> str:
+    """Returns the number and first names of variables of other shape, missing ones and extra ones; "" if none."""
+    common = sorted(expected.keys() & saved.keys())
+    kinds = {
+        "of other shape": [f"{n} {list(saved[n])} here {list(expected[n])}" for n in common if saved[n] != expected[n]],
+        "missing": sorted(expected.keys() - saved.keys()),
+        "extra": sorted(saved.keys() - expected.keys()),
+    }
+    return ", ".join(f"{len(names)} {kind} ({listed(names)})" for kind, names in kinds.items() if names)
 
 
 def _explaining_flags(saved: Shapes, expected: Shapes) -> list[str]:
