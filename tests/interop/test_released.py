@@ -148,20 +148,14 @@ def test_weights_beyond_reach_are_refused(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.exhaustive
-def test_imported_network_is_exported_evaluated_and_finetuned(imported, tmp_path):
-    """By the program, on a folder of a few images."""
+def test_program_exports_and_evaluates_the_imported_network(imported, tmp_path):
+    """On a folder of a few images; the flags of the network come from the run."""
     for name in "abcde":
         write_images(tmp_path / "photos" / name, 4, size=40)
-    run, done = tmp_path / "imported", tmp_path / "finetuned"
-    data = [f"--dataset=folder:{tmp_path / 'photos'}", "--eval_split=train", "--eval_batch_size=4"]
-    sizes = ["--resnet_depth=18", "--width_multiplier=0.125", "--proj_out_dim=4", "--image_size=40"]
-    short = ["--train_batch_size=4", "--train_steps=1", "--ft_proj_selector=1"]
+    run, photos = tmp_path / "imported", tmp_path / "photos"
     assert not program.main(["--mode=import", f"--checkpoint={imported[0]}", f"--model_dir={run}", "--image_size=40"])
     assert (run / "saved_model" / "751" / "saved_model.pb").exists()
+    data = [f"--dataset=folder:{photos}", "--eval_split=train", "--eval_batch_size=4"]
     with eagerly():
         assert not program.main(["--mode=eval", f"--model_dir={run}", *data])
-        assert not program.main(
-            ["--mode=finetune", f"--checkpoint={run}", f"--model_dir={done}", *data, *sizes, *short]
-        )
-    for directory, step in ((run, 751), (done, 1)):
-        assert json.loads((directory / "result.json").read_text())["global_step"] == step
+    assert json.loads((run / "result.json").read_text())["global_step"] == 751
