@@ -9,7 +9,7 @@ from collections.abc import Callable
 from exports.metadata import describe_export
 from exports.retention import check_target, is_export, write_export
 from exports.saved_model import copy_for_export, save_model
-from tf_simclr.config import ExportConfig, UserError
+from tf_simclr.config import ExperimentConfig, ExportConfig, UserError
 from tf_simclr.models import SimCLRModel
 from tf_simclr.runs.networks import find_checkpoint, is_saved_model, load_network
 from tf_simclr.terminal.entry import entry_point
@@ -60,6 +60,12 @@ class SavedModelExport:
                 patience=_PATIENCE_SECONDS,
             )
         _LOG.info("Exported %s.", path)
+
+
+def export_actions(config: ExperimentConfig) -> list[SavedModelExport]:
+    """Returns the action that exports a stage at its end; none if `keep_hub_module_max` is 0."""
+    keep = config.keep_hub_module_max
+    return [SavedModelExport(str(config.model_dir), keep)] if keep else []
 
 
 @entry_point

@@ -4,6 +4,7 @@ import textwrap
 from collections.abc import Sequence
 
 from flags.definitions import ACCEPTED_WITHOUT_EFFECT
+from tf_simclr import __version__
 from tf_simclr.config import MODES, Setting, UserError, all_settings
 from tf_simclr.config.setting import kind_text
 
@@ -48,18 +49,17 @@ program. --help=FLAG describes one flag, --help=GROUP a group of flags:
 _WITHOUT_EFFECT = f"Accepted for the authors' commands: {', '.join(f'--{name}' for name in ACCEPTED_WITHOUT_EFFECT)}."
 
 
-def asks_for_help(arguments: Sequence[str]) -> bool:
-    """Returns whether an argument asks for help, in any form that absl programs accept."""
-    return _asked(arguments) is not None
+def help_text(arguments: Sequence[str] = ("--help",)) -> str | None:
+    """Returns what `arguments` ask to be told: all flags, a group, a flag or the version; None if they ask nothing.
 
-
-def help_text(arguments: Sequence[str] = ()) -> str:
-    """Returns the description of all flags, a group or one flag, as `arguments` ask.
+    Help flags have any form that absl programs accept.
 
     Raises:
         UserError: if they ask for an unknown group or flag.
     """
-    asked = _asked(arguments) or ""
+    asked = _asked(arguments)
+    if asked is None:
+        return f"tf_simclr {__version__}" if "--version" in arguments else None
     if asked in GROUPS:
         return _group(asked)
     if asked in all_settings():

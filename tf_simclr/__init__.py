@@ -8,6 +8,7 @@ import importlib
 import logging
 import os
 import sys
+from typing import TYPE_CHECKING, Any
 
 from tf_simclr.files import printable
 from tf_simclr.terminal.noise import LEVEL, QUIET, without_noise
@@ -31,9 +32,29 @@ _SUBMODULES = (
     "training",
     "workflows",
 )
-_PUBLIC = {
-    "train_and_evaluate": "tf_simclr.training.experiment",
-    "semi_supervised": "tf_simclr.workflows.semi_supervised",
+# The work of the program, each a function of a configuration; loaded when it is used.
+if TYPE_CHECKING:
+    from tf_simclr.evaluation.embed import embed as embed
+    from tf_simclr.evaluation.probe import probe as probe
+    from tf_simclr.interop.released import import_weights as import_weights
+    from tf_simclr.preparation.prepare import prepare as prepare
+    from tf_simclr.preparation.preview import preview as preview
+    from tf_simclr.suites.robustness import robustness as robustness
+    from tf_simclr.suites.transfer import transfer as transfer
+    from tf_simclr.training.experiment import train_and_evaluate as train_and_evaluate
+    from tf_simclr.workflows.run import run as run
+    from tf_simclr.workflows.semi_supervised import semi_supervised as semi_supervised
+_HOMES = {
+    "embed": "evaluation.embed",
+    "import_weights": "interop.released",
+    "prepare": "preparation.prepare",
+    "preview": "preparation.preview",
+    "probe": "evaluation.probe",
+    "robustness": "suites.robustness",
+    "run": "workflows.run",
+    "semi_supervised": "workflows.semi_supervised",
+    "train_and_evaluate": "training.experiment",
+    "transfer": "suites.transfer",
 }
 
 
@@ -61,10 +82,10 @@ def _make_printable(record: logging.LogRecord) -> bool:
 logging.getLogger(__name__).addFilter(_make_printable)
 
 
-def __getattr__(name: str):
+def __getattr__(name: str) -> Any:
     with without_noise():
-        if name in _PUBLIC:
-            return getattr(importlib.import_module(_PUBLIC[name]), name)
+        if name in _HOMES:
+            return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
         if name in _SUBMODULES:
             return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -45,6 +45,7 @@ def test_tool_says_what_is_not_given(tool, name, value):
         ("knn_eval", "endpoint", ""),
         ("benchmark", "benchmark", "training"),
         ("preview", "output", "views.jpg"),
+        ("preview", "output", "s3://bucket/x.png"),
     ],
 )
 def test_tool_refuses_what_it_does_not_know(tool, name, value):

@@ -267,7 +267,7 @@ def test_progress_elsewhere_is_a_line_now_and_then(photos, tmp_path, monkeypatch
     embed(config(photos, tmp_path / "f.npz"))
     lines = [message for message in log.messages if message.endswith(" left")]
     assert [line.split(" images")[0] for line in lines] == ["4/10", "8/10", "10/10"]
-    assert all(re.fullmatch(r"\d+/10 images \| \d+ images/s \| [\d:?]+ left", line) for line in lines)
+    assert all(re.fullmatch(r"\d+/10 images \| [ \d.?]+ images/s \| [\d:?]+ left", line) for line in lines)
 
 
 @pytest.mark.slow

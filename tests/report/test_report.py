@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-import run
-import tf_simclr
 from tests.support.runs import TOTAL_STEPS, finished_run, tiny_config, write_images
 from tf_simclr import report
 from tf_simclr.config import SEMI_SUPERVISED, TRAIN_MODES, SemiSupervisedConfig, UserError
@@ -21,6 +19,7 @@ from tf_simclr.metrics.confusion import Confusion, largest_mistakes, read_confus
 from tf_simclr.rendering import html as page
 from tf_simclr.rendering import plots as pictures
 from tf_simclr.report import evaluations, read_events, render_report, report_is_due, sections, write_report
+from tf_simclr.workflows import run
 
 TOP_1 = "eval/label_top_1_accuracy"
 PNG = b"\x89PNG"
@@ -196,8 +195,8 @@ def test_report_of_nothing_is_not_due(method):
 
 def test_program_reports_a_finished_run_once(finished, monkeypatch, log):
     config, result = finished
-    monkeypatch.setattr(tf_simclr, "train_and_evaluate", lambda *arguments: result, raising=False)
-    assert run.run(config) == result
+    monkeypatch.setattr(run, "train_and_evaluate", lambda *arguments: result)
+    run.run(config)
     path = os.path.join(config.model_dir, "report.html")
     os.utime(path, ns=(written := os.stat(path).st_mtime_ns, written))
     log.clear()

@@ -12,12 +12,12 @@ from tf_simclr.terminal.ending import missing_package
 
 LOGGING = """
 import logging
-from tf_simclr.terminal.output import end_output, log_to_standard_output, tell
+from tf_simclr.terminal.output import end_program, log_to_standard_output, tell
 log_to_standard_output()
 for number in range(3):
     logging.getLogger("tf_simclr").info("line %d", number)
 tell("at the end")
-end_output()
+end_program(0)
 """
 
 

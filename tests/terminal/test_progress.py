@@ -1,14 +1,13 @@
-"""Progress: what a line has room for, what is told of the time left, lines of the log above the line."""
+"""Progress on a terminal and in a log, and lines of the log above the bar."""
 
+import contextlib
 import io
-import logging
 import sys
 
 import pytest
 
-from tf_simclr.terminal import progress
 from tf_simclr.terminal.output import tell
-from tf_simclr.terminal.progress import Count, Field, Line, Progress, TimeLeft, bar_fields, duration, fit, working
+from tf_simclr.terminal.progress import Progress, duration, working
 
 
 class Terminal(io.StringIO):
@@ -24,22 +23,15 @@ def put_terminal(monkeypatch):
         monkeypatch.setattr(sys, "stderr", terminal)
         return terminal
 
-    yield put
-    assert Line.shown is None
+    return put
 
 
-@pytest.mark.parametrize(
-    ("width", "expected"),
-    [(30, "a | bb | ccc | dddd"), (16, "a | bb | dddd"), (12, "bb | dddd"), (5, "dddd"), (2, "dddd")],
-)
-def test_fit_leaves_out_whole_fields_by_their_importance(width, expected):
-    fields = [Field(2, "a"), Field(1, "bb"), Field(3, "ccc"), Field(0, "dddd")]
-    assert fit(fields, width) == expected
-
-
-def test_bar_shows_how_much_is_done():
-    assert [field.text for field in bar_fields(36, 100)] == [" 36%", "###-------", "36/100"]
-    assert [field.text for field in bar_fields(0, 0)] == ["  0%", "----------", "0/0"]
+@pytest.fixture(autouse=True)
+def clock(monkeypatch):
+    """The time in seconds, to be set."""
+    now = [0.0]
+    monkeypatch.setattr("tqdm.std.time", lambda: now[0])
+    return now
 
 
 @pytest.mark.parametrize(("seconds", "expected"), [(None, "?"), (0.4, "00:00"), (176, "02:56"), (23102.2, "6:25:02")])
@@ -47,43 +39,30 @@ def test_duration(seconds, expected):
     assert duration(seconds) == expected
 
 
-def test_time_left_is_unknown_before_three_calls_and_leaves_out_those_that_compile():
-    left = TimeLeft()
-    left.add(1, 0.0)
-    for _ in range(2):
-        left.add(10, 5.0)
-        assert left.of(100) is None
-    left.add(20, 10.0)
-    assert left.of(100) == 50.0
-
-
-def test_time_left_follows_the_newest_calls():
-    left = TimeLeft()
-    for seconds in [100.0] * 5 + [1.0] * 100:
-        left.add(1, seconds)
-    assert left.of(7) == 7.0
-
-
-def test_line_stands_below_what_is_printed(put_terminal):
+def test_bar_stands_below_what_is_told(put_terminal, clock):
     terminal = put_terminal(Terminal())
-    line = Line()
-    line.show([Field(0, "50%")])
-    tell("told")
-    line.close()
-    assert terminal.getvalue() == "\r50%\x1b[K\r\x1b[Ktold\n\r50%\x1b[K\n"
+    progress = Progress(0, 50, "evaluating")
+    for done in (10, 20, 60):
+        clock[0] += 2
+        progress.update(done)
+        if done == 20:
+            tell("told")
+    progress.close()
+    before, _, after = terminal.getvalue().partition("told\n")
+    assert "evaluating:   0%|" in before and "evaluating:  40%|" in before and " 20/50 [" in before
+    assert before.endswith(" \r")
+    assert after.startswith("\revaluating:  40%|")
+    assert " 50/50 [" in after and " images/s]" in after
+    assert after.endswith("\n")
 
 
-def test_line_shows_nothing_without_a_terminal(capsys):
-    with working("exporting"):
-        pass
-    assert capsys.readouterr().err == ""
-
-
-def test_what_is_worked_on_is_shown_and_taken_away(put_terminal):
+@pytest.mark.parametrize("start", [lambda: working("exporting"), lambda: Progress(0, None, "exporting", keep=False)])
+def test_line_that_is_not_kept_is_taken_away(put_terminal, start):
     terminal = put_terminal(Terminal())
-    with working("exporting"):
-        assert terminal.getvalue() == "\rexporting ...\x1b[K"
-    assert terminal.getvalue().endswith("\r\x1b[K")
+    work = start()
+    with work if hasattr(work, "__exit__") else contextlib.closing(work):
+        assert terminal.getvalue().startswith("\rexporting")
+    assert terminal.getvalue().endswith(" \r")
 
 
 def test_terminal_that_is_gone_ends_nothing(put_terminal):
@@ -96,42 +75,18 @@ def test_terminal_that_is_gone_ends_nothing(put_terminal):
         tell("told")
 
 
-def test_progress_on_a_terminal_shows_numbers_speed_and_time_left(put_terminal, monkeypatch):
-    terminal = put_terminal(Terminal())
-    clock = iter(range(0, 100, 2))
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
-    shown = Progress(0, 50, "evaluating")
-    for done in (10, 20, 30, 40, 60):
-        shown.update(done)
-    shown.close()
-    lines = terminal.getvalue().replace("\x1b[K", "").split("\r")
-    assert lines[1] == "evaluating |   0% | ---------- | 0/50 | starting"
-    assert lines[4] == "evaluating |  60% | ######---- | 30/50 | 5 images/s | ? left"
-    assert lines[5] == "evaluating |  80% | ########-- | 40/50 | 5 images/s | 00:02 left"
-    assert "50/50" in lines[6]
-    assert lines[6].endswith("\n")
-
-
-def test_progress_elsewhere_is_a_line_now_and_then(monkeypatch, caplog):
-    caplog.set_level(logging.INFO, "tf_simclr")
-    clock = iter(range(0, 100, 4))
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
-    shown = Progress(10, 100)
-    for done in range(20, 100, 10):
-        shown.update(done)
-    shown.close()
-    assert caplog.messages == [
-        "40/100 images | 2 images/s | ? left",
-        "70/100 images | 2 images/s | 00:12 left",
+def test_progress_elsewhere_is_a_line_of_the_log_now_and_then(log, capsys, clock):
+    progress, count = Progress(10, 110, "evaluating"), Progress(0, None, "Listing photos")
+    with working("exporting"):
+        for done in range(20, 110, 10):
+            clock[0] += 4
+            progress.update(done)
+            count.add()
+    assert log.messages == [
+        "Listing photos: 3 images so far.",
+        "evaluating: 50/110 images |  3.33 images/s | 00:17 left",
+        "Listing photos: 6 images so far.",
+        "evaluating: 80/110 images |  2.84 images/s | 00:10 left",
+        "Listing photos: 9 images so far.",
     ]
-
-
-def test_count_on_a_terminal_is_a_line_that_goes_away(put_terminal, monkeypatch):
-    terminal = put_terminal(Terminal())
-    clock = iter(range(100))
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
-    count = Count("Listing photos")
-    count()
-    count()
-    count.close()
-    assert terminal.getvalue().split("\r")[2:] == ["Listing photos | 2 images so far\x1b[K", "\x1b[K"]
+    assert capsys.readouterr().err == ""

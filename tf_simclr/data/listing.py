@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import tensorflow as tf
 
-from tf_simclr.terminal.progress import Count
+from tf_simclr.terminal.progress import Progress
 
 # Images that TensorFlow cannot read are counted as unreadable instead of being ignored.
 CONVERTED_EXTENSIONS = (".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm")
@@ -177,7 +177,7 @@ class Scan(NamedTuple):
 
 
 def _walk(top: str) -> Iterator[tuple[str, Scan]]:
-    with contextlib.closing(Count(f"Listing {top}")) as report:
+    with contextlib.closing(Progress(0, None, f"Listing {top}", keep=False)) as progress:
         pending: list[tuple[str, frozenset]] = [("", frozenset())]
         while pending:
             subfolder, above = pending.pop()
@@ -187,7 +187,7 @@ def _walk(top: str) -> Iterator[tuple[str, Scan]]:
                 identity = (state.st_dev, state.st_ino)
                 if identity in above:
                     continue
-                found = scan(folder, report)
+                found = scan(folder, progress.add)
             except OSError as error:
                 raise ListingError(f"{folder} cannot be read ({error.strerror}); name a readable folder.") from error
             yield subfolder, found

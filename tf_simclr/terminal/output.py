@@ -4,22 +4,20 @@ import contextlib
 import logging
 import os
 import sys
-
-from tf_simclr.terminal.progress import above_line
+from collections.abc import Iterable
+from typing import NoReturn, TextIO
 
 _LOG = logging.getLogger("tf_simclr")
 
 
-class _OutputHandler(logging.StreamHandler):
+class _OutputHandler(logging.StreamHandler[TextIO]):
     """Writes records to standard output; says once why it cannot, and goes on: the work must not end with the log."""
 
-    def __init__(self):
-        super().__init__(sys.stdout)
-        self._has_failed = False
+    _has_failed = False
 
     def emit(self, record: logging.LogRecord) -> None:
         """Writes a record above the line that shows progress."""
-        with above_line():
+        with _above_bars():
             super().emit(record)
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
@@ -32,12 +30,24 @@ class _OutputHandler(logging.StreamHandler):
             tell(f"standard output cannot be written ({error.strerror}): the work goes on without it.")
 
 
+def _above_bars() -> contextlib.AbstractContextManager[None]:
+    """Takes the bars of tqdm away while something else is written, which then stands above them."""
+    tqdm = sys.modules.get("tqdm")  # There is no bar unless it is loaded.
+    return tqdm.tqdm.external_write_mode(sys.stderr) if tqdm else contextlib.nullcontext()
+
+
 def log_to_standard_output() -> None:
     """Lets what the program logs appear on standard output, each message a line."""
     _open_closed_streams()
     sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # Names of files may hold any bytes.
-    logging.basicConfig(format="%(message)s", handlers=[_OutputHandler()])
+    logging.basicConfig(format="%(message)s", handlers=[_OutputHandler(sys.stdout)])
     _LOG.setLevel(logging.INFO)
+
+
+def log_lines(lines: Iterable[str]) -> None:
+    """Logs each line for the user."""
+    for line in lines:
+        _LOG.info("%s", line)
 
 
 def _open_closed_streams() -> None:
@@ -57,7 +67,7 @@ def _lead_nowhere(descriptor: int) -> None:
 
 def tell(line: str) -> None:
     """Writes a line to standard error, or nowhere if that is gone."""
-    with contextlib.suppress(OSError), above_line():
+    with contextlib.suppress(OSError), _above_bars():
         print(line, file=sys.stderr, flush=True)
 
 
@@ -76,10 +86,11 @@ def show(text: str) -> None:
         raise SystemExit(2) from error
 
 
-def end_output() -> None:
-    """Writes what is still buffered; after it, the interpreter has nothing left that it could fail to write."""
+def end_program(status: int) -> NoReturn:
+    """Writes what is still buffered, which the interpreter could fail to write after this, and exits."""
     for stream, descriptor in ((sys.stdout, 1), (sys.stderr, 2)):
         try:
             stream.flush()
         except OSError:
             _lead_nowhere(descriptor)
+    sys.exit(status)

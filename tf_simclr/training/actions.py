@@ -8,13 +8,15 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
+from tqdm.std import EMA
 
 from tf_simclr.data import Source, check_bad_images, format_hint
 from tf_simclr.files import between, counted, find_json, first_line, write_json
-from tf_simclr.terminal.progress import Field, Line, TimeLeft, bar_fields, duration
+from tf_simclr.terminal.progress import bar, duration
 from tf_simclr.training.loop import Action, LoopEvent
 
 _BAD_IMAGES_FILE = "bad_images.json"
+_BAR = "{percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt}{postfix}"
 _LOG = logging.getLogger("tf_simclr")
 
 
@@ -53,69 +55,67 @@ class HeldActions:
 
 
 class ProgressReporter:
-    """Shows a line that moves on a terminal, and lines of the log elsewhere; close it at the end.
+    """Shows a bar on a terminal, and lines of the log elsewhere; close it at the end.
 
     Args:
         schedule: learning rate of a step.
         chance_loss: the contrastive loss of a network that knows nothing; None if there is none.
-        later_work: of the stages after this one, as a multiple of this one.
+        later_work: work of the stages after this one, as a multiple of this one.
     """
 
     def __init__(self, schedule: Callable, chance_loss: float | None = None, *, later_work: float = 0.0):
         self._schedule = schedule
         self._chance = chance_loss
         self._later_work = later_work
-        self._left = TimeLeft()
-        self._line = Line()
-        self._line.show([Field(0, "compiling the training step ...")])
+        self._seconds_per_step = EMA(smoothing=0.1)
+        self._bar = bar("compiling the training step ...", bar_format="{desc}")
 
     def __call__(self, event: LoopEvent) -> None:
         """Reports `event`."""
         if not event.metrics:
             return
-        self._left.add(event.num_steps, event.seconds)
+        if event.seconds:  # A call that compiled has none.
+            self._seconds_per_step(event.seconds / event.num_steps)
         step, total = event.step, event.plan.total_steps
         speed = f"{event.images_per_second:.0f} images/s" if event.images_per_second else "compiled"
         metrics, left = self._metrics(event), self._time_left(event)
-        if self._line.is_on_terminal:
-            self._line.show([*bar_fields(step, total), *left, *metrics, Field(9, speed)])
-            if event.is_last:
-                self.close()
-        else:
-            texts = [speed, *(field.text for field in (*metrics, *left))]
-            _LOG.info("step %d/%d | %s", step, total, " | ".join(texts))
+        if self._bar.disable:
+            _LOG.info("step %d/%d | %s", step, total, " | ".join([speed, *metrics, *left]))
+            return
+        self._bar.total, self._bar.n, self._bar.bar_format = total, step, _BAR
+        self._bar.set_postfix_str(" | ".join([*left, *metrics, speed]))
+        if event.is_last:
+            self.close()
 
-    def _metrics(self, event: LoopEvent) -> list[Field]:
+    def _metrics(self, event: LoopEvent) -> list[str]:
         metrics = event.metrics
         if "contrast_loss" in metrics:
-            fields = [Field(2, f"loss {metrics['contrast_loss']:.3f}")]
+            texts = [f"loss {metrics['contrast_loss']:.3f}"]
             if level := metrics.get("contrast_chance", self._chance):  # It rises while a memory fills.
-                fields.append(Field(10, f"chance {level:.2f}"))
-            fields.append(Field(3, f"acc {metrics['contrast_acc']:.1%}"))
+                texts.append(f"chance {level:.2f}")
+            texts.append(f"acc {metrics['contrast_acc']:.1%}")
         elif "distill_loss" in metrics:
-            fields = [Field(2, f"loss {metrics['distill_loss']:.3f}")]
-            fields.append(Field(3, f"as the teacher {metrics['teacher_agreement']:.1%}"))
+            texts = [f"loss {metrics['distill_loss']:.3f}", f"as the teacher {metrics['teacher_agreement']:.1%}"]
         else:
-            fields = [Field(2, f"loss {metrics['total_loss']:.3f}")]
+            texts = [f"loss {metrics['total_loss']:.3f}"]
         if "supervised_acc" in metrics:
-            what, importance = ("probe acc", 6) if "contrast_loss" in metrics else ("acc", 3)
-            fields.append(Field(importance, f"{what} {metrics['supervised_acc']:.1%}"))
+            what = "probe acc" if "contrast_loss" in metrics else "acc"
+            texts.append(f"{what} {metrics['supervised_acc']:.1%}")
         if num_bad := round(metrics.get("bad_images", 0) * event.num_steps):
-            fields.append(Field(7, f"{num_bad} unreadable"))
-        return [*fields, Field(5, f"lr {float(self._schedule(event.step)):.3g}")]
+            texts.append(f"{num_bad} unreadable")
+        return [*texts, f"lr {float(self._schedule(event.step)):.3g}"]
 
-    def _time_left(self, event: LoopEvent) -> list[Field]:
-        total = event.plan.total_steps
-        left = total - event.step
-        fields = [Field(4, f"{duration(self._left.of(left))} left")]
+    def _time_left(self, event: LoopEvent) -> list[str]:
+        pace, total = self._seconds_per_step(), event.plan.total_steps
+        steps = total - event.step
+        texts = [f"{duration(steps * pace if pace or not steps else None)} left"]
         if self._later_work:
-            seconds = self._left.of(left + total * self._later_work)
-            fields.append(Field(8, f"all stages {duration(seconds)}"))
-        return fields
+            texts.append(f"all stages {duration((steps + total * self._later_work) * pace if pace else None)}")
+        return texts
 
     def close(self) -> None:
-        """Leaves the line, so that what is printed next starts on a line of its own."""
-        self._line.close()
+        """Leaves the bar, so that what is printed next starts on a line of its own."""
+        self._bar.close()
 
 
 class TensorBoardWriter:

@@ -1,4 +1,4 @@
-"""Many runs in one command: the whole method, and accuracy against the number of labels.
+"""Training commands: one run, the whole method, and accuracy against the number of labels.
 
 Imports everything else in the library.
 """
