@@ -1,6 +1,6 @@
 """`--mode=benchmark`: one benchmark between two measurements of the machine."""
 
-from benchmarks.figures import Outcome, describe, network_name
+from benchmarks.figures import Outcome, describe
 from benchmarks.synthetic import training_of
 from tf_simclr.config import BenchmarkConfig
 from tf_simclr.terminal.output import show
@@ -41,10 +41,9 @@ def measure(config: BenchmarkConfig) -> Outcome:
     share_gpu()
     model = config.model
     title = (
-        f"{config.benchmark}: {network_name(model)}, {model.image_size} px, {model.precision}, "
-        f"batch {config.benchmark_batch_size}; {describe_machine()}"
+        f"{config.benchmark}: {model.describe()}, {model.precision}, batch {config.benchmark_batch_size}; "
+        f"{describe_machine()}"
     )
     before = measure_limits(model.compute_dtype)
     figures = benchmark(config)
-    limits = before.best(measure_limits(model.compute_dtype))
-    return Outcome(title, limits, tuple(figures))
+    return Outcome(title, before.best(measure_limits(model.compute_dtype)), tuple(figures))

@@ -4,8 +4,6 @@ import dataclasses
 import statistics
 from collections.abc import Sequence
 
-from tf_simclr.config import ModelConfig
-
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
@@ -38,7 +36,7 @@ class Figure:
 
     Attributes:
         work: what was done.
-        unit: of the samples, such as `pairs/s`, `s` or `GB`.
+        unit: unit of the samples, such as `pairs/s`, `s` or `GB`.
         samples: one for each repetition.
         flops: operations per counted unit of the rate; 0 if they are not relevant.
         memory: largest memory in GB, None if it was not measured.
@@ -118,10 +116,8 @@ def _describe_figure(figure: Figure, limits: Limits | None) -> str:
 
 
 def _spread(samples: Sequence[float], unit: str) -> str:
-    median = format_number(statistics.median(samples))
-    if len(samples) == 1:
-        return f"{median} {unit}"
-    return f"{median} {unit} ({format_range(samples)}, {len(samples)} repetitions)"
+    text = f"{format_number(statistics.median(samples))} {unit}"
+    return text if len(samples) == 1 else f"{text} ({format_range(samples)}, {len(samples)} repetitions)"
 
 
 def format_range(samples: Sequence[float]) -> str:
@@ -132,9 +128,3 @@ def format_range(samples: Sequence[float]) -> str:
 def format_number(value: float) -> str:
     """Returns a number with at least three digits, and no more decimals than necessary."""
     return f"{value:,.{2 if value < 10 else 1 if value < 1000 else 0}f}"
-
-
-def network_name(config: ModelConfig) -> str:
-    """Returns the network as the paper's tables name it, such as `R50 2x SK`."""
-    name = f"R{config.resnet_depth} {config.width_multiplier:g}x"
-    return name + (" SK" if config.sk_ratio else "") + (" SE" if config.se_ratio else "")

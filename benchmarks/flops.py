@@ -9,9 +9,8 @@ builders of `tf_simclr.models` receive an object that counts their layers instea
 
 import dataclasses
 
-from benchmarks.figures import network_name
 from benchmarks.synthetic import count_classes, training_of
-from tf_simclr.config import BenchmarkConfig, ExperimentConfig, ModelConfig
+from tf_simclr.config import BenchmarkConfig, ExperimentConfig
 from tf_simclr.models.counting import NetworkCost, StageCost, count_network
 
 _SK = 0.0625
@@ -23,7 +22,7 @@ _NETWORKS = (
 _NETWORK_FLAGS = {"resnet_depth", "width_multiplier", "sk_ratio", "se_ratio"}
 
 
-def step_flops(training: ExperimentConfig, num_classes: int) -> int:
+def step_flops(training: ExperimentConfig) -> int:
     """Counts one training step: the forward pass, and the gradients by kernels and by their inputs.
 
     There is no gradient by images, by frozen layers, or by the features of a probe. Work that is repeated to save
@@ -31,20 +30,18 @@ def step_flops(training: ExperimentConfig, num_classes: int) -> int:
 
     Args:
         training: configuration of the step; pretraining has its linear probe unless it is switched off.
-        num_classes: number of classes of the supervised head.
 
     Returns:
         Operations of the whole batch.
     """
     model, batch = training.model, training.train.train_batch_size
     network = count_network(model)
-    head = _supervised_flops(network, model, num_classes)
+    head = 2 * network.head_widths[model.ft_proj_selector] * count_classes(model)
     if training.train.is_contrastive:
         one = _trained_flops((*network.encoder, *network.projection_head))
         # The probe's forward pass and the gradient by its kernel.
         one += 2 * head if training.train.lineareval_while_pretraining else 0
-        total = 2 * batch * one + 3 * similarity_flops(batch, network.head_widths[-1])
-        return total + _memory_flops(training, network)
+        return 2 * batch * one + _similarity_flops(training, network)
     last = model.ft_proj_selector % len(network.head_widths)
     used_head = network.projection_head[:last]
     frozen = sum(stage.group <= model.fine_tune_after_block for stage in network.encoder)
@@ -57,25 +54,14 @@ def step_flops(training: ExperimentConfig, num_classes: int) -> int:
     return batch * one
 
 
-def similarity_flops(batch_size: int, width: int) -> int:
-    """Counts the similarities of all views with all views: one product of `[2B, d]` with `[d, 2B]`.
+def _similarity_flops(training: ExperimentConfig, network: NetworkCost) -> int:
+    """Counts the similarities of all views with all views and with the stored negatives, and their gradients.
 
-    Args:
-        batch_size: B, number of compared images.
-        width: d, width of a projection.
+    Stored negatives also need the forward pass of the average network, and have no gradient themselves.
     """
-    return 2 * (2 * batch_size) ** 2 * width
-
-
-def _memory_flops(training: ExperimentConfig, network: NetworkCost) -> int:
-    """Counts the work of stored negatives: the average's forward pass, and similarities with their gradient."""
-    num_rows, size = 2 * training.train.train_batch_size, training.contrast.memory_size
-    similarities = 2 * num_rows * size * network.head_widths[-1]
-    return num_rows * network.flops + 2 * similarities if size else 0
-
-
-def _supervised_flops(network: NetworkCost, config: ModelConfig, num_classes: int) -> int:
-    return 2 * network.head_widths[config.ft_proj_selector] * num_classes
+    rows, stored = 2 * training.train.train_batch_size, training.contrast.memory_size
+    row = 2 * rows * network.head_widths[-1]  # One row with all others.
+    return 3 * rows * row + (2 * stored * row + rows * network.flops if stored else 0)
 
 
 def _trained_flops(stages: tuple[StageCost, ...], num_frozen: int = 0) -> int:
@@ -98,7 +84,7 @@ def count_table(config: BenchmarkConfig) -> list[str]:
         ]
     example = "pair" if config.train.is_contrastive else "image"
     return [
-        f"{config.model.image_size} px, {config.train.train_mode} step of {config.benchmark_batch_size} {example}s",
+        f"{config.train.train_mode} step of {config.benchmark_batch_size} {example}s",
         f"| network | parameters, M | forward, GFLOP an image | step, GFLOP a {example} |",
         "| --- | --- | --- | --- |",
         *(_row(dataclasses.replace(config, model=model)) for model in models),
@@ -106,9 +92,9 @@ def count_table(config: BenchmarkConfig) -> list[str]:
 
 
 def _row(config: BenchmarkConfig) -> str:
-    network, training = count_network(config.model), training_of(config)
-    step = step_flops(training, count_classes(config.model)) / config.benchmark_batch_size
+    network = count_network(config.model)
+    step = step_flops(training_of(config)) / config.benchmark_batch_size
     return (
-        f"| {network_name(config.model)} | {network.parameters / 1e6:.2f} | {network.encoder_flops / 1e9:.2f} | "
+        f"| {config.model.describe()} | {network.parameters / 1e6:.2f} | {network.encoder_flops / 1e9:.2f} | "
         f"{step / 1e9:.2f} |"
     )

@@ -11,7 +11,7 @@ from typing import Any
 
 from tf_simclr.terminal.memory import available_memory
 
-# With less free memory, the system would kill programs, not only this one.
+# With less free memory, the system would kill other programs too.
 _RESERVED = 500_000_000
 _SECONDS_BETWEEN_LOOKS = 0.05
 
@@ -20,7 +20,7 @@ class OutOfMemoryError(Exception):
     """The work does not fit into the memory of this machine."""
 
 
-def in_fresh_process(function: Callable, *arguments: Any) -> Any:
+def in_fresh_process(function: Callable[..., Any], *arguments: Any) -> Any:
     """Returns `function(*arguments)`, computed in a new process.
 
     Args:

@@ -4,10 +4,10 @@ import os
 import platform
 import resource
 import time
-from collections.abc import Callable
 from typing import Any
 
 from benchmarks.figures import Limits
+from benchmarks.timing import least_seconds
 from tf_simclr.config import UserError
 
 _REPEATS = 5
@@ -31,42 +31,31 @@ def measure_limits(dtype: str) -> Limits:
     """
     import tensorflow as tf
 
+    def seconds(function: Any, *tensors: Any) -> float:
+        compiled = tf.function(function, autograph=False)
+        first = (0,) * tensors[0].shape.rank
+
+        def call() -> None:
+            compiled(*tensors)[first].numpy()  # Fetching one number waits for an accelerator.
+
+        return least_seconds(call, _REPEATS)
+
+    def convolution_rate(side: int, channels: int) -> float:
+        batch = _CONVOLVED_NUMBERS // (side**2 * channels)
+        images = tf.ones([batch, side, side, channels], dtype)
+        kernel = tf.ones([3, 3, channels, channels], dtype)
+        return (
+            2 * batch * side**2 * 9 * channels**2 / seconds(lambda x, y: tf.nn.conv2d(x, y, 1, "SAME"), images, kernel)
+        )
+
     side = _SIDE_ON_GPU if tf.config.list_logical_devices("GPU") else _SIDE
     square = tf.ones([side, side], dtype)
-    matmul = tf.function(lambda: tf.matmul(square, square), autograph=False)
     copied = tf.ones([_COPIED_BYTES // tf.as_dtype(dtype).size], dtype)
-    # A negation is a copy that cannot be optimised away.
-    copy = tf.function(lambda: -copied, autograph=False)
     return Limits(
-        matmul=2 * side**3 / _least_seconds(matmul) / 1e9,
-        convolution=max(_convolution_rate(dtype, *feature_map) for feature_map in _FEATURE_MAPS) / 1e9,
-        bandwidth=2 * _COPIED_BYTES / _least_seconds(copy) / 1e9,
+        matmul=2 * side**3 / seconds(tf.matmul, square, square) / 1e9,
+        convolution=max(convolution_rate(*feature_map) for feature_map in _FEATURE_MAPS) / 1e9,
+        bandwidth=2 * _COPIED_BYTES / seconds(tf.negative, copied) / 1e9,  # A copy that cannot be optimised away.
     )
-
-
-def _convolution_rate(dtype: str, side: int, channels: int) -> float:
-    """Returns the operations a second of one convolution."""
-    import tensorflow as tf
-
-    batch = _CONVOLVED_NUMBERS // (side**2 * channels)
-    images = tf.ones([batch, side, side, channels], dtype)
-    kernel = tf.ones([3, 3, channels, channels], dtype)
-    convolve = tf.function(lambda: tf.nn.conv2d(images, kernel, 1, "SAME"), autograph=False)
-    return 2 * batch * side**2 * 9 * channels**2 / _least_seconds(convolve)
-
-
-def _least_seconds(function: Callable[[], Any]) -> float:
-    seconds = []
-    for _ in range(1 + _REPEATS):
-        start = time.perf_counter()
-        _wait(function())
-        seconds.append(time.perf_counter() - start)
-    return min(seconds[1:])
-
-
-def _wait(tensor: Any) -> None:
-    """Waits for an accelerator without fetching a whole tensor."""
-    tensor[(0,) * tensor.shape.rank].numpy()
 
 
 def peak_memory() -> float:
@@ -74,15 +63,16 @@ def peak_memory() -> float:
     import tensorflow as tf
 
     if tf.config.list_logical_devices("GPU"):
-        return tf.config.experimental.get_memory_info("GPU:0")["peak"] / 1e9
+        return float(tf.config.experimental.get_memory_info("GPU:0")["peak"] / 1e9)
     return resident_memory()
 
 
 def resident_memory() -> float:
     """Returns the largest resident memory of this process since its program was started, in GB."""
     # The figure of `resource` includes the process that started this one.
-    kilobytes = _read_number("/proc/self/status", "VmHWM:")
-    return (kilobytes or resource.getrusage(resource.RUSAGE_SELF).ru_maxrss) * 1024 / 1e9
+    line = _find_line("/proc/self/status", "VmHWM:")
+    kilobytes = int(line.split()[1]) if line else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return kilobytes * 1024 / 1e9
 
 
 def seconds_since_start() -> float:
@@ -107,24 +97,17 @@ def describe_machine() -> str:
     """Returns cores, processor and load, and the version of TensorFlow."""
     import tensorflow as tf
 
-    cores = len(os.sched_getaffinity(0))
-    gpus = [device.name for device in tf.config.list_logical_devices("GPU")]
-    names = f"{cores} cores ({_processor()})" + (f", {len(gpus)} GPU" if gpus else "")
+    line = _find_line("/proc/cpuinfo", "model name")
+    processor = line.split(":")[1].strip() if line else platform.processor() or platform.machine()
+    num_gpus = len(tf.config.list_logical_devices("GPU"))
+    names = f"{len(os.sched_getaffinity(0))} cores ({processor})" + (f", {num_gpus} GPU" if num_gpus else "")
     return f"TensorFlow {tf.__version__}, {names}, load before {os.getloadavg()[0]:.1f}"
 
 
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo") as file:
-            return next(line.split(":")[1].strip() for line in file if line.startswith("model name"))
-    except (OSError, StopIteration):
-        return platform.processor() or platform.machine()
-
-
-def _read_number(path: str, name: str) -> int | None:
-    """Returns the number after `name` in a file of the kernel; None if there is none."""
+def _find_line(path: str, start: str) -> str | None:
+    """Returns the first line with this start in a file of the kernel; None if there is none."""
     try:
         with open(path) as file:
-            return next(int(line.split()[1]) for line in file if line.startswith(name))
+            return next(line for line in file if line.startswith(start))
     except (OSError, StopIteration):
         return None

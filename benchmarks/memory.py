@@ -8,6 +8,7 @@ Measures with and without each flag that saves memory (--contrast_chunks, --reco
 
 import dataclasses
 import statistics
+from typing import NamedTuple
 
 from benchmarks.figures import Figure
 from benchmarks.fresh import OutOfMemoryError, in_fresh_process
@@ -18,14 +19,13 @@ from benchmarks.timing import time_in_turn
 from tf_simclr.config import BenchmarkConfig, ExperimentConfig, UserError
 
 
-@dataclasses.dataclass(frozen=True)
-class StepMemory:
+class StepMemory(NamedTuple):
     """Measurements of one process.
 
     Attributes:
         imported: GB with TensorFlow imported, before anything was built.
         peak: GB at most.
-        seconds: of each step after the first.
+        seconds: time of each step after the first.
     """
 
     imported: float
@@ -57,7 +57,8 @@ def measure_memory(config: BenchmarkConfig) -> list[Figure]:
         except OutOfMemoryError:
             notes.append(f"with {name}: does not fit into the memory of this machine")
             continue
-        notes.append(_compare(asked, other, name))
+        time = statistics.median(asked.seconds) / statistics.median(other.seconds)
+        notes.append(f"{asked.peak / other.peak:.0%} of the memory with {name}, {time:.2f} times the time")
         figures.append(Figure(work=f"{work} with {name}", unit="GB", samples=(other.peak,)))
     return [Figure(work=work, unit="GB", samples=(asked.peak,), notes=tuple(notes)), *figures]
 
@@ -82,8 +83,3 @@ def _without_savings(training: ExperimentConfig) -> dict[str, ExperimentConfig]:
         kept = dataclasses.replace(training.train, recompute=False)
         variants["--recompute=False"] = dataclasses.replace(training, train=kept)
     return variants
-
-
-def _compare(asked: StepMemory, other: StepMemory, name: str) -> str:
-    time = statistics.median(asked.seconds) / statistics.median(other.seconds)
-    return f"{asked.peak / other.peak:.0%} of the memory with {name}, {time:.2f} times the time"

@@ -5,27 +5,12 @@ python run.py --mode=benchmark --benchmark=startup --resnet_depth=50 --sk_ratio=
 With --benchmark_trace_only, the step is traced but not run, which needs no memory for activations.
 """
 
-import dataclasses
-
 from benchmarks.figures import Figure
 from benchmarks.fresh import OutOfMemoryError, in_fresh_process
 from benchmarks.machine import resident_memory, seconds_since_start
 from benchmarks.step import prepare_step
 from benchmarks.synthetic import training_of
 from tf_simclr.config import BenchmarkConfig, ExperimentConfig, UserError
-
-
-@dataclasses.dataclass(frozen=True)
-class Startup:
-    """Seconds from the start of a process until something is done.
-
-    Attributes:
-        reached: seconds until each point, by name and in order.
-        memory: GB at most.
-    """
-
-    reached: dict[str, float]
-    memory: float
 
 
 def measure_startup(config: BenchmarkConfig) -> list[Figure]:
@@ -43,34 +28,28 @@ def measure_startup(config: BenchmarkConfig) -> list[Figure]:
             f"--resnet_depth={config.model.resnet_depth}: the first step does not fit into the memory of this "
             "machine; use --benchmark_trace_only, a smaller network or a smaller --benchmark_batch_size."
         ) from error
-    memory = max(start.memory for start in starts)
-    names = list(starts[0].reached)
-    return [
-        Figure(
-            work=f"from process start to {name}",
-            unit="s",
-            samples=tuple(start.reached[name] for start in starts),
-            memory=memory if name == names[-1] else None,
-        )
-        for name in reversed(names)
-    ]
+    figures: list[Figure] = []
+    for name in reversed(starts[0][0]):
+        samples = tuple(reached[name] for reached, _ in starts)
+        memory = None if figures else max(memory for _, memory in starts)
+        figures.append(Figure(work=f"from process start to {name}", unit="s", samples=samples, memory=memory))
+    return figures
 
 
-def start_up(training: ExperimentConfig, trace_only: bool) -> Startup:
-    """Measures this process, which must be new."""
-    reached: dict[str, float] = {}
+def start_up(training: ExperimentConfig, trace_only: bool) -> tuple[dict[str, float], float]:
+    """Measures this process, which must be new.
 
-    def reach(name: str) -> None:
-        reached[name] = seconds_since_start()
-
+    Returns:
+        The seconds from its start to each point, by name and in order, and its largest memory in GB.
+    """
     import tensorflow  # noqa: F401
 
-    reach("TensorFlow imported")
+    reached = {"TensorFlow imported": seconds_since_start()}
     step = prepare_step(training)
-    reach("network built")
+    reached["network built"] = seconds_since_start()
     step.trace()
-    reach("first step traced")
+    reached["first step traced"] = seconds_since_start()
     if not trace_only:
         step()
-        reach("first step done")
-    return Startup(reached, resident_memory())
+        reached["first step done"] = seconds_since_start()
+    return reached, resident_memory()

@@ -16,9 +16,9 @@ from benchmarks.figures import Figure
 from benchmarks.flops import step_flops
 from benchmarks.fresh import in_fresh_process
 from benchmarks.machine import peak_memory, resident_memory
-from benchmarks.synthetic import count_classes, make_batch, make_task, training_of
-from benchmarks.timing import time_in_turn
-from tf_simclr.config import BenchmarkConfig, ExperimentConfig
+from benchmarks.synthetic import make_batch, make_task, training_of
+from benchmarks.timing import least_seconds, time_in_turn
+from tf_simclr.config import BenchmarkConfig, ContrastConfig, ExperimentConfig
 
 # Minimum duration of a repetition, which makes the cost of clocks and calls negligible.
 _SECONDS = 0.5
@@ -58,12 +58,10 @@ def prepare_step(training: ExperimentConfig) -> PreparedStep:
     from tf_simclr.distribution.strategies import is_step_compiled, make_strategy
     from tf_simclr.training.loop import make_train_function
 
-    num_classes = count_classes(training.model)
     strategy = make_strategy(training.strategy)
     with strategy.scope():
-        task = make_task(training, num_classes)
-    batch = make_batch(task, training, num_classes)
-    batches = iter(tf.data.Dataset.from_tensors(batch).cache().repeat())
+        task = make_task(training)
+    batches = iter(tf.data.Dataset.from_tensors(make_batch(task, training)).cache().repeat())
     compiled = is_step_compiled(training.train.jit_compile, strategy)
     return PreparedStep(make_train_function(task, strategy, jit_compile=compiled), batches)
 
@@ -77,16 +75,12 @@ def measure_step(config: BenchmarkConfig) -> list[Figure]:
         step()
     memory = peak_memory()  # Before PyTorch takes any.
     functions: dict[str, Callable[[int], float]] = {"TensorFlow": step}
-    notes = []
-    missing = _why_not_pytorch(training)
-    if missing:
-        notes.append(f"not compared with {_PYTORCH}: {missing}")
+    if missing := _why_not_pytorch(training):
+        note = f"not compared with {_PYTORCH}: {missing}"
     else:
         functions[_PYTORCH] = _prepare_pytorch(training)
-        used = in_fresh_process(_pytorch_memory, training)
-        notes.append(f"{_PYTORCH} alone: {used:.2f} GB at most")
-    (first,) = time_in_turn({"step": step}, 1, warm_up=0)["step"]
-    num_steps = max(1, math.ceil(_SECONDS / first))
+        note = f"{_PYTORCH} alone: {in_fresh_process(_pytorch_memory, training):.2f} GB at most"
+    num_steps = max(1, math.ceil(_SECONDS / least_seconds(step, 1)))
     calls = {name: lambda function=function: function(num_steps) for name, function in functions.items()}
     seconds = time_in_turn(calls, config.repeats, warm_up=1)
     rates = {name: tuple(num_steps * batch_size / s for s in times) for name, times in seconds.items()}
@@ -95,10 +89,10 @@ def measure_step(config: BenchmarkConfig) -> list[Figure]:
             work=f"{training.train.train_mode} step",
             unit=unit_of(training),
             samples=rates["TensorFlow"],
-            flops=step_flops(training, count_classes(training.model)) / batch_size,
+            flops=step_flops(training) / batch_size,
             memory=memory,
             pytorch=rates.get(_PYTORCH, ()),
-            notes=tuple(notes),
+            notes=(note,),
         )
     ]
 
@@ -110,26 +104,25 @@ def unit_of(training: ExperimentConfig) -> str:
 
 def _why_not_pytorch(training: ExperimentConfig) -> str | None:
     """Returns why there is no such step in PyTorch; None if there is one."""
-    model, plain = training.model, ExperimentConfig()
+    import tensorflow as tf
+
+    model, contrast, train = training.model, training.contrast, training.train
     if importlib.util.find_spec("torch") is None:
         return "it is not installed"
     if model.sk_ratio or model.se_ratio:
-        return "plain ResNets alone were written in it"
-    names = ("contrastive_loss", "contrast_chunks", "memory_size", "hidden_norm")
-    usual = all(getattr(training.contrast, name) == getattr(plain.contrast, name) for name in names)
-    usual = usual and training.optimizer.optimizer == "lars" and model.precision == "float32"
-    usual = usual and training.train.lineareval_while_pretraining and model.proj_head_mode != "none"
-    if not training.train.is_contrastive or not usual or model.ft_proj_selector != 0:
-        return "only pretraining with NT-Xent, LARS and a probe of the encoder, in float32, was written in it"
-    import tensorflow as tf
-
+        return "only plain ResNets are written in it"
+    plain = ContrastConfig(temperature=contrast.temperature, memory_momentum=contrast.memory_momentum)
+    has_probe = train.lineareval_while_pretraining and model.ft_proj_selector == 0 and model.proj_head_mode != "none"
+    has_lars = training.optimizer.optimizer == "lars" and model.precision == "float32"
+    if not (train.is_contrastive and contrast == plain and has_probe and has_lars):
+        return "only pretraining with NT-Xent, LARS and a probe of the encoder, in float32, is written in it"
     return "it computes on the CPU here" if tf.config.list_logical_devices("GPU") else None
 
 
 def _prepare_pytorch(training: ExperimentConfig) -> Callable[[int], float]:
     from benchmarks.torch_step import TorchStep
 
-    step = TorchStep(training, count_classes(training.model))
+    step = TorchStep(training)
     views, labels = step.random_batch()
 
     def run(num_steps: int = 1) -> float:

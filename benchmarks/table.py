@@ -10,24 +10,23 @@ import datetime
 import shlex
 import statistics
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from typing import Any
 
 from benchmarks.command import measure
 from benchmarks.figures import Figure, Limits, Outcome, describe, format_number, format_range
 from benchmarks.fresh import OutOfMemoryError, in_fresh_process
 from flags.convert import parse_command_line
-from tf_simclr.config import BenchmarkConfig, UserError
+from tf_simclr.config import UserError
 
 ROWS = {
-    "SimCLR step, R18, 32 px, 64 pairs": (
-        "--benchmark=step --resnet_depth=18 --image_size=32 --benchmark_batch_size=64"
-    ),
+    "SimCLR step, R18, 32 px, 64 pairs": "--benchmark=step --resnet_depth=18 --image_size=32 --benchmark_batch_size=64",
     "SimCLR step, R18 0.25x, 32 px, 256 pairs": (
         "--benchmark=step --resnet_depth=18 --width_multiplier=0.25 --image_size=32 --benchmark_batch_size=256"
     ),
     "SimCLR step, R50, 224 px, 8 pairs": "--benchmark=step",
     "SimCLR step, R50 SK, 224 px, 8 pairs": "--benchmark=step --sk_ratio=0.0625",
-    "process start to first step, R50 SK, 224 px": ("--benchmark=startup --sk_ratio=0.0625 --benchmark_repeats=3"),
+    "process start to first step, R50 SK, 224 px": "--benchmark=startup --sk_ratio=0.0625 --benchmark_repeats=3",
     "process start to first step traced, R152 3x SK, 224 px": (
         "--benchmark=startup --benchmark_trace_only --resnet_depth=152 --width_multiplier=3 --sk_ratio=0.0625 "
         "--benchmark_repeats=1"
@@ -56,32 +55,26 @@ def measure_line(arguments: str) -> Outcome:
     Raises:
         UserError: if a flag or a value is wrong, or the work does not fit into this machine.
     """
-    config, _ = parse_command_line(["--mode=benchmark", *shlex.split(arguments)])
-    if not isinstance(config, BenchmarkConfig):
-        raise UserError(f"{arguments}: is no benchmark; leave --mode out.")
+    config: Any = parse_command_line(["--mode=benchmark", *shlex.split(arguments)])[0]
     return measure(config)
 
 
-def measure_rows(rows: Mapping[str, str]) -> Iterable[tuple[str, Outcome | str]]:
-    """Yields the name and the result of each row, or the reason for none, as soon as it is measured.
-
-    Args:
-        rows: command lines by the names of the rows.
-    """
-    for name, arguments in rows.items():
-        try:
-            yield name, in_fresh_process(measure_line, arguments)
-        except UserError as error:
-            yield name, str(error)
-        except OutOfMemoryError:
-            yield name, "does not fit into the memory of this machine"
+def measure_row(arguments: str) -> Outcome | str:
+    """Measures a command line in a new process; returns the result, or the reason if there is none."""
+    try:
+        outcome: Outcome = in_fresh_process(measure_line, arguments)
+        return outcome
+    except UserError as error:
+        return str(error)
+    except OutOfMemoryError:
+        return "does not fit into the memory of this machine"
 
 
 def format_table(outcomes: Mapping[str, Outcome | str]) -> list[str]:
     """Returns the lines of a Markdown table with the first figure of each outcome, then all notes.
 
     Args:
-        outcomes: results of `measure_rows`.
+        outcomes: results of `measure_row` by name.
     """
     rows, notes = list(_HEAD), []
     limits: Limits | None = None
@@ -121,10 +114,10 @@ def main() -> None:
     share_gpu()
     title = f"{datetime.date.today()}; {describe_machine()}"
     outcomes = {}
-    for name, outcome in measure_rows(ROWS):
+    for name, arguments in ROWS.items():
+        outcomes[name] = outcome = measure_row(arguments)
         lines = [outcome] if isinstance(outcome, str) else describe(outcome)
         print("\n".join([f"== {name}", *lines]), file=sys.stderr, flush=True)
-        outcomes[name] = outcome
     print("\n".join([title, "", *format_table(outcomes)]))
 
 

@@ -1,8 +1,8 @@
 """Idiomatic pretraining step in PyTorch, for comparison: eager, channels-last, float32.
 
-Needs PyTorch, which is optional: import this module only if it is installed. The network has the names of
-torchvision's ResNet and our layers. torchvision has no width, no small stem, and no projection in the first block of
-ResNet-18. Only the max pooling pads as in torchvision.
+Needs PyTorch, which is optional: import this module only if it is installed. The network has our layers with the names
+of torchvision's ResNet, which has no width, no small stem, and no projection in the first block of ResNet-18. Only the
+max pooling pads as in torchvision.
 """
 
 import collections
@@ -12,10 +12,12 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from benchmarks.synthetic import count_classes
 from tf_simclr.config import ExperimentConfig, ModelConfig
 from tf_simclr.models.counting import count_network
 
 _TRUST_COEFFICIENT = 0.001
+Tensors = list[torch.Tensor]
 
 
 class Block(nn.Module):
@@ -24,14 +26,14 @@ class Block(nn.Module):
     def __init__(self, channels: int, filters: int, out_channels: int, stride: int, projection: bool):
         super().__init__()
         self.is_bottleneck = out_channels != filters
-        first, kernel = (1, 1) if self.is_bottleneck else (stride, 3)
-        self.conv1 = _conv(channels, filters, kernel, first)
         self.bn1 = nn.BatchNorm2d(filters)
         if self.is_bottleneck:
+            self.conv1 = _conv(channels, filters, 1)
             self.conv2 = _conv(filters, filters, 3, stride)
             self.bn2 = nn.BatchNorm2d(filters)
             self.conv3 = _conv(filters, out_channels, 1)
         else:
+            self.conv1 = _conv(channels, filters, 3, stride)
             self.conv2 = _conv(filters, filters, 3)
         self.bn3 = nn.BatchNorm2d(out_channels)
         nn.init.zeros_(self.bn3.weight)
@@ -42,12 +44,9 @@ class Block(nn.Module):
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Maps `[B, channels, H, W]` to `[B, out_channels, H / stride, W / stride]`."""
-        x = functional.relu(self.bn1(self.conv1(inputs)), inplace=True)
+        x = self.conv2(functional.relu(self.bn1(self.conv1(inputs)), inplace=True))
         if self.is_bottleneck:
-            x = functional.relu(self.bn2(self.conv2(x)), inplace=True)
-            x = self.conv3(x)
-        else:
-            x = self.conv2(x)
+            x = self.conv3(functional.relu(self.bn2(x), inplace=True))
         shortcut = inputs if self.downsample is None else self.downsample(inputs)
         return functional.relu(self.bn3(x) + shortcut, inplace=True)
 
@@ -68,12 +67,11 @@ class ResNet(nn.Module):
         channels = stem
         for group in range(1, 5):
             filters = scaled_filters(64 * 2 ** (group - 1), config)
-            layer = []
-            for block in range(blocks[group]):
-                stride = 2 if block == 0 and group > 1 else 1
-                layer.append(Block(channels, filters, expansion * filters, stride, projection=block == 0))
-                channels = expansion * filters
+            outputs = expansion * filters
+            layer = [Block(channels, filters, outputs, 2 if group > 1 else 1, projection=True)]
+            layer += [Block(outputs, filters, outputs, 1, projection=False) for _ in range(blocks[group] - 1)]
             self.add_module(f"layer{group}", nn.Sequential(*layer))
+            channels = outputs
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Computes the mean of the last feature map over its positions."""
@@ -116,12 +114,10 @@ def nt_xent_loss(view_a: torch.Tensor, view_b: torch.Tensor, temperature: float)
 class Lars:
     """The update of `tf_simclr.optimizers.lars_update`, with one kernel for many variables if there is one."""
 
-    def __init__(self, decayed: list, excluded: list, *, momentum: float, weight_decay: float):
+    def __init__(self, decayed: Tensors, excluded: Tensors, *, momentum: float, weight_decay: float):
         self._decayed, self._excluded = decayed, excluded
         self._momentum, self._weight_decay = momentum, weight_decay
-        self._velocities = {
-            id(group): [torch.zeros_like(variable) for variable in group] for group in (decayed, excluded)
-        }
+        self._velocities = {id(group): list(map(torch.zeros_like, group)) for group in (decayed, excluded)}
 
     @torch.no_grad()
     def step(self, learning_rate: float) -> None:
@@ -138,7 +134,7 @@ class Lars:
         for variable in (*self._decayed, *self._excluded):
             variable.grad = None
 
-    def _move(self, variables: list, gradients: list, learning_rate: float) -> None:
+    def _move(self, variables: Tensors, gradients: Tensors, learning_rate: float) -> None:
         velocities = self._velocities[id(variables)]
         torch._foreach_mul_(velocities, self._momentum)
         torch._foreach_add_(velocities, gradients, alpha=learning_rate)
@@ -149,17 +145,17 @@ class TorchStep:
     """A pretraining step with probe and LARS, on random weights.
 
     Args:
-        training: configuration of the run.
-        num_classes: number of classes of the probe on the encoder's output.
+        training: configuration of the run; its probe sits on the encoder's output.
         learning_rate: constant learning rate.
     """
 
-    def __init__(self, training: ExperimentConfig, num_classes: int, learning_rate: float = 0.1):
-        self._training, self._num_classes, self._learning_rate = training, num_classes, learning_rate
+    def __init__(self, training: ExperimentConfig, learning_rate: float = 0.1):
+        self._training, self._learning_rate = training, learning_rate
+        self._num_classes = count_classes(training.model)
         widths = count_network(training.model).head_widths
         self.encoder = ResNet(training.model).to(memory_format=torch.channels_last)
         self.head = ProjectionHead(widths)
-        self.probe = nn.Linear(widths[0], num_classes)
+        self.probe = nn.Linear(widths[0], self._num_classes)
         modules = nn.ModuleList([self.encoder, self.head])
         parameters = [parameter for parameter in modules.parameters() if parameter.requires_grad]
         config = training.optimizer

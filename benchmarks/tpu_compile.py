@@ -3,11 +3,11 @@
 nice python -m benchmarks.tpu_compile --train_mode=pretrain --topology=v5e:2x2 --resnet_depth=50 \
     --train_batch_size=32 --precision=mixed_bfloat16
 
-Takes the flags of run.py, and `--topology` (default v5e:2x2). The step is that of one core, with forward and
-backward pass, probe, weight decay, LARS and moving statistics, but without collectives; --train_batch_size is
-that of the core. An operation that a TPU lacks, or a dynamic shape, fails here as on a TPU. Nothing runs. Prints
-the seconds to compile, the memory of the core (arguments: weights, slots, images; temporary: activations,
-gradients) and the floating point operations of a step, as a row of docs/scaling.md.
+Takes the flags of run.py, and `--topology` (default v5e:2x2). The step is that of one core, with forward and backward
+pass, probe, weight decay, LARS and moving statistics, but without collectives; --train_batch_size is that of the core.
+An operation that a TPU lacks, or a dynamic shape, fails here as on a TPU. Nothing runs. Prints a row of the table in
+docs/scaling.md: seconds to compile, memory of the core (arguments: weights, slots, images; temporary: activations,
+gradients) and floating point operations of a step.
 
 Needs two more packages than requirements.txt, on Python 3.12 or 3.13: pip install jax==0.12.0.1 libtpu==0.0.52
 It uses private modules of jax, which may have other names in other versions.
@@ -16,14 +16,11 @@ It uses private modules of jax, which may have other names in other versions.
 import os
 import sys
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from benchmarks.figures import network_name
-from benchmarks.lowering import lower_step, to_stablehlo
-from flags.convert import parse_command_line
+from benchmarks.lowering import lower_step, parse_step, to_stablehlo
 from tf_simclr.config import ExperimentConfig, UserError
 
-_NUM_CLASSES = 1000
 _TOPOLOGY = "--topology="
 # Without these, the compiler looks for a TPU and for Google's metadata server, and only one process can run it.
 _ENVIRONMENT = {
@@ -89,7 +86,7 @@ def describe(config: ExperimentConfig, compiled: Compiled) -> str:
     """Returns a row of the table in docs/scaling.md."""
     model = config.model
     return (
-        f"| {config.train.train_mode} | {network_name(model)} | {model.precision} | {config.train.train_batch_size} | "
+        f"| {config.train.train_mode} | {model.describe()} | {model.precision} | {config.train.train_batch_size} | "
         f"{compiled.seconds:.0f} | {compiled.argument_bytes / 2**30:.2f} | "
         f"{compiled.temporary_bytes / 2**30:.2f} | {compiled.flops / 1e12:.2f} |"
     )
@@ -100,8 +97,7 @@ def main() -> None:
     os.environ.update(_ENVIRONMENT)
     topology = next((a for a in reversed(sys.argv) if a.startswith(_TOPOLOGY)), f"{_TOPOLOGY}v5e:2x2")
     arguments = [a for a in sys.argv[1:] if not a.startswith(_TOPOLOGY)]
-    # An evaluation needs neither checkpoint nor teacher.
-    config: Any = parse_command_line(["--dataset=imagenet2012", "--mode=eval", *arguments])[0]
+    config = parse_step(arguments)
     try:
         import jax  # noqa: F401
         import libtpu  # noqa: F401
@@ -111,7 +107,7 @@ def main() -> None:
         ) from error
     import tf_simclr  # noqa: F401  (selects Keras 2 before TensorFlow loads)
 
-    program = to_stablehlo(lower_step(config, _NUM_CLASSES).hlo)
+    program = to_stablehlo(lower_step(config).hlo)
     print(describe(config, compile_for_tpu(program, topology.removeprefix(_TOPOLOGY))), flush=True)
 
 

@@ -3,14 +3,13 @@
 python -m benchmarks.xla_step export step.npz --resnet_depth=50 --train_batch_size=64 --precision=mixed_bfloat16
 python -m benchmarks.xla_step time step.npz
 
-`export` takes the flags of run.py, runs nothing, and writes the very program that TensorFlow hands to XLA with
+`export` takes the flags of run.py, runs nothing, and writes the program that TensorFlow hands to XLA with
 --jit_compile=True, a file of less than 1 MB: forward and backward pass, probe, weight decay, LARS and moving statistics
 of one replica, without collectives and input; with --augment_on=device also the augmentation of the crops. `time`
-compiles and runs it with jax's own client, on the first device; of the project it needs the folders benchmarks and
-tf_simclr/config alone. Prints milliseconds a step and pairs a second (the median and the range over `--steps`, 20 if
-not given), what XLA says of memory, and which fraction of the device's own rate of matmuls and of its bandwidth,
-measured in the same run, is reached.
-It rests on private modules of jax, and was run with jax 0.11.2 on CPUs.
+compiles and runs it with jax's own client, on the first device. Of the project it needs only the folders benchmarks and
+tf_simclr/config. It prints milliseconds a step and pairs a second (median and range over `--steps`, 20 if not given),
+XLA's figures of memory, and shares of the device's rates of matmuls and of memory traffic, measured in the same run.
+It uses private modules of jax, and was run with jax 0.11.2 on CPUs.
 """
 
 import argparse
@@ -20,24 +19,18 @@ import re
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
+from benchmarks.lowering import Program, lower_step, parse_step, to_stablehlo
+from benchmarks.timing import least_seconds
 from tf_simclr.config import UserError
 
-_NUM_CLASSES = 1000
 _WARM_UP = 2
 _RATE_REPETITIONS = 10
-
-
-class Program(NamedTuple):
-    """A step in a file: the program, its arguments as in `LoweredStep`, and its description."""
-
-    hlo: bytes
-    arguments: list[dict[str, Any]]
-    about: dict[str, Any]
 
 
 class Timing(NamedTuple):
@@ -69,23 +62,10 @@ def export_step(path: str, flags: Sequence[str]) -> Program:
         UserError: if a flag is wrong.
     """
     import tf_simclr  # noqa: F401  (selects Keras 2 before TensorFlow loads)
-    from benchmarks.figures import network_name
-    from benchmarks.lowering import lower_step
-    from flags.convert import parse_command_line
     from tf_simclr.files import replacing
 
-    # An evaluation needs neither checkpoint nor teacher.
-    config: Any = parse_command_line(["--dataset=imagenet2012", "--mode=eval", *flags])[0]
-    lowered = lower_step(config, _NUM_CLASSES)
-    model = config.model
-    augmented = " and augmentation" * (config.augment.augment_on == "device")
-    about = {
-        "step": f"{config.train.train_mode}{augmented} {network_name(model)}, {model.image_size} px, {model.precision}",
-        "batch_size": config.train.train_batch_size,
-        "dtype": model.compute_dtype,
-    }
-    program = Program(lowered.hlo, lowered.arguments, about)
-    text = json.dumps({"arguments": program.arguments, "about": about})
+    program = lower_step(parse_step(flags))
+    text = json.dumps({"arguments": program.arguments, "about": program.about})
     with replacing(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(file, hlo=np.frombuffer(program.hlo, np.uint8), text=np.array(text))
     return program
@@ -147,8 +127,6 @@ def _compile(hlo: bytes) -> Any:
     from jax._src.lib import _jax, xla_client
     from jax._src.lib.mlir import ir
 
-    from benchmarks.lowering import to_stablehlo
-
     device = jax.devices()[0]
     with mlir.make_ir_context():
         module = ir.Module.parse(to_stablehlo(hlo))
@@ -167,14 +145,12 @@ def draw_arguments(arguments: Sequence[dict[str, Any]]) -> list[Any]:
 
     rng = np.random.default_rng(0)
 
-    def draw(mean: float, std: float, low: float, high: float, shape: Sequence[int]) -> np.ndarray:
-        return np.clip(rng.normal(mean, std, shape), low, high)
+    def draw(one: dict[str, Any]) -> NDArray[Any]:
+        values = rng.normal(one["mean"], one["std"], one["shape"])
+        return np.clip(values, one["min"], one["max"]).astype(one["dtype"])
 
-    drawn = []
-    for one in arguments:
-        values = draw(*(one[name] for name in ("mean", "std", "min", "max", "shape")))
-        drawn.append(jax.device_put(values.astype(one["dtype"]), jax.devices()[0]))
-    return jax.block_until_ready(drawn)
+    drawn: list[Any] = jax.block_until_ready([jax.device_put(draw(one), jax.devices()[0]) for one in arguments])
+    return drawn
 
 
 def device_rates(dtype: str) -> tuple[float, float]:
@@ -186,20 +162,10 @@ def device_rates(dtype: str) -> tuple[float, float]:
     side, length = (1024, 2**24) if is_cpu else (8192, 2**28)
     square = jax.random.normal(jax.random.key(0), [side, side], dtype)
     vector = jnp.zeros([length], jnp.float32)
-    matmul = _best_seconds(jax.jit(jnp.matmul), square, square)
-    copy = _best_seconds(jax.jit(lambda x: x + 1), vector)
+    product, successor = jax.jit(jnp.matmul), jax.jit(lambda x: x + 1)
+    matmul = least_seconds(lambda: jax.block_until_ready(product(square, square)), _RATE_REPETITIONS)
+    copy = least_seconds(lambda: jax.block_until_ready(successor(vector)), _RATE_REPETITIONS)
     return 2 * side**3 / matmul, 2 * vector.nbytes / copy
-
-
-def _best_seconds(function: Callable, *arguments: Any) -> float:
-    import jax
-
-    seconds = []
-    for _ in range(1 + _RATE_REPETITIONS):  # The first compiles.
-        start = time.perf_counter()
-        jax.block_until_ready(function(*arguments))
-        seconds.append(time.perf_counter() - start)
-    return min(seconds[1:])
 
 
 def describe(program: Program, timing: Timing, rates: tuple[float, float]) -> str:

@@ -1,4 +1,4 @@
-"""The operations of graphs that TensorFlow made, counted by their static shapes."""
+"""Operations of TensorFlow graphs, counted by their static shapes."""
 
 import math
 
@@ -6,7 +6,7 @@ import tensorflow as tf
 
 
 def needed_operations(function) -> list:
-    """The operations of a traced function that its outputs and its side effects depend on."""
+    """Returns the operations that the outputs and side effects of a traced function depend on."""
     pending = [tensor.op for tensor in function.outputs] + list(function.graph.control_outputs)
     found: dict[str, tf.Operation] = {}
     while pending:
@@ -18,7 +18,7 @@ def needed_operations(function) -> list:
 
 
 def count_operations(function) -> int:
-    """Multiplications and additions of the convolutions and matrix products of a traced function."""
+    """Counts multiplications and additions in the convolutions and matrix products of a traced function."""
     operations = needed_operations(function)
     kinds = {operation.type for operation in operations}
     assert not kinds & {"PartitionedCall", "StatefulPartitionedCall", "While", "BatchMatMulV2"}

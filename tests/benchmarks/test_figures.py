@@ -1,12 +1,11 @@
-"""How figures are told."""
+"""Text of figures, and the timing of calls."""
 
 import pytest
 
-from benchmarks.figures import Figure, Limits, Outcome, describe, format_number, network_name
+from benchmarks.figures import Figure, Limits, Outcome, describe, format_number
 from benchmarks.machine import seconds_since_start
 from benchmarks.table import format_table
 from benchmarks.timing import time_in_turn
-from tf_simclr.config import ModelConfig
 
 LIMITS = Limits(matmul=200.0, convolution=150.4, bandwidth=12.34)
 STEP = Figure(
@@ -62,18 +61,6 @@ def test_table_has_a_row_for_each_outcome_and_its_notes():
 )
 def test_numbers_have_three_digits(value, text):
     assert format_number(value) == text
-
-
-@pytest.mark.parametrize(
-    ("settings", "name"),
-    [
-        ({}, "R50 1x"),
-        ({"width_multiplier": 0.25, "sk_ratio": 0.0625}, "R50 0.25x SK"),
-        ({"se_ratio": 0.1}, "R50 1x SE"),
-    ],
-)
-def test_network_has_the_name_of_the_papers_tables(settings, name):
-    assert network_name(ModelConfig(**settings)) == name
 
 
 def test_functions_take_turns_and_the_warm_up_does_not_count():

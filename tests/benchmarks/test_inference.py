@@ -15,7 +15,7 @@ RATIO = r"\d+\.\d{3} times as fast; in pairs (\d+\.\d{3}), 95 % from (\d+\.\d{3}
 
 @pytest.mark.slow
 def test_benchmark_gives_speeds_ratio_interval_and_difference():
-    model = tiny_config(precision="float32", image_size=40)
+    model = tiny_config(precision="float32")
     folded, *others = measure_inference(BenchmarkConfig(model=model, benchmark_batch_size=2, benchmark_repeats=6))
     assert folded.work == "folded module"
     assert [figure.work for figure in others] == ["plain network, tf.function", "plain SavedModel"]
@@ -31,7 +31,7 @@ def test_benchmark_gives_speeds_ratio_interval_and_difference():
 
 @pytest.mark.parametrize("repeats", [5, 6])
 def test_ratio_is_of_the_medians_and_its_interval_of_the_pairs(repeats):
-    """Of 6 pairs the interval at 95 % is their range; of fewer there is none."""
+    """The interval at 95 % of 6 pairs is their range; fewer pairs have none."""
     folded = np.array([1.0, 2, 3, 4, 5, 6][:repeats])
     base = folded * np.array([1.1, 1.2, 1.3, 1.4, 1.5, 1.6][:repeats])
     line = inference._ratio("plain", base, folded)

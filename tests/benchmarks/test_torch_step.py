@@ -1,6 +1,5 @@
-"""The step in PyTorch is the step that it is compared with; only where PyTorch is installed."""
+"""The step in PyTorch equals ours; needs PyTorch."""
 
-import dataclasses
 import importlib
 
 import numpy as np
@@ -17,8 +16,6 @@ from tf_simclr.optimizers import lars_update
 torch = pytest.importorskip("torch")
 torch_step = importlib.import_module("benchmarks.torch_step")
 
-NUM_CLASSES = 5
-
 
 @pytest.fixture(autouse=True)
 def float64():
@@ -29,13 +26,8 @@ def float64():
 
 def training(**changes):
     model: ModelConfig = tiny_config(**changes)
-    config = BenchmarkConfig(
-        model=model,
-        optimizer=OptimizerConfig(weight_decay=0.01),
-        benchmark="step",
-        benchmark_batch_size=6,
-    )
-    return training_of(config)
+    optimizer = OptimizerConfig(weight_decay=0.01)
+    return training_of(BenchmarkConfig(model=model, optimizer=optimizer, benchmark="step", benchmark_batch_size=6))
 
 
 def load(module, arrays):
@@ -44,9 +36,9 @@ def load(module, arrays):
 
 def steps_of(config):
     """The task and the step in PyTorch with the same weights, and a batch for each."""
-    task = make_task(config, NUM_CLASSES)
+    task = make_task(config)
     randomize(task.model)
-    step = torch_step.TorchStep(config, NUM_CLASSES)
+    step = torch_step.TorchStep(config)
     encoder = to_resnet_state(task.model)
     probe = {name.removeprefix("fc."): encoder.pop(name) for name in ("fc.weight", "fc.bias")}
     load(step.encoder, encoder)
@@ -55,7 +47,7 @@ def steps_of(config):
     # The weights travel as float32.
     for variable in task.model.variables:
         variable.assign(tf.cast(tf.cast(variable, tf.float32), variable.dtype))
-    batch = make_batch(task, config, NUM_CLASSES)
+    batch = make_batch(task, config)
     views = np.concatenate([view.numpy() for view in batch["views"]]).astype(np.float64)
     batch["views"] = tuple(tf.constant(view) for view in np.split(views, 2))
     images = torch.from_numpy(views.transpose(0, 3, 1, 2).copy())
@@ -64,7 +56,7 @@ def steps_of(config):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("depth", [18, 50])
-def test_loss_and_gradients_are_ours(depth):
+def test_loss_and_gradients_equal_ours(depth):
     task, batch, step, images, labels = steps_of(training(resnet_depth=depth))
     loss = step.backward(images, labels)
     gradients, _, metrics = task.compute_gradients(batch)
@@ -75,7 +67,7 @@ def test_loss_and_gradients_are_ours(depth):
 
 
 @pytest.mark.slow
-def test_large_stem_has_the_shapes_of_ours():
+def test_large_stem_has_our_shapes():
     config = training(image_size=40)
     _, _, step, images, labels = steps_of(config)
     assert np.isfinite(float(step(images, labels)))
@@ -90,26 +82,24 @@ def test_loss_is_nt_xent(temperature):
     np.testing.assert_allclose(float(received), expected.numpy(), rtol=1e-12)
 
 
-def test_update_is_that_of_lars():
+def test_update_equals_lars():
     rng = np.random.default_rng(1)
     decayed, excluded = (
         [torch.tensor(rng.normal(size=shape), requires_grad=True) for shape in shapes]
         for shapes in (((3, 4), (2, 2)), ((5,),))
     )
-    decayed.append(torch.zeros(2, 3, requires_grad=True))  # Whose trust ratio is 1.
+    decayed.append(torch.zeros(2, 3, requires_grad=True))  # Its trust ratio is 1.
     lars = torch_step.Lars(decayed, excluded, momentum=0.9, weight_decay=0.01)
     expected = [(v.detach().numpy().copy(), np.zeros(v.shape)) for v in (*decayed, *excluded)]
     for _ in range(3):
         for number, variable in enumerate((*decayed, *excluded)):
             variable.grad = torch.tensor(rng.normal(size=variable.shape))
             value, velocity = expected[number]
-            gradient, options = (
-                variable.grad.numpy().copy(),
-                {"weight_decay": 0.01, "trust_coefficient": 0.001},
-            )
+            gradient = variable.grad.numpy().copy()
             step = 0.5 * gradient
             if number < len(decayed):
-                step = lars_update(value, gradient, learning_rate=0.5, **options).numpy()
+                options = {"learning_rate": 0.5, "weight_decay": 0.01, "trust_coefficient": 0.001}
+                step = lars_update(value, gradient, **options).numpy()
             velocity = 0.9 * velocity + step
             expected[number] = (value - velocity, velocity)
         lars.step(0.5)
@@ -117,9 +107,9 @@ def test_update_is_that_of_lars():
         np.testing.assert_allclose(variable.detach().numpy(), value, rtol=1e-12)
 
 
-def test_batch_is_that_of_the_training():
+def test_batch_has_the_size_of_the_training():
     config = training(image_size=12)
-    step = torch_step.TorchStep(dataclasses.replace(config), NUM_CLASSES)
+    step = torch_step.TorchStep(config)
     views, labels = step.random_batch()
     assert (tuple(views.shape), tuple(labels.shape)) == ((12, 3, 12, 12), (6,))
     assert views.is_contiguous(memory_format=torch.channels_last)
