@@ -11,6 +11,7 @@ from tf_simclr.data.random_access import epoch_candidates
 from tf_simclr.data.source import NUM_CANDIDATES
 
 VIEW = TrainView(image_size=8)
+PLAN = BatchPlan(global_batch_size=6)
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +26,8 @@ def whole(source):
     return batches(source, 12)
 
 
-def batches(source, count, *, plan=None, seed=1, **kwargs):
-    plan = plan or BatchPlan(global_batch_size=6)
-    dataset = train_dataset(source, kwargs.pop("view", VIEW), plan=plan, seed=seed, **kwargs)
+def batches(source, count, *, plan=PLAN, seed=1, **kwargs):
+    dataset = train_dataset(source, VIEW, plan=plan, seed=seed, **kwargs)
     return list(dataset.take(count).as_numpy_iterator())
 
 
@@ -38,7 +38,7 @@ def assert_equal(first, second):
 
 
 def test_train_dataset_elements_have_static_shapes(source):
-    spec = train_dataset(source, VIEW, plan=BatchPlan(global_batch_size=6), seed=0, num_views=3).element_spec
+    spec = train_dataset(source, VIEW, plan=PLAN, seed=0, num_views=3).element_spec
     assert [view.shape.as_list() for view in spec["views"]] == [[6, 8, 8, 3]] * 3
     assert spec["labels"].shape.as_list() == [6]
     assert spec["labels"].dtype.name == spec["bad_images"].dtype.name == "int32"
@@ -46,7 +46,7 @@ def test_train_dataset_elements_have_static_shapes(source):
 
 @pytest.mark.slow
 def test_train_dataset_same_seed_same_batches_other_seed_others(source, whole):
-    # The global seed is another one here than where `whole` was made.
+    # `whole` was made with another global seed.
     tf.random.set_seed(1234)
     again, other = batches(source, 2), batches(source, 2, seed=2)
     assert_equal(whole[:2], again)
@@ -77,19 +77,15 @@ def test_epoch_candidates_mix_well():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first_step", [1, 7])
-def test_train_dataset_resumed_equals_skipped(source, whole, first_step):
-    resumed = batches(source, 3, first_step=first_step)
-    assert_equal(whole[first_step : first_step + 3], resumed)
+def test_train_dataset_resumed_equals_skipped(source, whole):
+    assert_equal(whole[7:10], batches(source, 3, first_step=7))
 
 
 @pytest.mark.slow
-def test_train_dataset_replicas_get_the_rows_of_one_replica(source):
-    view = TrainView(image_size=8, color_jitter_strength=1.0, use_blur=True)
-    whole = batches(source, 3, view=view)
+def test_train_dataset_replicas_get_the_rows_of_one_replica(source, whole):
     plan = BatchPlan(global_batch_size=6, num_replicas=2, total_replicas=2)
-    parts = batches(source, 4, plan=plan, first_step=1, view=view)
-    for step, batch in enumerate(whole[1:]):
+    parts = batches(source, 4, plan=plan, first_step=1)
+    for step, batch in enumerate(whole[1:3]):
         pair = parts[2 * step : 2 * step + 2]
         np.testing.assert_array_equal(np.concatenate([part["labels"] for part in pair]), batch["labels"])
         for number in range(2):
@@ -107,12 +103,6 @@ def test_train_dataset_without_labels_has_none():
     source = ArraySource("plain", np.zeros([4, 8, 8, 1], np.uint8))
     (batch,) = batches(source, 1, plan=BatchPlan(global_batch_size=4))
     assert set(batch) == {"views", "bad_images"}
-    assert source.num_classes is None and source.class_names is None
-
-
-def test_plan_refuses_batch_larger_than_data(source):
-    with pytest.raises(UserError, match=r"^--train_batch_size=32: noise has only 20 examples; use at most 20\.$"):
-        BatchPlan(global_batch_size=32).check_fits(source)
 
 
 def test_batches_refuse_uneven_replicas(source):
@@ -123,7 +113,7 @@ def test_batches_refuse_uneven_replicas(source):
         eval_dataset(source, EvalView(image_size=8), plan=plan)
 
 
-@pytest.mark.parametrize("batch_size", [1, 6, 20, 32])
+@pytest.mark.parametrize("batch_size", [6, 20, 32])
 def test_eval_dataset_shows_every_example_once(source, batch_size):
     dataset = eval_dataset(source, EvalView(image_size=8), plan=BatchPlan(global_batch_size=batch_size))
     assert dataset.element_spec["images"].shape.as_list() == [batch_size, 8, 8, 3]

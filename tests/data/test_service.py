@@ -1,4 +1,4 @@
-"""Batches from a tf.data service: its dispatcher and data workers run here, on this machine."""
+"""Batches from a tf.data service whose dispatcher and data workers run on this machine."""
 
 import collections
 import hashlib
@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.data.kinds import KINDS, RANDOM_ACCESS, SEED, DrawsView, make_source, positions_of
+from tests.data.kinds import KINDS, SEED, DrawsView, make_source, positions_of
+from tests.support.marks import usual
 from tf_simclr.augment.views import TrainView
 from tf_simclr.config import UserError
 from tf_simclr.data import BatchPlan, DataService, check_service, mix_labelled, service, train_dataset
@@ -33,7 +34,7 @@ def start_data_worker(dispatcher):
 
 @pytest.fixture
 def address():
-    # Of each test its own: stopping takes as long as the jobs have lasted.
+    """A service of its own for each test, because stopping takes as long as the jobs have lasted."""
     dispatcher = start_dispatcher()
     data_workers = [start_data_worker(dispatcher) for _ in range(2)]
     yield dispatcher.target
@@ -50,7 +51,7 @@ def digest(batch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", RANDOM_ACCESS)
+@pytest.mark.parametrize("kind", usual("array", also=["encoded"]))
 def test_service_makes_the_batches_of_a_run_each_once(address, kind):
     source = make_source(kind, NUM_EXAMPLES, bad=(5,))
     local = train_dataset(source, VIEW, plan=PLAN, seed=SEED, first_step=2)
@@ -58,7 +59,7 @@ def test_service_makes_the_batches_of_a_run_each_once(address, kind):
     expected = {digest(batch) for batch in local.take(12).as_numpy_iterator()}
     assert len(expected) == 12
     received = collections.Counter()
-    for batch in served(source, address, f"whole {kind}", first_step=2):
+    for batch in served(source, address, kind, first_step=2):
         received[digest(batch)] += 1
         if expected <= received.keys():
             break
@@ -66,27 +67,20 @@ def test_service_makes_the_batches_of_a_run_each_once(address, kind):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-def test_service_shows_each_image_once_an_epoch_in_fresh_views(address, kind, tmp_path):
-    source = make_source(kind, NUM_EXAMPLES, tmp_path)
-    batches = served(source, address, f"epochs {kind}", view=DrawsView())
+def test_service_shows_each_record_once_an_epoch_in_fresh_views(address, tmp_path):
+    """Also to a resumed run, which begins an epoch."""
+    source = make_source("stream", NUM_EXAMPLES, tmp_path)
+    batches = served(source, address, "epochs", view=DrawsView(), first_step=2)
     seen = {}  # Position of a row in the run, to its label.
-    wanted = set(range(3 * NUM_EXAMPLES))
+    wanted = set(range(2 * NUM_EXAMPLES, 4 * NUM_EXAMPLES))
     while not wanted <= seen.keys():
         batch = next(batches)
         places = positions_of(batch["views"][0])
         assert not seen.keys() & set(places) and len(set(places)) == 6
         seen |= zip(places, batch["labels"], strict=True)
-    epochs = np.array([seen[position] for position in sorted(wanted)]).reshape(3, NUM_EXAMPLES)
-    np.testing.assert_array_equal(np.sort(epochs, axis=1), [range(NUM_EXAMPLES)] * 3)
-
-
-@pytest.mark.slow
-def test_service_stream_of_a_resumed_run_begins_an_epoch(address, tmp_path):
-    source = make_source("stream", NUM_EXAMPLES, tmp_path)
-    batches = served(source, address, "resumed", view=DrawsView(), first_step=2)
-    places = [positions_of(next(batches)["views"][0]) for _ in range(8)]
-    assert np.min(places) >= 2 * NUM_EXAMPLES
+    assert min(seen) >= 2 * NUM_EXAMPLES
+    epochs = np.array([seen[position] for position in sorted(wanted)]).reshape(2, NUM_EXAMPLES)
+    np.testing.assert_array_equal(np.sort(epochs, axis=1), [range(NUM_EXAMPLES)] * 2)
 
 
 @pytest.mark.slow
@@ -99,11 +93,16 @@ def test_service_shares_batches_among_training_workers(address):
 
 
 @pytest.mark.slow
-def test_service_mixes_labelled_and_unlabelled(address, tmp_path):
-    plan = BatchPlan(global_batch_size=6)
+def test_service_mixes_labelled_and_unlabelled(address):
     parts = [
-        train_dataset(source, DrawsView(), plan=plan, seed=seed, service=DataService(address, f"mix {seed}"))
-        for seed, source in enumerate([make_source("stream", NUM_EXAMPLES, tmp_path), make_source("array", 3)])
+        train_dataset(
+            make_source("array", num_examples),
+            DrawsView(),
+            plan=BatchPlan(global_batch_size=6),
+            seed=SEED,
+            service=DataService(address, f"mix {num_examples}"),
+        )
+        for num_examples in (NUM_EXAMPLES, 3)
     ]
     for batch in mix_labelled(*parts).take(4).as_numpy_iterator():
         np.testing.assert_array_equal(np.sort(batch["labels"]), [-1] * 6 + [0, 0, 1, 1, 2, 2])
@@ -123,7 +122,7 @@ def test_service_refuses_more_in_memory_than_can_be_sent(kind, tmp_path, monkeyp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", ["encoded", "stream"])
+@pytest.mark.parametrize("kind", usual("encoded", also=["stream"]))
 def test_service_in_another_process_counts_unreadable_images(kind, tmp_path):
     dispatcher = start_dispatcher()
     code = (
@@ -135,9 +134,9 @@ def test_service_in_another_process_counts_unreadable_images(kind, tmp_path):
     try:
         check_service(dispatcher.target)
         source = make_source(kind, NUM_EXAMPLES, tmp_path, bad=(5, 17))
-        batches = list(itertools.islice(served(source, dispatcher.target, "process"), 23 * 2))
-        # Twelve epochs, from one data worker in order.
-        assert sum(batch["bad_images"] for batch in batches) == 2 * 12
+        batches = list(itertools.islice(served(source, dispatcher.target, "process"), 23))
+        # Six epochs, from one data worker in order.
+        assert sum(batch["bad_images"] for batch in batches) == 2 * 6
         assert not {5, 17} & {label for batch in batches for label in batch["labels"]}
         assert source.bad_image_names() == ()
     finally:
@@ -150,8 +149,8 @@ def test_service_in_another_process_counts_unreadable_images(kind, tmp_path):
 
 @pytest.fixture
 def impatient(monkeypatch):
-    monkeypatch.setattr(service, "_DISPATCHER_SECONDS", 2)
-    monkeypatch.setattr(service, "_DATA_WORKER_SECONDS", 2)
+    monkeypatch.setattr(service, "_DISPATCHER_SECONDS", 1)
+    monkeypatch.setattr(service, "_DATA_WORKER_SECONDS", 1)
 
 
 def refusal(address):
@@ -171,7 +170,7 @@ def test_check_service_accepts_one_that_works(address):
 def test_check_service_refuses_an_address_that_does_not_answer(impatient):
     with socket.create_server(("localhost", 0)) as silent:
         address = f"grpc://localhost:{silent.getsockname()[1]}"
-        assert refusal(address).startswith("no dispatcher answers within 2 s; start one (")
+        assert refusal(address).startswith("no dispatcher answers within 1 s; start one (")
     assert refusal(address).startswith("no dispatcher answers (Connection refused); start one (")
     assert refusal("grpc://no.such.host.invalid:5000").startswith("no dispatcher answers (")
 
@@ -179,7 +178,7 @@ def test_check_service_refuses_an_address_that_does_not_answer(impatient):
 @pytest.mark.slow
 def test_check_service_refuses_a_dispatcher_without_data_workers(impatient):
     dispatcher = start_dispatcher()
-    assert refusal(dispatcher.target).startswith("no data worker answers within 2 s; start one (")
+    assert refusal(dispatcher.target).startswith("no data worker answers within 1 s; start one (")
 
 
 def test_check_service_refuses_the_address_of_a_data_worker(impatient):

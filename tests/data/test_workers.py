@@ -1,14 +1,12 @@
-"""Several workers: who makes which rows of a batch, from which records."""
-
-import itertools
+"""Several workers: the rows of a batch that each makes, and the records that it reads."""
 
 import numpy as np
 import pytest
 
-from tests.data.kinds import KINDS, RANDOM_ACCESS, SEED, BlankView, DrawsView, make_source, positions_of
+from tests.data.kinds import SEED, make_source
 from tests.support.marks import usual
 from tf_simclr.config import UserError
-from tf_simclr.data import ArraySource, BatchPlan, eval_dataset, mix_labelled, train_dataset
+from tf_simclr.data import ArraySource, BatchPlan
 
 NUM_EXAMPLES = 23
 BATCH_SIZE = 12
@@ -23,73 +21,62 @@ def plans(num_workers, num_replicas=2, batch_size=BATCH_SIZE):
     ]
 
 
-def steps(source, plan, count, first_step=0):
-    """The rows of this worker: labels [steps, rows] and the first view [steps, rows, 1, 1, 3]."""
-    dataset = train_dataset(source, DrawsView(), plan=plan, seed=SEED, first_step=first_step)
-    parts = list(dataset.take(count * plan.num_replicas).as_numpy_iterator())
-    labels = np.concatenate([part["labels"] for part in parts]).reshape(count, -1)
-    return labels, np.concatenate([part["views"][0] for part in parts]).reshape(count, -1, 1, 1, 3)
+def rows(source, plan, num_steps, first_step=0):
+    """Positions and examples of this worker's rows, each [num_steps, rows]."""
+    examples = source.train_examples(SEED, plan, first_step).take(num_steps * plan.local_batch_size)
+    found = [(one["position"], one["keys"][0]) for one in examples.as_numpy_iterator()]
+    return np.array(found).T.reshape(2, num_steps, -1)
 
 
 @pytest.fixture(scope="module")
-def sources(tmp_path_factory):
-    return {kind: make_source(kind, NUM_EXAMPLES, tmp_path_factory.mktemp("records")) for kind in KINDS}
+def stream(tmp_path_factory):
+    return make_source("stream", NUM_EXAMPLES, tmp_path_factory.mktemp("records"))
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", usual("array", also=["encoded"]))
-def test_workers_see_the_global_batches_of_one_worker(sources, kind):
-    source = sources[kind]
-    whole = steps(source, BatchPlan(global_batch_size=BATCH_SIZE), 8)
+def test_workers_see_the_global_batches_of_one_worker():
+    source = make_source("array", NUM_EXAMPLES)
+    whole = rows(source, BatchPlan(global_batch_size=BATCH_SIZE), 8)
     for num_workers, first_step in ((2, 0), (3, 5)):
-        parts = [steps(source, plan, 3, first_step) for plan in plans(num_workers)]
-        for joined, expected in zip(zip(*parts, strict=True), whole, strict=True):
-            np.testing.assert_array_equal(np.concatenate(joined, axis=1), expected[first_step : first_step + 3])
+        parts = [rows(source, plan, 3, first_step) for plan in plans(num_workers)]
+        np.testing.assert_array_equal(np.concatenate(parts, axis=2), whole[:, first_step : first_step + 3])
 
 
-@pytest.mark.slow
 def test_batch_of_a_replica_may_hold_several_epochs():
     source = make_source("array", 2)
-    labels, views = steps(source, plans(2, num_replicas=1)[1], 5)
-    one_by_one, _ = steps(source, BatchPlan(global_batch_size=1), 60)
-    np.testing.assert_array_equal(labels, one_by_one.reshape(5, 12)[:, 6:])
-    np.testing.assert_array_equal(positions_of(views), np.arange(60).reshape(5, 12)[:, 6:].ravel())
+    found = rows(source, plans(2, num_replicas=1)[1], 5)
+    one_by_one = rows(source, BatchPlan(global_batch_size=1), 60)
+    np.testing.assert_array_equal(found, one_by_one.reshape(2, 5, 12)[:, :, 6:])
+    np.testing.assert_array_equal(one_by_one[0].ravel(), np.arange(60))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("num_workers", usual(2, also=[1, 3]))
-def test_stream_workers_read_a_part_each_once_an_epoch(sources, num_workers):
-    source, num_steps, seen = sources["stream"], 24, []
+def test_stream_workers_read_a_part_each_once_an_epoch(stream, num_workers):
+    seen = []
     for plan in plans(num_workers):
         start, stop = plan.share(NUM_EXAMPLES)
-        labels, views = steps(source, plan, num_steps)
+        whole = positions, keys = rows(stream, plan, 7)
         size = stop - start
-        epochs = labels.ravel()[: labels.size // size * size].reshape(-1, size)
+        epochs = keys.ravel()[: keys.size // size * size].reshape(-1, size)
         np.testing.assert_array_equal(np.sort(epochs, axis=1), [range(start, stop)] * len(epochs))
         assert len({tuple(epoch) for epoch in epochs}) == len(epochs) > 2
         seen.extend(epochs[0])
-        rows = plan.first_replica * plan.per_replica_batch_size + np.arange(plan.local_batch_size)
-        expected = np.arange(num_steps)[:, np.newaxis] * BATCH_SIZE + rows
-        found = positions_of(views)
-        np.testing.assert_array_equal(found, expected.ravel())
-        for received, whole in zip(steps(source, plan, 3, first_step=7), (labels, views), strict=True):
-            np.testing.assert_array_equal(received, whole[7:10])
+        own = plan.first_replica * plan.per_replica_batch_size + np.arange(plan.local_batch_size)
+        np.testing.assert_array_equal(positions, np.arange(7)[:, np.newaxis] * BATCH_SIZE + own)
+        np.testing.assert_array_equal(rows(stream, plan, 2, first_step=4), whole[:, 4:6])
     assert sorted(seen) == list(range(NUM_EXAMPLES))
 
 
-@pytest.mark.slow
 def test_stream_worker_opens_no_files_of_others(tmp_path):
     source = make_source("stream", NUM_EXAMPLES, tmp_path)
     max(tmp_path.iterdir(), key=lambda path: int(path.stem.partition("-")[2])).unlink()
-    labels, _ = steps(source, plans(2)[0], 1)
-    assert labels.max() <= NUM_EXAMPLES // 2
+    assert rows(source, plans(2)[0], 3)[1].max() <= NUM_EXAMPLES // 2
 
 
-@pytest.mark.slow
-def test_stream_over_workers_is_announced_once(sources, tmp_path, log):
+def test_stream_over_workers_is_announced_once(tmp_path, log):
     source = make_source("stream", NUM_EXAMPLES, tmp_path)
     source.train_examples(SEED, plans(1)[0], 0)
-    sources["encoded"].train_examples(SEED, plans(3)[0], 0)
     assert log.messages == []
     source.train_examples(SEED, plans(3)[0], 0)
     source.train_examples(SEED, plans(3)[0], 7)
@@ -110,55 +97,17 @@ def test_stream_with_fewer_records_than_workers_is_refused(tmp_path):
 
 
 @pytest.mark.slow
-def test_mixed_batches_of_workers_hold_the_rows_of_both_kinds(sources):
-    few = make_source("array", 4)
-    whole, _ = steps(few, BatchPlan(global_batch_size=6), 3)
-    unlabelled = train_dataset(sources["stream"], DrawsView(), plan=plans(3, 1)[2], seed=SEED)
-    labelled = train_dataset(few, DrawsView(), plan=plans(3, 1, batch_size=6)[2], seed=SEED)
-    for step, batch in enumerate(mix_labelled(unlabelled, labelled).take(3).as_numpy_iterator()):
-        np.testing.assert_array_equal(batch["labels"], [-1] * 4 + list(whole[step, 4:]))
-
-
-# ---- Evaluation: every example once
-
-SIZES = (1, 2, 5, 12, 13)
-SHARINGS = ((1, 1), (2, 1), (1, 2), (2, 2), (1, 3), (3, 2))  # Replicas of a worker, workers.
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", usual(*RANDOM_ACCESS, also=["stream"]))
+@pytest.mark.parametrize("kind", ["array", "stream"])
 def test_evaluation_has_each_example_once(kind, tmp_path):
-    for num_examples in SIZES:
+    for num_examples, num_replicas, num_workers, num_rows in ((1, 2, 1, 4), (12, 2, 1, 3), (13, 3, 2, 2), (5, 1, 3, 1)):
         source = make_source(kind, num_examples, tmp_path)
-        for (num_replicas, num_workers), rows in itertools.product(SHARINGS, (1, 4)):
-            batch_size, seen = rows * num_replicas * num_workers, []
-            for plan in plans(num_workers, num_replicas, batch_size):
-                examples = list(source.eval_examples(plan).as_numpy_iterator())
-                steps = -(-num_examples // batch_size)
-                assert len(examples) == steps * num_replicas * rows
-                assert plan.num_eval_batches(num_examples) == steps * num_replicas
-                seen += [one["keys"][0] for one in examples if one["position"] < num_examples]
-            assert sorted(seen) == list(range(num_examples)), (num_examples, num_replicas, num_workers, rows)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize(
-    ("num_workers", "num_replicas", "batch_size"), usual((1, 2, 8), (2, 2, 12), also=[(1, 1, 23), (3, 1, 24)])
-)
-def test_eval_dataset_masks_what_fills_up_batches(sources, kind, num_workers, num_replicas, batch_size):
-    seen, counts = [], set()
-    for plan in plans(num_workers, num_replicas, batch_size):
-        dataset = eval_dataset(sources[kind], BlankView(), plan=plan)
-        parts = list(dataset.as_numpy_iterator())
-        counts |= {len(parts), int(dataset.cardinality())}
-        seen += [label for part in parts for label in part["labels"][part["mask"] == 1]]
-        assert {part["mask"].shape for part in parts} == {(plan.per_replica_batch_size,)}
-    assert sorted(seen) == list(range(NUM_EXAMPLES))
-    assert counts == {-(-NUM_EXAMPLES // batch_size) * num_replicas}
-
-
-# ---- The plan
+        batch_size, seen = num_rows * num_replicas * num_workers, []
+        for plan in plans(num_workers, num_replicas, batch_size):
+            examples = list(source.eval_examples(plan).as_numpy_iterator())
+            num_batches = -(-num_examples // batch_size) * num_replicas
+            assert (len(examples), plan.num_eval_batches(num_examples)) == (num_batches * num_rows, num_batches)
+            seen += [one["keys"][0] for one in examples if one["position"] < num_examples]
+        assert sorted(seen) == list(range(num_examples)), num_examples
 
 
 @pytest.mark.parametrize(("num_examples", "num_workers"), [(0, 2), (1, 3), (23, 1), (23, 4), (24, 4)])
