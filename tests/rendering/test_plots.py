@@ -27,11 +27,11 @@ def test_class_names_become_short_and_numbers_if_the_font_lacks_a_letter():
     assert plots.drawn_names(["über\tall", "x" * 30]) == ["über all", "x" * 23 + "…"]
 
 
-@pytest.mark.parametrize("draw", [lambda s: plots.plot_losses(s, ("chance", 5.0)), plots.plot_accuracies])
-def test_curves_are_drawn_if_there_are_any(draw):
+@pytest.mark.parametrize(("what", "chance"), [("loss", ("chance", 5.0)), ("accuracy", None)])
+def test_curves_are_drawn_if_there_are_any(what, chance):
     points = [(step, 1 / step) for step in range(1, 40)]
-    assert draw({tag: points for tag in plots.LOSSES | plots.ACCURACIES}).startswith(PNG)
-    assert draw({"train/images_per_second": points}) is None
+    assert plots.plot_curves(what, dict.fromkeys(plots.CURVES[what], points), chance).startswith(PNG)
+    assert plots.plot_curves(what, {"train/images_per_second": points}, chance) is None
 
 
 def test_twenty_classes_look_different():

@@ -51,17 +51,6 @@ def read(path):
     return content, Page(content)
 
 
-def result(top_1, calibration_error=0.05):
-    return {
-        "global_step": 6,
-        "num_weights": 177_698,
-        TOP_1: top_1,
-        "eval/label_top_5_accuracy": 1.0,
-        "eval/mean_per_class_accuracy": top_1 - 0.02,
-        "eval/expected_calibration_error": calibration_error,
-    }
-
-
 # ---- A finished run
 
 
@@ -152,7 +141,9 @@ def test_program_reports_a_finished_run_once(finished, method, monkeypatch, log)
 
 def test_page_of_the_whole_method_without_any_file(method, tmp_path):
     os.makedirs(method.model_dir)
-    _, page = read(write_report(method, {"finetune": result(0.5)}))
+    scores = {"label_top_1_accuracy": 0.9, "mean_per_class_accuracy": 0.88, "expected_calibration_error": 0.05}
+    _, page = read(write_report(method, {"finetune": {f"eval/{name}": score for name, score in scores.items()}}))
+    assert " 90.00% – 88.00% 0.0500 " in page.text  # noqa: RUF001
     assert page.text.count("There are no curves in the event files of") == 4
     assert "There is no picture of the views" in page.text
     assert f"Not shown: --model_dir={tmp_path}/semi_supervised/finetune: no such checkpoint" in page.text
@@ -187,7 +178,7 @@ def fake_network(monkeypatch):
 def test_images_without_labels_have_no_colours(tmp_path, fake_network):
     fake_network(np.random.default_rng(0).normal(size=(30, 4)), np.full(30, -1))
     content = sections.embedding("pretrain", tiny_config(tmp_path))
-    assert "Without colours, as the images have no labels." in content
+    assert "Without colours, because the images have no labels." in content
     assert "<img" in content
     assert "<li>" not in content
 
@@ -212,7 +203,7 @@ def test_map_that_would_show_nothing_is_a_sentence(tmp_path, fake_network, featu
 
 
 def test_table_has_a_dash_for_what_is_missing(method):
-    table = sections.results_table(method.steps, {"pretrain": [{"global_step": 6, "num_weights": 194_328}]})
+    table = sections.results_table(method.steps, {"pretrain": {"global_step": 6, "num_weights": 194_328}})
     network = "ResNet-10 0.125x 8 px"
     assert rows_of(table) == [
         ["pretrain", network, "none", "0.19 M", "6", *["–"] * 4],  # noqa: RUF001
@@ -223,27 +214,15 @@ def test_table_has_a_dash_for_what_is_missing(method):
 
 
 def test_unreadable_images_are_told_below_the_table(method):
-    some = {"train/num_bad_images": 3, "eval/num_bad_images": 0}
-    results = {"pretrain": [some, some], "finetune": [some | {"eval/num_bad_images": 2}], "distill": [{}]}
+    results = {
+        "pretrain": {"train/num_bad_images": 3, "eval/num_bad_images": 0},
+        "finetune": {"train/num_bad_images": 4, "eval/num_bad_images": 2},
+        "distill": {},
+    }
     table = sections.results_table(method.steps, results)
-    assert "Unreadable images that pretrain met: 6 in training." in table
-    assert "Unreadable images that finetune met: 3 in training and 2 in evaluation." in table
+    assert "Unreadable images that pretrain met: 3 in training." in table
+    assert "Unreadable images that finetune met: 4 in training and 2 in evaluation." in table
     assert table.count("Unreadable") == 2
-
-
-def test_several_results_are_mean_and_spread(method):
-    results = {"finetune": [result(0.90, 0), result(0.92, 0.02), result(0.97)], "distill": [result(0.95)]}
-    rows = rows_of(sections.results_table(method.steps, results))
-    # The deviation of 90, 92, 97: sqrt((9 + 1 + 16) / 2).
-    assert rows[1][3:7] == ["0.18 M", "6", "93.00 ± 3.61% (n = 3)", "100.00 ± 0.00% (n = 3)"]
-    assert rows[1][7:] == ["91.00 ± 3.61% (n = 3)", "0.0233 ± 0.0252 (n = 3)"]
-    assert rows[2][5] == "95.00%"
-
-
-def test_several_results_of_one_stage_are_a_list(finished):
-    config, _ = finished
-    results = [result(0.5), result(0.7)]
-    assert read(write_report(config, results))[0] == str({"pretrain": results})
 
 
 def test_labels_used_follow_the_flags():
@@ -252,7 +231,7 @@ def test_labels_used_follow_the_flags():
         return rows_of(sections.results_table(steps, {}))[0][2]
 
     assert (used(), used(label_fraction=0.1), used(labels_per_class=4)) == ("all", "10% of all", "4 per class")
-    counted = {"finetune": [{"train/num_labels": 40}]}
+    counted = {"finetune": {"train/num_labels": 40}}
     steps = {"finetune": step_config("finetune")}
     assert rows_of(sections.results_table(steps, counted))[0][2] == "all 40"
     assert sections.describe_run(steps, counted) == "Finetuning on all 40 labels."
@@ -302,7 +281,7 @@ def test_events_that_are_cut_off_are_read_as_far_as_they_go(tmp_path):
 
 def test_curves_show_the_level_of_chance(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr(pictures, "plot_losses", lambda scalars, chance: seen.append(chance) or PNG)
+    monkeypatch.setattr(pictures, "plot_curves", lambda what, scalars, chance: seen.append((what, chance)) or PNG)
     config = tiny_config(tmp_path)
     sections.curves("pretrain", config, read_events(str(tmp_path)))
-    assert seen == [("chance, 2 ln(63) = 8.29", pytest.approx(2 * np.log(2 * 32 - 1)))]
+    assert seen == [("loss", ("chance, 2 ln(63) = 8.29", pytest.approx(2 * np.log(2 * 32 - 1)))), ("accuracy", None)]

@@ -94,7 +94,7 @@ def read_result(folder):
     if result := ResultFiles(config).finished(6):
         ResultFiles(config).describe(result)
         results_table(types.SimpleNamespace(steps={"pretrain": config}), {"pretrain": result})
-        score_cells([result], "eval")
+        score_cells(result, "eval")
 
 
 def read_probe(folder):

@@ -289,7 +289,7 @@ def test_one_seed_has_no_spread_and_says_so(trained, tmp_path):
     measure_label_efficiency(curve_config(tmp_path, num_seeds=1, efficiency_methods="supervised"))
     written = (tmp_path / "label_efficiency.md").read_text()
     assert "| labels a class | supervised |\n| --- | --- |\n| 1 | 26.00 |\n| 3 | 28.00 |" in written
-    assert "of one seed, so that there is no spread" in written
+    assert "of one seed, so there is no spread" in written
     point = json.loads((tmp_path / "label_efficiency.json").read_text())["points"][0]
     assert point["supervised"]["label_top_1_accuracy"]["standard_deviation"] is None
 

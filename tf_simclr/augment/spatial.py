@@ -97,24 +97,14 @@ def _keys_kernel(distance: tf.Tensor) -> tf.Tensor:
     return tf.where(t < 1, inner, tf.where(t < 2, outer, tf.zeros_like(t)))
 
 
-def bicubic_weights(
+def _bicubic_weights(
     start: tf.Tensor, length: tf.Tensor, source_size: int, target_size: int, reverse: tf.Tensor | None = None
 ) -> tf.Tensor:
-    """Computes the matrices that crop one axis and resize it with the bicubic kernel.
+    """Computes the matrices, [batch, target_size, source_size], that crop one axis and resize it.
 
     The definition is that of `tf.image.resize(crop, method="bicubic")`: half-pixel centres, Keys' kernel with
     a = -0.5, no antialiasing, taps outside the crop dropped and the others renormalised. TensorFlow rounds
-    the sampling positions to 1/1024 of a pixel; this does not.
-
-    Args:
-        start: int32 [batch], first source pixel of the crop.
-        length: int32 [batch], number of source pixels in the crop, at least 1.
-        source_size: Number of pixels of the source along this axis.
-        target_size: Number of pixels of the result along this axis.
-        reverse: Optional bool [batch]; where true, the result runs backwards (a flip).
-
-    Returns:
-        float32 [batch, target_size, source_size]; each row sums to 1.
+    the sampling positions to 1/1024 of a pixel; this does not. If `reverse`, [batch], the result runs backwards.
     """
     start = tf.cast(start, tf.float32)[:, tf.newaxis, tf.newaxis]
     length = tf.cast(length, tf.float32)[:, tf.newaxis, tf.newaxis]
@@ -146,8 +136,8 @@ def crop_and_resize(
     """
     _, height, width, channels = images.shape
     top, left, crop_height, crop_width = tf.unstack(boxes, axis=1)
-    rows = bicubic_weights(top, crop_height, height, size)
-    columns = bicubic_weights(left, crop_width, width, size, flip)
+    rows = _bicubic_weights(top, crop_height, height, size)
+    columns = _bicubic_weights(left, crop_width, width, size, flip)
     resized = _product(rows, tf.reshape(images, [-1, height, width * channels]), precise)
     planes = tf.transpose(tf.reshape(resized, [-1, size, width, channels]), [0, 3, 1, 2])
     planes = tf.reshape(planes, [-1, channels * size, width])

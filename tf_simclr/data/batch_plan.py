@@ -100,7 +100,7 @@ class BatchPlan:
 
     def check(self, flag: str) -> None:
         """Raises UserError, naming `flag`, unless every replica gets the same number of rows."""
-        below = self.global_batch_size // self.total_replicas * self.total_replicas
+        below = self.per_replica_batch_size * self.total_replicas
         if below != self.global_batch_size:
             nearest = f"{below} or {below + self.total_replicas}" if below else f"{self.total_replicas}"
             raise UserError(
@@ -111,8 +111,8 @@ class BatchPlan:
     def check_fits(self, source: "Source") -> None:
         """Raises UserError unless a training batch can be shared out evenly and is no larger than the data."""
         self.check("train_batch_size")
-        largest = source.num_examples // self.total_replicas * self.total_replicas
         if self.global_batch_size > source.num_examples:
+            largest = source.num_examples // self.total_replicas * self.total_replicas
             fix = f"use at most {largest}" if largest else f"use at most {source.num_examples} replicas"
             raise UserError(
                 f"--train_batch_size={self.global_batch_size}: {source.name} has only {source.num_examples} "

@@ -15,7 +15,7 @@ from tf_simclr.data.batch_plan import BatchPlan
 from tf_simclr.data.rows import batch_rows
 from tf_simclr.data.service import DataService
 from tf_simclr.data.source import NUM_CANDIDATES, Source
-from tf_simclr.data.view_placement import VIEW_PARTS, array_parts, row_parts
+from tf_simclr.data.view_placement import VIEW_PARTS, Batch, Views, array_parts, row_parts
 
 
 def train_dataset(
@@ -77,18 +77,18 @@ def train_dataset(
 
 def _row_functions(
     source: Source, view: TrainView, batch_size: int, *, seed: int, num_views: int
-) -> tuple[Callable[[tf.Tensor, tf.Tensor], dict], Callable[[dict], dict]]:
-    """Returns what makes the parts of one row, and what makes an element of a whole batch."""
+) -> tuple[Callable[[tf.Tensor, tf.Tensor], Batch], Callable[[Batch], Batch]]:
+    """Returns the function of an image and its position to its row, and that of batched rows to an element."""
     of_row, of_array = row_parts(view), array_parts(view)
 
-    def draws(first_position: tf.Tensor, num_rows: int) -> tuple[tf.Tensor, ...]:
+    def draws(first_position: tf.Tensor, num_rows: int) -> Views:
         return tuple(draw_uniforms(seed, number, first_position, num_rows) for number in range(num_views))
 
-    def crop(image: tf.Tensor, position: tf.Tensor) -> dict:
+    def crop(image: tf.Tensor, position: tf.Tensor) -> Batch:
         row_draws = tuple(one[0] for one in draws(position, 1))
         return of_row(tuple(view.crop_image(image, one) for one in row_draws), row_draws)
 
-    def finish(batch: dict) -> dict:
+    def finish(batch: Batch) -> Batch:
         parts = batch["images"]
         if source.holds_arrays:
             parts = of_array(parts, draws(batch["position"][0], batch_size))
@@ -108,13 +108,13 @@ def mix_labelled(unlabelled: tf.data.Dataset, labelled: tf.data.Dataset) -> tf.d
         Dataset of dicts like those of `train_dataset`, with -1 as the label of the unlabelled examples.
     """
 
-    def mix(first: dict, second: dict) -> dict:
+    def mix(first: Batch, second: Batch) -> Batch:
         parts = [{name: part[name] for name in VIEW_PARTS & part.keys()} for part in (first, second)]
         rows = tf.nest.map_structure(lambda *pair: tf.concat(pair, axis=0), *parts)
         num_unlabelled = tf.nest.flatten(parts[0])[0].shape[0]
         unknown = tf.fill([num_unlabelled], tf.constant(-1, second["labels"].dtype))
         labels = tf.concat([unknown, second["labels"]], axis=0)
-        return rows | {"labels": labels, "bad_images": first["bad_images"] + second["bad_images"]}
+        return {**rows, "labels": labels, "bad_images": first["bad_images"] + second["bad_images"]}
 
     mixed = tf.data.Dataset.zip((unlabelled, labelled)).map(mix)
     return _endless(_with_options(mixed.prefetch(tf.data.AUTOTUNE)))
@@ -140,7 +140,7 @@ def eval_dataset(source: Source, view: EvalView, *, plan: BatchPlan) -> tf.data.
     plan.check("eval_batch_size")
     transform = tf.function(view, jit_compile=True) if source.holds_arrays else tf.identity
 
-    def finish(batch: dict) -> dict:
+    def finish(batch: Batch) -> Batch:
         is_row = batch["position"] < source.num_examples
         bad = tf.logical_and(is_row, batch["bad"])
         mask = tf.cast(tf.logical_and(is_row, tf.logical_not(bad)), tf.float32)
@@ -158,7 +158,7 @@ def eval_dataset(source: Source, view: EvalView, *, plan: BatchPlan) -> tf.data.
     return batches.apply(tf.data.experimental.assert_cardinality(num_batches))
 
 
-def _element(source: Source, batch: dict, **parts: Any) -> dict:
+def _element(source: Source, batch: Batch, **parts: Any) -> Batch:
     return parts if source.num_classes is None else parts | {"labels": batch["labels"]}
 
 

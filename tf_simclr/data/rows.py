@@ -25,16 +25,14 @@ def batch_rows(
         source: The source of the examples.
         examples: Elements of `source.train_examples` or `source.eval_examples`.
         batch_size: Rows of a batch, b.
-        crop: Takes an image uint8 [H, W, 3] of any size and its position int64 []; returns tensors of
-            known shape.
+        crop: Takes an image uint8 [H, W, 3] of any size and its position int64 []; returns tensors of known shape.
         num_candidates: Number of candidates to try if an image is unreadable.
-        remember_names: Whether the source records the names of unreadable images, which works only in this
-            process.
+        remember_names: Whether the source records the names of unreadable images, which works only in this process.
 
     Returns:
-        Dataset of dicts with `position` int64 [b]; `images`: the results of `crop`, batched, or, if the
-        source holds arrays, the images themselves, uint8 [b, H, W, C]; `labels` int32 [b], arbitrary without
-        labels; `bad` bool [b], whether the first candidate is unreadable.
+        Dataset of dicts with `position` int64 [b]; `images`: the results of `crop`, batched, or, if the source holds
+        arrays, the images themselves, uint8 [b, H, W, C]; `labels` int32 [b], arbitrary without labels; `bad` bool
+        [b], whether the first candidate is unreadable. The image is one black pixel if no candidate is readable.
     """
     if source.holds_arrays:
 
@@ -46,43 +44,30 @@ def batch_rows(
         return batches.map(gather, num_parallel_calls=tf.data.AUTOTUNE)
 
     def attempt(example: Example, candidate: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-        image, label, readable = _try_decode(source, example, candidate)
+        """Returns image, label and whether the candidate is readable."""
+
+        def decode(element: Example) -> tuple[tf.Tensor, tf.Tensor, bool]:
+            return *source.decode(element, candidate), True
+
+        image, label, readable = first_success(example, decode, (tf.zeros([1, 1, 3], tf.uint8), tf.constant(0), False))
         if remember_names:
             key = example["keys"][candidate]
             tf.cond(readable, lambda: key, lambda: _remember_name(source, key))
         return image, label, readable
 
     def read(example: Example) -> Example:
-        image, label, bad = _first_readable(lambda candidate: attempt(example, candidate), num_candidates)
-        images = crop(image, example["position"])
+        first = image, label, readable = attempt(example, 0)
+        for candidate in range(1, num_candidates):
+            image, label, readable = tf.cond(
+                readable,
+                lambda found=(image, label, readable): found,
+                lambda candidate=candidate: attempt(example, candidate),
+            )
+        images, bad = crop(image, example["position"]), tf.logical_not(first[2])
         return {"position": example["position"], "images": images, "labels": label, "bad": bad}
 
     rows = examples.map(read, num_parallel_calls=tf.data.AUTOTUNE)
     return rows.batch(batch_size, drop_remainder=True)
-
-
-def _first_readable(
-    attempt: Callable[[int], tuple[tf.Tensor, tf.Tensor, tf.Tensor]], num_candidates: int
-) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Returns image and label of the first readable candidate, and whether it is a replacement.
-
-    The image is one black pixel if no candidate is readable.
-    """
-    first = image, label, readable = attempt(0)
-    for candidate in range(1, num_candidates):
-        current = (image, label, readable)
-        image, label, readable = tf.cond(readable, lambda current=current: current, lambda c=candidate: attempt(c))
-    return image, label, tf.logical_not(first[2])
-
-
-def _try_decode(source: Source, example: Example, candidate: int) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
-    """Decodes one candidate; returns image, label and whether it is readable. An unreadable one is a black pixel."""
-
-    def decode(element: Example) -> tuple[tf.Tensor, tf.Tensor, bool]:
-        return *source.decode(element, candidate), True
-
-    image, label, readable = first_success(example, decode, (tf.zeros([1, 1, 3], tf.uint8), tf.constant(0), False))
-    return image, label, readable
 
 
 def _remember_name(source: Source, key: tf.Tensor) -> tf.Tensor:

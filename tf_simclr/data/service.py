@@ -1,10 +1,10 @@
 """Training batches from a tf.data service: processes on other machines."""
 
-import dataclasses
 import queue
 import socket
 import threading
 import urllib.parse
+from typing import NamedTuple
 
 import tensorflow as tf
 
@@ -17,9 +17,8 @@ _DISPATCHER_SECONDS = 10
 _DATA_WORKER_SECONDS = 60
 
 
-@dataclasses.dataclass(frozen=True)
-class DataService:
-    """Data service that makes the batches.
+class DataService(NamedTuple):
+    """A data service that makes the batches.
 
     Attributes:
         address: Address of the dispatcher, grpc://host:port.
@@ -63,7 +62,7 @@ def check_service(address: str) -> None:
     try:
         socket.create_connection((place.hostname, place.port), timeout=_DISPATCHER_SECONDS).close()
     except OSError as error:
-        raise _silent(address, f"no dispatcher answers ({error.strerror or error})") from error
+        raise _problem(address, f"no dispatcher answers ({error.strerror or error})", "start one") from error
     answers: queue.SimpleQueue[Exception | None] = queue.SimpleQueue()
 
     def ask() -> None:
@@ -81,20 +80,16 @@ def check_service(address: str) -> None:
         try:
             problem = answers.get(timeout=seconds)
         except queue.Empty:
-            raise _silent(address, f"no {what} answers within {seconds} s") from None
+            raise _problem(address, f"no {what} answers within {seconds} s", "start one") from None
         if problem is not None:
             raise problem if isinstance(problem, UserError) else _refused(address, problem)
 
 
-def _silent(address: str, what: str) -> UserError:
-    return UserError(
-        f"--data_service={address}: {what}; start one (docs/scaling.md, Data service), or leave the flag out."
-    )
-
-
 def _refused(address: str, error: Exception) -> UserError:
     reason = (str(error).splitlines() or [type(error).__name__])[0]
-    return UserError(
-        f"--data_service={address}: cannot make this run's batches ({reason}); name a dispatcher of this "
-        "TensorFlow's data service (docs/scaling.md, Data service), or leave the flag out."
-    )
+    fix = "name a dispatcher of this TensorFlow's data service"
+    return _problem(address, f"cannot make this run's batches ({reason})", fix)
+
+
+def _problem(address: str, what: str, fix: str) -> UserError:
+    return UserError(f"--data_service={address}: {what}; {fix} (docs/scaling.md, Data service), or leave the flag out.")

@@ -33,7 +33,7 @@ def _sections(mode: str, result: Mapping[str, Any], confusion: Confusion | None)
         confusion: None where there are too many classes.
     """
     header = ["evaluation", "learnt from", "tested on", *scores.SCORE_HEADINGS]
-    row = [describe_probe(mode, result), *image_cells(result), *scores.score_cells([result], mode)]
+    row = [describe_probe(mode, result), *image_cells(result), *scores.score_cells(result, mode)]
     details = [[name, scores.DASH if value is None else str(value)] for name, value in result.items()]
     sections = {"Result": html.table(header, [row], "results")}
     if confusion is not None:

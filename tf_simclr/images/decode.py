@@ -38,7 +38,8 @@ def check_size(encoded: tf.Tensor, name: str | tf.Tensor = "the image") -> tf.Op
 
 def _apart(function: Callable[..., tf.Tensor]) -> Callable[..., tf.Tensor]:
     """Keeps a function of tensors one operation; inlined operations cost time even if they are not called."""
-    return tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
+    kept: Callable[..., tf.Tensor] = tf.function(function, autograph=False, experimental_attributes={"_noinline": True})
+    return kept
 
 
 def _is_small_jpeg(encoded: tf.Tensor) -> tf.Tensor:
@@ -89,13 +90,14 @@ def _decoder_of_others(channels: int, max_pixels: int) -> Callable[..., tf.Tenso
     """Returns the decoder of all images but plain JPEGs; all callers share it, because tracing is slow."""
     del max_pixels  # The size that `check_size` compares with.
 
-    @_apart
     def check(encoded: tf.Tensor) -> tf.Tensor:
         with tf.control_dependencies([check_size(encoded)]):
             return tf.constant(True)
 
+    checked = _apart(check)
+
     def decode(encoded: tf.Tensor, is_checked: tf.Tensor) -> tf.Tensor:
-        passed = tf.cond(is_checked, lambda: True, lambda: check(encoded))
+        passed = tf.cond(is_checked, lambda: True, lambda: checked(encoded))
         with tf.control_dependencies([passed]):
             return _finish(_decode(tf.identity(encoded), channels), encoded)
 
@@ -107,13 +109,8 @@ def _finish(image: tf.Tensor, encoded: tf.Tensor) -> tf.Tensor:
     with tf.control_dependencies([image]):  # From here on it is known to be a JPEG.
         encoded = tf.identity(encoded)
 
-    @_apart
-    def turned() -> tf.Tensor:
-        return turn_upright(image, exif_orientation(encoded))
-
-    @_apart
-    def coloured() -> tf.Tensor:
-        return _coloured(image, colour_table(encoded))
+    turned = _apart(lambda: turn_upright(image, exif_orientation(encoded)))
+    coloured = _apart(lambda: _coloured(image, colour_table(encoded)))
 
     def of_jpeg_or_bitmap() -> tf.Tensor:
         of_jpeg = functools.partial(tf.cond, may_be_turned(encoded), turned, lambda: image)
@@ -126,9 +123,8 @@ def _coloured(image: tf.Tensor, colours: tf.Tensor) -> tf.Tensor:
     """Replaces palette indices, uint8 [H, W, 3] with equal channels, by colours, uint8 [256, 3], if there are any."""
     if image.shape[-1] != 3:
         return image
-    return tf.cond(
-        tf.shape(colours)[0] > 0, lambda: tf.gather(colours, tf.cast(image[..., 0], tf.int32)), lambda: image
-    )
+    has_table, index = tf.shape(colours)[0] > 0, tf.cast(image[..., 0], tf.int32)
+    return tf.cond(has_table, lambda: tf.gather(colours, index), lambda: image)
 
 
 def turn_upright(image: tf.Tensor, orientation: tf.Tensor) -> tf.Tensor:

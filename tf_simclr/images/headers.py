@@ -1,5 +1,6 @@
 """Headers of encoded images, parsed in a graph: sizes and camera orientations."""
 
+import functools
 from collections.abc import Callable
 
 import tensorflow as tf
@@ -24,10 +25,7 @@ _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 
 
 def declared_size(encoded: tf.Tensor) -> tf.Tensor:
-    """Reads height and width from the header of a JPEG, PNG, GIF, BMP or WebP; decodes nothing.
-
-    Args:
-        encoded: string [].
+    """Reads height and width from the header of a JPEG, PNG, GIF, BMP or WebP, string []; decodes nothing.
 
     Returns:
         int64 [2]; for a GIF the size of all frames stacked vertically, because TensorFlow decodes each; zeros if the
@@ -35,13 +33,9 @@ def declared_size(encoded: tf.Tensor) -> tf.Tensor:
     """
     header = tf.cast(tf.io.decode_raw(tf.strings.substr(encoded, 0, _HEADER_BYTES), tf.uint8), tf.int64)
     header = tf.pad(header, [[0, _HEADER_BYTES - tf.shape(header)[0]]])
-    return tf.case(
-        [
-            (_has(header, JPEG), lambda: _jpeg_size(encoded)),
-            (_has(header, b"GIF8"), lambda: _gif_size(encoded, header)),
-        ],
-        default=lambda: _size_in_header(header),
-    )
+    of_jpeg = (_has(header, JPEG), lambda: _jpeg_size(encoded))
+    of_gif = (_has(header, b"GIF8"), lambda: _gif_size(encoded, header))
+    return tf.case([of_jpeg, of_gif], default=lambda: _size_in_header(header))
 
 
 def _size_in_header(header: tf.Tensor) -> tf.Tensor:
@@ -65,26 +59,23 @@ def _has(header: tf.Tensor, signature: bytes, start: int = 0) -> tf.Tensor:
     return tf.reduce_all(header[start : start + len(signature)] == list(signature))
 
 
-def _number(header: tf.Tensor, start: int, length: int) -> tf.Tensor:
-    """Returns a little-endian number."""
-    powers = [256**power for power in range(length)]
+def _number(header: tf.Tensor, start: int, length: int, step: int = 1) -> tf.Tensor:
+    """Returns a little-endian number; a big-endian one if `step` is -1."""
+    powers = [256**power for power in range(length)][::step]
     return tf.reduce_sum(header[..., start : start + length] * powers, axis=-1)
 
 
-def _high_first(header: tf.Tensor, start: int, length: int) -> tf.Tensor:
-    """Returns a big-endian number."""
-    powers = [256**power for power in reversed(range(length))]
-    return tf.reduce_sum(header[..., start : start + length] * powers, axis=-1)
+_high_first = functools.partial(_number, step=-1)
 
 
-def _make_reader(encoded: tf.Tensor, num_bytes: int):
+def _make_reader(encoded: tf.Tensor, num_bytes: int) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:
     """Returns the length, int64 [], and a function of a place that returns int64 [num_bytes] from there on."""
     data = tf.pad(tf.io.decode_raw(encoded, tf.uint8), [[0, num_bytes]])
     length = tf.cast(tf.strings.length(encoded), tf.int64)
     return length, lambda place: tf.cast(tf.slice(data, [place], [num_bytes]), tf.int64)
 
 
-def _jpeg_step(marker: int) -> int:
+def _jpeg_distance(marker: int) -> int:
     """Returns the distance to the next marker of a JPEG; 0 if this marker ends the search, -1 if a length follows."""
     if marker in _JPEG_FRAMES or marker in (0, 0xD8, 0xD9, 0xDA):
         return 0
@@ -93,7 +84,9 @@ def _jpeg_step(marker: int) -> int:
     return 2 if marker == 1 or 0xD0 <= marker <= 0xD7 else -1
 
 
-def _find_segment(encoded: tf.Tensor, num_bytes: int, is_sought: Callable[[tf.Tensor], tf.Tensor]):
+def _find_segment(
+    encoded: tf.Tensor, num_bytes: int, is_sought: Callable[[tf.Tensor], tf.Tensor]
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
     """Follows the segments of a JPEG as libjpeg does, but does not skip bytes between segments.
 
     Returns:
@@ -101,15 +94,15 @@ def _find_segment(encoded: tf.Tensor, num_bytes: int, is_sought: Callable[[tf.Te
         bytes from there on, int64 [num_bytes].
     """
     length, read = _make_reader(encoded, num_bytes)
-    steps = tf.constant([_jpeg_step(marker) for marker in range(256)], tf.int64)
+    distances = tf.constant([_jpeg_distance(marker) for marker in range(256)], tf.int64)
 
-    def goes_on(place, segment):
-        return (segment[0] == 0xFF) & (steps[segment[1]] != 0) & tf.logical_not(is_sought(segment))
+    def goes_on(place: tf.Tensor, segment: tf.Tensor) -> tf.Tensor:
+        return (segment[0] == 0xFF) & (distances[segment[1]] != 0) & tf.logical_not(is_sought(segment))
 
-    def skip(place, segment):
-        step = steps[segment[1]]
-        step = tf.where(step < 0, 2 + tf.maximum(_high_first(segment, 2, 2), 2), step)
-        place = tf.minimum(place + step, length)
+    def skip(place: tf.Tensor, segment: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+        distance = distances[segment[1]]
+        distance = tf.where(distance < 0, 2 + tf.maximum(_high_first(segment, 2, 2), 2), distance)
+        place = tf.minimum(place + distance, length)
         return place, read(place)
 
     start = tf.constant(2, tf.int64)
@@ -126,12 +119,9 @@ def _jpeg_size(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def is_as_decoded(encoded: tf.Tensor) -> tf.Tensor:
-    """Returns whether TensorFlow alone decodes an image correctly, bool []; false if that is not certain.
+    """Returns whether TensorFlow alone decodes an image, string [], correctly, bool []; false if that is not certain.
 
     Takes one operation of microseconds. True for PNG, GIF, WebP, and a JPEG with only JFIF before its tables.
-
-    Args:
-        encoded: string [].
     """
     return tf.strings.regex_full_match(tf.strings.substr(encoded, 0, 25), _AS_DECODED)
 
@@ -147,25 +137,22 @@ def may_be_turned(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def exif_orientation(encoded: tf.Tensor) -> tf.Tensor:
-    """Reads the orientation of the camera from a JPEG (Exif 2.3, tag 0x0112).
-
-    Args:
-        encoded: string [], a JPEG.
+    """Reads the orientation of the camera from a JPEG, string [] (Exif 2.3, tag 0x0112).
 
     Returns:
         int64 [], 1 to 8; 1 (upright) if there is no such tag or it is damaged.
     """
-    sought = tf.constant([byte for byte in _EXIF], tf.int64)
+    sought = tf.constant(list(_EXIF), tf.int64)
     is_given = tf.constant([chr(byte) != "." for byte in _EXIF])
 
-    def is_exif(segment):
+    def is_exif(segment: tf.Tensor) -> tf.Tensor:
         return tf.reduce_all((segment[: len(_EXIF)] == sought) | tf.logical_not(is_given))
 
     length, place, segment = _find_segment(encoded, len(_EXIF) + 8, is_exif)
     end = tf.minimum(place + 2 + _high_first(segment, 2, 2), length)
     low_first = segment[len(_EXIF)] == ord("I")
 
-    def number(content, start, size):
+    def number(content: tf.Tensor, start: int, size: int) -> tf.Tensor:
         return tf.where(low_first, _number(content, start, size), _high_first(content, start, size))
 
     # A directory: the number of its entries, then 12 bytes each of tag, type, count and value.
@@ -180,10 +167,7 @@ def exif_orientation(encoded: tf.Tensor) -> tf.Tensor:
 
 
 def colour_table(encoded: tf.Tensor) -> tf.Tensor:
-    """Returns the palette, uint8 [256, 3], of a bitmap; [0, 3] for an image without a palette.
-
-    Args:
-        encoded: string [], any image.
+    """Returns the palette, uint8 [256, 3], of a bitmap, string []; [0, 3] for an image without a palette.
 
     Raises:
         tf.errors.InvalidArgumentError: If its pixels are compressed, which TensorFlow does not notice.
@@ -210,28 +194,24 @@ def _gif_size(encoded: tf.Tensor, header: tf.Tensor) -> tf.Tensor:
     """
     length, read = _make_reader(encoded, 10)
 
-    def table_size(flags):
+    def table_size(flags: tf.Tensor) -> tf.Tensor:
         return tf.where(flags >= 128, 3 * 2 ** (flags % 8 + 1), 0)
 
-    def goes_on(place, in_data, block, size):
+    def goes_on(place: tf.Tensor, in_data: tf.Tensor, block: tf.Tensor, size: tf.Tensor) -> tf.Tensor:
         # giflib continues after an empty extension.
         is_block = (block[0] == 0x2C) | ((block[0] == 0x21) & (block[2] > 0))
         return (place < length) & (in_data | is_block)
 
-    def skip(place, in_data, block, size):
+    def skip(place: tf.Tensor, in_data: tf.Tensor, block: tf.Tensor, size: tf.Tensor) -> tuple[tf.Tensor, ...]:
         is_frame = tf.logical_not(in_data) & (block[0] == 0x2C)
-        step = tf.where(is_frame, 11 + table_size(block[9]), tf.where(in_data, block[0] + 1, 2))
+        distance = tf.where(is_frame, 11 + table_size(block[9]), tf.where(in_data, block[0] + 1, 2))
         frame = tf.stack([size[0] + _number(block, 7, 2), tf.maximum(size[1], _number(block, 5, 2))])
         ends = in_data & (block[0] == 0)
-        place = tf.minimum(place + step, length)
+        place = tf.minimum(place + distance, length)
         return place, tf.logical_not(ends), read(place), tf.where(is_frame, frame, size)
 
     start = tf.minimum(13 + table_size(header[10]), length)
-    place, in_data, block, size = tf.while_loop(
-        goes_on,
-        skip,
-        (start, tf.constant(False), read(start), tf.zeros([2], tf.int64)),
-        maximum_iterations=_MAX_BLOCKS,
-    )
+    state = (start, tf.constant(False), read(start), tf.zeros([2], tf.int64))
+    place, in_data, block, size = tf.while_loop(goes_on, skip, state, maximum_iterations=_MAX_BLOCKS)
     ended = (place >= length) | (tf.logical_not(in_data) & (block[0] == 0x3B))
     return tf.where(ended, size, tf.zeros_like(size))

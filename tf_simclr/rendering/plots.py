@@ -12,20 +12,24 @@ from matplotlib.colors import PowerNorm, to_hex
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties, findfont, get_font
 from matplotlib.ticker import MaxNLocator, NullLocator, PercentFormatter
+from numpy.typing import NDArray
 
+Floats = NDArray[np.floating[Any]]
 Points = Sequence[tuple[int, float]]
 
-# Name and colour of each curve.
-LOSSES = {
-    "train/contrast_loss": ("contrastive", "tab:blue"),
-    "train/distill_loss": ("distillation", "tab:purple"),
-    "train/supervised_loss": ("labels", "tab:orange"),
-}
-ACCURACIES = {
-    "train/contrast_acc": ("contrastive", "tab:blue"),
-    "train/teacher_agreement": ("as the teacher", "tab:purple"),
-    "train/supervised_acc": ("labels, training", "tab:orange"),
-    "eval/label_top_1_accuracy": ("labels, held out", "tab:green"),
+# Name and colour of each curve of a plot.
+CURVES = {
+    "loss": {
+        "train/contrast_loss": ("contrastive", "tab:blue"),
+        "train/distill_loss": ("distillation", "tab:purple"),
+        "train/supervised_loss": ("labels", "tab:orange"),
+    },
+    "accuracy": {
+        "train/contrast_acc": ("contrastive", "tab:blue"),
+        "train/teacher_agreement": ("as the teacher", "tab:purple"),
+        "train/supervised_acc": ("labels, training", "tab:orange"),
+        "eval/label_top_1_accuracy": ("labels, held out", "tab:green"),
+    },
 }
 METHODS = {
     "finetune": "tab:blue",
@@ -48,35 +52,36 @@ _WRITTEN_SHARE = 0.005
 _MARKERS = {"o": "\N{BLACK CIRCLE}", "^": "\N{BLACK UP-POINTING TRIANGLE}"}
 
 
-def plot_losses(scalars: Mapping[str, Points], chance: tuple[str, float] | None) -> bytes | None:
-    """Draws the losses over the steps.
+def plot_curves(what: str, scalars: Mapping[str, Points], chance: tuple[str, float] | None = None) -> bytes | None:
+    """Draws the losses or the accuracies over the steps.
 
     Args:
-        scalars: (step, value) pairs by tag; tags other than losses are ignored.
+        what: `loss` or `accuracy`.
+        scalars: (step, value) pairs by tag; other tags are ignored.
         chance: label and value of a level to draw, None for none.
 
     Returns:
-        A PNG; None if there are no losses.
+        A PNG; None if there are no such curves.
     """
-    figure, axes = _axes(*_CURVES_SIZE)
-    if not _plot_lines(axes, scalars, LOSSES):
+    shown = {tag: look for tag, look in CURVES[what].items() if tag in scalars}
+    if not shown:
         return None
+    figure, axes = _axes(*_CURVES_SIZE)
+    for tag, (label, colour) in shown.items():
+        steps, values = zip(*scalars[tag], strict=True)
+        marker = "o" if len(steps) < _FEW_POINTS else ""
+        axes.plot(steps, values, label=label, color=colour, marker=marker, markersize=4)
     if chance is not None:
         axes.axhline(chance[1], label=chance[0], color="0.4", linestyle="--", linewidth=1)
-    return _finish_curves(figure, axes, "loss")
+    if what == "accuracy":
+        axes.set_ylim(-0.02, 1.02)
+        axes.yaxis.set_major_formatter(PercentFormatter(1))
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    _dress(axes, "step", what)
+    return render(figure)
 
 
-def plot_accuracies(scalars: Mapping[str, Points]) -> bytes | None:
-    """Draws the accuracies over the steps; see `plot_losses`."""
-    figure, axes = _axes(*_CURVES_SIZE)
-    if not _plot_lines(axes, scalars, ACCURACIES):
-        return None
-    axes.set_ylim(-0.02, 1.02)
-    axes.yaxis.set_major_formatter(PercentFormatter(1))
-    return _finish_curves(figure, axes, "accuracy")
-
-
-def why_not_projected(features: np.ndarray) -> str | None:
+def why_not_projected(features: Floats) -> str | None:
     """Returns why a map of features `[N, D]` would be useless; None if it would not be."""
     if len(features) < _MIN_POINTS:
         return "too few readable images"
@@ -114,7 +119,7 @@ def plot_label_efficiency(curves: Mapping[str, Sequence[tuple[int, Sequence[floa
     return render(figure)
 
 
-def project(features: np.ndarray) -> np.ndarray:
+def project(features: Floats) -> Floats:
     """Returns features `[N, D]` in two dimensions, `[N, 2]`: by PCA to at most 50, then by t-SNE."""
     from sklearn.decomposition import PCA
     from sklearn.manifold import TSNE
@@ -124,7 +129,8 @@ def project(features: np.ndarray) -> np.ndarray:
     perplexity = min(30.0, (len(features) - 1) / 3)
     with threadpool_limits(1):  # Several threads that compete with TensorFlow's are up to 30 times slower.
         reduced = PCA(components, random_state=0).fit_transform(features)
-        return TSNE(perplexity=perplexity, random_state=0).fit_transform(reduced)
+        points: Floats = TSNE(perplexity=perplexity, random_state=0).fit_transform(reduced)
+    return points
 
 
 def class_looks(class_names: Sequence[str]) -> list[tuple[str, str, str]]:
@@ -133,7 +139,9 @@ def class_looks(class_names: Sequence[str]) -> list[tuple[str, str, str]]:
     return [(signs[k // 10], _colour(k), name) for k, name in enumerate(class_names)]
 
 
-def plot_points(points: np.ndarray, labels: np.ndarray, num_classes: int, *, legend: Sequence[str] = ()) -> bytes:
+def plot_points(
+    points: Floats, labels: NDArray[np.integer[Any]], num_classes: int, *, legend: Sequence[str] = ()
+) -> bytes:
     """Draws points coloured by class.
 
     Args:
@@ -172,7 +180,7 @@ def _write_legend(axes: Axes, shown: Sequence[Any], names: Sequence[str]) -> Non
         entry.set(text=name, parse_math=False)
 
 
-def plot_confusion(counts: np.ndarray, class_names: Sequence[str]) -> bytes:
+def plot_confusion(counts: NDArray[np.integer[Any]], class_names: Sequence[str]) -> bytes:
     """Draws a confusion matrix, with each row as shares of its class.
 
     Args:
@@ -194,8 +202,7 @@ def plot_confusion(counts: np.ndarray, class_names: Sequence[str]) -> bytes:
         _name_classes(axes, class_names)
         for (row, column), share in np.ndenumerate(shares):
             if share >= _WRITTEN_SHARE:
-                colour = "white" if share > 0.5 else "black"
-                text = f"{100 * share:.0f}"
+                colour, text = "white" if share > 0.5 else "black", f"{100 * share:.0f}"
                 axes.text(column, row, text, ha="center", va="center", color=colour, fontsize="x-small")
     return render(figure)
 
@@ -219,23 +226,6 @@ def drawn_names(class_names: Sequence[str]) -> list[str]:
 def _axes(width: float, height: float) -> tuple[Figure, Axes]:
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.subplots()
-
-
-def _plot_lines(axes: Axes, scalars: Mapping[str, Points], looks: Mapping[str, tuple[str, str]]) -> bool:
-    """Draws the curves in `looks`; returns whether there are any."""
-    shown = [tag for tag in looks if tag in scalars]
-    for tag in shown:
-        label, colour = looks[tag]
-        steps, values = zip(*scalars[tag], strict=True)
-        marker = "o" if len(steps) < _FEW_POINTS else ""
-        axes.plot(steps, values, label=label, color=colour, marker=marker, markersize=4)
-    return bool(shown)
-
-
-def _finish_curves(figure: Figure, axes: Axes, what: str) -> bytes:
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
-    _dress(axes, "step", what)
-    return render(figure)
 
 
 def _dress(axes: Axes, xlabel: str, ylabel: str) -> None:

@@ -1,12 +1,16 @@
 """Picture of augmented views beside their original images, as PNG."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from PIL import Image
 
 from tf_simclr.rendering.plots import DPI, render
+
+Bytes = NDArray[np.uint8]
 
 # In pixels.
 _LEAST_SIDE, _GAP, _NAME_HEIGHT, _TITLE_HEIGHT, _NAME_LETTER = 160, 8, 24, 96, 8
@@ -19,7 +23,7 @@ def most_that_fit(size: int) -> tuple[int, int]:
     return (_MAX_SIDE - _TITLE_HEIGHT) // (cell + _NAME_HEIGHT), (_MAX_SIDE - _GAP) // cell - 1
 
 
-def plot_views(originals: Sequence[np.ndarray], views: np.ndarray, names: Sequence[str], title: str) -> bytes:
+def plot_views(originals: Sequence[Bytes], views: NDArray[np.floating[Any]], names: Sequence[str], title: str) -> bytes:
     """Draws a row for each image: the original, then its views, pixel by pixel.
 
     Args:
@@ -55,7 +59,7 @@ def _scale(size: int) -> int:
     return -(-_LEAST_SIDE // size)
 
 
-def _fit(image: np.ndarray, side: int) -> np.ndarray:
+def _fit(image: Bytes, side: int) -> Bytes:
     """Returns an image with its longer side at most `side` pixels; a small one is enlarged by an integer factor."""
     times = max(1, side // max(image.shape[:2]))
     picture = Image.fromarray(np.broadcast_to(image, (*image.shape[:2], 3)).repeat(times, 0).repeat(times, 1))

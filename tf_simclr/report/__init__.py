@@ -2,8 +2,7 @@
 
 import logging
 import os
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping
 
 import tensorflow as tf
 
@@ -12,24 +11,24 @@ from tf_simclr.files import find_paths, first_line
 from tf_simclr.rendering import html
 from tf_simclr.report import evaluations, sections
 from tf_simclr.report.events import read_events
-from tf_simclr.report.sections import Result, Steps
+from tf_simclr.report.sections import Result, Stages
 from tf_simclr.runs.checkpoint_list import latest_checkpoint
 from tf_simclr.runs.directory import write_outcome
 from tf_simclr.suites.tables import SUITES
 from tf_simclr.terminal.progress import working
 
+Run = ExperimentConfig | SemiSupervisedConfig
 _LOG = logging.getLogger("tf_simclr")
 
 
-def write_report(config: ExperimentConfig | SemiSupervisedConfig, results: Mapping[str, Any] | Sequence[Result]) -> str:
+def write_report(config: Run, result: Result) -> str:
     """Writes `report.html` into `model_dir`, whole or not at all.
 
     A sentence replaces missing parts, such as an export.
 
     Args:
         config: configuration of the run; its directories contain the curves, pictures and exports.
-        results: result of `train_and_evaluate` or `semi_supervised`. A stage may have a list of results, from several
-            seeds or draws of labels; the table then gives mean, standard deviation and number.
+        result: result of `train_and_evaluate` or `semi_supervised`.
 
     Returns:
         The path of the page.
@@ -37,31 +36,27 @@ def write_report(config: ExperimentConfig | SemiSupervisedConfig, results: Mappi
     Raises:
         UserError: if it cannot be written.
     """
-    steps = _steps(config)
-    by_step: Any = results if isinstance(config, SemiSupervisedConfig) else {next(iter(steps)): results}
-    lists = {name: [one] if isinstance(one, Mapping) else list(one) for name, one in by_step.items()}
+    results = result if isinstance(config, SemiSupervisedConfig) else {config.train.train_mode: result}
     path = _path(config)
     with working("writing the report"):
-        write_outcome(str(config.model_dir), path, render_report(steps, lists))
+        write_outcome(str(config.model_dir), path, render_report(_stages(config), results))
     _LOG.info("Report: %s", path)
     return path
 
 
-def update_report(
-    config: ExperimentConfig | SemiSupervisedConfig, results: Mapping[str, Any] | Sequence[Result]
-) -> None:
+def update_report(config: Run, result: Result) -> None:
     """Writes the report if it is older than a result or a checkpoint, and prints its path; see `write_report`."""
     if report_is_due(config):
-        write_report(config, results)
+        write_report(config, result)
     else:
         _LOG.info("Report: %s", _path(config))
 
 
-def report_is_due(config: ExperimentConfig | SemiSupervisedConfig) -> bool:
+def report_is_due(config: Run) -> bool:
     """Returns whether a result or a checkpoint of the run is newer than its report."""
     files = []
-    for step in _steps(config).values():
-        directory = str(step.model_dir)
+    for stage in _stages(config).values():
+        directory = str(stage.model_dir)
         checkpoint = latest_checkpoint(directory)
         files += find_paths(directory, "result*.json")
         files += [f"{checkpoint}.index"] if checkpoint else []
@@ -72,31 +67,26 @@ def report_is_due(config: ExperimentConfig | SemiSupervisedConfig) -> bool:
     return any(_modified(file) > written for file in files)
 
 
-def render_report(steps: Steps, results: Mapping[str, Sequence[Result]]) -> str:
-    """Returns the html.
-
-    Args:
-        steps: configuration of each stage by name.
-        results: results of each stage; see `sections.results_table`.
-    """
-    first, last = next(iter(steps)), list(steps)[-1]
-    mapped = "finetune" if "finetune" in steps else last
-    served = "distill" if "distill" in steps else last
-    events = {name: read_events(str(step.model_dir)) for name, step in steps.items()}
+def render_report(stages: Stages, results: Mapping[str, Result]) -> str:
+    """Returns the page of given stages; see `sections.results_table`."""
+    first, last = next(iter(stages)), list(stages)[-1]
+    mapped = "finetune" if "finetune" in stages else last
+    served = "distill" if "distill" in stages else last
+    events = {name: read_events(str(stage.model_dir)) for name, stage in stages.items()}
     make: dict[str, Callable[[], str]] = {
-        "Results": lambda: sections.results_table(steps, results),
-        "Confusion matrix": lambda: evaluations.confusions(steps),
-        "Training": lambda: "".join(sections.curves(name, steps[name], events[name]) for name in steps),
+        "Results": lambda: sections.results_table(stages, results),
+        "Confusion matrix": lambda: evaluations.confusions(stages),
+        "Training": lambda: "".join(sections.curves(name, stages[name], events[name]) for name in stages),
         "Example views": lambda: sections.views(events[first]),
-        "Representation": lambda: sections.embedding(mapped, steps[mapped]),
-        "Frozen features": lambda: evaluations.frozen_features(steps),
-        "Other data sets": lambda: evaluations.suites(steps),
-        "Use the network": lambda: sections.usage(steps, served),
-        "Settings": lambda: sections.settings(steps),
+        "Representation": lambda: sections.embedding(mapped, stages[mapped]),
+        "Frozen features": lambda: evaluations.frozen_features(stages),
+        "Other data sets": lambda: evaluations.suites(stages),
+        "Use the network": lambda: sections.usage(stages, served),
+        "Settings": lambda: sections.settings(stages),
     }
     return html.render(
-        f"SimCLRv2 on {steps[first].data.dataset}",
-        sections.describe_run(steps, results),
+        f"SimCLRv2 on {stages[first].data.dataset}",
+        sections.describe_run(stages, results),
         {heading: _guarded(section) for heading, section in make.items()},
     )
 
@@ -109,15 +99,15 @@ def _guarded(section: Callable[[], str]) -> str:
         return html.text(f"Not shown: {first_line(error)}")
 
 
-def _steps(config: ExperimentConfig | SemiSupervisedConfig) -> Steps:
+def _stages(config: Run) -> Stages:
     return config.steps if isinstance(config, SemiSupervisedConfig) else {config.train.train_mode: config}
 
 
-def _path(config: ExperimentConfig | SemiSupervisedConfig) -> str:
+def _path(config: Run) -> str:
     """Returns the path of the page of a run, or of a named evaluation of it, possibly on other data."""
     name = config.evaluation.eval_name if isinstance(config, ExperimentConfig) else None
     return os.path.join(str(config.model_dir), f"report_{name}.html" if name else "report.html")
 
 
 def _modified(path: str) -> int:
-    return tf.io.gfile.stat(path).mtime_nsec
+    return int(tf.io.gfile.stat(path).mtime_nsec)

@@ -31,7 +31,7 @@ def table_lines(outcome: Outcome, score: str) -> list[str]:
 def render_markdown(outcome: Outcome, scores: Sequence[str]) -> str:
     """Returns all tables and their descriptions, as the text of a file."""
     parts = [f"# Accuracy against the number of labels: {outcome['evaluated_on']}", describe(outcome)]
-    for score in _those_there(outcome, scores):
+    for score in _existing(outcome, scores):
         parts += [f"## {_TITLES[score]}", "\n".join(table_lines(outcome, score))]
     return "\n\n".join(parts) + "\n"
 
@@ -57,7 +57,7 @@ def render_page(config: LabelEfficiencyConfig, outcome: Outcome, scores: Sequenc
     curves = html.text(describe(outcome)) + html.picture(picture, "accuracy against the number of labels")
     tables = [
         html.subheading(_TITLES[score]) + html.table(*_table(outcome, score), "results")
-        for score in _those_there(outcome, scores)
+        for score in _existing(outcome, scores)
     ]
     runs = [
         [config.run_name(method, point["labels_per_class"], draw), f"{value:.2%}"]
@@ -65,27 +65,19 @@ def render_page(config: LabelEfficiencyConfig, outcome: Outcome, scores: Sequenc
         for method in outcome["methods"]
         for draw, value in enumerate(point[method][scores[0]]["by_seed"])
     ]
+    about_runs, runs_table = f"{_TITLES[scores[0]]} of each run", html.table(["run", "accuracy"], runs, "settings")
     first = {run.train.train_mode: run for run in reversed(config.runs.values())}
-    steps = {name: first[name] for name in ("pretrain", *outcome["methods"]) if name in first}
+    stages = {name: first[name] for name in ("pretrain", *outcome["methods"]) if name in first}
     trained = {}
-    if steps:  # Methods that use only pixels train nothing.
-        networks = [[name, step.model.describe()] for name, step in steps.items()]
-        about = html.text("Those of the first draw of the fewest labels; the others differ in labels and seeds alone.")
-        trained = {
-            "Networks": html.table(["step", "network"], networks, "plain"),
-            "Settings": about + sections.settings(steps),
-        }
+    if stages:  # Methods that use only pixels train nothing.
+        networks = [[name, stage.model.describe()] for name, stage in stages.items()]
+        about = html.text("Of the first draw of the fewest labels; the other runs differ only in labels and seeds.")
+        table = html.table(["stage", "network"], networks, "plain")
+        trained = {"Networks": table, "Settings": about + sections.settings(stages)}
     return html.render(
         f"Label efficiency on {outcome['dataset']}",
         f"Accuracy against the number of labels: {', '.join(outcome['methods'])}.",
-        {
-            "Curves": curves,
-            "Results": "".join(tables),
-            "Runs": html.details(
-                f"{_TITLES[scores[0]]} of each run", html.table(["run", "accuracy"], runs, "settings")
-            ),
-        }
-        | trained,
+        {"Curves": curves, "Results": "".join(tables), "Runs": html.details(about_runs, runs_table), **trained},
     )
 
 
@@ -94,12 +86,12 @@ def describe(outcome: Outcome) -> str:
     count, num_networks = outcome["num_seeds"], outcome["num_pretrained"]
     images = f"{counted(outcome['num_examples'], 'image')} of {outcome['evaluated_on']}"
     if count == 1:
-        return f"In percent, on {images}; of one seed, so that there is no spread."
+        return f"In percent, on {images}; of one seed, so there is no spread."
     networks = f", from {num_networks} pretrained networks in turn" if num_networks > 1 else ""
     return (
-        f"In percent, on {images}: mean \N{PLUS-MINUS SIGN} standard deviation of {count} seeds, each of them another "
-        f"choice of labels and another seed of training{networks}. The band in the picture goes from the lowest to the "
-        "highest. Differences are those of runs on the same labels."
+        f"In percent, on {images}: mean \N{PLUS-MINUS SIGN} standard deviation of {count} seeds, each with its own "
+        f"choice of labels and its own seed of training{networks}. The band in the picture goes from the lowest to the "
+        "highest. Differences are between runs on the same labels."
     )
 
 
@@ -119,7 +111,7 @@ def _cell(spread: Mapping[str, Any], is_difference: bool) -> str:
     return text if deviation is None else f"{text} \N{PLUS-MINUS SIGN} {100 * deviation:.2f}"
 
 
-def _those_there(outcome: Outcome, scores: Sequence[str]) -> list[str]:
+def _existing(outcome: Outcome, scores: Sequence[str]) -> list[str]:
     """Returns the scores that exist for all methods and differences."""
     columns = [column for point in outcome["points"] for column in point.values() if isinstance(column, dict)]
     return [score for score in scores if all(score in column for column in columns)]
