@@ -124,6 +124,7 @@ def test_service_refuses_more_in_memory_than_can_be_sent(kind, tmp_path, monkeyp
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", usual("encoded", also=["stream"]))
 def test_service_in_another_process_counts_unreadable_images(kind, tmp_path):
+    """Another process cannot call Python functions of this one, such as the one that records names."""
     dispatcher = start_dispatcher()
     code = (
         "import tensorflow as tf; service = tf.data.experimental.service;"

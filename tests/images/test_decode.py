@@ -113,7 +113,7 @@ def test_gif_whose_frames_cannot_be_found_is_refused(decode, gif):
 
 def test_gif_of_too_many_blocks_is_refused(monkeypatch):
     monkeypatch.setattr(image_headers, "_MAX_BLOCKS", 9)
-    gif = make_gif((5, 7), between=b"!\xfe\1x\0" * 2)  # Of 2 * 3 blocks, and 4 of the frame.
+    gif = make_gif((5, 7), between=b"!\xfe\1x\0" * 2)  # 2 * 3 blocks, and 4 of the frame.
     assert images.declared_size(gif).numpy().tolist() == [0, 0]
     monkeypatch.setattr(image_headers, "_MAX_BLOCKS", 10)
     assert images.declared_size(gif).numpy().tolist() == [7, 5]

@@ -1,4 +1,4 @@
-"""Making views in the input pipeline, image by image, or in the training step, a batch at a time.
+"""Views made in the input pipeline, image by image, or in the training step, a batch at a time.
 
 Both make the same views from the same random numbers, up to rounding. The CPU takes one image at a time, so it
 computes only the transforms drawn for that image, and the image stays in its cache.

@@ -55,7 +55,7 @@ def decode_image(encoded: tf.Tensor, channels: int = 3, name: str | tf.Tensor | 
     """Decodes JPEG, PNG, BMP or GIF (first frame), and WebP if TensorFlow can.
 
     A JPEG is turned by its Exif tag, which TensorFlow ignores. Transparency is dropped: a pixel has its stored colour,
-    as in Pillow's `convert("RGB")`; in a GIF, which stores none, it is black. Of 16 bits, the higher 8 are used.
+    as in Pillow's `convert("RGB")`; in a GIF, which stores none, it is black. The higher 8 of 16 bits are used.
 
     Args:
         encoded: string [].

@@ -40,8 +40,8 @@ def declared_size(encoded: tf.Tensor) -> tf.Tensor:
 
 def _size_in_header(header: tf.Tensor) -> tf.Tensor:
     """Returns the size of a PNG, BMP or WebP, which has a fixed place."""
-    rows = _number(header, 22, 4)  # Of a bitmap; negative if rows are stored from the top.
-    bits = _number(header, 21, 4)  # Of a lossless WebP: twice 14 bits.
+    rows = _number(header, 22, 4)  # Rows of a bitmap; negative if rows are stored from the top.
+    bits = _number(header, 21, 4)  # Twice 14 bits of a lossless WebP.
     sizes = [
         (b"\x89PNG\r\n\x1a\n", 0, [_high_first(header, 20, 4), _high_first(header, 16, 4)]),
         (b"BM", 0, [tf.minimum(rows, 2**32 - rows), _number(header, 18, 4)]),
@@ -59,13 +59,13 @@ def _has(header: tf.Tensor, signature: bytes, start: int = 0) -> tf.Tensor:
     return tf.reduce_all(header[start : start + len(signature)] == list(signature))
 
 
-def _number(header: tf.Tensor, start: int, length: int, step: int = 1) -> tf.Tensor:
-    """Returns a little-endian number; a big-endian one if `step` is -1."""
-    powers = [256**power for power in range(length)][::step]
+def _number(header: tf.Tensor, start: int, length: int, stride: int = 1) -> tf.Tensor:
+    """Returns a little-endian number; a big-endian one if `stride` is -1."""
+    powers = [256**power for power in range(length)][::stride]
     return tf.reduce_sum(header[..., start : start + length] * powers, axis=-1)
 
 
-_high_first = functools.partial(_number, step=-1)
+_high_first = functools.partial(_number, stride=-1)
 
 
 def _make_reader(encoded: tf.Tensor, num_bytes: int) -> tuple[tf.Tensor, Callable[[tf.Tensor], tf.Tensor]]:

@@ -82,7 +82,7 @@ def plot_curves(what: str, scalars: Mapping[str, Points], chance: tuple[str, flo
 
 
 def why_not_projected(features: Floats) -> str | None:
-    """Returns why a map of features `[N, D]` would be useless; None if it would not be."""
+    """Returns the reason why a map of features `[N, D]` would show nothing; None if there is none."""
     if len(features) < _MIN_POINTS:
         return "too few readable images"
     if features.shape[1] < 2:
