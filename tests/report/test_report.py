@@ -15,7 +15,7 @@ import tensorflow as tf
 from tests.report.conftest import Page, rows_of, step_config
 from tests.support.runs import TOTAL_STEPS, finished_run, tiny_config, write_images
 from tf_simclr import report
-from tf_simclr.config import TRAIN_MODES, UserError
+from tf_simclr.config import TRAIN_MODES
 from tf_simclr.metrics.confusion import largest_mistakes, read_confusion
 from tf_simclr.rendering import plots as pictures
 from tf_simclr.report import read_events, render_report, report_is_due, sections, write_report
@@ -88,28 +88,6 @@ def test_snippet_of_the_page_runs(written):
     assert names["features"].shape == (2, 64)
 
 
-def test_directory_that_cannot_be_written_is_one_line(tmp_path):
-    (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match=r"cannot write .*report\.html .*; free some space") as caught:
-        write_report(tiny_config(tmp_path / "file"), {"global_step": 0})
-    assert "\n" not in str(caught.value)
-
-
-def test_report_that_fails_half_way_leaves_the_old_one(finished, monkeypatch):
-    config, result = finished
-    path = pathlib.Path(write_report(config, result))
-    before = path.read_bytes()
-
-    def fail(*arguments, **options):
-        raise tf.errors.ResourceExhaustedError(None, None, "disk full")
-
-    monkeypatch.setattr(tf.io.gfile, "rename", fail)
-    with pytest.raises(UserError, match="disk full"):
-        write_report(config, [])
-    assert path.read_bytes() == before
-    assert not list(path.parent.glob("*.tmp"))
-
-
 # ---- When it is due
 
 
@@ -157,9 +135,10 @@ def test_page_names_data_without_an_evaluation_split(tmp_path):
 
 
 def test_data_that_have_moved_do_not_cost_the_page(tmp_path):
-    config = tiny_config(tmp_path, dataset="folder:/does/not/exist")
+    """Their name is escaped, or the parser would fail."""
+    config = tiny_config(tmp_path, dataset="folder:/<script>")
     content = Page(render_report({"pretrain": config}, {}))
-    assert "Not shown: --dataset=folder:/does/not/exist: /does/not/exist does not exist" in content.text
+    assert "Not shown: --dataset=folder:/<script>: /<script> does not exist" in content.text
 
 
 @pytest.fixture
@@ -245,12 +224,6 @@ def test_settings_that_differ_stand_side_by_side(method):
     differing, common = re.findall(r"<table.*?</table>", sections.settings(method.steps))
     assert ["--train_mode", *TRAIN_MODES] in rows_of(differing)
     assert ["--resnet_depth", "10"] in rows_of(common)
-
-
-def test_all_text_is_escaped(tmp_path):
-    evil = "<script>alert('&')</script>"
-    config = tiny_config(tmp_path, dataset=f"folder:{evil}")
-    assert "script" in Page(render_report({"pretrain": config}, {})).text
 
 
 # ---- Curves and pictures
