@@ -4,12 +4,12 @@ import dataclasses
 import os
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeVar, cast
 
 from absl import flags as absl_flags
 
 from flags.definitions import ACCEPTED_WITHOUT_EFFECT
-from flags.lines import RECIPES, Lines, of_step, parse, split_flagfiles
+from flags.lines import RECIPES, Lines, of_stage, parse, split_flagfiles
 from tf_simclr.config import (
     LABEL_EFFICIENCY,
     PREVIEW,
@@ -28,13 +28,15 @@ from tf_simclr.config import (
     settings_of,
     split_sources,
 )
+from tf_simclr.config.setting import Settings
 from tf_simclr.files import find_json
 
+_Config = TypeVar("_Config", bound=Settings)
 # Data on this machine, or a data set of TFDS itself; TFDS fetches code for "namespace:name".
 _PLAIN_SOURCE = re.compile(r"(folder|tfrecord):(?!.*://).*|[\w.+-]+(/[\w.+-]+)?(:[\d.*]+)?", re.DOTALL)
 _DIGITS_RECIPE = os.path.join(RECIPES, "digits.flags")
 # If a flag is set for all stages, only the stage named here takes it; the others would refuse it.
-_STEP_OF = {
+_STAGE_OF = {
     "checkpoint": "finetune",
     "contrast_chunks": "pretrain",
     "memory_size": "pretrain",
@@ -70,14 +72,14 @@ def parse_command_line(arguments: Sequence[str]) -> tuple[Run | Tool, list[str]]
         UserError: if a flag or a value is wrong.
     """
     lines = Lines(*split_flagfiles(arguments, base=os.curdir))
-    values = parse(lines.of_step(None))
+    values = parse(lines.of_stage(None))
     uses_flagfile = any(argument.lstrip("-").partition("=")[0] == "flagfile" for argument in arguments)
     bare = not values["dataset"].present and not uses_flagfile
     weakest, notes = _weakest_flags(values, uses_flagfile=uses_flagfile)
     lines = Lines([*weakest, *lines.from_files], lines.explicit)
-    values = parse(lines.of_step(None))
+    values = parse(lines.of_stage(None))
     if values.mode == PREVIEW:
-        values, chosen = _of_previewed_step(lines, values)
+        values, chosen = _of_previewed_stage(lines, values)
         notes += chosen
     if values.mode in TOOLS:
         return _tool(lines, values), notes
@@ -88,7 +90,7 @@ def parse_command_line(arguments: Sequence[str]) -> tuple[Run | Tool, list[str]]
     elif train_mode == LABEL_EFFICIENCY:
         config = _label_efficiency(lines, values)
     else:
-        config = _config_of_step(lines, train_mode)
+        config = _config_of_stage(lines, train_mode)
         config.check_inputs()
     notes += [
         f"--{name} is accepted without effect: {instead}."
@@ -156,13 +158,13 @@ def _notes_on_settings(settings: dict[str, str], values: absl_flags.FlagValues) 
     return notes
 
 
-def _of_previewed_step(lines: Lines, values: absl_flags.FlagValues) -> tuple[absl_flags.FlagValues, list[str]]:
+def _of_previewed_stage(lines: Lines, values: absl_flags.FlagValues) -> tuple[absl_flags.FlagValues, list[str]]:
     """Returns the flags of the stage that a preview shows, the first of several, and notes for the user."""
-    step, notes = values.train_mode, []
-    if step in (SEMI_SUPERVISED, LABEL_EFFICIENCY):
-        notes = [f"Of {step}, the views of pretraining; for another stage, use --train_mode={TRAIN_MODES[1]}."]
-        step = "pretrain"
-    own = parse([*lines.of_step(step), f"--train_mode={step}"])
+    stage, notes = values.train_mode, []
+    if stage in (SEMI_SUPERVISED, LABEL_EFFICIENCY):
+        notes = [f"Of {stage}, the views of pretraining; for another stage, use --train_mode={TRAIN_MODES[1]}."]
+        stage = "pretrain"
+    own = parse([*lines.of_stage(stage), f"--train_mode={stage}"])
     first = str(own.labels_per_class).partition(",")[0].strip()
     if first.isdecimal():  # A curve names several.
         own["labels_per_class"].value = int(first)
@@ -172,7 +174,7 @@ def _of_previewed_step(lines: Lines, values: absl_flags.FlagValues) -> tuple[abs
 def _tool(lines: Lines, values: absl_flags.FlagValues) -> Tool:
     tool = TOOLS[values.mode]
     used = {name for name, setting in settings_of(tool).items() if values.mode not in setting.unused_by} | {"mode"}
-    general = of_step(lines.explicit, None)
+    general = of_stage(lines.explicit, None)
     explicit = parse(general)
     if tool is PreviewConfig:  # The command line is that of a run, so flags of other stages may stay.
         used |= settings_of(LabelEfficiencyConfig).keys() | ACCEPTED_WITHOUT_EFFECT.keys()
@@ -190,21 +192,18 @@ def _tool(lines: Lines, values: absl_flags.FlagValues) -> Tool:
 
 def _train_mode(values: absl_flags.FlagValues, *, bare: bool) -> str:
     """Returns the stage that the flags name, `semi_supervised` or `label_efficiency`."""
+    mode, train_mode, is_given = str(values.mode), str(values.train_mode), values["train_mode"].present
     modes = (*TRAIN_MODES, SEMI_SUPERVISED)
-    if values.mode in (*modes, LABEL_EFFICIENCY):
+    if mode in (*modes, LABEL_EFFICIENCY):
         # A curve trains the whole method, so a recipe of the whole method agrees.
-        agreeing = (values.mode, SEMI_SUPERVISED) if values.mode == LABEL_EFFICIENCY else (values.mode,)
-        check(
-            not values["train_mode"].present or values.train_mode in agreeing,
-            "train_mode",
-            values.train_mode,
-            f"contradicts --mode={values.mode}; leave one of them out.",
-        )
-        return values.mode
-    if not values["train_mode"].present:
-        return SEMI_SUPERVISED if bare and values.mode == "train_then_eval" else values.train_mode
-    check(values.train_mode in modes, "train_mode", values.train_mode, f"use one of {', '.join(modes)}.")
-    return values.train_mode
+        agreeing = (mode, SEMI_SUPERVISED) if mode == LABEL_EFFICIENCY else (mode,)
+        fix = f"contradicts --mode={mode}; leave one of them out."
+        check(not is_given or train_mode in agreeing, "train_mode", train_mode, fix)
+        return mode
+    if bare and not is_given and mode == "train_then_eval":
+        return SEMI_SUPERVISED
+    check(train_mode in modes, "train_mode", train_mode, f"use one of {', '.join(modes)}.")
+    return train_mode
 
 
 def _semi_supervised(lines: Lines, values: absl_flags.FlagValues) -> SemiSupervisedConfig:
@@ -229,7 +228,7 @@ def _label_efficiency(lines: Lines, values: absl_flags.FlagValues) -> LabelEffic
     )
     _check_labels_vary(lines)
     unset = {name: value for name, value in _DEFAULTS_OF_CURVE.items() if not values[name].present}
-    defaults = [f"--{step}.{name}={value}" for step in TRAIN_MODES[1:] for name, value in unset.items()]
+    defaults = [f"--{stage}.{name}={value}" for stage in TRAIN_MODES[1:] for name, value in unset.items()]
     lines = Lines([*defaults, *lines.from_files], lines.explicit)
     # `LabelEfficiencyConfig` chooses the labels of each run.
     one = ("--mode=train_then_eval", "--labels_per_class=1", "--label_fraction=1")
@@ -238,15 +237,15 @@ def _label_efficiency(lines: Lines, values: absl_flags.FlagValues) -> LabelEffic
     if values["labels_per_class"].present:
         labels = str(values.labels_per_class)
     config: LabelEfficiencyConfig = _fill(LabelEfficiencyConfig, values, method=method, labels_per_class=labels)
-    _check_all_steps_run(lines, config)
+    _check_all_stages_run(lines, config)
     return config
 
 
 def _check_labels_vary(lines: Lines) -> None:
     """Raises UserError if the command line chooses labels in a way that a curve cannot use."""
-    general = parse(of_step(lines.explicit, None))
-    for step in TRAIN_MODES:
-        own = parse(of_step(lines.explicit, step))
+    general = parse(of_stage(lines.explicit, None))
+    for stage in TRAIN_MODES:
+        own = parse(of_stage(lines.explicit, stage))
         check(
             own.label_fraction == 1,
             "label_fraction",
@@ -255,48 +254,48 @@ def _check_labels_vary(lines: Lines) -> None:
         )
         check(
             own.labels_per_class == general.labels_per_class,
-            f"{step}.labels_per_class",
+            f"{stage}.labels_per_class",
             own.labels_per_class,
             "cannot differ between the stages; use --labels_per_class=, with commas between the numbers.",
         )
 
 
-def _check_all_steps_run(lines: Lines, config: LabelEfficiencyConfig) -> None:
+def _check_all_stages_run(lines: Lines, config: LabelEfficiencyConfig) -> None:
     """Raises UserError if the command line has a flag of a stage that the curve does not run."""
     unused = set(TRAIN_MODES) - {name.rpartition("/")[2] for name in config.runs}
     for argument in lines.explicit:
-        if argument.lstrip("-").startswith(tuple(f"{step}." for step in unused)):
+        if argument.lstrip("-").startswith(tuple(f"{stage}." for stage in unused)):
             raise UserError(f"{argument}: this stage is not run; leave it out, or see --efficiency_methods.")
 
 
 def _whole_method(lines: Lines, values: absl_flags.FlagValues, name: str, *more: str) -> SemiSupervisedConfig:
-    steps = {step: _config_of_step(lines, step, *more, shared=values) for step in TRAIN_MODES}
+    steps = {stage: _config_of_stage(lines, stage, *more, shared=values) for stage in TRAIN_MODES}
     directory = values.model_dir or default_model_dir(steps["pretrain"].data.dataset, name)
     return SemiSupervisedConfig(**steps, model_dir=directory)
 
 
-def _config_of_step(
-    lines: Lines, step: str, *more: str, shared: absl_flags.FlagValues | None = None
+def _config_of_stage(
+    lines: Lines, stage: str, *more: str, shared: absl_flags.FlagValues | None = None
 ) -> ExperimentConfig:
     """Returns the configuration of a stage, without those flags in `shared` that belong to another stage."""
-    own = parse([*lines.of_step(step), *more, f"--train_mode={step}"])
+    own = parse([*lines.of_stage(stage), *more, f"--train_mode={stage}"])
     if shared is not None:
-        for name, owner in _STEP_OF.items():
-            if step != owner and own[name].value == shared[name].value:
+        for name, owner in _STAGE_OF.items():
+            if stage != owner and own[name].value == shared[name].value:
                 own[name].unparse()
     if own.mode in TRAIN_MODES:
         own["mode"].value = "train_then_eval"
     return _fill(ExperimentConfig, own)
 
 
-def _fill(owner: Any, flag_values: absl_flags.FlagValues, **others: Any) -> Any:
-    """Makes a dataclass from the flags with the names of its fields, and from `others`."""
-    arguments = {}
+def _fill(owner: type[_Config], flag_values: absl_flags.FlagValues, **others: Any) -> _Config:
+    """Makes a group of settings from the flags with the names of its fields, and from `others`."""
+    arguments: dict[str, Any] = {}
     for field in dataclasses.fields(owner):
         if field.name in others:
             arguments[field.name] = others[field.name]
         elif dataclasses.is_dataclass(field.type):
-            arguments[field.name] = _fill(field.type, flag_values)
+            arguments[field.name] = _fill(cast(type[Settings], field.type), flag_values)
         elif field.name in flag_values:
             arguments[field.name] = flag_values[field.name].value
     return owner(**arguments)

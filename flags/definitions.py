@@ -1,6 +1,7 @@
 """Definitions of all flags, with the names and meanings of the authors' TF2 program."""
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 from absl import flags as absl_flags
@@ -14,7 +15,7 @@ ACCEPTED_WITHOUT_EFFECT = {
 }
 
 
-class _NumberOrText(absl_flags.ArgumentParser):
+class _NumberOrText(absl_flags.ArgumentParser[float | str]):
     """Parses a number, and keeps text with a mark in it, such as the % of 5%, as it is.
 
     Args:
@@ -50,10 +51,13 @@ _DEFINERS: dict[Any, Any] = {
 }
 
 
-def define_flags(flag_values: absl_flags.FlagValues) -> None:
-    """Defines one flag for each setting in `tf_simclr.config`, with its type and default."""
+def defined_flags() -> absl_flags.FlagValues:
+    """Returns one flag for each setting in `tf_simclr.config`, with its type and default, and those without effect."""
+    make: Callable[[], absl_flags.FlagValues] = absl_flags.FlagValues  # Its constructor has no types.
+    flag_values = make()
     for name, setting in all_settings().items():
         _DEFINERS[setting.kind](name, setting.default, setting.help, flag_values=flag_values)
     for name, instead in ACCEPTED_WITHOUT_EFFECT.items():
         help_text = f"Accepted for the authors' commands; {instead}."
         absl_flags.DEFINE_string(name, None, help_text, flag_values=flag_values)
+    return flag_values

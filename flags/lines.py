@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 
 from absl import flags as absl_flags
 
-from flags.definitions import define_flags
-from tf_simclr.config import TRAIN_MODES, UserError
+from flags.definitions import defined_flags
+from tf_simclr.config import TRAIN_MODES, UserError, all_settings
 from tf_simclr.files import read_bytes
 
 _MAX_FLAGFILE_BYTES = 2**16
@@ -26,19 +26,19 @@ class Lines:
     from_files: list[str]
     explicit: list[str]
 
-    def of_step(self, step: str | None) -> list[str]:
+    def of_stage(self, stage: str | None) -> list[str]:
         """Returns the flags of a stage, the winning ones last; only the general ones for None."""
-        return [*of_step(self.from_files, step), *of_step(self.explicit, step)]
+        return [*of_stage(self.from_files, stage), *of_stage(self.explicit, stage)]
 
 
-def of_step(arguments: Sequence[str], step: str | None) -> list[str]:
+def of_stage(arguments: Sequence[str], stage: str | None) -> list[str]:
     """Returns the flags among `arguments` that apply to a stage, its own last; only the general ones for None.
 
     Raises:
-        UserError: if a flag of a stage is unknown, or cannot be set for a single stage.
+        UserError: if a flag of any stage is unknown, or cannot be set for a single stage.
     """
     general: list[str] = []
-    special: list[str] = []
+    special: dict[str, list[str]] = {name: [] for name in TRAIN_MODES}
     for argument in arguments:
         name, equals, value = argument.partition("=")
         owner, dot, flag = name.lstrip("-").partition(".")
@@ -46,29 +46,21 @@ def of_step(arguments: Sequence[str], step: str | None) -> list[str]:
             general.append(argument)
             continue
         if owner not in TRAIN_MODES:
-            raise UserError(
-                f"{argument}: no such stage; write --STAGE.NAME=VALUE with one of {', '.join(TRAIN_MODES)}."
-            )
+            stages = ", ".join(TRAIN_MODES)
+            raise UserError(f"{argument}: no such stage; write --STAGE.NAME=VALUE with one of {stages}.")
         if (flag, value) == ("train_mode", owner):
             continue  # A recipe of this stage can then be its flagfile.
         if flag in ("mode", "train_mode", "model_dir"):
             raise UserError(f"{argument}: cannot differ between the stages; leave it out.")
-        if not equals and _needs_value(flag):
+        if not equals and flag in all_settings() and all_settings()[flag].kind not in (bool, bool | None):
             raise UserError(f"{argument}: flags of one stage are written --STAGE.NAME=VALUE.")
-        if step is None:  # Mistakes in flags of other stages must show too.
-            try:
-                parse([f"--{flag}{equals}{value}"])
-            except UserError as error:
-                raise UserError(f"--{owner}.{str(error).removeprefix('--')}") from error
-        if owner == step:
-            special.append(f"--{flag}{equals}{value}")
-    return [*general, *special]
-
-
-def _needs_value(flag: str) -> bool:
-    flag_values = absl_flags.FlagValues()
-    define_flags(flag_values)
-    return flag in flag_values and not flag_values[flag].boolean
+        special[owner].append(f"--{flag}{equals}{value}")
+    for owner in TRAIN_MODES if stage is None else ():  # Mistakes in flags of other stages must show too.
+        try:
+            parse(special[owner])
+        except UserError as error:
+            raise UserError(f"--{owner}.{str(error).removeprefix('--')}") from error
+    return general if stage is None else [*general, *special[stage]]
 
 
 def parse(arguments: Sequence[str]) -> absl_flags.FlagValues:
@@ -77,8 +69,7 @@ def parse(arguments: Sequence[str]) -> absl_flags.FlagValues:
     Raises:
         UserError: if a flag or a value is wrong.
     """
-    flag_values = absl_flags.FlagValues()
-    define_flags(flag_values)
+    flag_values = defined_flags()
     try:
         rest = flag_values(["run.py", *arguments])[1:]
     except absl_flags.UnrecognizedFlagError as error:
@@ -114,11 +105,7 @@ def _bad_value(error: absl_flags.IllegalFlagValueError, flag_values: absl_flags.
 
 
 def split_flagfiles(
-    arguments: Sequence[str],
-    *,
-    base: str,
-    inside: tuple[str, ...] = (),
-    budget: Iterator[int] | None = None,
+    arguments: Sequence[str], *, base: str, inside: tuple[str, ...] = (), budget: Iterator[int] | None = None
 ) -> tuple[list[str], list[str]]:
     """Returns the flags from flagfiles, and the other flags.
 
@@ -136,18 +123,15 @@ def split_flagfiles(
     budget = budget or iter(range(_MAX_FLAGFILES))
     from_files: list[str] = []
     others: list[str] = []
-    pending = list(arguments)
-    while pending:
-        argument = pending.pop(0)
+    pending = iter(arguments)
+    for argument in pending:
         name, equals, value = argument.lstrip("-").partition("=")
-        step, dot, plain_name = name.rpartition(".")
+        stage, dot, plain_name = name.rpartition(".")
         if not argument.startswith("-") or plain_name != "flagfile":
             others.append(argument)
             continue
-        if not equals:
-            if not pending:
-                raise UserError("--flagfile: name a file or a recipe, such as --flagfile=digits.")
-            value = pending.pop(0)
+        if not equals and (value := next(pending, "")) == "":
+            raise UserError("--flagfile: name a file or a recipe, such as --flagfile=digits.")
         path = _path_of_flagfile(value, base)
         if path in inside:
             raise UserError(f"--flagfile={value}: includes itself; take that line out of {inside[-1]}.")
@@ -156,7 +140,7 @@ def split_flagfiles(
         lines = _read_lines(path, value)
         nested, own = split_flagfiles(lines, base=os.path.dirname(path), inside=(*inside, path), budget=budget)
         # Lines of a stage's flagfile apply to that stage.
-        from_files += [f"--{step}{dot}{line.lstrip('-')}" for line in (*nested, *own)]
+        from_files += [f"--{stage}{dot}{line.lstrip('-')}" for line in (*nested, *own)]
     return from_files, others
 
 

@@ -33,14 +33,7 @@ SHARED_BY_TASKS = {"tf_simclr.tasks.base", "tf_simclr.tasks.negative_queue"}
 PURE = ("losses", "schedules", "loss_scale", "augment", "images")
 BELOW_TRAINING = {"config", "files", "augment", "images", "terminal", "models", "runs", "interop"}
 LIBRARY_FOR = {"flags": {"", "config", "files"}, "exports": BELOW_TRAINING}
-COLLECTIVES = {
-    "all_reduce",
-    "all_gather",
-    "reduce",
-    "get_replica_context",
-    "replica_id_in_sync_group",
-    "merge_call",
-}
+COLLECTIVES = {"all_reduce", "all_gather", "reduce", "get_replica_context", "replica_id_in_sync_group", "merge_call"}
 
 # Whoever reads one of these runs what is written in it.
 UNSAFE = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "marshal", "shelve", "yaml"}
@@ -91,38 +84,38 @@ def library_parts(path):
     return {part_of(name) for name in imports(path) if name.split(".")[0] == "tf_simclr"}
 
 
+def packages(paths):
+    """The top-level packages that files import."""
+    return {name.split(".")[0] for path in paths for name in imports(path)}
+
+
 def layer_of(part):
     levels = [level for level, parts in enumerate(LAYERS) if part in parts]
     assert len(levels) == 1, f"{part} has no place among the layers"
     return levels[0]
 
 
-def named(paths):
-    return pytest.mark.parametrize("path", paths, ids=map(str, paths))
-
-
-@named([path for path in LIBRARY if len(path.parts) > 2 or path.stem in LOOSE - {"__init__", "__main__"}])
-def test_library_imports_downwards_only(path):
-    part = part_of(path.as_posix())
-    for other in library_parts(path) - {part}:
-        assert layer_of(other) < layer_of(part), f"{path} imports {other}"
+def test_library_imports_downwards_only():
+    files = [path for path in LIBRARY if len(path.parts) > 2 or path.stem in LOOSE - {"__init__", "__main__"}]
+    parts = {path: part_of(path.as_posix()) for path in files}
+    pairs = [(path, other) for path in files for other in library_parts(path) - {parts[path]}]
+    assert [pair for pair in pairs if layer_of(pair[1]) >= layer_of(parts[pair[0]])] == []
 
 
 def test_no_module_lies_loose_but_pure_mathematics_and_files():
     assert {path.stem for path in LIBRARY if len(path.parts) == 2} <= LOOSE
 
 
-@named([path for path in LIBRARY if part_of(path.as_posix()) in PURE])
-def test_pure_parts_import_tensorflow_alone(path):
-    foreign = {name.split(".")[0] for name in imports(path)} - set(sys.stdlib_module_names)
+@pytest.mark.parametrize("part", PURE)
+def test_pure_part_imports_tensorflow_alone(part):
+    names = {name for path in LIBRARY if part_of(path.as_posix()) == part for name in imports(path)}
+    foreign = {name.split(".")[0] for name in names} - set(sys.stdlib_module_names)
     assert foreign <= {"tensorflow", "tf_simclr"}
-    assert library_parts(path) <= {part_of(path.as_posix())}
+    assert {part_of(name) for name in names if name.split(".")[0] == "tf_simclr"} <= {part}
 
 
-@named(LIBRARY)
-def test_library_knows_neither_flags_nor_exports(path):
-    for name in imports(path):
-        assert name.split(".")[0] not in ("flags", "exports", "benchmarks", "run", "absl"), name
+def test_library_knows_neither_flags_nor_exports():
+    assert not packages(LIBRARY) & {"flags", "exports", "benchmarks", "run", "absl"}
 
 
 def test_tasks_do_not_know_of_each_other():
@@ -144,42 +137,41 @@ def test_config_and_terminal_need_hardly_more_than_the_standard_library(part, ot
     assert {part_of(name) for name in foreign} <= {part} | others
 
 
-@named([path for path in OTHERS if path.parts[0] in LIBRARY_FOR])
-def test_flags_and_exports_import_what_they_may(path):
-    folder = path.parts[0]
-    assert library_parts(path) <= LIBRARY_FOR[folder]
-    other = {"flags", "exports", "benchmarks", "run"} - {folder}
-    assert not {name for name in imports(path) if name.split(".")[0] in other}
+@pytest.mark.parametrize("folder", LIBRARY_FOR)
+def test_flags_and_exports_import_what_they_may(folder):
+    files = list(sources(folder))
+    assert set().union(*map(library_parts, files)) <= LIBRARY_FOR[folder]
+    assert not packages(files) & ({"flags", "exports", "benchmarks", "run"} - {folder})
 
 
-@named([path for path in OTHERS if path.parts[0] == "flags"])
-def test_flags_load_no_tensorflow(path):
-    assert "tensorflow" not in {name.split(".")[0] for name in imports(path)}
+def test_flags_load_no_tensorflow():
+    assert "tensorflow" not in packages(sources("flags"))
 
 
-@named([path for path in (*LIBRARY, *OTHERS) if path.parts[:2] != ("flags", "convert.py")])
-def test_flags_are_read_in_one_place(path):
-    read = [n for n in ast.walk(parse(path)) if isinstance(n, ast.Name | ast.Attribute)]
-    assert "FLAGS" not in {getattr(node, "id", getattr(node, "attr", None)) for node in read}
+def test_flags_are_read_in_one_place():
+    for path in [*LIBRARY, *OTHERS]:
+        nodes = [node for node in ast.walk(parse(path)) if isinstance(node, ast.Name | ast.Attribute)]
+        names = {getattr(node, "id", getattr(node, "attr", None)) for node in nodes}
+        assert "FLAGS" not in names or path.parts == ("flags", "convert.py"), path
 
 
-@named([path for path in LIBRARY if path.name != "collectives.py"])
-def test_collectives_have_one_home(path):
+def test_collectives_have_one_home():
     """Nothing but `distribution.collectives` asks a replica context for anything."""
-    calls = [n.func for n in ast.walk(parse(path)) if isinstance(n, ast.Call)]
-    used = {call.attr for call in calls if isinstance(call, ast.Attribute)}
-    assert not used & COLLECTIVES
+    for path in LIBRARY:
+        calls = [node.func for node in ast.walk(parse(path)) if isinstance(node, ast.Call)]
+        used = {call.attr for call in calls if isinstance(call, ast.Attribute)}
+        assert not used & COLLECTIVES or path.name == "collectives.py", path
 
 
-@named([*LIBRARY, *OTHERS])
-def test_nothing_reads_or_writes_a_pickle(path):
-    assert not {name.split(".")[0] for name in imports(path)} & UNSAFE
-    nodes = list(ast.walk(parse(path)))
-    options = [node for node in nodes if isinstance(node, ast.keyword) and node.arg == "allow_pickle"]
-    assert {ast.unparse(option.value) for option in options} <= {"False"}
-    attributes = [node for node in nodes if isinstance(node, ast.Attribute)]
-    assert not [node for node in attributes if "pickle" in node.attr]
-    assert not {"torch.load", "torch.save"} & {ast.unparse(node) for node in attributes}
+def test_nothing_reads_or_writes_a_pickle():
+    assert not packages([*LIBRARY, *OTHERS]) & UNSAFE
+    for path in [*LIBRARY, *OTHERS]:
+        nodes = list(ast.walk(parse(path)))
+        options = [node for node in nodes if isinstance(node, ast.keyword) and node.arg == "allow_pickle"]
+        assert {ast.unparse(option.value) for option in options} <= {"False"}, path
+        attributes = [node for node in nodes if isinstance(node, ast.Attribute)]
+        assert not [node for node in attributes if "pickle" in node.attr], path
+        assert not {"torch.load", "torch.save"} & {ast.unparse(node) for node in attributes}, path
 
 
 def test_modules_do_not_import_each_other_in_circles():

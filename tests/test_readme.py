@@ -20,7 +20,7 @@ SHORT = ["--train_steps=2", "--checkpoint_steps=0", "--eval_steps=1", "--mode=tr
 SMALL = [
     "--resnet_depth=10",
     "--train_batch_size=8",
-    "--eval_batch_size=8",
+    "--eval_batch_size=450",
     "--width_multiplier=0.125",
     "--keep_hub_module_max=0",
 ]

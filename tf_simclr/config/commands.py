@@ -31,7 +31,7 @@ Tool = (
     | PrepareConfig
     | PreviewConfig
 )
-TOOLS: dict[str, type] = {
+TOOLS: dict[str, type[Tool]] = {
     "export": ExportConfig,
     "import": ImportConfig,
     "embed": EmbedConfig,

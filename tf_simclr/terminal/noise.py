@@ -19,7 +19,7 @@ QUIET = "3"
 """The value of `LEVEL` that shows errors as exceptions alone. With another one nothing is left out."""
 _SECONDS_TO_END = 2.0
 _LOGGERS = ("absl", "tensorflow")
-_filters: list[subprocess.Popen] = []
+_filters: list[subprocess.Popen[bytes]] = []
 
 NOISE = re.compile(
     rb"""
