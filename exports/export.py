@@ -5,11 +5,14 @@ import logging
 import os
 import re
 from collections.abc import Callable
+from typing import Any
 
+from exports.fold_batch_norm import check_size, write_folded
 from exports.metadata import describe_export
 from exports.retention import check_target, is_export, write_export
 from exports.saved_model import copy_for_export, save_model
 from tf_simclr.config import ExperimentConfig, ExportConfig, UserError
+from tf_simclr.interop.pytorch import check_torchvision_has
 from tf_simclr.models import SimCLRModel
 from tf_simclr.runs.networks import find_checkpoint, is_saved_model, load_network
 from tf_simclr.terminal.entry import entry_point
@@ -43,7 +46,7 @@ class SavedModelExport:
         """
         check_target(self._folder, total_steps, overwrite=True)
 
-    def __call__(self, event) -> None:
+    def __call__(self, event: Any) -> None:
         """Exports the model of a `LoopEvent` that is the last one, unless that was done before."""
         if not event.is_last or is_export(os.path.join(self._folder, str(event.step))):
             return
@@ -52,12 +55,7 @@ class SavedModelExport:
         write = functools.partial(save_model, model, metadata=metadata)
         with working("exporting"):
             path = write_export(
-                self._folder,
-                event.step,
-                write,
-                keep=self._keep,
-                overwrite=False,
-                patience=_PATIENCE_SECONDS,
+                self._folder, event.step, write, keep=self._keep, overwrite=False, patience=_PATIENCE_SECONDS
             )
         _LOG.info("Exported %s.", path)
 
@@ -73,8 +71,7 @@ def export_checkpoint(config: ExportConfig) -> list[str]:
     """Exports the network of a checkpoint in each of the configured formats.
 
     Args:
-        config: what to export, and to where: `<format>/<step>` in `model_dir`, or else in the directory
-            of the checkpoint.
+        config: what to export, and to where: `<format>/<step>` in `model_dir`, or else in the checkpoint's directory.
 
     Returns:
         The paths of the exports.
@@ -94,7 +91,7 @@ def export_checkpoint(config: ExportConfig) -> list[str]:
     for folder in folders.values():
         check_target(folder, step, overwrite=config.overwrite)
     model = load_network(checkpoint, named)
-    # All before anything is written: what is fixed then is the whole command.
+    # All are checked before anything is written, so that the corrected command finds nothing in its way.
     writers = {name: _checked_writer(name, model) for name in config.formats}
     metadata = describe_export(model, run, step)
     if model.num_classes is None:
@@ -113,27 +110,26 @@ def export_checkpoint(config: ExportConfig) -> list[str]:
 
 
 def _checked_writer(name: str, model: SimCLRModel) -> Callable[..., None]:
-    """Returns the function (model, directory, metadata) that writes a format, where it can write `model`."""
+    """Returns the function (model, directory, metadata) that writes a format, if it can write `model`."""
     # The converters are big packages, some of them optional.
     match name:
         case "folded":
-            from exports.fold_batch_norm import write_folded
-
             return write_folded
         case "tflite":
-            from exports.tflite import check_tflite, write_tflite
+            from exports.tflite import write_tflite
 
-            check_tflite(model)
+            check_size(model, name)
             return write_tflite
         case "onnx":
-            from exports.onnx import check_onnx, write_onnx
+            from exports.onnx import check_onnx_package, write_onnx
 
-            check_onnx(model)
+            check_onnx_package()
+            check_size(model, name)
             return write_onnx
         case "pytorch":
-            from exports.pytorch import check_pytorch, write_pytorch
+            from exports.pytorch import write_pytorch
 
-            check_pytorch(model)
+            check_torchvision_has(model.config)
             return write_pytorch
     return save_model
 

@@ -1,18 +1,16 @@
 """The network for inference: batch norm folded into the layers before it, weights frozen."""
 
 import dataclasses
-import itertools
 import logging
-import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
-from exports.image_input import CALLED_WITH, IMAGES, checked_images
-from exports.saved_model import attach_metadata
+from exports.calling import Module, Outputs, make_callable, save_module
 from tf_simclr.config import check
 from tf_simclr.models import BatchNormalization, SimCLRModel
 from tf_simclr.models.layers import Stage, StageBuilder
@@ -32,15 +30,15 @@ MAX_FILE_BYTES = 2**31 - 2**26
 def fold_batch_norm(model: SimCLRModel) -> SimCLRModel:
     """Returns the network without its batch norms, each of which is a part of the layer before it.
 
-    With the moving averages, batch norm is a factor and an offset for each channel: the convolution or
-    dense layer before it takes the factor into its kernel, and a bias holds the offset. The arithmetic
-    is done in float64, the network computes in float32.
+    With the moving averages, batch norm is a factor and an offset for each channel. The convolution or dense layer
+    before it takes the factor into its kernel, and a bias holds the offset. The arithmetic is done in float64, the
+    network computes in float32.
 
     Args:
         model: the network.
 
     Returns:
-        A network with the named outputs of `model`, for inference; `initial_conv` alone is another one.
+        A network for inference with the named outputs of `model`, of which only `initial_conv` has other values.
     """
     config = dataclasses.replace(model.config, precision="float32")
     folded = SimCLRModel(config, model.num_classes, make_builder=_FoldedBuilder)
@@ -55,8 +53,8 @@ def fold_batch_norm(model: SimCLRModel) -> SimCLRModel:
 def write_folded(model: SimCLRModel, directory: str, metadata: Mapping[str, Any]) -> None:
     """Writes the folded network as a SavedModel into `directory`.
 
-    See `make_inference_module` for what it is called with. Its weights are constants, so that TensorFlow
-    lays them out for its kernels once and not in each call; large networks keep variables.
+    `make_inference_module` says how it is called. Its weights are constants, so that TensorFlow lays them out for its
+    kernels once and not in each call; large networks keep variables.
 
     Args:
         model: the network.
@@ -68,10 +66,7 @@ def write_folded(model: SimCLRModel, directory: str, metadata: Mapping[str, Any]
     frozen = size <= MAX_CONSTANT_BYTES
     if not frozen:
         _LOG.info("The weights (%.1f GB) are too large for constants: they stay variables.", size / 1e9)
-    module = make_inference_module(folded, frozen=frozen)
-    with tempfile.TemporaryDirectory() as folder:
-        attach_metadata(module, describe_folded(metadata), folder)
-        tf.saved_model.save(module, directory, signatures={"serving_default": module.serve})
+    save_module(make_inference_module(folded, frozen=frozen), directory, [], describe_folded(metadata))
 
 
 def describe_folded(metadata: Mapping[str, Any]) -> dict[str, Any]:
@@ -80,49 +75,34 @@ def describe_folded(metadata: Mapping[str, Any]) -> dict[str, Any]:
     return dict(metadata) | {"endpoints": endpoints}
 
 
-def make_inference_module(folded: SimCLRModel, *, frozen: bool = False) -> tf.__internal__.tracking.AutoTrackable:
+def make_inference_module(folded: SimCLRModel, *, frozen: bool) -> Module:
     """Returns a module with the signature `serve`, which needs neither this project nor a strategy.
 
-    It takes float images `[B, H, W, 3]` in [0, 1] and returns a dictionary of the named outputs but
-    `initial_conv`. It can also be called, as the plain module is, with `training=False` or
-    `trainable=False`.
+    It takes float images `[B, H, W, 3]` in [0, 1] and returns a dictionary of the named outputs except
+    `initial_conv`. Like the plain module, it can also be called with `training=False` or `trainable=False`.
 
     Args:
         folded: from `fold_batch_norm`.
-        frozen: whether constants take the place of the variables.
+        frozen: whether constants replace the variables.
     """
-    module = tf.__internal__.tracking.AutoTrackable()
-    apply = inference_function(folded)
+    module, apply = Module(), inference_function(folded)
     if frozen:
         apply = _freeze(apply)
     else:
         module.weights = folded.variable_tree()
-
-    @tf.function(autograph=False)
-    def call(images, training=False, trainable=False):
-        return apply(checked_images(images))
-
-    for images, arguments in itertools.product(CALLED_WITH, ({}, {"trainable": False})):
-        call.get_concrete_function(images, **arguments)
-    module.__call__ = call
-    # Without the lambda the signature would have `call`'s other arguments too.
-    module.serve = tf.function(
-        lambda images: call(images),  # noqa: PLW0108
-        input_signature=[IMAGES],
-        autograph=False,
-    )
+    make_callable(module, lambda images, _: apply(images), ({}, {"trainable": False}))
     return module
 
 
-def inference_function(folded: SimCLRModel, *, image_size: int | None = None):
-    """Returns the `tf.function` from float32 images to the named outputs but `initial_conv`, without checks.
+def inference_function(folded: SimCLRModel, *, image_size: int | None = None) -> tf.types.experimental.GenericFunction:
+    """Returns the `tf.function` from float32 images to the named outputs except `initial_conv`, without checks.
 
     Args:
         folded: from `fold_batch_norm`.
         image_size: height and width of the images; None for any.
     """
 
-    def apply(images):
+    def apply(images: tf.Tensor) -> Outputs:
         outputs = folded(images, training=False)
         return {name: value for name, value in outputs.items() if name != NOT_FOLDED}
 
@@ -150,7 +130,7 @@ def num_weight_bytes(model: SimCLRModel) -> int:
     return sum(variable.shape.num_elements() * variable.dtype.size for variable in model.variables)
 
 
-def _freeze(function):
+def _freeze(function: tf.types.experimental.GenericFunction) -> Callable[[tf.Tensor], Outputs]:
     """Returns the same function of one tensor with constants in place of the variables."""
     concrete = function.get_concrete_function()
     frozen = convert_variables_to_constants_v2(concrete)
@@ -169,46 +149,48 @@ def _fold_stage(source: Stage, target: Stage) -> None:
             folded.set_weights(layer.get_weights())
 
 
-def _scale_of(norm: BatchNormalization) -> np.ndarray:
-    """Returns the factor of each channel, float64 `[channels]`."""
+def _scale_of(norm: BatchNormalization) -> NDArray[np.float64]:
+    """Returns the factor of each channel, `[channels]`."""
     variance = norm.moving_variance.numpy().astype(np.float64)
-    return norm.gamma.numpy() / np.sqrt(variance + norm.epsilon)
+    return np.asarray(norm.gamma.numpy() / np.sqrt(variance + norm.epsilon))
 
 
-def _offset_of(norm: BatchNormalization) -> np.ndarray:
-    """Returns what is added to each channel, float64 `[channels]`."""
+def _offset_of(norm: BatchNormalization) -> NDArray[np.float64]:
+    """Returns what is added to each channel, `[channels]`."""
     beta = 0.0 if norm.beta is None else norm.beta.numpy()
-    return beta - norm.moving_mean.numpy() * _scale_of(norm)
+    return np.asarray(beta - norm.moving_mean.numpy() * _scale_of(norm))
 
 
 class _FoldedBuilder(StageBuilder):
-    """Builds the stages for inference: in place of batch norm there is a bias, and no statistics."""
+    """Builds the stages for inference: a bias replaces batch norm, and there are no statistics."""
 
-    def norm(self, inputs, *, name: str, relu: bool = True, zero_gamma: bool = False, center: bool = True):
+    def norm(
+        self, inputs: tf.Tensor, *, name: str, relu: bool = True, zero_gamma: bool = False, center: bool = True
+    ) -> tf.Tensor:
         outputs = self.layer(_Bias, inputs, name=name)
         return self.layer(tf.keras.layers.ReLU, outputs) if relu else outputs
 
-    def add(self, first, second):
+    def add(self, first: tf.Tensor, second: tf.Tensor) -> tf.Tensor:
         return self.layer(_Sum, [first, second])
 
 
 class _Bias(tf.keras.layers.Layer):
     """Adds a number to each channel of `[..., channels]`."""
 
-    def build(self, input_shape):
+    def build(self, input_shape: tf.TensorShape) -> None:
         self.bias = self.add_weight(name="bias", shape=(input_shape[-1],))
         super().build(input_shape)
 
-    def call(self, inputs):
+    def call(self, inputs: tf.Tensor) -> tf.Tensor:
         return tf.nn.bias_add(inputs, self.bias)
 
 
 class _Sum(tf.keras.layers.Layer):
     """Adds tensors of one shape.
 
-    `tf.add` could broadcast. TensorFlow cannot prove of images of any size that it does not, and would
-    leave it out when it fuses convolution, bias, sum and rectifier.
+    `tf.add` could broadcast. TensorFlow cannot prove that it does not for images of any size, and so would leave it
+    out when it fuses convolution, bias, sum and rectifier.
     """
 
-    def call(self, inputs):
+    def call(self, inputs: list[tf.Tensor]) -> tf.Tensor:
         return tf.add_n(inputs)

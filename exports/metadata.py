@@ -1,4 +1,4 @@
-"""What an export says of itself: `metadata.json`."""
+"""The description of an export: `metadata.json`."""
 
 import logging
 import os
@@ -14,7 +14,6 @@ from tf_simclr.runs.data import read_class_names
 from tf_simclr.runs.directory import defining_settings, read_settings
 
 _LOG = logging.getLogger("tf_simclr")
-FILE_NAME = "metadata.json"
 
 
 def describe_export(
@@ -26,12 +25,12 @@ def describe_export(
         model: the network.
         directory: of its run.
         step: that it was trained to.
-        result: of its evaluation; None for what the run's directory has of that step.
+        result: of its evaluation; None takes what the run's directory has of that step.
     """
     size = model.config.image_size
     class_names = read_class_names(directory)
     if model.num_classes is None or len(class_names or ()) != model.num_classes:
-        class_names = None  # Those of a run whose network has no classifier, or of another.
+        class_names = None  # The run's network has no classifier, or another one.
     if result is None:
         result = find_json(os.path.join(directory, f"result_{step}.json"), {str: object}) or {}
     return {
@@ -55,7 +54,7 @@ def describe_export(
 
 def write_metadata(metadata: Mapping[str, Any], directory: str) -> str:
     """Writes `metadata.json` into `directory` and returns its path."""
-    path = os.path.join(directory, FILE_NAME)
+    path = os.path.join(directory, "metadata.json")
     with open(path, "w", encoding="utf-8") as file:
         file.write(to_json(metadata))
     return path
@@ -70,7 +69,7 @@ def _settings(directory: str) -> dict[str, Any]:
 
 
 def _without_local_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns `settings` with names in place of the paths of one machine, such as `folder:photos`."""
+    """Returns `settings` with names instead of the paths of one machine, such as `folder:photos`."""
     shorten = {"checkpoint": public_path, "teacher": public_path, "dataset": public_dataset}
     return {
         name: shorten[name](value) if name in shorten and isinstance(value, str) else value
@@ -79,7 +78,7 @@ def _without_local_paths(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _describe_endpoints(model: SimCLRModel) -> dict[str, dict[str, int]]:
-    """Returns the channels of each output, and of feature maps the pixels from one place to the next."""
+    """Returns the channels of each output, and for feature maps the pixels from one place to the next."""
     strides = endpoint_strides(model.config)
     return {
         name: {"channels": channels} | ({"stride": strides[name]} if name in strides else {})

@@ -21,30 +21,23 @@ _UNFINISHED = re.compile(rf"({_STEP.pattern}){TEMPORARY}")
 
 
 def write_export(
-    folder: str,
-    step: int,
-    write: Callable[[str], None],
-    *,
-    keep: int,
-    overwrite: bool,
-    patience: float = 0,
+    folder: str, step: int, write: Callable[[str], None], *, keep: int, overwrite: bool, patience: float = 0
 ) -> str:
-    """Writes the export `<folder>/<step>`, then deletes the oldest others, and what killed processes have left.
+    """Writes the export `<folder>/<step>`, then deletes the oldest others and what killed processes have left.
 
     Args:
         folder: of the exports of one format.
         step: of the network.
         write: takes an empty directory and fills it.
         keep: how many exports stay, the newest and this one.
-        overwrite: whether an export that is there already is replaced; what this program did not write
-            never is.
+        overwrite: whether an existing export is replaced; what this program did not write never is.
         patience: seconds to wait while another process exports to the same folder.
 
     Returns:
         The path of the export.
 
     Raises:
-        UserError: it is there already, or cannot be written, or another process exports to the same folder.
+        UserError: it exists already, cannot be written, or another process exports to the same folder.
     """
     path = check_target(folder, step, overwrite=overwrite)
     temporary = temporary_name(path)
@@ -75,15 +68,10 @@ def _fill(directory: str, write: Callable[[str], None], marker: Mapping[str, Any
 
 
 def check_target(folder: str, step: int, *, overwrite: bool) -> str:
-    """Returns the path of an export, where it may be written.
-
-    Args:
-        folder: of the exports of one format.
-        step: of the network.
-        overwrite: whether an export that is there already is replaced.
+    """Returns the path of an export that may be written; takes the arguments of `write_export`.
 
     Raises:
-        UserError: something is there that is not to be replaced.
+        UserError: something is there that must not be replaced.
     """
     path = os.path.join(folder, str(step))
     if tf.io.gfile.exists(path) or os.path.islink(path):
@@ -103,7 +91,7 @@ def is_export(path: str) -> bool:
 
 
 def _publish(temporary: str, path: str) -> None:
-    """Renames `temporary` to `path`, which is away for no longer than that takes."""
+    """Renames `temporary` to `path`, which is missing only while that happens."""
     if not tf.io.gfile.exists(path):
         tf.io.gfile.rename(temporary, path)
         return
@@ -118,7 +106,7 @@ def _publish(temporary: str, path: str) -> None:
 
 
 def _delete_old(folder: str, step: int, keep: int) -> None:
-    """Deletes all exports but the newest `keep`, of which `step` is one, and what killed processes have left."""
+    """Deletes what killed processes have left, and all exports except `step` and the newest `keep - 1` others."""
     if os.path.islink(folder):
         return
     ours = [name for name in list_names(folder) if is_export(os.path.join(folder, name))]
@@ -130,8 +118,8 @@ def _delete_old(folder: str, step: int, keep: int) -> None:
 
 
 def _delete(path: str) -> None:
-    """Deletes a directory of this program, if it is there; says so where it cannot."""
-    # TensorFlow follows symbolic links inside of what it deletes, `shutil` does not.
+    """Deletes a directory of this program, if it exists; warns if it cannot."""
+    # TensorFlow follows symbolic links inside a directory that it deletes, `shutil` does not.
     try:
         if os.path.isdir(path):
             shutil.rmtree(path)

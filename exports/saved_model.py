@@ -1,141 +1,106 @@
 """SavedModels with named outputs, which are reusable modules of TF-Hub too."""
 
 import dataclasses
-import itertools
-import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
 
-from exports.image_input import CALLED_WITH, IMAGES, checked_images
-from exports.metadata import write_metadata
+from exports.calling import CALLED_WITH, Module, Outputs, make_callable, save_module
 from tf_simclr.augment import EvalView
 from tf_simclr.images.decode import decode_image
 from tf_simclr.models import SimCLRModel, build_simclr_model
 
 # Images at a time, each of which may take over 1 GB of memory until it is cropped and resized.
 _MAX_DECODED = 2
-# Both names of it at once are for float32 alone.
+# Both names of training at once are for float32 alone.
 _ARGUMENTS: tuple[dict[str, bool], ...] = ({}, {"training": True}, {"trainable": False}, {"trainable": True})
 
 
 def save_model(model: SimCLRModel, directory: str, metadata: Mapping[str, Any] | None = None) -> None:
     """Writes `model` as a SavedModel into `directory`.
 
-    It is called as `module(images, training=False)` with float images `[B, H, W, 3]` in [0, 1], one or
-    more of any size, and returns a dictionary of the named outputs, float32. `trainable=` is the authors' name for
-    `training=`, with which batch norm uses and updates its statistics. It has what the reusable
-    SavedModels of TF-Hub have: `variables`, `trainable_variables` and `regularization_losses`.
+    It is called as `module(images, training=False)` with float images `[B, H, W, 3]` in [0, 1], one or more of any
+    size, and returns a dictionary of the named outputs, float32. `trainable=` is the authors' name for `training=`,
+    with which batch norm uses and updates its statistics. It has what the reusable SavedModels of TF-Hub have:
+    `variables`, `trainable_variables` and `regularization_losses`.
 
-    Signatures: `serving_default` is the call; `predict_jpeg` takes encoded images, string `[N]` with N > 0
-    or one alone `[]`, and returns `probabilities` `[N, classes]`, where the network has a supervised head, and the
-    representation as `embedding` `[N, features]`.
+    Signatures: `serving_default` is the call. `predict_jpeg` takes encoded images, string `[N]` with N > 0 or one
+    alone `[]`, and returns the representation as `embedding` `[N, features]` and, if the network has a supervised
+    head, `probabilities` `[N, classes]`.
 
     Args:
         model: the network; its variables may be distributed.
         directory: new or empty.
-        metadata: content of the asset `metadata.json`; `describe_export` makes it of a run. The
-            `weight_decay` among its `settings` weighs the regularization losses.
+        metadata: content of the asset `metadata.json`, from `describe_export`. The `weight_decay` among its
+            `settings` weighs the regularization losses.
     """
-    module = make_module(model, weight_decay=dict(metadata or {}).get("settings", {}).get("weight_decay", 0.0))
-    signatures = {"serving_default": module.serve, "predict_jpeg": module.predict_jpeg}
-    with tempfile.TemporaryDirectory() as folder:
-        attach_metadata(module, metadata or {}, folder)
-        tf.saved_model.save(module, directory, signatures=signatures)
+    metadata = metadata or {}
+    module = make_module(model, weight_decay=metadata.get("settings", {}).get("weight_decay", 0.0))
+    save_module(module, directory, ["predict_jpeg"], metadata)
 
 
-def attach_metadata(module: tf.__internal__.tracking.AutoTrackable, metadata: Mapping, folder: str) -> None:
-    """Makes the asset `metadata.json` a part of `module`.
-
-    Args:
-        module: that is going to be saved.
-        metadata: ready for JSON.
-        folder: for the file until it is saved.
-    """
-    module.metadata = tf.saved_model.Asset(write_metadata(metadata, folder))
-
-
-def make_module(model: SimCLRModel, *, weight_decay: float = 0.0) -> tf.__internal__.tracking.AutoTrackable:
+def make_module(model: SimCLRModel, *, weight_decay: float = 0.0) -> Module:
     """Returns a copy of `model` as a module that needs neither this project nor a strategy.
 
     Args:
         model: the network; its variables may be distributed.
         weight_decay: of the kernels of convolutions and dense layers, for the regularization losses.
     """
-    return _ExportedModule(copy_for_export(model), weight_decay)
+    model = copy_for_export(model)
+    # Only the variables are tracked: tracking the Keras model would trace every layer again. The lists are saved, so
+    # that a loaded module can be trained; a `tf.Module` computes them and would lose them.
+    module = Module()
+    module.weights = model.variable_tree()
+    module.variables = list(model.variables)
+    module.trainable_variables = list(model.trainable_variables)
+    module.regularization_losses = _regularization_losses(module.trainable_variables, weight_decay)
+    apply = {
+        training: tf.function(lambda x, t=training: model(x, training=t), autograph=False) for training in (False, True)
+    }
+    call = make_callable(module, lambda images, training: apply[training](images), _ARGUMENTS)
+    for trainable in (False, True):
+        call.get_concrete_function(CALLED_WITH[0], training=True, trainable=trainable)
+    module.predict_jpeg = tf.function(
+        lambda image_bytes: _predict(call, image_bytes, model.config.image_size),
+        input_signature=[tf.TensorSpec(None, tf.string, name="image_bytes")],
+        autograph=False,
+    )
+    return module
 
 
 def copy_for_export(model: SimCLRModel) -> SimCLRModel:
     """Returns a copy of `model` without a strategy, that computes in the dtype of its weights.
 
-    That is also where `model` computes in 16 bits, which not every machine does well, and which training
-    with float16 needs a scaled loss for.
+    16 bits are for training: not every machine computes them well, and gradients of float16 need a scaled loss.
     """
     config = dataclasses.replace(model.config, precision=model.config.variable_dtype)
     copy = build_simclr_model(config, model.num_classes)
-    for target, source in zip(
-        tf.nest.flatten(copy.variable_tree()), tf.nest.flatten(model.variable_tree()), strict=True
-    ):
+    targets, sources = (tf.nest.flatten(one.variable_tree()) for one in (copy, model))
+    for target, source in zip(targets, sources, strict=True):
         target.assign(source)
     return copy
 
 
-class _ExportedModule(tf.__internal__.tracking.AutoTrackable):
-    # `variables`, `trainable_variables` and `regularization_losses` are lists that are saved, so that what
-    # is reloaded can be trained; a `tf.Module` computes them and would lose them.
-    def __init__(self, model: SimCLRModel, weight_decay: float):
-        # Only the variables are tracked: tracking the Keras model would trace every layer again.
-        self.weights = model.variable_tree()
-        self.variables = list(model.variables)
-        self.trainable_variables = list(model.trainable_variables)
-        self.regularization_losses = _regularization_losses(self.trainable_variables, weight_decay)
-        apply = {
-            training: tf.function(lambda x, t=training: model(x, training=t), autograph=False)
-            for training in (False, True)
-        }
-
-        @tf.function(autograph=False)
-        def call(images, training=False, trainable=None):
-            return apply[bool(training or trainable)](checked_images(images))
-
-        for images, arguments in itertools.product(CALLED_WITH, _ARGUMENTS):
-            call.get_concrete_function(images, **arguments)
-        for trainable in (False, True):
-            call.get_concrete_function(CALLED_WITH[0], training=True, trainable=trainable)
-        self.__call__ = call
-        # Without the lambda the signature would have `call`'s other arguments too.
-        self.serve = tf.function(
-            lambda images: call(images),  # noqa: PLW0108
-            input_signature=[IMAGES],
-            autograph=False,
-        )
-        self.predict_jpeg = tf.function(
-            lambda image_bytes: _predict(call, image_bytes, model.config.image_size),
-            input_signature=[tf.TensorSpec(None, tf.string, name="image_bytes")],
-            autograph=False,
-        )
-
-
-def _regularization_losses(variables: Sequence[tf.Variable], weight_decay: float) -> list:
+def _regularization_losses(variables: Sequence[tf.Variable], weight_decay: float) -> list[Callable[[], tf.Tensor]]:
     """Returns functions without arguments, as TF-Hub wants them: here one, the L2 loss of all kernels."""
     if not weight_decay:
         return []
     kernels = [variable for variable in variables if variable.shape.rank > 1]
-
-    @tf.function(input_signature=[], autograph=False)
-    def loss():
-        return weight_decay * tf.add_n([tf.nn.l2_loss(kernel) for kernel in kernels])
-
+    loss = tf.function(
+        lambda: weight_decay * tf.add_n([tf.nn.l2_loss(kernel) for kernel in kernels]),
+        input_signature=[],
+        autograph=False,
+    )
     return [loss]
 
 
-def _predict(call, image_bytes: tf.Tensor, image_size: int) -> dict[str, tf.Tensor]:
+def _predict(call: Callable[[tf.Tensor], Outputs], image_bytes: tf.Tensor, image_size: int) -> Outputs:
     """Classifies encoded images, string `[N]` or one `[]`, after the run's own preprocessing for evaluation."""
     view = EvalView(image_size=image_size)
     image_bytes = tf.reshape(image_bytes, [-1])
     num_images = tf.size(image_bytes)
-    # TensorFlow's convolutions would say something else of no images.
+    # The message of TensorFlow's convolutions would not name the argument.
     not_empty = tf.debugging.Assert(num_images > 0, ["image_bytes is empty; give one image or more"])
 
     def read(element: tuple[tf.Tensor, tf.Tensor]) -> tf.Tensor:

@@ -7,38 +7,24 @@ from typing import Any
 
 import tensorflow as tf
 
-from exports.fold_batch_norm import check_size, describe_folded, fold_batch_norm, inference_function
+from exports.calling import Module
+from exports.fold_batch_norm import describe_folded, fold_batch_norm, inference_function
 from exports.metadata import write_metadata
 from tf_simclr.models import SimCLRModel
-
-
-def check_tflite(model: SimCLRModel) -> None:
-    """Checks that `model` can be written.
-
-    Raises:
-        UserError: it is too large.
-    """
-    check_size(model, "tflite")
 
 
 def write_tflite(model: SimCLRModel, directory: str, metadata: Mapping[str, Any]) -> None:
     """Writes `model_float32.tflite`, `model_float16.tflite` and `metadata.json` into `directory`.
 
-    Both have the signature `serving_default` of the folded module, for any number of images of the
-    network's image size. The weights of the second are float16, which halves the file; it computes
-    in float32.
+    Both have the signature `serving_default` of the folded module, for any number of images of the network's image
+    size. The weights of the second are float16, which halves the file; it computes in float32.
 
     Args:
-        model: the network.
+        model: the network, which has passed `check_size`.
         directory: that exists.
         metadata: content of `metadata.json`.
-
-    Raises:
-        UserError: see `check_tflite`.
     """
-    check_tflite(model)
-    folded = fold_batch_norm(model)
-    module = tf.__internal__.tracking.AutoTrackable()
+    module, folded = Module(), fold_batch_norm(model)
     module.weights = folded.variable_tree()
     module.serve = inference_function(folded, image_size=model.config.image_size)
     with tempfile.TemporaryDirectory() as saved_model:

@@ -40,7 +40,7 @@ def test_no_workers_named_says_how_to_name_them():
     assert not names_several_workers(StrategyConfig())
 
 
-@pytest.mark.parametrize("address", ["a", "a:", "a:0", "a:70000", "a:x", ":1", "", "grpc://a:1", "a:1/b", "fe80::1:1"])
+@pytest.mark.parametrize("address", ["a", "a:", "a:0", "a:70000", ":1", "grpc://a:1", "a:1/b", "fe80::1:1"])
 def test_address_that_is_none_is_refused(address):
     with pytest.raises(UserError) as error:
         Cluster(("h:1", address), 0, "TF_CONFIG")
@@ -79,15 +79,10 @@ def test_tf_config_names_the_workers_in_its_order(monkeypatch, name):
     assert names_several_workers(StrategyConfig(cluster=name))
 
 
-@pytest.mark.parametrize(("task", "index"), [(("chief", 0), 0), (("worker", 0), 1), (("worker", 1), 2)])
-def test_tf_config_chief_comes_first(monkeypatch, task, index):
+@pytest.mark.parametrize(("task", "index"), [(("chief", 0), 0), (("worker", "1"), 2)])
+def test_tf_config_chief_comes_first_and_the_index_may_be_text(monkeypatch, task, index):
     set_tf_config(monkeypatch, {"worker": ["b:1", "c:1"], "chief": ["a:1"]}, *task)
     assert find() == Cluster(("a:1", "b:1", "c:1"), index, "TF_CONFIG")
-
-
-def test_tf_config_index_may_be_text(monkeypatch):
-    set_tf_config(monkeypatch, {"worker": ["a:1", "b:1"]}, index="1")
-    assert find().index == 1
 
 
 def test_tf_config_of_one_worker_is_no_reason_for_several(monkeypatch):
@@ -105,47 +100,25 @@ def test_tf_config_empty_is_as_good_as_none(monkeypatch, text):
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "reason"),
     [
-        "{not json",
-        '{"cluster": {"worker": [1]}}',
-        '{"cluster": {"worker": "a:1"}}',
-        '"x',
-        "3",
-        '{"cluster":\n 1}',
+        ("{not json", "cannot be read ("),
+        ('{"cluster": {"worker": "a:1"}}', "cannot be read ("),
+        ("3", "cannot be read ("),
+        ('{"cluster":\n 1}', "cannot be read ("),
+        ("[]", "names no cluster or no task; use the form "),
+        ('{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker"}}', "names no cluster or no task; "),
+        ('{"cluster": {}, "task": {"type": "worker", "index": 0}}', "names no cluster or no task; "),
     ],
 )
-def test_tf_config_that_cannot_be_read_shows_the_form(monkeypatch, text):
+def test_tf_config_that_cannot_be_used_shows_the_form(monkeypatch, text, reason):
     monkeypatch.setenv("TF_CONFIG", text)
     message = refusal()
-    assert message.startswith(f"TF_CONFIG={' '.join(text.split())}: cannot be read (")
+    assert message.startswith(f"TF_CONFIG={' '.join(text.split())}: {reason}")
     assert message.endswith('"task": {"type": "worker", "index": 0}}.')
-    with pytest.raises(UserError, match="cannot be read"):
-        names_several_workers(StrategyConfig())
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        "[]",
-        '{"cluster": {"worker": ["a:1"]}}',
-        '{"task": {"type": "worker", "index": 0}}',
-        '{"cluster": {"worker": ["a:1"]}, "task": {"type": "worker"}}',
-        '{"cluster": {}, "task": {"type": "worker", "index": 0}}',
-    ],
-)
-def test_tf_config_without_cluster_or_task_shows_the_form(monkeypatch, text):
-    monkeypatch.setenv("TF_CONFIG", text)
-    message = refusal()
-    assert message.startswith(f"TF_CONFIG={text}: names no cluster or no task; use the form ")
-
-
-def test_tf_config_too_long_is_cut(monkeypatch):
-    monkeypatch.setenv("TF_CONFIG", "x" * 5000)
-    assert len(refusal()) < 500
-
-
-@pytest.mark.parametrize(("task", "index"), [("worker", 2), ("worker", -1), ("chief", 0)])
+@pytest.mark.parametrize(("task", "index"), [("worker", -1), ("chief", 0)])
 def test_tf_config_task_that_is_not_there_names_those_that_are(monkeypatch, task, index):
     set_tf_config(monkeypatch, {"worker": ["a:1", "b:1"]}, task, index)
     assert refusal().endswith(
@@ -162,12 +135,6 @@ def test_tf_config_job_that_takes_no_part_is_refused(monkeypatch, jobs, task, na
 def test_tf_config_with_an_address_twice_is_refused(monkeypatch):
     set_tf_config(monkeypatch, {"chief": ["a:1"], "worker": ["a:1", "b:1"]})
     assert refusal() == "TF_CONFIG: names a:1 twice; give each worker an address of its own."
-
-
-@pytest.mark.parametrize(("jobs", "address"), [(["a:1", "b"], "b"), ({"1": "b"}, "b")])
-def test_tf_config_with_an_address_that_is_none_is_refused(monkeypatch, jobs, address):
-    set_tf_config(monkeypatch, {"worker": jobs}, index=1)
-    assert refusal().startswith(f"TF_CONFIG: the address {address} of worker ")
 
 
 # ---- Slurm
@@ -205,20 +172,15 @@ def test_slurm_on_nodes_without_gpus_needs_no_nvidia_smi(monkeypatch, name):
     assert names_several_workers(StrategyConfig(cluster=name))
 
 
-def test_slurm_with_several_tasks_a_node_gives_each_a_port(monkeypatch):
-    set_slurm(monkeypatch, "a[01-02],b", "2(x2),1", "a02", local=1, rank=3, num_tasks=5)
-    addresses = ("a01:9000", "a01:9001", "a02:9000", "a02:9001", "b:9000")
-    assert find(cluster_port=9000) == Cluster(addresses, 3, "Slurm")
-
-
 @pytest.mark.parametrize(
     ("node", "local", "rank", "address"),
-    [("n9", 0, 0, "n9:8470"), ("n10", 0, 2, "n10:8470"), ("n10", 1, 3, "n10:8471")],
+    [("n9", 0, 0, "n9:8470"), ("n10", 1, 3, "n10:8471")],
 )
 def test_slurm_worker_is_where_it_runs_whatever_its_rank(monkeypatch, node, local, rank, address):
     """TensorFlow's resolver sorts n10 before n9; Slurm does not."""
     set_slurm(monkeypatch, "n[9-10]", "2(x2)", node, local=local, rank=rank, num_tasks=4)
     found = find()
+    assert found.addresses == ("n10:8470", "n10:8471", "n9:8470", "n9:8471")
     assert found.addresses[found.index] == address
 
 
@@ -244,23 +206,13 @@ def test_tf_config_goes_before_slurm(monkeypatch):
         (2, 1, 4, 4, [(["GPU:2", "GPU:3"], "GPU")]),
         (4, 3, 4, None, [(["GPU:3"], "GPU")]),
         # With --gpus-per-task Slurm shows each task its own alone.
-        (4, 3, 1, 4, []),
         (2, 1, 2, 4, []),
         (2, 0, 0, None, []),
     ],
 )
 def test_slurm_tasks_share_the_gpus_of_their_node(monkeypatch, tasks, local, gpus, on_node, visible):
     made_visible = set_gpus(monkeypatch, gpus, on_node)
-    nodes = {"n1": tasks, "n2": tasks}
-    set_slurm(
-        monkeypatch,
-        ",".join(nodes),
-        f"{tasks}(x2)",
-        "n2",
-        local=local,
-        rank=tasks + local,
-        num_tasks=2 * tasks,
-    )
+    set_slurm(monkeypatch, "n1,n2", f"{tasks}(x2)", "n2", local=local, rank=tasks + local, num_tasks=2 * tasks)
     assert find().index == tasks + local
     assert made_visible == visible
 
@@ -283,7 +235,6 @@ def test_slurm_not_started_by_srun_is_refused():
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("SLURM_STEP_NUM_TASKS", "x"),
         ("SLURM_STEP_NUM_TASKS", "3"),
         ("SLURM_STEP_NODELIST", "n[1-"),
         ("SLURM_STEP_TASKS_PER_NODE", "x"),

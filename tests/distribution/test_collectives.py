@@ -90,8 +90,7 @@ def test_all_gather_batch_is_all_rows_with_the_exact_gradient(strategy, graph):
 
 
 @pytest.mark.distributed
-@pytest.mark.parametrize("shape", [(4,), (4, 2, 3, 2)])
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("shape", "dtype"), [((4,), "float32"), ((4, 2, 3, 2), "float64")])
 def test_all_gather_batch_takes_any_rank_and_has_a_static_shape(strategy, shape, dtype):
     rows = np.random.default_rng(0).normal(size=shape).astype(dtype)
 

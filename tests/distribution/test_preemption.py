@@ -4,7 +4,6 @@ import os
 import signal
 import sys
 import threading
-import types
 
 import numpy as np
 import pytest
@@ -13,30 +12,24 @@ import tensorflow as tf
 from tf_simclr.config import PreemptedError
 from tf_simclr.distribution import preemption
 from tf_simclr.distribution.preemption import PreemptionWatch
-from tf_simclr.runs.checkpoint_list import newest_start
 
 ONE_DEVICE = tf.distribute.OneDeviceStrategy("/cpu:0")
 
 
 @pytest.fixture(autouse=True)
 def own_handler():
-    """The handler from before the watch; it must not be asked while one is entered, and be back later."""
+    """The handlers from before the watch, those of a program in a terminal: `nohup` would ignore signals.
+
+    That of SIGTERM must not be called while a watch is entered, and be back later.
+    """
     received = []
 
     def handle(number, frame):
         received.append(number)
 
-    previous = signal.signal(signal.SIGTERM, handle)
-    yield handle, received
-    signal.signal(signal.SIGTERM, previous)
-
-
-@pytest.fixture(autouse=True)
-def usual_handlers():
-    """Those of a program that was started from a terminal: in the background, or by `nohup`, signals are ignored."""
-    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
+    usual = {signal.SIGTERM: handle, signal.SIGINT: signal.default_int_handler, signal.SIGHUP: signal.SIG_DFL}
     previous = {number: signal.signal(number, handler) for number, handler in usual.items()}
-    yield
+    yield handle, received
     for number, handler in previous.items():
         signal.signal(number, handler)
 
@@ -73,13 +66,6 @@ def test_handler_is_back_after_an_error_and_for_later_signals(own_handler):
     assert watch.after_call(0.1) == 0
 
 
-def test_default_action_is_back_too():
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    with PreemptionWatch(ONE_DEVICE, grace=30):
-        assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-
-
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_ctrl_c_and_the_end_of_a_terminal_count_like_sigterm(number, capfd):
     previous = signal.getsignal(number)
@@ -113,16 +99,6 @@ def test_ignored_signals_stay_ignored():
         signal.signal(signal.SIGHUP, previous)
 
 
-def test_newest_start_is_the_checkpoint_of_the_last_run_that_has_one(tmp_path):
-    names = ("pretrain", "finetune", "distill")
-    config = types.SimpleNamespace(runs={n: types.SimpleNamespace(model_dir=tmp_path / n) for n in names})
-    assert newest_start(config) is None
-    for path in ("pretrain/ckpt-9", "finetune/ckpt-2"):
-        (tmp_path / path).parent.mkdir()
-        (tmp_path / f"{path}.index").touch()
-    assert newest_start(config) == f"the same command goes on from {tmp_path}/finetune/ckpt-2"
-
-
 def test_outside_the_main_thread_nothing_is_installed(own_handler):
     handle, _ = own_handler
     seen = []
@@ -150,7 +126,7 @@ def test_workers_agree_and_the_slowest_sets_the_pace(monkeypatch, noticed, expec
     assert watch.max_steps == 7  # In half of 30 s, at 2 s a step.
 
 
-@pytest.mark.parametrize(("grace", "seconds", "steps"), [(30, 0.01, 1500), (30, 1.0, 15), (1, 0.4, 1), (1, 9.0, 1)])
+@pytest.mark.parametrize(("grace", "seconds", "steps"), [(30, 0.01, 1500), (1, 9.0, 1)])
 def test_max_steps_follow_the_grace_and_the_time_of_a_step(grace, seconds, steps):
     watch = PreemptionWatch(ONE_DEVICE, grace=grace)
     watch.after_call(0.0)

@@ -5,8 +5,7 @@ import sys
 
 import pytest
 
-from exports import fold_batch_norm
-from exports.onnx import OPSET, write_onnx
+from exports.onnx import OPSET, check_onnx_package, write_onnx
 from tests.support.networks import assert_close, random_images, randomize, tiny_config
 from tf_simclr.config import UserError
 from tf_simclr.models import build_simclr_model
@@ -52,17 +51,9 @@ def test_onnx_operators_are_of_the_stated_version(tmp_path):
     assert versions[""] == OPSET
 
 
-def test_onnx_without_its_package_is_one_line_with_the_mend(tmp_path, monkeypatch):
+def test_onnx_without_its_package_is_one_line_with_the_fix(monkeypatch):
     monkeypatch.setitem(sys.modules, "tf2onnx", None)
     with pytest.raises(UserError, match=r"^--export_formats=onnx: needs the package tf2onnx") as error:
-        write_onnx(None, str(tmp_path), {})
+        check_onnx_package()
     assert "\n" not in str(error.value)
     assert str(error.value).endswith("pip install '.[onnx]'")
-
-
-def test_onnx_of_a_network_that_is_too_large_is_refused(tmp_path, monkeypatch):
-    pytest.importorskip("tf2onnx")
-    monkeypatch.setattr(fold_batch_norm, "MAX_FILE_BYTES", 1000)
-    with pytest.raises(UserError, match="--export_formats=onnx: its files hold 2 GB"):
-        write_onnx(make_model(), str(tmp_path), {})
-    assert not list(tmp_path.iterdir())

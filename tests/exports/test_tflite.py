@@ -6,10 +6,10 @@ import warnings
 import pytest
 import tensorflow as tf
 
-from exports import fold_batch_norm
+from exports.fold_batch_norm import fold_batch_norm, num_weight_bytes
 from exports.tflite import write_tflite
+from tests.support.marks import usual
 from tests.support.networks import assert_close, random_images, randomize, tiny_config
-from tf_simclr.config import UserError
 from tf_simclr.models import build_simclr_model
 
 SIZE = 40
@@ -17,16 +17,16 @@ SIZE = 40
 pytestmark = [pytest.mark.slow, pytest.mark.stack]
 
 
-@pytest.fixture(scope="module")
-def model():
-    config = tiny_config(resnet_depth=50, sk_ratio=0.0625, image_size=SIZE, precision="float32")
-    return randomize(build_simclr_model(config, 7))
+@pytest.fixture(scope="module", params=usual({}, also=[{"resnet_depth": 50, "sk_ratio": 0.0625}]), ids=str)
+def model(request):
+    return randomize(build_simclr_model(tiny_config(**request.param, image_size=SIZE, precision="float32"), 7))
 
 
 @pytest.fixture(scope="module")
 def directory(model, tmp_path_factory):
     path = tmp_path_factory.mktemp("tflite")
     write_tflite(model, str(path), {"image_size": SIZE})
+    assert json.loads((path / "metadata.json").read_text())["image_size"] == SIZE
     return path
 
 
@@ -51,17 +51,6 @@ def test_tflite_gives_the_outputs_of_the_network(model, directory, name, toleran
 
 def test_tflite_of_16_bits_is_half_as_large(model, directory):
     sizes = {name: (directory / f"model_{name}.tflite").stat().st_size for name in ("float32", "float16")}
-    weights = fold_batch_norm.num_weight_bytes(fold_batch_norm.fold_batch_norm(model))
+    weights = num_weight_bytes(fold_batch_norm(model))
     assert weights < sizes["float32"] < 1.1 * weights
     assert weights / 2 < sizes["float16"] < 0.6 * weights
-
-
-def test_tflite_has_its_metadata(directory):
-    assert json.loads((directory / "metadata.json").read_text())["image_size"] == SIZE
-
-
-def test_tflite_of_a_network_that_is_too_large_is_refused(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(fold_batch_norm, "MAX_FILE_BYTES", 1000)
-    with pytest.raises(UserError, match="--export_formats=tflite"):
-        write_tflite(model, str(tmp_path), {})
-    assert not list(tmp_path.iterdir())

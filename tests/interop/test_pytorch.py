@@ -114,8 +114,7 @@ def test_head_state_gives_the_outputs_of_the_heads(selector):
     assert_near(network.linear(layers[selector], classifier), outputs["logits_sup"].numpy())
 
 
-def test_network_without_heads_has_neither_fc_nor_a_second_file(tmp_path, monkeypatch):
-    monkeypatch.setattr("exports.pytorch.check_torchvision_has", lambda config: None)
+def test_network_without_heads_has_neither_fc_nor_a_second_file(tmp_path):
     model = make_model(num_classes=None, proj_head_mode="none", resnet_depth=18)
     write_pytorch(model, str(tmp_path), {})
     assert {path.stem for path in tmp_path.iterdir()} == {"resnet", "metadata"}
@@ -124,7 +123,6 @@ def test_network_without_heads_has_neither_fc_nor_a_second_file(tmp_path, monkey
 
 @pytest.mark.parametrize("extension", [".safetensors", ".npz"])
 def test_files_hold_the_arrays_bit_for_bit(model, tmp_path, monkeypatch, extension):
-    monkeypatch.setattr("exports.pytorch.check_torchvision_has", lambda config: None)
     if extension == ".npz":
         monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
         read = np.load

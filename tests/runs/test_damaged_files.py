@@ -184,18 +184,6 @@ def test_damaged_file_is_one_line_or_passed_over(tmp_path, name):
     check(read, tmp_path)
 
 
-@pytest.mark.parametrize("name", [name for name, (_, valid) in READERS.items() if valid])
-def test_sound_file_is_read(tmp_path, name):
-    """So that the other test damages what is read otherwise."""
-    read, valid = READERS[name]
-    path = tmp_path / name.partition(" ")[0]
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps(valid))
-    if name == "manifest.json":
-        (tmp_path / ENTRY["name"]).write_bytes(b"x" * ENTRY["bytes"])
-    read(tmp_path)
-
-
 def test_damaged_tf_config_is_one_line(monkeypatch):
     texts = [content.decode(errors="surrogateescape") for content in BYTES.values() if b"\0" not in content]
     for text in [*texts, *map(json.dumps, mutations(WORKERS))]:

@@ -21,7 +21,6 @@ SOME = RunData(("cat", "dog"), 2, 4, "1f")
     [
         (SOME, None),
         (SOME._replace(class_names=None), None),
-        (SOME._replace(num_images=6, fingerprint="2f"), "4 images then, 6 now: 2 added"),
         (SOME._replace(num_images=3, fingerprint="2f"), "4 images then, 3 now: 1 removed"),
         (SOME._replace(fingerprint="2f"), "4 images then and now, but not the same ones"),
         (

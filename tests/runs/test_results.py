@@ -1,13 +1,12 @@
-"""Result files: what a finished run may answer with."""
+"""Result files: which of them is the result of a finished run."""
 
-import os
 import subprocess
 import sys
 
 import pytest
 
 from tests.support.runs import REPOSITORY, tiny_config
-from tf_simclr.config import ExperimentConfig, UserError
+from tf_simclr.config import UserError
 from tf_simclr.runs.results import NUM_BAD_IMAGES, ResultFiles
 
 RESULT = {"global_step": 6, "eval/label_top_1_accuracy": 0.5, NUM_BAD_IMAGES: 0}
@@ -19,6 +18,7 @@ def test_result_of_the_same_evaluation_is_found(tmp_path):
     files.write(RESULT)
     assert files.finished(6) == RESULT
     assert files.finished(7) is None
+    assert ResultFiles(tiny_config(tmp_path, eval_split="train")).finished(6) is None
 
 
 def test_result_of_a_step_alone_is_not_that_of_a_finished_run(tmp_path):
@@ -26,11 +26,6 @@ def test_result_of_a_step_alone_is_not_that_of_a_finished_run(tmp_path):
     files.write_step(RESULT)
     assert [path.name for path in tmp_path.iterdir()] == ["result_6.json"]
     assert files.finished(6) is None
-
-
-def test_result_of_another_split_does_not_count(tmp_path):
-    ResultFiles(tiny_config(tmp_path, eval_split="train")).write(RESULT)
-    assert ResultFiles(tiny_config(tmp_path)).finished(6) is None
 
 
 def test_result_of_an_evaluation_beside_training_is_not_that_of_a_finished_run(tmp_path):
@@ -62,11 +57,8 @@ def test_result_that_cannot_be_written_is_one_line(tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_model_dir_expands_the_home_directory():
-    assert ExperimentConfig(model_dir="~/run").model_dir == os.path.expanduser("~/run")
-
-
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_submodules_are_found_after_importing_the_package_alone():
     code = "import tf_simclr; print(tf_simclr.models.build_simclr_model.__name__)"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=False)

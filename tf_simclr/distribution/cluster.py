@@ -1,4 +1,4 @@
-"""The workers of a run: which there are, and which of them this process is."""
+"""The workers of a run by `TF_CONFIG` or Slurm, and the number of this process among them."""
 
 import dataclasses
 import os
@@ -24,14 +24,14 @@ class Cluster:
         source: what named them, for messages.
 
     Raises:
-        UserError: an address is none, or stands there twice.
+        UserError: an address is not valid, or occurs twice.
     """
 
     addresses: tuple[str, ...]
     index: int
     source: str
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         for number in range(len(self.addresses)):
             self.host_and_port(number)
         twice = sorted({address for address in self.addresses if self.addresses.count(address) > 1})
@@ -54,19 +54,19 @@ class Cluster:
         return host, port
 
     def resolver(self) -> tf.distribute.cluster_resolver.ClusterResolver:
-        """Returns what TensorFlow makes its strategy from."""
+        """Returns the cluster as TensorFlow's strategy takes it."""
         return tf.distribute.cluster_resolver.SimpleClusterResolver(
             tf.train.ClusterSpec({"worker": list(self.addresses)}),
             task_type="worker",
             task_id=self.index,
-            # Counted without starting TensorFlow's runtime, which must not be up before the workers meet.
+            # Counted without TensorFlow's runtime, which must not start before the workers meet.
             num_accelerators={"GPU": len(tf.config.get_visible_devices("GPU"))},
             rpc_layer="grpc",
         )
 
 
 def names_several_workers(config: StrategyConfig) -> bool:
-    """Returns whether `config.cluster`, or the environment of this process, names more than one worker.
+    """Returns whether `config.cluster` or the environment names more than one worker.
 
     Raises:
         UserError: `TF_CONFIG` cannot be read.
@@ -83,7 +83,7 @@ def find_cluster(config: StrategyConfig) -> Cluster:
     Under Slurm this process also takes its share of the GPUs of its node.
 
     Raises:
-        UserError: it names none, or not this process.
+        UserError: it names no workers, or not this process.
     """
     source = _source(config)
     if source is None:
@@ -94,7 +94,7 @@ def find_cluster(config: StrategyConfig) -> Cluster:
 
 
 def _source(config: StrategyConfig) -> str | None:
-    """Returns what names the workers, None where nothing does."""
+    """Returns what names the workers, None if nothing does."""
     if config.cluster != "auto":
         return config.cluster
     if os.environ.get("TF_CONFIG", "").strip() not in ("", "{}"):
@@ -135,7 +135,7 @@ def _from_slurm(config: StrategyConfig) -> Cluster:
     try:
         resolver = tf.distribute.cluster_resolver.SlurmClusterResolver(
             port_base=config.cluster_port,
-            # Its own sharing out of GPUs counts those that Slurm has already given to one task as the node's.
+            # Its own assignment would count the GPUs that Slurm has given to one task as those of the node.
             gpus_per_node=2**16,
             gpus_per_task=1,
             auto_set_gpu=False,
@@ -147,7 +147,7 @@ def _from_slurm(config: StrategyConfig) -> Cluster:
             f"--cluster=slurm: Slurm's variables name no workers ({_reason(error)}); start every worker with "
             "srun, in one step."
         ) from error
-    # The resolver sorts the nodes by name, n10 before n9, so that SLURM_PROCID is not the place among them.
+    # The resolver sorts the nodes by name, n10 before n9, so SLURM_PROCID is not the index.
     own = f"{node}:{config.cluster_port + local_task}"
     if own not in addresses:
         raise UserError(
@@ -161,7 +161,7 @@ def _from_slurm(config: StrategyConfig) -> Cluster:
 
 
 def _take_own_gpus(local_task: int, tasks_here: int) -> None:
-    """Leaves this task its share of the node's GPUs, unless Slurm shows each task none but its own."""
+    """Leaves this task its share of the node's GPUs, unless Slurm shows each task only its own."""
     gpus = tf.config.list_physical_devices("GPU")
     if tasks_here == 1 or not gpus or len(gpus) < int(os.environ.get("SLURM_GPUS_ON_NODE", len(gpus))):
         return

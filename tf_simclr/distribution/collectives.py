@@ -1,20 +1,20 @@
-"""The one home of every collective.
-
-Each collective is the identity on one replica, so that callers need no branch.
-"""
+"""All collectives. Each is the identity on one replica, so that callers need no branch."""
 
 import functools
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
+
+T = TypeVar("T")
 
 
 def num_replicas() -> int:
     """Returns the number of replicas in sync, 1 outside a replica context."""
     context = tf.distribute.get_replica_context()
-    return 1 if context is None else context.num_replicas_in_sync
+    return 1 if context is None else int(context.num_replicas_in_sync)
 
 
 def replica_id() -> tf.Tensor | int:
@@ -24,25 +24,28 @@ def replica_id() -> tf.Tensor | int:
     return tf.distribute.get_replica_context().replica_id_in_sync_group
 
 
-def cross_replica_mean(tensors):
+def cross_replica_mean(tensors: T) -> T:
     """Returns the mean over replicas of a (nested structure of) tensors; differentiable."""
-    if num_replicas() == 1:
-        return tensors
-    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.MEAN, tensors)
+    return _all_reduce(tf.distribute.ReduceOp.MEAN, tensors)
 
 
-def cross_replica_sum(tensors):
+def cross_replica_sum(tensors: T) -> T:
     """Returns the sum over replicas of a (nested structure of) tensors; differentiable."""
+    return _all_reduce(tf.distribute.ReduceOp.SUM, tensors)
+
+
+def _all_reduce(operation: tf.distribute.ReduceOp, tensors: T) -> T:
     if num_replicas() == 1:
         return tensors
-    return tf.distribute.get_replica_context().all_reduce(tf.distribute.ReduceOp.SUM, tensors)
+    reduced: T = tf.distribute.get_replica_context().all_reduce(operation, tensors)
+    return reduced
 
 
 def all_gather_batch(tensor: tf.Tensor) -> tf.Tensor:
     """Returns the rows of all replicas in replica order; differentiable.
 
-    A one-hot placement followed by a sum: unlike `all_gather`, its gradient is exact under every
-    strategy, and its shape is static, which TPUs need.
+    Each replica places its rows among zeros, and all are summed. Unlike `all_gather`, this has an exact gradient under
+    every strategy, and a static shape, which TPUs need.
 
     Args:
         tensor: `[b, d]`, this replica's rows.
@@ -65,21 +68,21 @@ def assign_on_replicas(variables: Sequence[Any], values: Sequence[tf.Tensor]) ->
         values: one for each variable, in its dtype and shape, equal on all replicas.
     """
 
-    def assign(strategy, values):
+    def assign(strategy: tf.distribute.Strategy, values: Sequence[tf.Tensor]) -> None:
         for variable, value in zip(variables, values, strict=True):
             strategy.extended.update(variable, lambda v, x: v.assign(x), args=(value,), group=False)
 
-    # Where XLA compiles the step of several GPUs, replicas cannot meet, and need not.
+    # If XLA compiles the step of several GPUs, replicas cannot meet, and need not.
     tf.__internal__.distribute.interim.maybe_merge_call(assign, tf.distribute.get_strategy(), list(values))
 
 
 def is_chief(strategy: tf.distribute.Strategy) -> bool:
-    """Returns whether this process is the one that writes files and talks to the user."""
-    return strategy.extended.should_checkpoint
+    """Returns whether this process writes the files and talks to the user."""
+    return bool(strategy.extended.should_checkpoint)
 
 
-def gather_from_workers(strategy: tf.distribute.Strategy, values: Sequence[float]) -> np.ndarray:
-    """Returns the `values` of every process of a run, and so also waits until all have come here.
+def gather_from_workers(strategy: tf.distribute.Strategy, values: Sequence[float]) -> NDArray[np.float64]:
+    """Returns the `values` of every process of a run, after all have come here.
 
     Args:
         strategy: of the run.
@@ -89,7 +92,9 @@ def gather_from_workers(strategy: tf.distribute.Strategy, values: Sequence[float
         `[processes, len(values)]` or more rows, where a process with several devices counts several times.
     """
     own = np.array([values], np.float64)
-    return own if not _spans_processes(strategy) else _make_gather(strategy)(tf.constant(own)).numpy()
+    if not isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy):
+        return own
+    return np.asarray(_make_gather(strategy)(tf.constant(own)))
 
 
 def wait_for_all(strategy: tf.distribute.Strategy) -> None:
@@ -98,13 +103,8 @@ def wait_for_all(strategy: tf.distribute.Strategy) -> None:
 
 
 @functools.cache
-def _make_gather(strategy: tf.distribute.Strategy) -> Callable:
-    @tf.function(autograph=False)
-    def gather(values):
-        return strategy.experimental_local_results(strategy.run(all_gather_batch, args=(values,)))[0]
-
-    return gather
-
-
-def _spans_processes(strategy: tf.distribute.Strategy) -> bool:
-    return isinstance(strategy, tf.distribute.MultiWorkerMirroredStrategy)
+def _make_gather(strategy: tf.distribute.Strategy) -> tf.types.experimental.GenericFunction:
+    return tf.function(
+        lambda values: strategy.experimental_local_results(strategy.run(all_gather_batch, args=(values,)))[0],
+        autograph=False,
+    )

@@ -18,7 +18,7 @@ _BACKLOG = 128
 
 @contextlib.contextmanager
 def listening(cluster: Cluster) -> Iterator[list[socket.socket]]:
-    """Listens at the address of this worker, on all interfaces only if that is no address of this machine.
+    """Listens at the address of this worker, or on all interfaces if that is no address of this machine.
 
     Raises:
         UserError: The port is in use.

@@ -1,10 +1,11 @@
-"""An early end of training: which signals ask for it, and that it comes in time."""
+"""Early end of training on a signal, in time for a checkpoint."""
 
 import contextlib
 import os
 import signal
 import sys
 import threading
+from types import FrameType
 from typing import Any
 
 import tensorflow as tf
@@ -18,17 +19,17 @@ _SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGHUP
 class PreemptionWatch:
     """Notices SIGTERM, SIGINT (Ctrl-C) and SIGHUP while it is entered, for all workers of a run.
 
-    It also keeps calls of the loop short. The second signal of a kind ends the process at once; in an interactive
-    session it does what it did before. Signals stay ignored if they were (`nohup`), and code outside the main
-    thread, such as a notebook's server, keeps its own handlers.
+    It also limits the steps of a loop call. The second signal of a kind ends the process at once; in an interactive
+    session it does what it did before. Ignored signals stay ignored (`nohup`). Outside the main thread, such as in a
+    notebook's server, all handlers stay as they are.
 
     Args:
         strategy: of the run.
         grace: seconds between the signal and the end of the machine.
 
     Attributes:
-        max_steps: steps that a call of the loop may take, so that it and a checkpoint end in time; one
-            until it is known how long a step takes.
+        max_steps: steps that a call of the loop may take, so that it and a checkpoint end in time; one until the time
+            of a step is known.
     """
 
     def __init__(self, strategy: tf.distribute.Strategy, grace: float):
@@ -38,7 +39,7 @@ class PreemptionWatch:
         self._noticed = 0
         self._previous: dict[int, Any] = {}
 
-    def __enter__(self):
+    def __enter__(self) -> "PreemptionWatch":
         if threading.current_thread() is threading.main_thread():
             for number in _SIGNALS:
                 # None: a handler that Python did not install, and cannot put back.
@@ -46,13 +47,13 @@ class PreemptionWatch:
                     self._previous[number] = signal.signal(number, self._notice)
         return self
 
-    def __exit__(self, error, *_):
+    def __exit__(self, error: type[BaseException] | None, *_: Any) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         if self._noticed and error is None:  # It came after the last call, whose checkpoint is written.
             signal.raise_signal(self._noticed)
 
-    def _notice(self, number: int, _frame) -> None:
+    def _notice(self, number: int, _frame: FrameType | None) -> None:
         self._noticed = number
         interactive = hasattr(sys, "ps1")
         signal.signal(number, self._previous[number] if interactive else signal.SIG_DFL)
@@ -65,7 +66,7 @@ class PreemptionWatch:
         """Returns the signal by which any worker was asked to end, 0 if none was.
 
         Args:
-            seconds_per_step: of the call of the loop that has ended; 0 if it is not known.
+            seconds_per_step: of the call of the loop that has ended; 0 if unknown.
         """
         values = gather_from_workers(self._strategy, [float(self._noticed), seconds_per_step])
         noticed, slowest = values.max(axis=0)

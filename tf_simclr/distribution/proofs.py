@@ -1,17 +1,14 @@
 """Messages between workers that prove to each other that they know the token of the run.
 
-A message is a line: a proof, a space, and JSON. The proof is an HMAC of the JSON, of its purpose and of random
-numbers of both sides, with the token as the key.
+A message is a line: a proof, a space, and JSON. The proof is an HMAC of the JSON, its purpose and random numbers of
+both sides; the token is the key.
 """
 
 import dataclasses
-import errno
 import hashlib
 import hmac
 import json
 import os
-import socket
-import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,7 +16,6 @@ from tf_simclr.config import UserError
 from tf_simclr.files import Form, parse_json
 
 TOKEN_VARIABLE = "TF_SIMCLR_CLUSTER_TOKEN"
-MAX_BYTES = 2**17
 _MIN_TOKEN_LENGTH = 16
 
 
@@ -49,47 +45,24 @@ class Talk:
 
     Attributes:
         key: The hash of the token.
-        nonces: Random numbers of worker and chief: a proof is worth nothing in another connection.
+        nonces: Random numbers of worker and chief, so that a proof is worth nothing in another connection.
     """
 
     key: bytes
     nonces: str
 
-    def write(self, purpose: str, content: dict) -> bytes:
+    def write(self, purpose: str, content: dict[str, Any]) -> bytes:
         """Returns the line that says `content`."""
         text = json.dumps(content)
         return f"{self._proof(purpose, text)} {text}\n".encode()
 
     def read(self, purpose: str, line: bytes, form: Form) -> Any:
-        """Returns what a line says.
-
-        Raises:
-            ValueError: It has no proof or another form.
-        """
+        """Returns the content of a line; raises ValueError if it has no proof or another form."""
         proof, _, text = line.decode().strip().partition(" ")
-        # Nothing of a stranger is parsed.
+        # A stranger's text is not parsed.
         if not hmac.compare_digest(proof.encode(), self._proof(purpose, text).encode()):
             raise ValueError("no proof of the token")
         return parse_json(text, form)
 
     def _proof(self, purpose: str, text: str) -> str:
         return digest(self.key, (purpose, self.nonces, text))
-
-
-def receive_line(connection: socket.socket, seconds: float) -> bytes:
-    """Receives a line, byte by byte, because a second one may follow at once.
-
-    Raises:
-        OSError: It does not come in time.
-        ValueError: What comes is too long for a line.
-    """
-    deadline, line = time.monotonic() + seconds, bytearray()
-    while not line.endswith(b"\n"):
-        connection.settimeout(max(deadline - time.monotonic(), 1e-3))
-        byte = connection.recv(1)
-        if not byte:
-            raise ValueError("half a line") if line else ConnectionResetError(errno.ECONNRESET, "closed")
-        line += byte
-        if len(line) > MAX_BYTES or time.monotonic() > deadline:
-            raise ValueError("no line")
-    return bytes(line)

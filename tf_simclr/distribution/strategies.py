@@ -1,4 +1,4 @@
-"""Which devices and workers a run takes."""
+"""Choice of devices and workers for a run."""
 
 import contextlib
 import functools
@@ -17,19 +17,19 @@ from tf_simclr.distribution.rendezvous import meet
 from tf_simclr.files import first_line
 
 _LOG = logging.getLogger("tf_simclr")
-# A process is connected to the other workers once, and for good.
+# A process connects to the other workers once.
 _CONNECTED: list[tf.distribute.Strategy] = []
 
 
 def is_chief_process() -> bool:
-    """Returns whether this process writes the files of its runs: there is no other worker, or it is the first."""
+    """Returns whether this process writes the files of its runs: it is the only or the first worker."""
     return all(is_chief(strategy) for strategy in _CONNECTED)
 
 
 def wait_for_workers() -> None:
     """Waits until all workers have come here, so that none leaves while another still works."""
     for strategy in _CONNECTED:
-        # A worker that is gone already has come through first: its last messages may be lost.
+        # If a worker has left already, its last messages may be lost.
         with contextlib.suppress(tf.errors.OpError):
             wait_for_all(strategy)
 
@@ -38,9 +38,9 @@ def make_strategy(config: StrategyConfig, settings: Mapping[str, Any] | None = N
     """Returns the distribution strategy that `config` asks for.
 
     Args:
-        config: `auto` takes the TPU that is named or here, or else the workers that `TF_CONFIG` or Slurm
-            names, or else all GPUs, or else the CPU.
-        settings: all flags of the run by name, which have to be the same at each of several workers.
+        config: `auto` takes the first of these that exists: a TPU that is named or here, the workers that `TF_CONFIG`
+            or Slurm names, all GPUs, the CPU.
+        settings: all flags of the run by name, which must be the same at all workers.
 
     Raises:
         UserError: a TPU was asked for and none answers, or a worker does not come.
@@ -58,7 +58,7 @@ def make_strategy(config: StrategyConfig, settings: Mapping[str, Any] | None = N
 
 
 def _choose(config: StrategyConfig) -> tuple[str, str]:
-    """Returns a strategy and why it is taken, without waking TensorFlow's runtime."""
+    """Returns a strategy and the reason for it, without starting TensorFlow's runtime."""
     if config.use_tpu:
         return "tpu", "--use_tpu"
     if config.strategy != "auto":
@@ -74,8 +74,8 @@ def _choose(config: StrategyConfig) -> tuple[str, str]:
     return "one_device", f"auto: {'one GPU' if num_gpus else 'no TPU and no GPU'} is here"
 
 
-# TensorFlow numbers the collectives of every MirroredStrategy anew: a second one on the same devices
-# fails as soon as a number stands for another shape or type than in the first.
+# TensorFlow numbers the collectives of every MirroredStrategy from the start: a second one on the same devices fails as
+# soon as a number means another shape or type than in the first.
 @functools.cache
 def _mirrored_strategy(*devices: str) -> tf.distribute.Strategy:
     return tf.distribute.MirroredStrategy(devices)
@@ -105,12 +105,11 @@ def _tpu_strategy(config: StrategyConfig) -> tf.distribute.Strategy:
         name = "local" if tf.config.list_physical_devices("TPU") else ""
         asked = "--use_tpu=True" if config.use_tpu else f"--strategy={config.strategy}"
     try:
-        # TensorFlow aborts the process where such an address does not answer.
+        # TensorFlow aborts the process if such an address does not answer.
         for address in map(urllib.parse.urlsplit, name.split(",") if "://" in name else ()):
             socket.create_connection((address.hostname or "", address.port or 8470), timeout=10).close()
-        resolver = tf.distribute.cluster_resolver.TPUClusterResolver(
-            tpu=name, zone=config.tpu_zone, project=config.gcp_project
-        )
+        resolver_class = tf.distribute.cluster_resolver.TPUClusterResolver
+        resolver = resolver_class(tpu=name, zone=config.tpu_zone, project=config.gcp_project)
         tf.config.experimental_connect_to_cluster(resolver)
         tf.tpu.experimental.initialize_tpu_system(resolver)
     except (ValueError, RuntimeError, OSError, ImportError, tf.errors.OpError) as error:
@@ -122,14 +121,14 @@ def _tpu_strategy(config: StrategyConfig) -> tf.distribute.Strategy:
 
 
 def is_step_compiled(jit_compile: str, strategy: tf.distribute.Strategy) -> bool:
-    """Returns whether XLA is to compile what `strategy.run` is given.
+    """Returns whether the step that `strategy` runs must be compiled with XLA.
 
     Args:
         jit_compile: `True`, `False`, or `auto`: on GPUs. On a CPU XLA is slower than TensorFlow's kernels.
-        strategy: that will run the step. One of TPUs compiles whatever it runs by itself.
+        strategy: that will run the step. One of TPUs compiles everything by itself.
 
     Raises:
-        UserError: several CPU devices are to be compiled for, which have no collectives under XLA.
+        UserError: XLA is asked for on several CPU devices, for which it has no collectives.
     """
     kinds = _device_kinds(strategy)
     check(
@@ -145,7 +144,7 @@ def is_augmented_on_device(augment_on: str, jit_compile: str, strategy: tf.distr
     """Returns whether the training step makes the views of its images.
 
     Args:
-        augment_on: `host`, `device`, or `auto`: where the step runs on accelerators that may use XLA.
+        augment_on: `host`, `device`, or `auto`: on accelerators that may use XLA.
         jit_compile: `False` keeps XLA, which compiles these views, away from GPUs.
         strategy: that will run the step.
     """

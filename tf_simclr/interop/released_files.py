@@ -19,7 +19,7 @@ from tensorflow.core.protobuf import saved_model_pb2, trackable_object_graph_pb2
 
 from tf_simclr.config import UserError, check_readable_place
 from tf_simclr.files import listed
-from tf_simclr.runs.networks import READ_ERRORS, damaged, find_checkpoint, is_saved_model
+from tf_simclr.runs.networks import find_checkpoint, is_saved_model, reading_checkpoint
 
 Shape = tuple[int, ...]
 SUPERVISED_HEAD = "head_supervised/linear_layer/dense"
@@ -79,10 +79,8 @@ class ReleasedFile:
         dtype = self._reader.get_variable_to_dtype_map()[key]
         if not dtype.is_floating:
             raise UserError(f"{self.where}: {name} is of the type {dtype.name}; {_WHAT_FITS}.")
-        try:
+        with reading_checkpoint(self.where, _REFETCH):
             value: NDArray[np.floating[Any]] = self._reader.get_tensor(key)
-        except READ_ERRORS as error:
-            raise damaged(self.where, error, _REFETCH) from error
         if not np.isfinite(value).all():
             raise UserError(f"{self.where}: {name} is not finite; {_WHAT_FITS}.")
         return value
@@ -101,7 +99,7 @@ def open_released(path: str, *, ema: bool = False) -> ReleasedFile:
     """
     check_readable_place("checkpoint", path)
     path = os.path.expanduser(path)
-    try:
+    with reading_checkpoint(f"--checkpoint={path}", _REFETCH):
         prefix = _find(path)
         reader = tf.train.load_checkpoint(prefix)
         shapes = {key: tuple(shape) for key, shape in reader.get_variable_to_shape_map().items()}
@@ -111,10 +109,6 @@ def open_released(path: str, *, ema: bool = False) -> ReleasedFile:
         head_layer = _head_layer_of_logits(path) if is_saved_model(path) else None
         with tf.io.gfile.GFile(f"{prefix}.index", "rb") as index:
             fingerprint = hashlib.sha256(index.read()).hexdigest()
-    except UserError:
-        raise
-    except READ_ERRORS as error:
-        raise damaged(f"--checkpoint={path}", error, _REFETCH) from error
     keys: dict[str, str] = {}
     for name, key in _choose_weights(path, named, ema=ema):
         if key in shapes and not _SKIPPED.fullmatch(name):

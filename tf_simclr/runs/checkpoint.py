@@ -1,9 +1,11 @@
-"""Checkpoints: save, resume, start from, and say exactly what does not fit."""
+"""Saving and restoring the checkpoints of a run."""
 
 import functools
 import logging
 import os
 import time
+from collections.abc import Mapping
+from typing import Any, Protocol
 
 import tensorflow as tf
 
@@ -15,7 +17,7 @@ from tf_simclr.runs.checkpoint_list import (
     finished_checkpoint,
     listed_checkpoints,
 )
-from tf_simclr.runs.networks import READ_ERRORS, DamagedCheckpointError, check_same_network, damaged, flatten
+from tf_simclr.runs.networks import DamagedCheckpointError, check_same_network, flatten, reading_checkpoint
 
 _LOG = logging.getLogger("tf_simclr")
 _SECONDS_BETWEEN_LOOKS = 1.0
@@ -25,7 +27,7 @@ class DivergedError(UserError):
     """A loss or a weight that is not finite.
 
     Args:
-        what: which, and at which step.
+        what: which value, and at which step.
         checkpoint: path of the last good checkpoint; None if there is none.
         can_restore: whether `--on_non_finite=restore` may still help.
     """
@@ -39,17 +41,28 @@ class DivergedError(UserError):
         )
 
 
+class Saved(Protocol):
+    """A task as its checkpoints see it: what is saved are the network, the optimizer and `state`."""
+
+    model: Any
+    optimizer: Any
+
+    @property
+    def state(self) -> Mapping[str, Any]:
+        """What else is saved, by name."""
+
+
 class Checkpoints:
     """The checkpoints `ckpt-<step>` of one run.
 
     Args:
         directory: `model_dir`.
-        task: with `model`, `optimizer` and `state`; `optimizer.iterations` is the step.
+        task: what is trained; `optimizer.iterations` is the step.
         keep: how many of the newest stay. Older ones are deleted after a newer one is complete.
-        writes: whether this process is the one of the run that writes files.
+        writes: whether this process writes the files of the run.
     """
 
-    def __init__(self, directory: str, task, *, keep: int = 5, writes: bool = True):
+    def __init__(self, directory: str, task: Saved, *, keep: int = 5, writes: bool = True):
         self._directory = directory
         self._task = task
         self._writes = writes
@@ -67,27 +80,23 @@ class Checkpoints:
 
     @functools.cached_property
     def _manager(self) -> tf.train.CheckpointManager:
-        """Made for writing alone: it cannot read a damaged list of checkpoints."""
+        """The manager, which only writes: it cannot read a damaged list of checkpoints."""
         return tf.train.CheckpointManager(
             self._checkpoint, self._directory, max_to_keep=self._keep, checkpoint_name="ckpt"
         )
 
     @property
     def latest(self) -> str | None:
-        """Path of the checkpoint that was written or restored last; None if there was none."""
+        """Path of the checkpoint that was last written or restored; None if there was none."""
         return self._latest
 
     @property
     def skipped_steps(self) -> int:
-        """How many batches were left out so far: step k is taken with batch k + skipped_steps."""
+        """Number of batches that were left out so far: step k is taken with batch k + skipped_steps."""
         return int(self._skipped_steps.numpy())
 
     def go_back(self, stop: int) -> int:
-        """Restores the checkpoint `latest`, to leave out the batches from there up to step `stop`.
-
-        Returns:
-            The step of the checkpoint.
-        """
+        """Restores the checkpoint `latest`, to leave out the batches from there to step `stop`; returns its step."""
         next_batch = stop + self.skipped_steps
         step = self._restore(str(self._latest))
         self._skipped_steps.assign(next_batch - step)
@@ -102,8 +111,7 @@ class Checkpoints:
         """
         step = int(self._task.optimizer.iterations.numpy())
         checked = [*self._task.model.variables, *flatten(self._task.state).values()]
-        bad = [v.name for v in checked if not _is_finite(v)]
-        if bad:
+        if bad := [variable.name for variable in checked if not _is_finite(variable)]:
             raise DivergedError(f"by step {step}: {listed(bad)} not finite", self.latest)
         path = os.path.join(self._directory, f"ckpt-{step}")
         if self._writes:
@@ -113,7 +121,7 @@ class Checkpoints:
 
     def _write(self, step: int) -> None:
         try:
-            # It counts how often was saved, and is saved too: interrupted runs must end in the same bytes.
+            # This counter of calls is saved too, and interrupted runs must end in the same bytes.
             self._checkpoint.save_counter.assign(step - 1)
             self._manager.save(checkpoint_number=step)
         except (tf.errors.OpError, OSError) as error:
@@ -123,28 +131,23 @@ class Checkpoints:
                 f"the last good one is {self.latest or 'none'}; free some space or choose another directory."
             ) from error
 
-    def restore(self, path: str | None = None) -> int:
-        """Restores everything from `path`, or from the newest that is not damaged.
-
-        Returns:
-            The step; 0 if there is no checkpoint.
+    def restore(self) -> int:
+        """Restores everything from the newest checkpoint that is not damaged; returns its step, 0 if there is none.
 
         Raises:
-            DamagedCheckpointError: `path`, or every checkpoint that was ever finished, is damaged.
+            DamagedCheckpointError: every checkpoint that was ever finished is damaged.
             UserError: the checkpoint is of another network or optimizer.
         """
-        if path is not None:
-            return self._restore(path)
         finished = set(listed_checkpoints(self._directory) or ())
-        damaged = []
+        damaged: list[DamagedCheckpointError] = []
         for candidate in checkpoints_newest_first(self._directory):
             name = os.path.basename(candidate)
             try:
                 step = self._restore(candidate)
             except DamagedCheckpointError as error:
                 _LOG.info("%s", error)
-                # One that TensorFlow's list lacks was never finished: its process was killed.
-                damaged += [error] if name in finished else []
+                if name in finished:  # Otherwise its process was killed while it wrote.
+                    damaged.append(error)
                 continue
             if damaged:
                 _LOG.info("Taking %s, the one before it.", name)
@@ -154,10 +157,7 @@ class Checkpoints:
         return 0
 
     def restore_network(self, path: str) -> int:
-        """Restores the network and the step, for evaluation, whatever optimizer `path` was written with.
-
-        Returns:
-            The step.
+        """Restores the network for evaluation, whatever optimizer wrote `path`; returns the step.
 
         Raises:
             DamagedCheckpointError: `path` is damaged.
@@ -167,37 +167,33 @@ class Checkpoints:
 
     def _restore(self, path: str, *, network_only: bool = False) -> int:
         where = f"--model_dir={self._directory}: {os.path.basename(path)}"
-        fix = "an earlier one is used, where there is one; or use another --model_dir"
+        fix = "an earlier one is used if there is one; or use another --model_dir"
         check_same_network(path, where, self._task.model, fix=fix)
-        try:
+        with reading_checkpoint(where, fix):
             reader = tf.train.load_checkpoint(path)
             for name in reader.get_variable_to_shape_map():
                 reader.get_tensor(name)  # A damaged one must leave the variables as they are.
-            if network_only:
-                self._network.read(path).assert_existing_objects_matched().expect_partial()
-            else:
-                self._checkpoint.restore(path).assert_existing_objects_matched()
-        except AssertionError as error:
-            raise UserError(
-                f"{where} does not fit this run ({first_line(error)}); "
-                "use the --optimizer and --memory_size it was written with, or another --model_dir."
-            ) from error
-        except READ_ERRORS as error:
-            raise damaged(where, error, fix) from error
+            try:
+                if network_only:
+                    self._network.read(path).assert_existing_objects_matched().expect_partial()
+                else:
+                    self._checkpoint.restore(path).assert_existing_objects_matched()
+            except AssertionError as error:
+                raise UserError(
+                    f"{where} does not fit this run ({first_line(error)}); "
+                    "use the --optimizer and --memory_size it was written with, or another --model_dir."
+                ) from error
         self._latest = path
         return int(self._task.optimizer.iterations.numpy())
 
 
 def wait_for_checkpoint(directory: str, previous: str | None, *, timeout: float) -> str | None:
-    """Returns the newest checkpoint of a directory as soon as there is another one than `previous`.
+    """Returns the newest checkpoint of a directory as soon as it is another one than `previous`.
 
     Args:
         directory: of a run.
         previous: path of the newest checkpoint so far; None if there was none.
-        timeout: seconds; 0 for no limit.
-
-    Returns:
-        The path; None if there is none in time.
+        timeout: seconds after which it returns None; 0 for no limit.
     """
     start = time.monotonic()
     while (path := finished_checkpoint(directory)) in (None, previous):

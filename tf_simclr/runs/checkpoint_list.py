@@ -6,12 +6,14 @@ import re
 import time
 
 import tensorflow as tf
+from google.protobuf import text_format
+from tensorflow.python.training.checkpoint_state_pb2 import CheckpointState
 
 from tf_simclr.config import Run
-from tf_simclr.files import list_names, write_text
+from tf_simclr.files import list_names, read_bytes, write_text
 
 _LOG = logging.getLogger("tf_simclr")
-_LIST_LINE = re.compile(r'(\w+): ("(?:[^"\\]|\\.)*"|[-+.\w]+)')
+_MAX_LIST_BYTES = 2**22
 _CHECKPOINT_FILE = re.compile(r"(ckpt-(\d+))\.(index|data-\d+-of-\d+)")
 
 
@@ -28,8 +30,8 @@ def checkpoint_step(path: str | None) -> int:
 def checkpoints_newest_first(directory: str) -> list[str]:
     """Returns the paths of all checkpoints of a directory, also of those that have lost a file.
 
-    Those that TensorFlow's list of checkpoints has come first: others may be unfinished, or older. Where
-    that list is gone or damaged, the numbers in the names tell which is newest.
+    Those in TensorFlow's list of checkpoints come first: others may be unfinished, or older. If that list is gone or
+    damaged, the steps in the names decide.
     """
     there = find_checkpoints(directory)
     known = [name for name in reversed(listed_checkpoints(directory) or ()) if name in there]
@@ -38,10 +40,7 @@ def checkpoints_newest_first(directory: str) -> list[str]:
 
 
 def finished_checkpoint(directory: str) -> str | None:
-    """Returns the newest checkpoint of a directory that another process may still write to; None if there is none.
-
-    Without a list of checkpoints the newest may be half written.
-    """
+    """Returns the newest whole checkpoint of a directory that another process may still write to, None if none is."""
     path = latest_checkpoint(directory)
     is_finished = path and (os.path.basename(path) in (listed_checkpoints(directory) or ()) or _is_whole(path))
     return path if is_finished else None
@@ -58,23 +57,22 @@ def find_checkpoints(directory: str) -> dict[str, int]:
 
 
 def listed_checkpoints(directory: str) -> list[str] | None:
-    """Returns the names in TensorFlow's list of checkpoints; None where there is none, or it is damaged."""
+    """Returns the names in TensorFlow's list of checkpoints; None if it is missing or damaged."""
     try:
-        with tf.io.gfile.GFile(os.path.join(directory, "checkpoint"), "rb") as file:
-            lines = [_LIST_LINE.fullmatch(line) for line in file.read().decode().splitlines()]
-    except (tf.errors.OpError, OSError, UnicodeDecodeError):
+        content = read_bytes(os.path.join(directory, "checkpoint"), _MAX_LIST_BYTES)
+        state = text_format.Parse((content or b"").decode(), CheckpointState())
+    except (OSError, ValueError, text_format.ParseError):
         return None
-    fields = [(line[1], line[2]) for line in lines if line]
-    if len(fields) < len(lines) or "model_checkpoint_path" not in dict(fields):
-        return None  # TensorFlow could not read it either.
-    return [os.path.basename(path.strip('"')) for name, path in fields if name == "all_model_checkpoint_paths"]
+    if not state.model_checkpoint_path:
+        return None
+    return [os.path.basename(path) for path in state.all_model_checkpoint_paths]
 
 
 def repair_checkpoints(directory: str) -> None:
     """Makes TensorFlow's list of checkpoints agree with what is there, and deletes what was never finished.
 
-    A killed process may have finished a checkpoint and not listed it, and may have left parts of one. A list that is
-    damaged or gone gets all checkpoints.
+    A killed process may have finished a checkpoint without listing it, and may have left parts of one. A list that is
+    damaged or gone gets all whole checkpoints.
     """
     delete_unfinished(directory)
     there, known = find_checkpoints(directory), listed_checkpoints(directory)
@@ -90,19 +88,20 @@ def repair_checkpoints(directory: str) -> None:
         )
     if kept and kept != set(known or ()):
         names = sorted(kept, key=there.__getitem__)
-        lines = [f'model_checkpoint_path: "{names[-1]}"']
-        lines += [f'all_model_checkpoint_paths: "{name}"' for name in names]
         # TensorFlow keeps checkpoints without a time for ever.
-        lines += [f"all_model_checkpoint_timestamps: {time.time()}"] * len(names)
-        write_text(os.path.join(directory, "checkpoint"), "\n".join([*lines, ""]))
-    for name in new - whole if known else ():
-        for file in list_names(directory):
-            if (match := _CHECKPOINT_FILE.fullmatch(file)) and match[1] == name:
-                tf.io.gfile.remove(os.path.join(directory, file))
+        state = CheckpointState(
+            model_checkpoint_path=names[-1],
+            all_model_checkpoint_paths=names,
+            all_model_checkpoint_timestamps=[time.time()] * len(names),
+        )
+        write_text(os.path.join(directory, "checkpoint"), text_format.MessageToString(state))
+    for file in list_names(directory) if known else ():
+        if (match := _CHECKPOINT_FILE.fullmatch(file)) and match[1] in new - whole:
+            tf.io.gfile.remove(os.path.join(directory, file))
 
 
 def delete_unfinished(directory: str) -> None:
-    """Deletes what TensorFlow leaves of a checkpoint, or of its list, that is not written to its end."""
+    """Deletes what TensorFlow leaves of a checkpoint or of its list that was not written to the end."""
     for name in list_names(directory):
         path = os.path.join(directory, name)
         if re.fullmatch(r"checkpoint\.tmp[0-9a-f]{32}", name):
@@ -114,20 +113,16 @@ def delete_unfinished(directory: str) -> None:
 def _is_whole(path: str) -> bool:
     """Returns whether a checkpoint has all its files, and a table of contents that can be read."""
     directory, name = os.path.split(path)
+    part = re.compile(rf"{re.escape(name)}\.data-\d+-of-(\d+)")
     try:
         tf.train.load_checkpoint(path)
-        parts = [
-            re.fullmatch(r".*\.data-\d+-of-(\d+)", file)
-            for file in list_names(directory)
-            if file.startswith(f"{name}.")
-        ]
+        counts = [int(found[1]) for found in map(part.fullmatch, list_names(directory)) if found]
     except (tf.errors.OpError, OSError, RuntimeError, ValueError):
         return False
-    numbers = [int(part[1]) for part in parts if part]
-    return len(numbers) in numbers
+    return len(counts) in counts
 
 
 def newest_start(config: Run) -> str | None:
-    """Returns where the same command goes on, for `interrupts_tell`; None if no run of it has a checkpoint."""
+    """Returns the place from which the same command goes on, for a message; None if it has no checkpoint."""
     paths = [latest_checkpoint(str(run.model_dir)) for run in reversed(config.runs.values())]
     return next((f"the same command goes on from {path}" for path in paths if path), None)

@@ -1,4 +1,4 @@
-"""The data that a run began with: its classes, the number of its images and a fingerprint of their list."""
+"""The data that a run began with: its classes, and number and fingerprint of its images."""
 
 import os
 from typing import NamedTuple
@@ -17,9 +17,9 @@ class RunData(NamedTuple):
     """What a run learns from, and the classes that its network tells apart.
 
     Attributes:
-        class_names: of the network's classes; None if they are not known.
+        class_names: of the network's classes; None if unknown.
         num_classes: of the network's classifier; None if there is none.
-        num_images: that are learned from, so that an epoch has as many; None for a run of an earlier version.
+        num_images: in an epoch; None for a run of an earlier version.
         fingerprint: of the list of these images, see `data.Source.fingerprint`; None likewise.
     """
 
@@ -31,11 +31,11 @@ class RunData(NamedTuple):
 
 def has_run_data(directory: str) -> bool:
     """Returns whether the run in a directory remembers its data; those of earlier versions do not."""
-    return tf.io.gfile.exists(os.path.join(directory, _DATA_FILE))
+    return bool(tf.io.gfile.exists(os.path.join(directory, _DATA_FILE)))
 
 
 def read_run_data(directory: str) -> RunData | None:
-    """Returns the data that the run in a directory began with; None if it is not known.
+    """Returns the data that the run in a directory began with; None if unknown.
 
     Raises:
         DamagedFileError: a file is damaged.
@@ -63,17 +63,18 @@ def write_run_data(directory: str, data: RunData) -> None:
 
 
 def read_class_names(directory: str) -> list[str] | None:
-    """Returns the names of the classes of the run in a directory; None if they are not known.
+    """Returns the names of the classes of the run in a directory; None if unknown.
 
     Raises:
         DamagedFileError: its file is damaged.
     """
     fix = "restore it, or delete it: classes are then no longer compared by name"
-    return read_json(os.path.join(directory, _CLASS_NAMES_FILE), [str], fix=fix)
+    names: list[str] | None = read_json(os.path.join(directory, _CLASS_NAMES_FILE), [str], fix=fix)
+    return names
 
 
 def describe_change(before: RunData, now: RunData) -> str | None:
-    """Returns how the data of a run has changed since it began, for a message; None if it has not."""
+    """Returns the change of the data since a run began, for a message; None if there is none."""
     if None not in (before.class_names, now.class_names) and before.class_names != now.class_names:
         ours, theirs = before.class_names or (), now.class_names or ()
         return f"{class_list(ours, theirs)} then, {class_list(theirs, ours)} now"

@@ -1,4 +1,4 @@
-"""The directory of a run: whose it is, its settings, its newest checkpoint."""
+"""The directory of a run: its owner and its settings."""
 
 import contextlib
 import dataclasses
@@ -27,6 +27,8 @@ from tf_simclr.runs.checkpoint_list import find_checkpoints, repair_checkpoints
 from tf_simclr.runs.data import RunData, has_run_data, write_run_data
 from tf_simclr.runs.ownership import LOCK, owning
 
+Settings = Mapping[str, Any]
+
 _LOG = logging.getLogger("tf_simclr")
 _SETTINGS_FILE = "flags.json"
 _TEXT = (str, None)
@@ -40,12 +42,12 @@ _SETTINGS_FORM = {
 }
 # An evaluation may be on other data than the training.
 _DATA_SETTINGS = frozenset(field.name for field in dataclasses.fields(DataConfig))
-# Where the runs are that others consist of.
+# Directories of the runs that others consist of.
 _DIRECTORIES_BELOW = {SEMI_SUPERVISED: TRAIN_MODES, LABEL_EFFICIENCY: ("pretrain*", "labels_*/seed_*/*")}
-# Of the files of a run, those that its owner alone writes, and those that evaluations write too.
+# Files of a run that only its owner writes, and those that evaluations write too.
 _OWNERS_FILES = r"(flags|class_names|data|bad_images)\.json"
 _RESULTS = r"(result.*|report|label_efficiency)\.(json|csv|html|md|png)"
-# What a run starts from.
+# Networks that a run starts from.
 _INPUTS = frozenset(["checkpoint", "teacher"])
 
 
@@ -55,7 +57,7 @@ def owning_directory(directory: str, *, owns: bool = True) -> Iterator[None]:
 
     Args:
         directory: The directory, which is made.
-        owns: Whether this process is the one of the run that writes files; another one owns nothing.
+        owns: Whether this process writes the files of the run; another one owns nothing.
 
     Raises:
         UserError: Another process owns the directory, or it cannot be written.
@@ -80,10 +82,10 @@ def _reporting_unwritable(directory: str) -> Iterator[None]:
         ) from error
 
 
-def check_directory(config: Run) -> dict:
-    """Returns the settings of the run that `model_dir` holds, {} if there is none; changes nothing.
+def check_directory(config: Run) -> dict[str, Any]:
+    """Returns the settings of the run in `model_dir`, {} if there is none; changes nothing.
 
-    Settings without a checkpoint or a result are left over from a start that came to nothing.
+    Settings without a checkpoint or a result do not count: that start did not get far.
 
     Raises:
         UserError: it holds a run with other settings.
@@ -93,22 +95,22 @@ def check_directory(config: Run) -> dict:
     if not old:
         _check_no_checkpoints(directory, config)
         return {}
-    begun = _has_begun(directory, old.get("train_mode"))
-    if begun:
-        _check_same_settings(directory, old, config.to_dict())
-    return old if begun else {}
+    if not _has_begun(directory, old.get("train_mode")):
+        return {}
+    _check_same_settings(directory, old, config.to_dict())
+    return old
 
 
 def _has_begun(directory: str, train_mode: Any) -> bool:
-    """Returns whether there is a checkpoint or a result of a run, or of those that it consists of."""
+    """Returns whether there is a checkpoint or a result of a run, or of the runs that it consists of."""
     patterns = ["result*.json", *(f"{runs}/ckpt-*.index" for runs in _DIRECTORIES_BELOW.get(train_mode, ()))]
     return bool(find_checkpoints(directory)) or any(find_paths(directory, pattern) for pattern in patterns)
 
 
 def _check_no_checkpoints(directory: str, config: Run) -> None:
-    """Raises UserError where checkpoints are there without settings, which those of this command may not be.
+    """Raises UserError if there are checkpoints without settings, which may have been other ones.
 
-    An evaluation changes nothing, and a wrong network does not fit: it takes the settings of this command.
+    An evaluation takes the settings of this command, because it changes nothing and a wrong network does not fit.
     """
     if not find_checkpoints(directory):
         return
@@ -130,7 +132,7 @@ def claim_directory(config: Run, data: RunData | None = None) -> None:
         UserError: it cannot be written.
     """
     directory, settings = str(config.model_dir), config.to_dict()
-    if "dataset" in settings:  # An evaluation that reads it may be started in another directory.
+    if "dataset" in settings:  # An evaluation may start in another working directory.
         settings["dataset"] = absolute_dataset(settings["dataset"])
     with _reporting_unwritable(directory):
         tf.io.gfile.makedirs(directory)
@@ -139,16 +141,16 @@ def claim_directory(config: Run, data: RunData | None = None) -> None:
             write_run_data(directory, data)
 
 
-def _check_same_settings(directory: str, old: dict, new: dict) -> None:
+def _check_same_settings(directory: str, old: Settings, new: Settings) -> None:
     free = set(FREE_SETTINGS)
     if new["train_mode"] == "pretrain":
-        free |= set(LABEL_SETTINGS)  # Without a probe, which changes another setting, no label is used.
+        free |= set(LABEL_SETTINGS)  # Only a probe uses labels, and that is a setting of its own.
     knows_its_data = has_run_data(directory)
     if new.get("mode") == "eval":
         free |= _INPUTS  # An evaluation loads neither.
         free |= _DATA_SETTINGS if knows_its_data else frozenset()
     if knows_its_data and "dataset" in new and _kinds(new["dataset"]) == _kinds(old.get("dataset")):
-        free.add("dataset")  # Its place may change. The images themselves are compared once they are listed.
+        free.add("dataset")  # Its place may change. The images are compared once they are listed.
     changed = [
         f"--{name}={old[name]} there, {new[name]} now"
         for name in sorted(new, key=lambda name: name != "train_mode")
@@ -161,23 +163,23 @@ def _check_same_settings(directory: str, old: dict, new: dict) -> None:
         )
 
 
-def _same(name: str, old: dict, new: dict) -> bool:
+def _same(name: str, old: Settings, new: Settings) -> bool:
     if old[name] == new[name]:
         return True
     if name not in _INPUTS or None in (old[name], new[name]):
         return False
     # A directory that was moved together with this one, or is named in another way, is the same.
-    places = [os.path.relpath(os.path.expanduser(run[name]), run.get("model_dir")) for run in (old, new)]
-    return places[0] == places[1]
+    before, now = (os.path.relpath(os.path.expanduser(str(run[name])), run.get("model_dir")) for run in (old, new))
+    return before == now
 
 
 def _kinds(dataset: Any) -> list[str]:
-    """Returns a data set without its place, such as `folder`, or its version; of several, each."""
+    """Returns the kinds of data sets: their names without a place (`folder`) or a version."""
     return [name.partition(":")[0] for name in split_sources(str(dataset))]
 
 
 def write_outcome(directory: str, path: str, text: str | bytes) -> None:
-    """Writes what comes of a run into its directory, whole or not at all.
+    """Writes a result of a run into its directory, whole or not at all.
 
     Raises:
         UserError: it cannot be written.
@@ -191,7 +193,7 @@ def write_outcome(directory: str, path: str, text: str | bytes) -> None:
         ) from error
 
 
-def read_settings(directory: str) -> dict:
+def read_settings(directory: str) -> dict[str, Any]:
     """Returns {flag name: value} of the run in a directory; {} if none are written there.
 
     Raises:
@@ -202,6 +204,6 @@ def read_settings(directory: str) -> dict:
     return read_json(path, _SETTINGS_FORM, fix=fix) or {}
 
 
-def defining_settings(settings: Mapping) -> dict:
-    """Returns those settings of a run that its weights, and what they mean, depend on."""
+def defining_settings(settings: Settings) -> dict[str, Any]:
+    """Returns the settings of a run that decide its weights and their meaning."""
     return {name: value for name, value in settings.items() if name not in FREE_SETTINGS}

@@ -1,4 +1,4 @@
-"""How the variables of two networks differ, and which flags explain it."""
+"""Differences between the variables of two networks, and the flags that explain them."""
 
 from collections.abc import Mapping
 
@@ -9,11 +9,11 @@ _FIRST_BLOCK = "encoder/block_group1_block1"
 _LAST_GROUP_BLOCK = "encoder/block_group4_block1"
 _HEAD_KERNEL = "supervised_head/kernel"
 
-Shapes = Mapping[str, tuple]
+Shapes = Mapping[str, tuple[int, ...]]
 
 
 def describe_differences(saved: Shapes, expected: Shapes) -> str | None:
-    """Returns what differs and the flags of the saved network that explain it; None if nothing does.
+    """Returns what differs, with the flags of the saved network that explain it; None if nothing differs.
 
     Args:
         saved: shapes of the variables in a checkpoint, by their names in `SimCLRModel.variable_tree`.
@@ -40,10 +40,11 @@ def list_differences(saved: Shapes, expected: Shapes) -> str:
 
 def _explaining_flags(saved: Shapes, expected: Shapes) -> list[str]:
     have, want = _encoder_flags(saved) | _head_flags(saved), _encoder_flags(expected) | _head_flags(expected)
-    flags = []
-    for name, value in have.items():
-        if want.get(name) != value:
-            flags.append(f"--{name}={value}" + (f" (here {want[name]})" if name in want else ""))
+    flags = [
+        f"--{name}={value}" + (f" (here {want[name]})" if name in want else "")
+        for name, value in have.items()
+        if want.get(name) != value
+    ]
     there, here = saved.get(_HEAD_KERNEL), expected.get(_HEAD_KERNEL)
     if there and here:
         if there[-1] != here[-1]:
@@ -85,8 +86,5 @@ def _head_flags(shapes: Shapes) -> dict[str, object]:
     if not kernels:
         return {"proj_head_mode": "none"}
     last = f"projection_head/layer{len(kernels)}/dense/kernel"
-    flags: dict[str, object] = {
-        "proj_head_mode": "linear or nonlinear",
-        "num_proj_layers": len(kernels),
-    }
+    flags: dict[str, object] = {"proj_head_mode": "linear or nonlinear", "num_proj_layers": len(kernels)}
     return flags | ({"proj_out_dim": shapes[last][-1]} if last in shapes else {})

@@ -1,9 +1,11 @@
-"""Networks from files: find a checkpoint, load its network, start from its weights, explain what does not fit."""
+"""Networks from files: find a checkpoint, load its network, start from its weights."""
 
+import contextlib
 import dataclasses
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import tensorflow as tf
 from google.protobuf.message import DecodeError
@@ -16,27 +18,46 @@ from tf_simclr.runs.checkpoint_list import latest_checkpoint
 from tf_simclr.runs.directory import read_settings
 from tf_simclr.runs.network_differences import describe_differences
 
-# What the variables are filed under: in a checkpoint, in a SavedModel of this project.
+# Names that contain the variables: in a checkpoint, in a SavedModel of this project.
 _ROOTS = ("model", "weights")
 _HEAD = "supervised_head/"
 _MEMORY = "memory/"
-# What TensorFlow raises where a checkpoint is truncated, overwritten or out of reach.
+# TensorFlow's errors for a checkpoint that is truncated, overwritten or out of reach.
 READ_ERRORS = (tf.errors.OpError, DecodeError, ValueError, OSError, RuntimeError, IndexError)
+
+
+Shapes = dict[str, tuple[int, ...]]
 
 
 class DamagedCheckpointError(UserError):
     """A checkpoint that cannot be read: truncated, overwritten, or a part of it is gone."""
 
 
-def initialize_from(path: str, model: SimCLRModel, *, keep_head: bool = True) -> str:
-    """Starts `model` from the weights in `path`, and returns one line of what matched.
+@contextlib.contextmanager
+def reading_checkpoint(where: str, fix: str) -> Iterator[None]:
+    """Turns TensorFlow's errors for a checkpoint that cannot be read into `DamagedCheckpointError`.
 
-    The supervised head is taken over where it has the same shape, and stays new where the number of
-    classes differs; everything else of the network must match. A memory of negatives is left out.
+    Args:
+        where: the flag and the checkpoint, for the message.
+        fix: what the user can do.
+    """
+    try:
+        yield
+    except UserError:  # It is a ValueError too.
+        raise
+    except READ_ERRORS as error:
+        raise DamagedCheckpointError(f"{where} is damaged or cannot be read ({first_line(error)}); {fix}.") from error
+
+
+def initialize_from(path: str, model: SimCLRModel, *, keep_head: bool = True) -> str:
+    """Starts `model` from the weights in `path`, and returns a line that says what matched.
+
+    The supervised head is taken over if it has the same shape, and stays new if the number of classes differs.
+    Everything else of the network must match. A memory of negatives is left out.
 
     Args:
         path: a checkpoint, a directory whose latest one is taken, or a SavedModel of this project.
-        model: the network; its supervised head is taken as it is where that of `path` is not.
+        model: the network.
         keep_head: whether the supervised head may be taken over.
 
     Raises:
@@ -48,13 +69,11 @@ def initialize_from(path: str, model: SimCLRModel, *, keep_head: bool = True) ->
     tree = model.variable_tree()
     expected = flatten(tree)
     head = [name for name in expected if name.startswith(_HEAD)]
-    if head and not (keep_head and all(saved.get(name) == _shape(expected[name]) for name in head)):
+    if head and not (keep_head and all(saved.get(name) == tuple(expected[name].shape) for name in head)):
         del tree["supervised_head"]
     restored = flatten(tree)
-    try:
+    with reading_checkpoint(where, fix):
         tf.train.Checkpoint(**{root: tree}).read(path).assert_existing_objects_matched().expect_partial()
-    except READ_ERRORS as error:
-        raise damaged(where, error, fix) from error
     notes = "; the supervised head starts fresh" if len(restored) < len(expected) else ""
     if any(name.startswith(_MEMORY) for name, _ in tf.train.list_variables(path)):
         notes += "; its memory of negatives is left out"
@@ -62,7 +81,7 @@ def initialize_from(path: str, model: SimCLRModel, *, keep_head: bool = True) ->
 
 
 def load_network(path: str, flag: str) -> SimCLRModel:
-    """Builds the network of a run, as its settings say, with the weights of a checkpoint.
+    """Builds the network that the settings of a run describe, with the weights of a checkpoint.
 
     Args:
         path: the directory of the run, whose latest checkpoint is taken, or a checkpoint in it.
@@ -84,16 +103,14 @@ def load_network(path: str, flag: str) -> SimCLRModel:
     _, saved = _saved_shapes(path, where, fix)
     model = build_simclr_model(config, saved.get(f"{_HEAD}kernel", (None,))[-1])
     root, _ = check_same_network(path, where, model, fix=fix)
-    try:
+    with reading_checkpoint(where, fix):
         checkpoint = tf.train.Checkpoint(**{root: model.variable_tree()})
         checkpoint.read(path).assert_existing_objects_matched().expect_partial()
-    except READ_ERRORS as error:
-        raise damaged(where, error, fix) from error
     return model
 
 
 def find_checkpoint(path: str, flag: str) -> str:
-    """Returns the checkpoint that `path` names: itself, the latest of a directory, that in a SavedModel.
+    """Returns the checkpoint that `path` names: itself, the latest of a directory, or the one in a SavedModel.
 
     Raises:
         UserError: there is none.
@@ -112,7 +129,7 @@ def find_checkpoint(path: str, flag: str) -> str:
     path = re.sub(r"\.(index|data-\d+-of-\d+)$", "", path)
     try:
         is_there = tf.io.gfile.exists(path + ".index")
-    except tf.errors.OpError as error:  # There is no file system for such a path, or no way to it.
+    except tf.errors.OpError as error:  # TensorFlow has no file system for such a path, or no connection.
         raise UserError(
             f"--{flag}={path}: cannot be reached ({first_line(error)}); download it, and name its directory."
         ) from error
@@ -126,51 +143,51 @@ def find_checkpoint(path: str, flag: str) -> str:
 
 
 def is_saved_model(path: str) -> bool:
-    """Returns whether `path` is the directory of a SavedModel, which a TF-Hub module on disk is too."""
+    """Returns whether `path` is the directory of a SavedModel; a TF-Hub module on disk is one too."""
     try:
-        return tf.io.gfile.exists(os.path.join(path, "saved_model.pb"))
+        return bool(tf.io.gfile.exists(os.path.join(path, "saved_model.pb")))
     except tf.errors.OpError:
         return False
 
 
 def check_same_network(
-    path: str, where: str, model, *, fix: str, ignore_head: bool = False
-) -> tuple[str, dict[str, tuple]]:
-    """Raises UserError with the differences and the flags that explain them; returns `_saved_shapes`."""
+    path: str, where: str, model: SimCLRModel, *, fix: str, ignore_head: bool = False
+) -> tuple[str, Shapes]:
+    """Returns the name that contains the variables of a network in a checkpoint, and their shapes.
+
+    Raises:
+        DamagedCheckpointError: the checkpoint cannot be read.
+        UserError: `model` is another network; the message names the flags that explain it.
+    """
     root, saved = _saved_shapes(path, where, fix)
-    expected = {name: _shape(variable) for name, variable in flatten(model.variable_tree()).items()}
-
-    def relevant(shapes):
-        return {k: v for k, v in shapes.items() if not (ignore_head and k.startswith(_HEAD))}
-
-    differences = describe_differences(relevant(saved), relevant(expected))
-    if differences:
+    expected = {name: tuple(variable.shape) for name, variable in flatten(model.variable_tree()).items()}
+    ignored = _HEAD if ignore_head else "\0"
+    theirs, ours = (
+        {name: shape for name, shape in shapes.items() if not name.startswith(ignored)} for shapes in (saved, expected)
+    )
+    if differences := describe_differences(theirs, ours):
         raise UserError(f"{where}: {differences}")
     return root, saved
 
 
-def _saved_shapes(path: str, where: str, fix: str) -> tuple[str, dict[str, tuple]]:
-    """Returns what the network's variables are filed under, and their shapes by name."""
-    try:
+def _saved_shapes(path: str, where: str, fix: str) -> tuple[str, Shapes]:
+    with reading_checkpoint(where, fix):
         reader = tf.train.load_checkpoint(path)
         shapes = reader.get_variable_to_shape_map()
-        # A SavedModel files a variable under the shortest of its names: the graph has them all.
+        # A SavedModel lists a variable under the shortest of its names: the graph has them all.
         graph = trackable_object_graph_pb2.TrackableObjectGraph()
         if "_CHECKPOINTABLE_OBJECT_GRAPH" in shapes:
             graph.ParseFromString(reader.get_tensor("_CHECKPOINTABLE_OBJECT_GRAPH"))
-    except READ_ERRORS as error:
-        raise damaged(where, error, fix) from error
     roots = {child.local_name: child.node_id for child in graph.nodes[0].children} if graph.nodes else {}
-    for root in _ROOTS:
-        if root in roots:
-            keys = _keys_below(graph.nodes, roots[root])
-            if saved := {name: tuple(shapes[key]) for name, key in keys.items() if name and key in shapes}:
-                return root, saved
+    for root in filter(roots.__contains__, _ROOTS):
+        keys = _keys_below(graph.nodes, roots[root])
+        if saved := {name: tuple(shapes[key]) for name, key in keys.items() if name and key in shapes}:
+            return root, saved
     raise UserError(f"{where}: not written by tf_simclr; name a checkpoint or a SavedModel that is.")
 
 
-def _keys_below(nodes, root: int) -> dict[str, str]:
-    """Returns the keys of all variables of an object by their paths from there; goes round no cycle."""
+def _keys_below(nodes: Sequence[Any], root: int) -> dict[str, str]:
+    """Returns the keys of all variables of an object by their paths from it; follows no cycle."""
     keys: dict[str, str] = {}
     pending = [(root, "", frozenset[int]())]
     while pending:
@@ -185,18 +202,9 @@ def _keys_below(nodes, root: int) -> dict[str, str]:
     return keys
 
 
-def damaged(where: str, error: BaseException, fix: str) -> DamagedCheckpointError:
-    """Returns the error for a checkpoint that cannot be read."""
-    return DamagedCheckpointError(f"{where} is damaged or cannot be read ({first_line(error)}); {fix}.")
-
-
-def flatten(tree: Mapping, prefix: str = "") -> dict[str, tf.Variable]:
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, tf.Variable]:
     """Returns {"encoder/stem/conv1/kernel": variable, ...} of a tree of variables."""
     flat: dict[str, tf.Variable] = {}
     for name, value in tree.items():
         flat |= flatten(value, f"{prefix}{name}/") if isinstance(value, Mapping) else {prefix + name: value}
     return flat
-
-
-def _shape(variable: tf.Variable) -> tuple:
-    return tuple(variable.shape)

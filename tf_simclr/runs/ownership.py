@@ -1,4 +1,4 @@
-"""One owner of an output: a second process that would write it is refused, and told who does."""
+"""One owner of an output: a second process is refused, and told which process owns it."""
 
 import contextlib
 import datetime
@@ -20,9 +20,9 @@ from tf_simclr.files import find_json, one_line, to_json, write_json
 LOCK = "owner.lock"
 """Name of the lock of a whole directory."""
 _LOG = logging.getLogger("tf_simclr")
-# What a system says of a file system that has no locks.
+# Errors of a file system without locks.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
-# How often an owner says that it is alive, and how long a silent one is waited for.
+# The time between two signs of life of an owner, and after which a silent one counts as dead.
 _BEAT_SECONDS, _SILENT_SECONDS = 20.0, 90.0
 _POLL_SECONDS = 2.0
 _OWNER = {"host": str, "process": int, "since": str, "command": str}
@@ -40,9 +40,9 @@ class _LockedError(Exception):
 def owning(lock: str, flag: str, value: str | None, *, patience: float = 0) -> Iterator[None]:
     """Keeps other processes away from an output while the block runs.
 
-    The system locks a file for this process and unlocks it however the process ends, on this machine and on network
-    file systems that share locks. Where there are no such locks (buckets, some network file systems), the owner writes
-    the file again every 20 seconds: one that stays as it is for 90 seconds is that of a dead process.
+    The system locks a file for this process, and unlocks it however the process ends, on this machine and on network
+    file systems that share locks. Without such locks (buckets, some network file systems) the owner rewrites the file
+    every 20 seconds; if it does not change for 90 seconds, its owner is dead.
 
     Args:
         lock: Path of that file. Its directory is made, and deleted again if nothing else is written into it.
@@ -66,7 +66,7 @@ def owning(lock: str, flag: str, value: str | None, *, patience: float = 0) -> I
 
 
 def _enter(stack: contextlib.ExitStack, lock: str, what: str, flag: str, deadline: float) -> None:
-    """Waits for the lock until the deadline; it is given back when the stack is closed."""
+    """Waits for the lock until the deadline; closing the stack releases it."""
     while True:
         try:
             if "://" in lock or not stack.enter_context(_system_lock(lock)):
@@ -83,11 +83,7 @@ def _enter(stack: contextlib.ExitStack, lock: str, what: str, flag: str, deadlin
 
 @contextlib.contextmanager
 def _system_lock(path: str) -> Iterator[bool]:
-    """Holds the system's lock of a file, and yields whether there are such locks.
-
-    Raises:
-        _LockedError: Another process holds it.
-    """
+    """Holds the system's lock of a file; yields whether there are locks; raises _LockedError if another holds it."""
     descriptor = _open_locked(path)
     if descriptor is None:
         yield False
@@ -99,12 +95,12 @@ def _system_lock(path: str) -> Iterator[bool]:
         yield True
     finally:
         with contextlib.suppress(OSError):
-            os.remove(path)  # Before it is unlocked: afterwards it may be another's.
+            os.remove(path)  # Before it is unlocked: afterwards it may be the next owner's.
         os.close(descriptor)
 
 
 def _open_locked(path: str) -> int | None:
-    """Returns the descriptor of a locked file; None where there are no locks."""
+    """Returns the descriptor of a locked file; None if there are no locks."""
     try:
         import fcntl
     except ImportError:  # Windows.
@@ -127,7 +123,7 @@ def _open_locked(path: str) -> int | None:
             if error.errno not in _NO_LOCKS:
                 raise
             return None
-        os.close(descriptor)  # Its owner has deleted it in between.
+        os.close(descriptor)  # The owner has deleted the file in the meantime.
 
 
 def _is_at(descriptor: int, path: str) -> bool:
@@ -139,11 +135,7 @@ def _is_at(descriptor: int, path: str) -> bool:
 
 @contextlib.contextmanager
 def _heartbeat(path: str) -> Iterator[None]:
-    """Holds a lock by writing its file again and again.
-
-    Raises:
-        _LockedError: Another process does so.
-    """
+    """Holds a lock by rewriting its file; raises _LockedError if another process does so."""
     from tensorflow.io import gfile
 
     own = _this_process() | {"token": secrets.token_hex(8)}
@@ -160,17 +152,17 @@ def _heartbeat(path: str) -> Iterator[None]:
     finally:
         ended.set()
         beating.join()
-        with contextlib.suppress(Exception):  # It is silent from now on.
+        with contextlib.suppress(Exception):  # The lock is silent from now on.
             if _is_of(path, own):
                 gfile.remove(path)
 
 
 def _wait_for_silence(path: str) -> None:
-    """Returns when no living process holds a lock; raises _LockedError where one does."""
+    """Returns when no living process holds a lock; raises _LockedError if one does."""
     first = find_json(path)
     if first is None:
         return
-    _LOG.info("%s: there was another process (%s); waiting whether it still is there.", path, _describe(path))
+    _LOG.info("%s: there was another process (%s); waiting to see whether it is alive.", path, _describe(path))
     deadline = time.monotonic() + _SILENT_SECONDS
     while time.monotonic() < deadline:
         time.sleep(_POLL_SECONDS)
@@ -185,7 +177,7 @@ def _beat(path: str, own: dict[str, Any], wait: Callable[[float], bool]) -> None
     beat = 0
     while not wait(_BEAT_SECONDS):
         beat += 1
-        with contextlib.suppress(Exception):  # What is out of reach for a moment is written the next time.
+        with contextlib.suppress(Exception):  # If the file is out of reach, the next beat writes it.
             if not _is_of(path, own):
                 _LOG.warning("%s: %s took this over; end one of the two.", path, _describe(path))
                 return
@@ -193,7 +185,7 @@ def _beat(path: str, own: dict[str, Any], wait: Callable[[float], bool]) -> None
 
 
 def _is_of(path: str, own: dict[str, Any]) -> bool:
-    return (find_json(path, {str: object}) or {}).get("token") == own["token"]
+    return bool((find_json(path, {str: object}) or {}).get("token") == own["token"])
 
 
 def _this_process() -> dict[str, Any]:
@@ -213,7 +205,7 @@ def _describe(path: str) -> str:
 
 
 def _make_directories(directory: str) -> list[str]:
-    """Makes a directory; returns those that were made and may be deleted again, the lowest first."""
+    """Makes a directory; returns the new ones, which may be deleted again, the lowest first."""
     if "://" in directory:
         from tensorflow.io import gfile
 

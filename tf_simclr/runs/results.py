@@ -11,8 +11,8 @@ from tf_simclr.metrics.scores import scores_form
 from tf_simclr.runs.directory import write_outcome
 
 NUM_BAD_IMAGES = "train/num_bad_images"
-"""What only training counts: it tells the result of a finished run from that of an evaluation."""
-# A result counts as that of the same evaluation where these are the same.
+"""A number that only training counts, and so marks the result of a finished run."""
+# The same values mean the same evaluation.
 _EVALUATION_SETTINGS = ("eval_split", "eval_steps")
 _COUNT = between(0, 2**53)
 _FORM = {"global_step": _COUNT, "num_weights?": _COUNT, f"{NUM_BAD_IMAGES}?": _COUNT} | scores_form("eval/")
@@ -23,8 +23,8 @@ class ResultFiles:
     """The result files of one run, or of one named evaluation of it.
 
     Args:
-        config: of the run; `eval_name` becomes a part of the names of the files.
-        eval_fingerprint: of the images that are evaluated on; None if there are none.
+        config: of the run; `eval_name` becomes part of the file names.
+        eval_fingerprint: of the images for evaluation; None if there are none.
     """
 
     def __init__(self, config: ExperimentConfig, eval_fingerprint: str | None = None):
@@ -37,7 +37,7 @@ class ResultFiles:
         self._stem = os.path.join(self._directory, f"result_{name}" if name else "result")
 
     def write(self, result: Mapping[str, Any]) -> None:
-        """Writes the result of its step, and the same as the newest one, with what was evaluated.
+        """Writes the result as that of its step and as the newest one, and says what was evaluated.
 
         Raises:
             UserError: a file cannot be written.
@@ -48,7 +48,7 @@ class ResultFiles:
         self._write(f"{self._stem}.json", result)
 
     def write_step(self, result: Mapping[str, Any]) -> None:
-        """Writes the result of its step alone: the run is not finished, or its evaluation.
+        """Writes the result of its step only, while the run or its evaluation is not finished.
 
         Raises:
             UserError: the file cannot be written.
@@ -68,11 +68,7 @@ class ResultFiles:
         write_outcome(self._directory, path, to_json(content))
 
     def finished(self, total_steps: int) -> dict[str, Any] | None:
-        """Returns the result of a finished run; None if there is none, or of another evaluation.
-
-        Args:
-            total_steps: the last step.
-        """
+        """Returns the result of a run that has reached `total_steps`; None if there is none, or of other images."""
         result = self._result_of_training()
         if result is None or not self._is_of_same_images(result):
             return None
@@ -81,7 +77,7 @@ class ResultFiles:
         return result if result["global_step"] >= total_steps else None
 
     def check_keeps_result(self) -> None:
-        """Raises UserError if an evaluation would replace the result of training by that of other images."""
+        """Raises UserError if an evaluation would replace the result of training by one on other images."""
         result = self._result_of_training()
         if result is not None and not self._is_of_same_images(result):
             raise UserError(
