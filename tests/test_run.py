@@ -225,10 +225,7 @@ def test_program_trains_evaluates_exports_and_shows_it(tmp_path):
     assert lines[0].startswith("Recipe: digits, because of --dataset=digits")
     assert lines[1].startswith("Strategy: one_device (auto: ")
     assert lines[2].startswith("Training images: digits (train): 1347 images, 10 classes")
-    for start in (
-        "pretrain on digits (train): 1347 images, 2 steps of 32; ResNet-",
-        "step 1/2 | compiled | loss ",
-    ):
+    for start in ("pretrain on digits (train): 1347 images, 2 steps of 32; ResNet-", "step 1/2 | compiled | loss "):
         assert any(line.startswith(start) for line in lines)
     assert lines[-2].startswith("Result: linear probe top-1 ")
     assert lines[-1].startswith("Report: ")

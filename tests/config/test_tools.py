@@ -60,11 +60,7 @@ def test_tool_refuses_what_it_does_not_know(tool, name, value):
         ("benchmark_batch_size", {"benchmark_batch_size": 1, "benchmark": "step"}, "at least 2 images"),
         (
             "benchmark_batch_size",
-            {
-                "benchmark_batch_size": 6,
-                "benchmark": "step",
-                "contrast": config.ContrastConfig(contrast_chunks=4),
-            },
+            {"benchmark_batch_size": 6, "benchmark": "step", "contrast": config.ContrastConfig(contrast_chunks=4)},
             "use a multiple of 4",
         ),
     ],

@@ -83,11 +83,7 @@ def test_benchmark_takes_the_flags_of_the_network():
 
 def test_benchmark_takes_the_flags_of_a_step_and_knows_which_were_given():
     config = parse("--mode=benchmark", "--benchmark=step", "--optimizer=adam", "--contrast_chunks=2", "--nouse_blur")
-    assert (config.optimizer.optimizer, config.contrast.contrast_chunks, config.augment.use_blur) == (
-        "adam",
-        2,
-        False,
-    )
+    assert (config.optimizer.optimizer, config.contrast.contrast_chunks, config.augment.use_blur) == ("adam", 2, False)
     assert set(config.stated) == {"optimizer", "contrast_chunks", "use_blur"}
 
 

@@ -15,10 +15,7 @@ GB = 10**9
 @pytest.fixture
 def kernel(monkeypatch):
     """Files of the kernel by their paths; there are no others."""
-    files = {
-        "/proc/meminfo": "MemTotal: 9 kB\nMemAvailable:    8000000 kB\n",
-        "/proc/self/status": "VmSize: 1000 kB\n",
-    }
+    files = {"/proc/meminfo": "MemTotal: 9 kB\nMemAvailable:    8000000 kB\n", "/proc/self/status": "VmSize: 1000 kB\n"}
     monkeypatch.setattr(machine_memory, "_read", lambda path: files.get(path, ""))
     return files
 
@@ -77,8 +74,7 @@ def test_memory_of_a_device(monkeypatch):
 
 
 @pytest.mark.parametrize(
-    ("output", "size"),
-    [("81559\n", 81559 * 2**20), ("100\n200\n", 200 * 2**20), ("", None), ("[N/A]\n", None)],
+    ("output", "size"), [("81559\n", 81559 * 2**20), ("100\n200\n", 200 * 2**20), ("", None), ("[N/A]\n", None)]
 )
 def test_memory_of_gpus_is_that_of_the_largest(monkeypatch, output, size):
     machine_memory.gpu_memory.cache_clear()
@@ -123,10 +119,7 @@ OOM when allocating tensor with shape[8,224] and type float on /job:localhost
     ids=str,
 )
 def test_lack_of_memory_is_one_line_with_what_helps(error, reason):
-    with (
-        pytest.raises(UserError) as caught,
-        machine_memory.reporting_lack_of_memory("--x=1", "use a smaller one"),
-    ):
+    with pytest.raises(UserError) as caught, machine_memory.reporting_lack_of_memory("--x=1", "use a smaller one"):
         raise error
     assert str(caught.value) == f"--x=1: does not fit into memory ({reason}); use a smaller one."
 
@@ -143,9 +136,6 @@ def test_lack_of_memory_is_one_line_with_what_helps(error, reason):
     ids=str,
 )
 def test_other_errors_stay_what_they_are(error):
-    with (
-        pytest.raises(type(error)) as caught,
-        machine_memory.reporting_lack_of_memory("--x=1", "use a smaller one"),
-    ):
+    with pytest.raises(type(error)) as caught, machine_memory.reporting_lack_of_memory("--x=1", "use a smaller one"):
         raise error
     assert caught.value is error

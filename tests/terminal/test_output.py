@@ -23,18 +23,12 @@ end_program(0)
 
 def run_shell(command):
     return subprocess.run(
-        ["bash", "-c", command, sys.executable],
-        cwd=REPOSITORY,
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
+        ["bash", "-c", command, sys.executable], cwd=REPOSITORY, capture_output=True, text=True, timeout=60, check=False
     )
 
 
 @pytest.mark.parametrize(
-    ("target", "reason"),
-    [("> /dev/full", "No space left on device"), ("| (exec <&-; sleep 1)", "Broken pipe")],
+    ("target", "reason"), [("> /dev/full", "No space left on device"), ("| (exec <&-; sleep 1)", "Broken pipe")]
 )
 def test_log_that_cannot_be_written_is_one_line(target, reason):
     pause = "import time; time.sleep(0.3)" if "|" in target else ""

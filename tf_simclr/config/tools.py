@@ -41,9 +41,7 @@ class ExportConfig(Settings):
     )
     keep_hub_module_max: int = same_as(ExperimentConfig, "keep_hub_module_max", values="at least 1")
     overwrite: bool = setting(
-        False,
-        "Replace an existing output; for transfer and robustness, results with other settings.",
-        topic="run",
+        False, "Replace an existing output; for transfer and robustness, results with other settings.", topic="run"
     )
 
     def __post_init__(self) -> None:

@@ -13,10 +13,7 @@ from tf_simclr.files import one_line
 
 _CGROUPS = "/sys/fs/cgroup"
 # Under both versions of control groups: limit, use, and what of that is a cache of files.
-_CGROUP_FILES = (
-    ("memory.max", "memory.current"),
-    ("memory.limit_in_bytes", "memory.usage_in_bytes"),
-)
+_CGROUP_FILES = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
 _FILE_CACHE = re.compile(r"^(?:in)?active_file (\d+)$", re.MULTILINE)
 _SIGNS = re.compile(r"\bOOM\b|bad_alloc|out of memory|MemoryError|allocat|could not create a memory", re.IGNORECASE)
 
