@@ -1,6 +1,7 @@
 """Atomic file writes, JSON checked against a declared form, one-line texts.
 
-Nothing here loads TensorFlow until a file is read or written.
+Nothing here loads TensorFlow until a file is read or written. A path that cannot be read, written or deleted raises
+OSError, or tf.errors.OpError from TensorFlow's file systems.
 """
 
 import contextlib
@@ -16,24 +17,25 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from tf_simclr.config import UserError
 
 MAX_LISTED = 6
 TEMPORARY = r"\.[0-9a-f]+\.tmp"
-"""Regular expression of what `temporary_name` adds to a name; earlier versions added the number of the process."""
+"""Regular expression of the suffix of `temporary_name`; earlier versions added the number of the process."""
 _MAX_JSON_BYTES = 2**26
 _MAX_LINE = 500
-# Control characters; those that turn the direction of a line; bytes of file names that are no text.
+# Control characters, characters that turn the direction of a line, bytes of file names that are no text.
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
+JsonContent = Mapping[Any, Any] | Sequence[Any]
 Form = Any
-"""What a JSON value must look like, see `form_problem`."""
+"""The form of a JSON value, see `form_problem`."""
 
 
 class DamagedFileError(UserError):
-    """A file that is not what this program writes: truncated, overwritten, or of another form."""
+    """A file that this program did not write so: truncated, overwritten, or of another form."""
 
 
 def temporary_name(path: str) -> str:
@@ -43,20 +45,14 @@ def temporary_name(path: str) -> str:
 
 @contextlib.contextmanager
 def replacing(path: str) -> Iterator[str]:
-    """Yields a temporary name for a file, which becomes `path` if the block ends without an error.
-
-    Raises:
-        OSError, tf.errors.OpError: The file cannot be renamed.
-    """
-    from tensorflow.io import gfile
-
+    """Yields a temporary name for a file, and renames that file to `path` if the block ends without an error."""
     temporary = temporary_name(path)
     try:
         yield temporary
-        gfile.rename(temporary, path, overwrite=True)
+        _gfile().rename(temporary, path, overwrite=True)
     except BaseException:
         with contextlib.suppress(Exception):  # The first error is the one to report.
-            gfile.remove(temporary)
+            _gfile().remove(temporary)
         raise
 
 
@@ -65,38 +61,25 @@ def delete_leftovers(directory: str, names: str, *, min_age: float = 3600) -> No
 
     Args:
         directory: Where to look; it need not be there.
-        names: Regular expression of the names that they would have got.
-        min_age: Seconds since they were changed: what is younger may belong to a process that still writes it. The
-            owner of an output can say 0.
-
-    Raises:
-        OSError, tf.errors.OpError: One cannot be deleted.
+        names: Regular expression of their final names.
+        min_age: Seconds since their last change. A process may still write a younger one; the owner of an output can
+            say 0.
     """
-    from tensorflow.io import gfile
-
     for name in list_names(directory):
         path = os.path.join(directory, name)
         if not re.fullmatch(f"(?:{names}){TEMPORARY}", name) or os.path.islink(path):
             continue
-        if min_age == 0 or time.time() - gfile.stat(path).mtime_nsec / 1e9 > min_age:
-            (gfile.rmtree if gfile.isdir(path) else gfile.remove)(path)
+        if min_age == 0 or time.time() - _gfile().stat(path).mtime_nsec / 1e9 > min_age:
+            (_gfile().rmtree if _gfile().isdir(path) else _gfile().remove)(path)
 
 
 def list_names(directory: str) -> list[str]:
-    """Returns the names in a directory, sorted; none if it is not there.
-
-    Unlike `glob`, it takes no part of the path as a pattern.
-
-    Raises:
-        OSError, tf.errors.OpError: The directory cannot be read.
-    """
-    from tensorflow.io import gfile
-
+    """Returns the names in a directory, whose own name is no pattern, sorted; none if there is no such directory."""
     try:
         if "://" not in directory:
             return sorted(os.listdir(directory))
         # Buckets have slashes at the end of directories.
-        return sorted(name.rstrip("/") for name in gfile.listdir(directory)) if gfile.isdir(directory) else []
+        return sorted(name.rstrip("/") for name in _gfile().listdir(directory)) if _gfile().isdir(directory) else []
     except (FileNotFoundError, NotADirectoryError):
         return []
 
@@ -106,15 +89,10 @@ def find_paths(directory: str, pattern: str) -> list[str]:
 
     Args:
         directory: Its name is no pattern.
-        pattern: Parts between slashes with `*`, `?` and `[...]`; a part that is there as it is written is no pattern.
-
-    Raises:
-        OSError, tf.errors.OpError: A directory cannot be read.
+        pattern: Parts between slashes with `*`, `?` and `[...]`; a part that exists as written is no pattern.
     """
-    from tensorflow.io import gfile
-
     part, _, rest = pattern.partition("/")
-    if gfile.exists(literal := os.path.join(directory, part)):
+    if _gfile().exists(literal := os.path.join(directory, part)):
         found = [literal]
     elif glob.has_magic(part):
         names = fnmatch.filter(list_names(directory or "."), part.replace("[^", "[!"))
@@ -125,42 +103,32 @@ def find_paths(directory: str, pattern: str) -> list[str]:
 
 
 def write_text(path: str, text: str | bytes) -> None:
-    """Writes a file whole or not at all.
-
-    Raises:
-        OSError, tf.errors.OpError: The file cannot be written.
-    """
-    from tensorflow.io import gfile
-
-    with replacing(path) as temporary, gfile.GFile(temporary, "wb") as file:
+    """Writes a file whole or not at all."""
+    with replacing(path) as temporary, _gfile().GFile(temporary, "wb") as file:
         file.write(text.encode() if isinstance(text, str) else text)
 
 
-def write_json(path: str, content: Mapping | Sequence) -> None:
+def write_json(path: str, content: JsonContent) -> None:
     """Writes `content` as a file of JSON, whole or not at all; raises like `write_text`."""
     write_text(path, to_json(content))
 
 
 def save_npz(target: str | BinaryIO, arrays: Mapping[str, Any]) -> None:
-    """Writes arrays as `numpy.savez` does, which leaves an archive that complains when it is collected on a full disk.
+    """Writes arrays, by their names, to a path or an open file.
 
-    Args:
-        target: A path, or a file that is open for writing.
-        arrays: The arrays by their names.
-
-    Raises:
-        OSError: The file cannot be written.
+    `numpy.savez` does the same, but its archive complains on a full disk when it is collected.
     """
     import numpy as np
 
+    write_array = cast(Callable[..., None], np.lib.format.write_array)
     with zipfile.ZipFile(target, "w") as archive:
         for name, array in arrays.items():
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
-                np.lib.format.write_array(file, np.asanyarray(array), allow_pickle=False)
+                write_array(file, np.asanyarray(array), allow_pickle=False)
 
 
-def to_json(content: Mapping | Sequence) -> str:
-    """Returns `content` as the text of a file; a number that is not finite, which JSON lacks, becomes null."""
+def to_json(content: JsonContent) -> str:
+    """Returns `content` as the text of a file; JSON has no infinite numbers and no NaN, so they become null."""
     return json.dumps(_finite(content), indent=2) + "\n"
 
 
@@ -177,8 +145,8 @@ def read_json(path: str, form: Form = object, *, fix: str = "restore the file or
 
     Args:
         path: The file.
-        form: What it must hold, see `form_problem`.
-        fix: What the user can do about a damaged file, for the message.
+        form: See `form_problem`.
+        fix: Advice to the user about a damaged file, for the message.
 
     Returns:
         The content; None if there is no such file.
@@ -195,7 +163,7 @@ def read_json(path: str, form: Form = object, *, fix: str = "restore the file or
 
 
 def find_json(path: str, form: Form = object) -> Any:
-    """Returns what `read_json` does, and None for a damaged file too: for files that are only good to have."""
+    """Returns the content like `read_json`, and None for a damaged file too."""
     try:
         return read_json(path, form)
     except DamagedFileError:
@@ -203,11 +171,11 @@ def find_json(path: str, form: Form = object) -> Any:
 
 
 def read_bytes(path: str, most: int) -> bytes | None:
-    """Reads a whole file that may be anything.
+    """Reads a whole file of any kind.
 
     Args:
         path: The file.
-        most: How many bytes it may have.
+        most: Its largest number of bytes.
 
     Returns:
         The content; None if there is no such file.
@@ -216,8 +184,13 @@ def read_bytes(path: str, most: int) -> bytes | None:
         OSError: It cannot be read.
         ValueError: It is larger, or no regular file: a device or a pipe may never end.
     """
-    if "://" in path:
-        return _read_remote(path, most)
+    content = _read_remote(path, most) if "://" in path else _read_local(path, most)
+    if content is not None and len(content) > most:
+        raise ValueError(f"larger than {most / 2**20:g} MiB")
+    return content
+
+
+def _read_local(path: str, most: int) -> bytes | None:
     try:
         kind = os.stat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
@@ -225,40 +198,33 @@ def read_bytes(path: str, most: int) -> bytes | None:
     if not stat.S_ISREG(kind):
         raise ValueError("not a regular file")
     with open(path, "rb") as file:
-        return _checked_size(file.read(most + 1), most)
+        return file.read(most + 1)
 
 
 def _read_remote(path: str, most: int) -> bytes | None:
-    import tensorflow as tf
+    from tensorflow import errors
 
     try:
-        if not tf.io.gfile.exists(path):
+        if not _gfile().exists(path):
             return None
-        with tf.io.gfile.GFile(path, "rb") as file:
-            return _checked_size(file.read(most + 1), most)
-    except tf.errors.OpError as error:
+        with _gfile().GFile(path, "rb") as file:
+            return cast(bytes, file.read(most + 1))
+    except errors.OpError as error:
         raise OSError(first_line(error)) from error
 
 
-def _checked_size(content: bytes, most: int) -> bytes:
-    if len(content) > most:
-        raise ValueError(f"larger than {most / 2**20:g} MiB")
-    return content
+def _gfile() -> Any:
+    from tensorflow.io import gfile
 
-
-def address_schemes() -> list[str]:
-    """Returns the schemes (`gs` of `gs://`) that TensorFlow has file systems for; loads TensorFlow."""
-    import tensorflow as tf
-
-    return tf.io.gfile.get_registered_schemes()
+    return gfile
 
 
 def parse_json(text: str | bytes, form: Form = object) -> Any:
     """Parses JSON that may come from anywhere.
 
     Args:
-        text: UTF-8 if it is bytes.
-        form: What it must hold, see `form_problem`.
+        text: Bytes are UTF-8.
+        form: See `form_problem`.
 
     Raises:
         ValueError: It is no JSON, or has another form.
@@ -274,16 +240,15 @@ def parse_json(text: str | bytes, form: Form = object) -> Any:
 
 
 def form_problem(content: Any, form: Form, place: str = "") -> str | None:
-    """Returns where a JSON value differs from a form; None if it does not.
+    """Returns the first difference of a JSON value from a form; None if it fits.
 
     Args:
         content: The value.
         form: `object` (anything), a type (`float` takes integers too, but finite numbers alone; neither it nor `int`
-            takes booleans), None, `[form]` (a list), `{form: form}` (an object with any names of the first form, such
-            as `str`), `{"name": form, "other?": form}` (an object that has these names, those with `?` optionally, and
-            perhaps others), both together (the first for the other names), a tuple of forms (any of them), or a
-            function that says whether a value fits.
-        place: Where the value stands in the file, for the message.
+            takes booleans), None, `[form]` (a list), `{form: form}` (an object whose names have the first form, such
+            as `str`), `{"name": form, "other?": form}` (an object with these names, optional with `?`, and perhaps
+            others), both together (the first for the other names), a tuple of forms (any of them), or a predicate.
+        place: Place of the value in the file, for the message.
     """
     if isinstance(form, tuple):
         problems = [form_problem(content, choice, place) for choice in form]
@@ -311,7 +276,7 @@ def between(low: float, high: float) -> Callable[[Any], bool]:
 
 
 def plain_name(value: Any) -> bool:
-    """A form: the name of a file without a directory, so that it stays below the one that it is joined to."""
+    """A form: the name of a file without a directory, so that it stays below the directory it is joined to."""
     return isinstance(value, str) and re.fullmatch(r"(?!\.{1,2}$)[^/\\\x00]+", value) is not None
 
 
@@ -324,18 +289,18 @@ def first_line(error: BaseException) -> str:
 
 
 def printable(text: str) -> str:
-    r"""Returns `text` without control characters, which are shown as `\x1b`."""
+    r"""Returns `text` with control characters shown like `\x1b`."""
     return _UNPRINTABLE.sub(lambda found: ascii(found[0])[1:-1], text)
 
 
 def one_line(text: str) -> str:
-    """Returns what `printable` does, cut where it is very long."""
+    """Returns a printable text, cut if it is very long."""
     shown = printable(text)
     return shown if len(shown) <= _MAX_LINE else f"{shown[: _MAX_LINE // 2]} ... {shown[-_MAX_LINE // 2 :]}"
 
 
 def listed(items: Iterable[str]) -> str:
-    """Returns the first few items, and how many there are besides."""
+    """Returns the first few items and the number of the others."""
     items = list(items)
     rest = f" and {len(items) - MAX_LISTED} more" if len(items) > MAX_LISTED else ""
     return ", ".join(items[:MAX_LISTED]) + rest
@@ -348,24 +313,21 @@ def counted(number: int, noun: str) -> str:
 
 
 def shown_path(path: str) -> str:
-    r"""Returns a path as text: a name on disk is any bytes, those that are no UTF-8 are shown as `\xff`."""
+    r"""Returns a path as text, with bytes that are not UTF-8 as `\xff`."""
     return os.fsencode(path).decode(errors="backslashreplace")
 
 
-def _object_problem(content: dict, form: dict, place: str) -> str | None:
+def _object_problem(content: dict[Any, Any], form: dict[Any, Any], place: str) -> str | None:
     prefix = f"{place}." if place else ""
     named = {key.removesuffix("?"): key for key in form if isinstance(key, str)}
     for name, key in named.items():
-        if name in content:
-            if problem := form_problem(content[name], form[key], f"{prefix}{name}"):
-                return problem
-        elif name == key:
+        if name == key and name not in content:
             return f"{prefix}{name} is missing"
-    for name_form, value_form in form.items():
-        others = [] if isinstance(name_form, str) else [name for name in content if name not in named]
-        for name in others:
+    others = [pair for pair in form.items() if not isinstance(pair[0], str)]
+    for name, value in content.items():
+        for name_form, value_form in [(object, form[named[name]])] if name in named else others:
             problem = form_problem(name, name_form, f"a name in {place or 'the content'}")
-            if problem := problem or form_problem(content[name], value_form, f"{prefix}{name}"):
+            if problem := problem or form_problem(value, value_form, f"{prefix}{name}"):
                 return problem
     return None
 
@@ -374,7 +336,7 @@ def _fits(content: Any, form: Form) -> bool:
     if form is None or isinstance(form, list | dict):
         return content is form
     if not isinstance(form, type):
-        return form(content)
+        return bool(form(content))
     if isinstance(content, bool) and form in (int, float):
         return False
     if form is float:

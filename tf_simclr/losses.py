@@ -14,23 +14,6 @@ import tensorflow as tf
 _MASKED_LOGIT = -1e9
 
 
-class _Views(NamedTuple):
-    """The projections of one replica, `[b, d]`, and of all, `[B, d]`."""
-
-    view_a: tf.Tensor
-    view_b: tf.Tensor
-    all_a: tf.Tensor
-    all_b: tf.Tensor
-
-
-class _Margins(NamedTuple):
-    """How far each row's negatives together lie above its positive."""
-
-    values: tf.Tensor  # [2, b], log of the summed exponentials of the negatives, minus the positive
-    between_views: tf.Tensor  # [b, B], logits of view a against view b
-    rows: tf.Tensor  # int32 [b], the numbers of the own rows among all
-
-
 class ContrastiveOutput(NamedTuple):
     """What a contrastive loss returns: scalars over this replica's rows, in the loss's dtype.
 
@@ -60,15 +43,29 @@ class StoredNegatives(NamedTuple):
     num_valid: int | tf.Tensor
 
 
+class GatheredViews(NamedTuple):
+    """Projections of all replicas in the same order, those of this replica among them.
+
+    Attributes:
+        view_a: floating `[B, d]`, first views.
+        view_b: same dtype and shape, second views.
+        first_row: integer or integer tensor `[]` (may be dynamic) in [0, B - b]: the row at which this replica's
+            rows start.
+    """
+
+    view_a: tf.Tensor
+    view_b: tf.Tensor
+    first_row: int | tf.Tensor = 0
+
+
 def nt_xent_loss(
     view_a: tf.Tensor,
     view_b: tf.Tensor,
     *,
     temperature: float,
-    all_a: tf.Tensor | None = None,
-    all_b: tf.Tensor | None = None,
-    first_row: int | tf.Tensor = 0,
+    gathered: GatheredViews | None = None,
     memory: StoredNegatives | None = None,
+    decoupled: bool = False,
 ) -> ContrastiveOutput:
     """Contrastive cross entropy between two views of the same images (NT-Xent).
 
@@ -83,82 +80,53 @@ def nt_xent_loss(
         view_a: floating `[b, d]`, projections of the first views of this replica's images.
         view_b: same dtype and shape, projections of the second views; row i belongs to row i of `view_a`.
         temperature: divides the similarities, > 0; the paper uses 0.1.
-        all_a: `[B, d]`, first views of all replicas, `view_a` among them; default: `view_a`.
-        all_b: `[B, d]`, second views of all replicas in the same order; default: `view_b`.
-        first_row: integer or integer tensor `[]` (may be dynamic) in [0, B - b]: the row of `all_a` and
-            `all_b` at which this replica's rows start.
+        gathered: the views of all replicas; None if this replica has all of them.
         memory: more negatives in the denominators of both directions, equal on all replicas (SimCLRv2,
             arXiv 2006.10029, section 2.1); None for those of the batch alone.
+        decoupled: leave the positive pair out of the denominators: decoupled contrastive learning (arXiv
+            2110.06848), the loss L_DC, without the weights of L_DCW. It has no lower bound.
 
     Returns:
         A `ContrastiveOutput` of scalars.
 
     Raises:
-        ValueError: if dtypes, ranks, shapes, temperature or first row do not fit together.
+        ValueError: if dtypes, ranks, shapes, temperature or first row do not fit together, or if the loss is
+            decoupled and B is known to be 1, which leaves no negatives.
     """
-    margins = _margins(_make_views(view_a, view_b, all_a, all_b), temperature, first_row, memory)
-    # log(exp(positive) + sum of exp(negatives)) - positive, without cancellation when it is near 0.
-    return _contrastive_output(tf.math.softplus(margins.values), margins.between_views, margins.rows)
+    views = _checked_views(view_a, view_b, gathered)
+    if decoupled and views[-1].shape[0] == 1:
+        raise ValueError("the decoupled loss needs at least 2 images over all replicas; received 1.")
+    if not tf.is_tensor(temperature) and not temperature > 0:
+        raise ValueError(f"temperature must be greater than 0; received {temperature}.")
+    margins, between_views, rows = _compare(views, temperature, gathered.first_row if gathered else 0, memory)
+    # Softplus is log(exp(positive) + sum of exp(negatives)) - positive, without cancellation when it is near 0.
+    row_losses = margins if decoupled else tf.math.softplus(margins)
+    accuracy, entropy = _measure(between_views, rows)
+    return ContrastiveOutput(tf.reduce_sum(tf.reduce_mean(row_losses, axis=1)), accuracy, entropy)
 
 
-def decoupled_nt_xent_loss(
-    view_a: tf.Tensor,
-    view_b: tf.Tensor,
-    *,
-    temperature: float,
-    all_a: tf.Tensor | None = None,
-    all_b: tf.Tensor | None = None,
-    first_row: int | tf.Tensor = 0,
-    memory: StoredNegatives | None = None,
-) -> ContrastiveOutput:
-    """NT-Xent without the positive pair in the denominator.
-
-    Decoupled contrastive learning (arXiv 2110.06848), the loss L_DC, without the weights of L_DCW. It
-    differs in scale: the sum of two means, as in `nt_xent_loss`, whose arguments it shares. The loss
-    has no lower bound; where nothing is learnt it is 2 ln(2B - 2), with M stored negatives 2 ln(2B - 2 + M).
-
-    Args:
-        view_a: floating `[b, d]`, projections of the first views of this replica's images.
-        view_b: same dtype and shape, projections of the second views; row i belongs to row i of `view_a`.
-        temperature: divides the similarities, > 0.
-        all_a: `[B, d]`, first views of all replicas, `view_a` among them; default: `view_a`.
-        all_b: `[B, d]`, second views of all replicas in the same order; default: `view_b`.
-        first_row: integer or integer tensor `[]` (may be dynamic) in [0, B - b]: the row of `all_a` and
-            `all_b` at which this replica's rows start.
-        memory: more negatives, as in `nt_xent_loss`.
-
-    Returns:
-        A `ContrastiveOutput` of scalars.
-
-    Raises:
-        ValueError: if dtypes, ranks, shapes, temperature or first row do not fit together, or if B is
-            known to be 1, which leaves no negatives.
-    """
-    views = _make_views(view_a, view_b, all_a, all_b)
-    if views.all_a.shape[0] == 1:
-        raise ValueError("decoupled_nt_xent_loss needs at least 2 images over all replicas; received 1.")
-    margins = _margins(views, temperature, first_row, memory)
-    return _contrastive_output(margins.values, margins.between_views, margins.rows)
-
-
-def chance_loss(global_batch_size: int, num_stored: int = 0) -> float:
-    """NT-Xent of a network that tells no image from another: 2 ln(2B - 1 + M).
+def chance_loss(
+    global_batch_size: int, num_stored: int | tf.Tensor = 0, *, decoupled: bool = False
+) -> float | tf.Tensor:
+    """NT-Xent of a network that tells no image from another: 2 ln(2B - 1 + M), decoupled 2 ln(2B - 2 + M).
 
     SimCLR (arXiv 2002.05709), equation 1 with equal similarities, in the scale of `nt_xent_loss`.
 
     Args:
-        global_batch_size: B, images over all replicas, >= 1.
-        num_stored: M, negatives in a memory that count, >= 0.
+        global_batch_size: B, images over all replicas, >= 1, decoupled >= 2.
+        num_stored: M, negatives in a memory that count, >= 0; an integer or a floating tensor `[]`.
+        decoupled: as for `nt_xent_loss`.
 
     Returns:
-        The loss in nats.
+        The loss in nats: a number, or a tensor like `num_stored`.
 
     Raises:
-        ValueError: if `global_batch_size` is less than 1.
+        ValueError: if `global_batch_size` is too small.
     """
-    if global_batch_size < 1:
-        raise ValueError(f"global_batch_size must be at least 1; received {global_batch_size}.")
-    return 2.0 * math.log(2 * global_batch_size - 1 + num_stored)
+    if global_batch_size < 1 + decoupled:
+        raise ValueError(f"global_batch_size must be at least {1 + decoupled}; received {global_batch_size}.")
+    num_compared = num_stored + (2 * global_batch_size - 1 - decoupled)
+    return 2.0 * (tf.math.log(num_compared) if tf.is_tensor(num_compared) else math.log(num_compared))
 
 
 def supervised_loss(labels: tf.Tensor, logits: tf.Tensor) -> tf.Tensor:
@@ -243,53 +211,44 @@ def _at_least_float32(value: Any, name: str) -> tf.Tensor:
     return tf.cast(tensor, tf.float32) if tensor.dtype.size < tf.float32.size else tensor
 
 
-def _check_views(views: _Views) -> None:
-    """Raises ValueError unless the shapes and dtypes of the views fit together."""
-    received = ", ".join(f"{name} {t.dtype.name}{t.shape}" for name, t in views._asdict().items())
-    own, everyone = views.view_a.shape, views.all_a.shape
+def _checked_views(view_a: Any, view_b: Any, gathered: GatheredViews | None) -> tuple[tf.Tensor, ...]:
+    """Returns the own and the gathered views, at least float32; raises ValueError if they do not fit together."""
+    everyone = gathered or GatheredViews(view_a, view_b)
+    given = {"view_a": view_a, "view_b": view_b, "all_a": everyone.view_a, "all_b": everyone.view_b}
+    views = tuple(_at_least_float32(view, name) for name, view in given.items())
+    received = ", ".join(f"{name} {t.dtype.name}{t.shape}" for name, t in zip(given, views, strict=True))
     if any(t.shape.rank != 2 for t in views) or len({t.dtype for t in views}) > 1:
         raise ValueError(f"projections must be [rows, dimensions] of one dtype; received {received}.")
-    if not (own.is_compatible_with(views.view_b.shape) and everyone.is_compatible_with(views.all_b.shape)):
+    own, other, all_own, all_other = (t.shape for t in views)
+    if not (own.is_compatible_with(other) and all_own.is_compatible_with(all_other)):
         raise ValueError(f"the two views must have equal shapes; received {received}.")
-    if not own[1:].is_compatible_with(everyone[1:]):
+    if not own[1:].is_compatible_with(all_own[1:]):
         raise ValueError(f"own and gathered projections must be equally wide; received {received}.")
-
-
-def _check_rows(num_rows: int | None, num_all_rows: int | None, first_row: int | tf.Tensor) -> None:
-    """Raises ValueError if the own rows are known to reach beyond all rows."""
-    if num_rows is None or num_all_rows is None:
-        return
-    last = num_all_rows - num_rows
-    if last < 0 or (isinstance(first_row, int) and not 0 <= first_row <= last):
+    first = everyone.first_row if isinstance(everyone.first_row, int) else 0
+    if own[0] is not None and all_own[0] is not None and not 0 <= first <= all_own[0] - own[0]:
         raise ValueError(
             f"the own rows must lie inside the gathered ones; "
-            f"received {num_rows} rows from first_row={first_row} on, of {num_all_rows}."
+            f"received {own[0]} rows from first_row={everyone.first_row} on, of {all_own[0]}."
         )
-
-
-def _make_views(view_a: Any, view_b: Any, all_a: Any, all_b: Any) -> _Views:
-    """Fills in the defaults, widens half precision and checks that everything fits."""
-    if (all_a is None) != (all_b is None):
-        raise ValueError(f"all_a and all_b go together; received only {'all_a' if all_b is None else 'all_b'}.")
-    if all_a is None:
-        all_a, all_b = view_a, view_b
-    tensors = (_at_least_float32(t, n) for t, n in zip((view_a, view_b, all_a, all_b), _Views._fields, strict=True))
-    views = _Views(*tensors)
-    _check_views(views)
     return views
 
 
-def _margins(views: _Views, temperature: float, first_row: int | tf.Tensor, memory: StoredNegatives | None) -> _Margins:
-    """Compares the own rows of both views with all rows of both views, and with the memory."""
-    if not tf.is_tensor(temperature) and not temperature > 0:
-        raise ValueError(f"temperature must be greater than 0; received {temperature}.")
-    _check_rows(views.view_a.shape[0], views.all_a.shape[0], first_row)
-    view_a, view_b = views.view_a / temperature, views.view_b / temperature
-    num_rows, num_all_rows = tf.shape(view_a)[0], tf.shape(views.all_a)[0]
-    own = tf.concat([view_a, view_b], axis=0)
-    logits = tf.matmul(own, tf.concat([views.all_a, views.all_b], axis=0), transpose_b=True)
+def _compare(
+    views: tuple[tf.Tensor, ...], temperature: float, first_row: int | tf.Tensor, memory: StoredNegatives | None
+) -> tuple[tf.Tensor, tf.Tensor, tf.Tensor]:
+    """Compares the own rows of both views with all rows of both views, and with the memory.
+
+    Returns:
+        How far each row's negatives together lie above its positive, `[2, b]`: the log of their summed exponentials
+        minus the positive. Logits of view a against view b, `[b, B]`. The numbers of the own rows among all, `[b]`.
+    """
+    view_a, view_b, all_a, all_b = views
+    num_rows, num_all_rows = tf.shape(view_a)[0], tf.shape(all_a)[0]
+    scaled_a = view_a / temperature
+    own = tf.concat([scaled_a, view_b / temperature], axis=0)
+    logits = tf.matmul(own, tf.concat([all_a, all_b], axis=0), transpose_b=True)
     logits = tf.reshape(logits, [2, num_rows, 2, num_all_rows])
-    positives = tf.reduce_sum(view_a * views.view_b, axis=1)
+    positives = tf.reduce_sum(scaled_a * view_b, axis=1)
 
     rows = tf.range(num_rows) + tf.cast(first_row, tf.int32)
     # One mask hides both the row itself and its positive, which has the same number in the other view.
@@ -299,7 +258,7 @@ def _margins(views: _Views, temperature: float, first_row: int | tf.Tensor, memo
     if memory is not None:
         stored = tf.reshape(_stored_logsumexp(own, memory), [2, num_rows])
         negatives = tf.reduce_logsumexp(tf.stack([negatives, stored]), axis=0)
-    return _Margins(negatives - positives, logits[0, :, 1, :], rows)
+    return negatives - positives, logits[0, :, 1, :], rows
 
 
 def _stored_logsumexp(own: tf.Tensor, memory: StoredNegatives) -> tf.Tensor:
@@ -315,15 +274,11 @@ def _stored_logsumexp(own: tf.Tensor, memory: StoredNegatives) -> tf.Tensor:
     return tf.reduce_logsumexp(tf.where(counts, logits, tf.cast(_MASKED_LOGIT, logits.dtype)), axis=1)
 
 
-def _contrastive_output(row_losses: tf.Tensor, between_views: tf.Tensor, rows: tf.Tensor) -> ContrastiveOutput:
-    """Averages the losses `[2, b]` of the rows and measures the similarities `[b, B]` of a with b."""
+def _measure(between_views: tf.Tensor, rows: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+    """Returns accuracy and entropy of the similarities `[b, B]` of view a with view b; `rows` are the own ones."""
     # From the matrix product alone: a positive that was summed in another order would win every tie by
     # rounding, and collapsed projections would look perfectly matched.
     correct = tf.argmax(between_views, axis=1, output_type=tf.int32) == rows
     log_shares = tf.nn.log_softmax(between_views, axis=1)
     entropies = -tf.reduce_sum(tf.exp(log_shares) * log_shares, axis=1)
-    return ContrastiveOutput(
-        loss=tf.reduce_sum(tf.reduce_mean(row_losses, axis=1)),
-        accuracy=tf.reduce_mean(tf.cast(correct, row_losses.dtype)),
-        entropy=tf.reduce_mean(entropies),
-    )
+    return tf.reduce_mean(tf.cast(correct, between_views.dtype)), tf.reduce_mean(entropies)

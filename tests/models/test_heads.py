@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.support.networks import random_images, randomize, snapshot, tiny_config, variables
+from tests.support.networks import random_images, randomize, tiny_config, variables
 from tf_simclr.models import build_simclr_model
 
 pytestmark = pytest.mark.stack
@@ -27,20 +27,14 @@ def images():
 
 
 @pytest.mark.parametrize(("mode", "layers"), HEADS)
-def test_projection_head_has_its_layers_and_widths(mode, layers, images):
-    model = build(mode, layers)
-    expected = {"none": [], "linear": [8]}.get(mode, [FEATURES] * (layers - 1) + [8])
-    assert model.config.num_head_layers == len(model.projection_head) == len(expected)
-    outputs = model.forward(images, training=True)
-    assert [layer.shape[1] for layer in outputs.head_layers] == [FEATURES, *expected]
-    np.testing.assert_array_equal(outputs.endpoints["proj_head_input"], outputs.head_layers[0])
-    np.testing.assert_array_equal(outputs.endpoints["proj_head_output"], outputs.head_layers[-1])
-
-
-@pytest.mark.parametrize(("mode", "layers"), HEADS)
 def test_projection_head_equals_its_definition(mode, layers, images):
     model = build(mode, layers)
     outputs = model.forward(images, training=False)
+    widths = {"none": [], "linear": [8]}.get(mode, [FEATURES] * (layers - 1) + [8])
+    assert model.config.num_head_layers == len(model.projection_head) == len(widths)
+    assert [layer.shape[1] for layer in outputs.head_layers] == [FEATURES, *widths]
+    np.testing.assert_array_equal(outputs.endpoints["proj_head_input"], outputs.head_layers[0])
+    np.testing.assert_array_equal(outputs.endpoints["proj_head_output"], outputs.head_layers[-1])
     x = outputs.head_layers[0].numpy()
     head = list(model.variable_tree()["projection_head"].values())
     for number, (layer, received) in enumerate(zip(head, outputs.head_layers[1:], strict=True), start=1):
@@ -78,6 +72,7 @@ def test_network_without_classes_has_no_logits(images):
 
 
 def test_zero_initialised_logits_are_zero_and_learn_in_the_first_step(images):
+    assert 0 < np.abs(build_simclr_model(tiny_config(), CLASSES).supervised_head.kernel).max() < 0.1
     model = build_simclr_model(tiny_config(zero_init_logits_layer=True), CLASSES)
     labels = tf.constant([0, 1, 2, 3])
     with tf.GradientTape() as tape:
@@ -90,11 +85,6 @@ def test_zero_initialised_logits_are_zero_and_learn_in_the_first_step(images):
         assert np.abs(gradient).max() > 0
         variable.assign_sub(gradient)
     assert np.abs(model.forward(images, training=True).endpoints["logits_sup"]).max() > 0
-
-
-def test_logits_start_small_but_not_at_zero_by_default(images):
-    logits = build_simclr_model(tiny_config(), CLASSES).forward(images, training=True).endpoints["logits_sup"]
-    assert 0 < np.abs(logits).max() < 1
 
 
 @pytest.mark.parametrize("selector", [0, 2, -1])
@@ -120,19 +110,3 @@ def test_attached_supervised_head_reaches_exactly_what_it_sits_on(images, select
     reached = {name for name, gradient in gradients.items() if gradient is not None}
     unused = tuple(f"projection_head/layer{number}/" for number in range(num_layers + 1, 4))
     assert reached == {name for name in trainable if not name.startswith(unused or "-")}
-
-
-@pytest.mark.slow
-def test_training_the_probe_alone_leaves_the_backbone_bit_equal(images):
-    model = randomize(build_simclr_model(tiny_config(), CLASSES))
-    before = snapshot(model)
-    head, labels = model.supervised_head.trainable_variables, tf.constant([0, 1, 2, 3])
-    for _ in range(2):
-        with tf.GradientTape() as tape:
-            logits = model.forward(images, training=False, detach_supervised_head=True).endpoints["logits_sup"]
-            loss = tf.reduce_mean(tf.nn.sparse_softmax_cross_entropy_with_logits(labels, logits))
-        for variable, gradient in zip(head, tape.gradient(loss, head), strict=True):
-            variable.assign_sub(gradient)
-    after = snapshot(model)
-    changed = {name for name in before if before[name].tobytes() != after[name].tobytes()}
-    assert changed == {"supervised_head/kernel", "supervised_head/bias"}

@@ -9,8 +9,8 @@ import tensorflow as tf
 from tests.support.exact_steps import Stepper
 from tests.support.marks import usual
 from tests.support.networks import assert_close, random_images, replicas, tiny_config
-from tests.tasks import test_chunks
-from tests.tasks.test_pretrain import make_batch, make_task, tensors
+from tests.tasks.steps import tensors
+from tests.tasks.test_pretrain import in_chunks, make_batch, make_task, named
 from tf_simclr.models import build_simclr_model
 
 pytestmark = pytest.mark.stack
@@ -30,7 +30,7 @@ kept = functools.cache(steps)
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("task", "num_replicas"),
-    usual(("pretrain", 1), ("distill", 1), also=[("finetune", 1), *((task, 2) for task in TASKS)]),
+    usual(("finetune", 1), also=[("pretrain", 1), ("distill", 1), *((task, 2) for task in TASKS)]),
 )
 def test_steps_equal_those_that_keep_everything(task, num_replicas):
     """Losses, gradients, statistics and changes in float64; finetuning has frozen stages."""
@@ -41,13 +41,13 @@ def gradients(recompute, jit_compile=False, **settings):
     task = make_task(**settings)
     task.model.recompute = recompute
     compute = tf.function(task.compute_gradients, jit_compile=jit_compile, autograph=False)
-    return test_chunks.named(task, *compute(tensors(make_batch())))
+    return named(task, *compute(tensors(make_batch())))
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "settings",
-    usual(test_chunks.in_chunks(2), also=[{"resnet_depth": 50, "sk_ratio": 0.0625}, {"jit_compile": True}]),
+    usual(in_chunks(2), also=[{"resnet_depth": 50, "sk_ratio": 0.0625}, {"jit_compile": True}]),
     ids=["chunks", "selective kernels", "XLA"],
 )
 def test_gradients_equal_those_that_keep_everything(settings):

@@ -1,4 +1,4 @@
-"""The memory of negatives: what it holds after each step, on any number of replicas, and who takes it over."""
+"""The memory of negatives: its content after each step, on any number of replicas, and in checkpoints."""
 
 import functools
 
@@ -13,7 +13,6 @@ from tests.support.networks import (
     assert_identical,
     flatten,
     is_statistic,
-    random_images,
     randomize,
     replicas,
     snapshot,
@@ -23,7 +22,10 @@ from tests.support.networks import (
 )
 from tests.support.runs import differing_tensors, eagerly, finished_run, refusal
 from tests.support.runs import tiny_config as tiny_run
+from tests.tasks import steps
+from tests.tasks.steps import BATCH, CLASSES, names_of, tensors
 from tf_simclr.config import ContrastConfig, OptimizerConfig, UserError
+from tf_simclr.losses import chance_loss
 from tf_simclr.models import build_simclr_model
 from tf_simclr.runs.checkpoint import Checkpoints
 from tf_simclr.runs.networks import initialize_from
@@ -31,49 +33,32 @@ from tf_simclr.schedules import WarmupCosine
 from tf_simclr.tasks.pretrain import MemoryPretrainTask, PretrainTask
 
 # Three steps of 16 projections: the last one goes round the end.
-BATCH, CLASSES, STEPS, SIZE, MOMENTUM, TEMPERATURE = 8, 4, 3, 40, 0.9, 0.2
+STEPS, SIZE, MOMENTUM, TEMPERATURE = 3, 40, 0.9, 0.2
+make_batch = functools.partial(steps.make_batch, 2)
 
 
-def make_task(precision="float64", contrast=None, num_classes=CLASSES, recompute=False, **model):
-    model = build_simclr_model(tiny_config(precision=precision, **model), num_classes)
-    model.recompute = recompute
-    settings = {"temperature": TEMPERATURE, "memory_size": SIZE, "memory_momentum": MOMENTUM}
+def make_task(precision="float64", num_classes=CLASSES, **contrast):
+    model = build_simclr_model(tiny_config(precision=precision), num_classes)
+    settings = {"temperature": TEMPERATURE, "memory_size": SIZE, "memory_momentum": MOMENTUM} | contrast
     schedule = WarmupCosine(0.5, 0, 100, dtype=model.config.variable_dtype)
-    contrast = ContrastConfig(**(settings | (contrast or {})))
-    task = MemoryPretrainTask(model, OptimizerConfig(optimizer="lars"), schedule, contrast)
+    task = MemoryPretrainTask(model, OptimizerConfig(optimizer="lars"), schedule, ContrastConfig(**settings))
     randomize(task.model)
     return task
 
 
-def make_batch(step, dtype="float64"):
-    views = [random_images(BATCH, 16, 16, seed=2 * step + view, dtype=dtype) for view in (0, 1)]
-    return {"views": tuple(views), "labels": (np.arange(BATCH) % CLASSES).astype("int32")}
-
-
-def tensors(batch):
-    return tf.nest.map_structure(tf.constant, batch)
-
-
 def memory_of(task):
-    """Everything that the memory keeps, as arrays by name."""
+    """All variables of the memory, as arrays by name."""
     return {name: np.array(v.numpy()) for name, v in flatten(task.memory.variable_tree()).items()}
 
 
-def eager(step):
-    return step
-
-
-def in_graph(step):
-    return tf.function(step, autograph=False)
-
-
 class Run:
-    """Steps on different batches: metrics of each, and what network and memory hold after each."""
+    """Steps on different batches: metrics of each, and network and memory after each."""
 
-    def __init__(self, task, steps=range(STEPS), wrap=in_graph, dtype="float64"):
-        step, self.metrics, self.networks, self.memories = wrap(task.train_step), [], [], []
-        for number in steps:
-            self.metrics.append({k: float(v) for k, v in step(tensors(make_batch(number, dtype))).items()})
+    def __init__(self, task, numbers=range(STEPS), step=None, precision="float64"):
+        step, self.metrics, self.networks, self.memories = step or task.train_step, [], [], []
+        for number in numbers:
+            batch = tensors(make_batch(precision, number))
+            self.metrics.append({name: float(value) for name, value in step(batch).items()})
             self.networks.append(snapshot(task.model))
             self.memories.append(memory_of(task))
 
@@ -98,7 +83,7 @@ def load(model, values):
 
 
 def nt_xent(z, stored):
-    """The loss by its definition: all but a row itself are in its denominator, and what is stored."""
+    """The loss by its definition: all but a row itself are in its denominator, and the stored rows."""
     z, total = np.concatenate(z), 0.0
     for row, own in enumerate(z):
         others = [z[column] for column in range(len(z)) if column != row]
@@ -111,65 +96,45 @@ def nt_xent(z, stored):
 def test_each_step_has_the_negatives_of_the_steps_before_it():
     run, values = expected_run()
     model, stored = build_simclr_model(tiny_config(), CLASSES), []
-    for step, average in enumerate(run.memories):
+    for step, memory in enumerate(run.memories):
         load(model, values)
-        z, _ = project(model, make_batch(step))
+        z, _ = project(model, make_batch(seed=step))
         metrics = run.metrics[step]
         np.testing.assert_allclose(metrics["contrast_loss"], nt_xent(z, stored), rtol=1e-6)
-        chance = 2 * np.log(2 * BATCH - 1 + len(stored))
-        np.testing.assert_allclose(metrics["contrast_chance"], chance, rtol=1e-6)
+        np.testing.assert_allclose(metrics["contrast_chance"], chance_loss(BATCH, len(stored)), rtol=1e-6)
         values = run.networks[step]
-        stored = average["queue"][: min(average["num_stored"], SIZE)]
+        stored = memory["queue"][: min(memory["num_stored"], SIZE)]
     assert len(stored) == SIZE
 
 
 @pytest.mark.slow
-def test_queue_has_the_projections_of_the_average_in_a_ring():
+def test_average_follows_the_weights_and_its_projections_are_stored_in_a_ring():
     run, _ = expected_run()
     model, queue = build_simclr_model(tiny_config()), np.zeros([SIZE, 8])
-    for step, memory in enumerate(run.memories):
-        load(model, {name: memory[f"network/{name}"] for name in variables(model)})
-        z, _ = project(model, make_batch(step))
-        rows = [z[view][image] for image in range(BATCH) for view in (0, 1)]
-        for number, row in enumerate(rows):
-            queue[(step * len(rows) + number) % SIZE] = row
-        np.testing.assert_allclose(memory["queue"], queue, atol=1e-12)
-        assert memory["num_stored"] == (step + 1) * len(rows)
-
-
-@pytest.mark.slow
-def test_average_follows_the_new_weights_and_has_statistics_of_its_own():
-    run, _ = expected_run()
-    model = build_simclr_model(tiny_config())
-    names = {id(variable): name for name, variable in variables(model).items()}
-    average = {name: variable.numpy() for name, variable in variables(model).items()}
+    names, average = names_of(model), snapshot(model)
     for step, memory in enumerate(run.memories):
         keep = MOMENTUM if step else 0.0  # An empty memory has nothing to average.
         for name in (name for name in average if not is_statistic(name)):
             average[name] = keep * average[name] + (1 - keep) * run.networks[step][name]
         load(model, average)
-        _, statistics = project(model, make_batch(step))
+        z, statistics = project(model, make_batch(seed=step))
         for norm, pair in zip(model.norms, statistics, strict=True):
             for kind, value in zip((norm.moving_mean, norm.moving_variance), pair, strict=True):
                 average[names[id(kind)]] = 0.9 * average[names[id(kind)]] + 0.1 * value.numpy()
-        assert_close({name: memory[f"network/{name}"] for name in average}, average, 1e-9)
+        rows = [z[view][image] for image in range(BATCH) for view in (0, 1)]
+        queue[(step * len(rows) + np.arange(len(rows))) % SIZE] = rows
+        expected = {f"network/{name}": value for name, value in average.items()}
+        assert_close(memory, expected | {"queue": queue, "num_stored": (step + 1) * len(rows)}, 1e-9)
     changed = [np.abs(average[name] - run.networks[-1][name]).max() for name in average]
     assert min(changed) > 1e-9, "the average must lag behind"
-
-
-def test_probe_is_no_part_of_the_memory():
-    run, _ = expected_run()
-    assert not [name for name in run.memories[0] if "supervised_head" in name]
     assert run.metrics[0].keys() >= {"supervised_loss", "contrast_chance"}
 
 
-def assert_same_run(received, expected, tolerance=1e-9):
+def assert_same_run(received, expected):
     for ours, theirs in zip(received.metrics, expected.metrics, strict=True):
         assert ours == pytest.approx(theirs, rel=1e-6)
-    for ours, theirs in zip(received.networks, expected.networks, strict=True):
-        assert_close(ours, theirs, tolerance)
-    for ours, theirs in zip(received.memories, expected.memories, strict=True):
-        assert_close(ours, theirs, tolerance)
+    for ours, theirs in zip(received.networks + received.memories, expected.networks + expected.memories, strict=True):
+        assert_close(ours, theirs, 1e-9)
 
 
 @pytest.mark.distributed
@@ -180,68 +145,47 @@ def test_replicas_equal_one_in_float64(num_replicas):
     with strategy.scope():
         task = make_task()
 
-    def wrap(step):
-        compiled = tf.function(lambda rows: strategy.run(step, args=(rows,)), autograph=False)
-        return lambda batch: {
-            name: strategy.experimental_local_results(value)[0]
-            for name, value in compiled(split_batch(strategy, batch)).items()
-        }
+    def step(batch):
+        metrics = strategy.run(task.train_step, args=(split_batch(strategy, batch),))
+        return {name: strategy.experimental_local_results(value)[0] for name, value in metrics.items()}
 
-    received = Run(task, wrap=wrap)
-    assert_same_run(received, expected_run()[0])
+    assert_same_run(Run(task, step=step), expected_run()[0])
     for name, variable in flatten(task.memory.variable_tree()).items():
         copies = {copy.numpy().tobytes() for copy in strategy.experimental_local_results(variable)}
         assert len(copies) == 1, name
 
 
 @pytest.mark.slow
-@pytest.mark.exhaustive
-def test_step_under_xla_is_the_same():
-    wrap = functools.partial(tf.function, autograph=False, jit_compile=True)
-    assert_same_run(Run(make_task(), wrap=wrap), expected_run()[0])
-
-
-@pytest.mark.slow
-def test_step_that_recomputes_is_the_same():
-    assert_same_run(Run(make_task(recompute=True)), expected_run()[0])
+@pytest.mark.parametrize("jit_compile", usual(False, also=[True]), ids=["graph", "XLA"])
+def test_compiled_step_is_the_same(jit_compile):
+    task = make_task()
+    step = tf.function(task.train_step, autograph=False, jit_compile=jit_compile)
+    assert_same_run(Run(task, step=step), expected_run()[0])
 
 
 @pytest.mark.slow
 def test_decoupled_loss_has_its_own_chance_and_projections_stay_as_they_are_without_hidden_norm():
-    task = make_task(contrast={"contrastive_loss": "decoupled_nt_xent", "hidden_norm": False}, num_classes=None)
-    run = Run(task, steps=range(2), wrap=eager)
+    task = make_task(contrastive_loss="decoupled_nt_xent", hidden_norm=False, num_classes=None)
+    run = Run(task, range(2))
     assert run.metrics[1]["contrast_chance"] == pytest.approx(2 * np.log(4 * BATCH - 2))
     norms = np.linalg.norm(run.memories[0]["queue"][: 2 * BATCH], axis=1)
     assert np.abs(norms - 1).min() > 1e-3
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", ["mixed_bfloat16", "mixed_float16"])
-def test_memory_is_float32_where_the_network_computes_in_16_bits(precision):
-    task = make_task(precision, num_classes=None)
-    if task.loss_scale:
-        task.loss_scale.scale.assign(2.0**8)  # Nothing overflows.
-    run = Run(task, [0], eager, "float32")
-    kinds = {name: value.dtype for name, value in run.memories[0].items()}
-    assert kinds.pop("num_stored") == "int64"
-    assert set(kinds.values()) == {np.dtype("float32")}
-    norms = np.linalg.norm(run.memories[0]["queue"][: 2 * BATCH], axis=1)
-    np.testing.assert_allclose(norms, 1, rtol=1e-6)
-
-
-@pytest.mark.slow
-def test_step_that_overflows_leaves_the_memory_as_it_is():
+def test_memory_is_float32_in_16_bits_and_a_step_that_overflows_leaves_it_as_it_is():
     task = make_task("mixed_float16", num_classes=None)
     task.loss_scale.scale.assign(2.0**8)
-    Run(task, [0], eager, "float32")
-    before = memory_of(task)
+    before = Run(task, [0], precision="float32").memories[0]
     assert before["num_stored"] == 2 * BATCH
+    assert {name: value.dtype for name, value in before.items() if value.dtype != "float32"} == {"num_stored": "int64"}
+    np.testing.assert_allclose(np.linalg.norm(before["queue"][: 2 * BATCH], axis=1), 1, rtol=1e-6)
     task.loss_scale.scale.assign(2.0**24)
-    run = Run(task, [1], eager, "float32")
+    run = Run(task, [1], precision="float32")
     assert float(task.loss_scale.scale) == 2.0**23, "nothing has overflowed"
     assert_identical(run.memories[0], before)
     task.loss_scale.scale.assign(2.0**8)
-    run = Run(task, [2], eager, "float32")
+    run = Run(task, [2], precision="float32")
     assert run.memories[0]["num_stored"] == 4 * BATCH
     assert not np.array_equal(run.memories[0]["queue"], before["queue"])
 
@@ -250,42 +194,32 @@ def test_step_that_overflows_leaves_the_memory_as_it_is():
 
 
 @pytest.mark.slow
-def test_checkpoint_restores_the_memory_and_the_next_step_is_the_same_to_the_bit(tmp_path):
+def test_checkpoint_restores_the_memory_and_another_run_leaves_it_out(tmp_path):
     task = make_task("float32")
-    Run(task, range(2), eager, "float32")
+    Run(task, range(2), precision="float32")
     path = Checkpoints(str(tmp_path), task).save()
-    expected = Run(task, [2], eager, "float32")
+    model = build_simclr_model(tiny_config(precision="float32"), CLASSES)
+    line = initialize_from(str(tmp_path), model)
+    assert line.endswith(" variables matched; its memory of negatives is left out.")
+    assert_identical(snapshot(model), snapshot(task.model))
+    expected = Run(task, [2], precision="float32")
     again = make_task("float32")
     assert Checkpoints(str(tmp_path), again).restore(path) == 2
-    received = Run(again, [2], eager, "float32")
+    received = Run(again, [2], precision="float32")
     assert_identical(received.memories[0], expected.memories[0])
     assert_identical(received.networks[0], expected.networks[0])
 
 
 @pytest.mark.slow
-def test_memory_that_is_not_finite_is_not_saved(tmp_path):
-    task = make_task("float32", num_classes=None)
-    flatten(task.memory.variable_tree())["queue"].assign(np.full([SIZE, 8], np.nan))
-    with pytest.raises(UserError, match=r"^training diverged by step 0: memory_queue:0 not finite"):
-        Checkpoints(str(tmp_path), task).save()
-
-
-@pytest.mark.slow
-def test_network_is_taken_from_a_run_with_a_memory_and_a_line_says_so(tmp_path):
-    task = make_task("float32")
-    Checkpoints(str(tmp_path), task).save()
-    model = build_simclr_model(tiny_config(precision="float32"), CLASSES)
-    line = initialize_from(str(tmp_path), model)
-    assert line.endswith(" variables matched; its memory of negatives is left out.")
-    assert_identical(snapshot(model), snapshot(task.model))
-
-
-def test_restoring_a_checkpoint_without_a_memory_names_the_flag(tmp_path):
+def test_memory_must_be_in_the_checkpoint_and_finite(tmp_path):
     task = make_task("float32", num_classes=None)
     plain = PretrainTask(task.model, OptimizerConfig(), WarmupCosine(0.5, 0, 100), ContrastConfig())
     Checkpoints(str(tmp_path), plain).save()
     with pytest.raises(UserError, match=r"ckpt-0 does not fit this run .* use the --optimizer and --memory_size"):
         Checkpoints(str(tmp_path), task).restore()
+    flatten(task.memory.variable_tree())["queue"].assign(np.full([SIZE, 8], np.nan))
+    with pytest.raises(UserError, match=r"^training diverged by step 0: memory_queue:0 not finite"):
+        Checkpoints(str(tmp_path), task).save()
 
 
 @pytest.mark.slow

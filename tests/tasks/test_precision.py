@@ -9,6 +9,7 @@ import tensorflow as tf
 from tests.support.marks import usual
 from tests.support.networks import assert_identical, replicate, run_on_replicas, snapshot, tiny_config, two_replicas
 from tests.support.runs import read_tensors
+from tests.tasks.steps import tensors
 from tf_simclr.config import ContrastConfig, OptimizerConfig
 from tf_simclr.loss_scale import LossScale
 from tf_simclr.models import build_simclr_model
@@ -19,7 +20,10 @@ from tf_simclr.tasks.finetune import FinetuneTask
 from tf_simclr.tasks.pretrain import PretrainTask
 
 BATCH, CLASSES = 32, 4
-SK = {"resnet_depth": 50, "sk_ratio": 0.0625, "se_ratio": 0.25, "width_multiplier": 0.0625}
+NETWORKS = {
+    "resnet10": {},
+    "sk": {"resnet_depth": 50, "sk_ratio": 0.0625, "se_ratio": 0.25, "width_multiplier": 0.0625},
+}
 # Norm of the difference of all gradients from those in float32, in parts of their norm. Measured: 0.014
 # (ResNet-18) and 0.026 (SK) in bfloat16, which has 8 bits; 0.005 and 0.003 in float16, which has 11.
 GRADIENT_BOUND = {"mixed_bfloat16": 0.05, "mixed_float16": 0.01}
@@ -45,25 +49,21 @@ def make_batch(num_views=1):
     return {"views": tuple(view.astype("float32") for view in views), "labels": labels}
 
 
-def tensors(batch):
-    return tf.nest.map_structure(tf.constant, batch)
-
-
 def graph(function, **options):
     return tf.function(function, autograph=False, **options)
 
 
 @functools.cache
 def gradients(precision, network):
-    task = make_task(precision, **(SK if network == "sk" else {}))
-    received, _, metrics = graph(task.compute_gradients)(tensors(make_batch()))
+    task = make_task(precision, **NETWORKS[network])
+    received, _, metrics = task.compute_gradients(tensors(make_batch()))
     assert {gradient.dtype for gradient in received} == {tf.float32}
     assert {metric.dtype for metric in metrics.values()} == {tf.float32}
     return np.concatenate([np.ravel(gradient) for gradient in received])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("network", usual("resnet18", also=["sk"]))
+@pytest.mark.parametrize("network", usual("resnet10", also=["sk"]))
 @pytest.mark.parametrize("precision", GRADIENT_BOUND)
 def test_gradients_are_near_those_in_float32(precision, network):
     expected, received = gradients("float32", network), gradients(precision, network)
@@ -73,24 +73,22 @@ def test_gradients_are_near_those_in_float32(precision, network):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("precision", usual("mixed_bfloat16", also=["mixed_float16"]))
-def test_loss_falls_as_in_float32(precision):
-    batch, losses = tensors(make_batch()), {}
+@pytest.mark.parametrize(
+    ("kind", "precision"),
+    usual(
+        ("finetune", "mixed_bfloat16"),
+        ("pretrain", "mixed_bfloat16"),
+        also=[("finetune", "mixed_float16"), ("pretrain", "mixed_float16")],
+    ),
+)
+def test_loss_falls_as_in_float32(kind, precision):
+    batch, losses = tensors(make_batch(num_views=1 if kind == "finetune" else 2)), {}
     for name in ("float32", precision):
-        step = graph(make_task(name).train_step)
+        step = graph(make_task(name, kind).train_step)
         losses[name] = [float(step(batch)["total_loss"]) for _ in range(6)]
-    assert losses[precision][-1] < 0.6 * losses[precision][0]
-    np.testing.assert_allclose(losses[precision], losses["float32"], rtol=0.02)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("precision", usual("mixed_bfloat16", also=["mixed_float16"]))
-def test_pretraining_loss_falls(precision):
-    task, batch = make_task(precision, "pretrain"), tensors(make_batch(num_views=2))
-    step = graph(task.train_step)
-    metrics = [step(batch) for _ in range(10)]
-    assert set(metrics[0]) == set(task.metric_names)
-    assert float(metrics[-1]["contrast_loss"]) < float(metrics[0]["contrast_loss"]) - 0.3
+    fall, tolerance = (0.6, 0.02) if kind == "finetune" else (0.9, 0.1)
+    assert losses[precision][-1] < fall * losses[precision][0]
+    np.testing.assert_allclose(losses[precision], losses["float32"], rtol=tolerance)
 
 
 def trainable(task):
@@ -105,7 +103,7 @@ def overflow(task):
 @pytest.mark.parametrize(("optimizer", "jit_compile"), usual(("lars", False), also=[("momentum", True)]))
 def test_step_that_overflows_changes_nothing_but_scale_and_counter(optimizer, jit_compile):
     task, batch = make_task("mixed_float16", optimizer=optimizer), tensors(make_batch())
-    step = graph(task.train_step, jit_compile=jit_compile)
+    step = graph(task.train_step, jit_compile=True) if jit_compile else task.train_step
     first = step(batch)
     assert float(first["loss_scale"]) == float(task.loss_scale.scale) == 2**15
     before = trainable(task)
@@ -156,7 +154,7 @@ def test_run_resumed_between_overflow_and_growth_is_the_same(tmp_path):
     def start(directory):
         task = make_task("mixed_float16", optimizer="lars")
         task.loss_scale = LossScale(growth_interval=2)
-        return task, Checkpoints(str(directory), task), graph(task.train_step)
+        return task, Checkpoints(str(directory), task), task.train_step
 
     task, checkpoints, step = start(tmp_path)
     step(batch)
@@ -195,8 +193,6 @@ def test_checkpoints_of_all_precisions_hold_the_same_weights(tmp_path):
 def test_evaluation_tells_in_float32():
     task = make_task("mixed_bfloat16")
     batch = {"images": make_batch()["views"][0], "labels": make_batch()["labels"], "mask": np.ones(BATCH)}
-    rows = graph(task.eval_step)(tensors(batch))
-    assert {name: (value.dtype, value.shape[0]) for name, value in rows.items()} == dict.fromkeys(
-        rows, (tf.float32, BATCH)
-    )
+    rows = task.eval_step(tensors(batch))
+    assert {(value.dtype, value.shape[0]) for value in rows.values()} == {(tf.float32, BATCH)}
     assert float(tf.reduce_mean(rows["loss"])) == pytest.approx(np.log(CLASSES), rel=0.1)

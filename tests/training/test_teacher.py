@@ -370,7 +370,7 @@ def test_student_that_is_bigger_is_said(announced):
 
 
 def wider():
-    return ModelConfig(resnet_depth=18, width_multiplier=0.1875, image_size=SIZE, proj_out_dim=16)
+    return ModelConfig(resnet_depth=10, width_multiplier=0.1875, image_size=SIZE, proj_out_dim=16)
 
 
 @pytest.mark.slow

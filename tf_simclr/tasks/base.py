@@ -1,4 +1,4 @@
-"""What every task has in common: one optimizer step for its losses, and evaluation by its classifier."""
+"""The base of all tasks: one optimizer step for the losses of a task, and evaluation of its classifier."""
 
 import abc
 from typing import Any
@@ -14,12 +14,15 @@ from tf_simclr.models import SimCLRModel, update_moving_statistics
 from tf_simclr.models.simclr import ForwardPass, Statistics
 from tf_simclr.schedules import WarmupCosine
 
+Batch = dict[str, Any]
+Metrics = dict[str, tf.Tensor]
+
 
 class Task(abc.ABC):
-    """A network, its optimizer, and the step that trains what is trainable of it.
+    """A network, its optimizer, and the step that trains the trainable part of the network.
 
     Args:
-        model: the network; what is frozen in it stays as it is.
+        model: the network; its frozen part stays as it is.
         config: of the optimizer.
         schedule: learning rate of every step.
 
@@ -31,9 +34,9 @@ class Task(abc.ABC):
     """
 
     num_views = 1
-    _loss_names: tuple[str, ...]  # What `compute_losses` returns.
+    _loss_names: tuple[str, ...]  # Of the metrics that `compute_losses` returns.
 
-    def __init__(self, model: SimCLRModel, config: OptimizerConfig, schedule: WarmupCosine):
+    def __init__(self, model: SimCLRModel, config: OptimizerConfig, schedule: WarmupCosine) -> None:
         self.model = model
         self.loss_scale = LossScale() if model.config.compute_dtype == "float16" else None
         self._weight_decay = config.weight_decay
@@ -46,7 +49,7 @@ class Task(abc.ABC):
             learning_rate=schedule,
             momentum=config.momentum,
             weight_decay=config.weight_decay,
-            excluded=_unique(vectors + head_variables),
+            excluded=list({id(v): v for v in vectors + head_variables}.values()),
         )
         optimizers.build_optimizer(self.optimizer, model.trainable_variables)
         if config.optimizer in ("lars", "lamb"):
@@ -57,37 +60,36 @@ class Task(abc.ABC):
 
     @property
     def metric_names(self) -> tuple[str, ...]:
-        """What `train_step` returns."""
+        """Names of the metrics that `train_step` returns."""
         return (*self._loss_names, "weight_decay", *(["loss_scale"] if self.loss_scale else []))
 
     @property
     def state(self) -> dict[str, Any]:
-        """Variables beside network and optimizer that a checkpoint holds, as nested dictionaries."""
+        """More variables for a checkpoint than those of network and optimizer, as nested dictionaries."""
         scale = self.loss_scale
         return {} if scale is None else {"loss_scale": {"scale": scale.scale, "good_steps": scale.good_steps}}
 
     @abc.abstractmethod
-    def compute_losses(self, batch: dict) -> tuple[ForwardPass, dict[str, tf.Tensor]]:
-        """Computes what is minimised, in replica context.
+    def compute_losses(self, batch: Batch) -> tuple[ForwardPass, Metrics]:
+        """Computes the losses to minimise, in replica context.
 
         Args:
-            batch: of `data.train_dataset`.
+            batch: as for `train_step`.
 
         Returns:
             The forward pass, and scalars over this replica's rows: `total_loss` without weight decay, and
             the other metrics to show.
         """
 
-    def train_step(self, batch: dict) -> dict[str, tf.Tensor]:
+    def train_step(self, batch: Batch) -> Metrics:
         """Takes one optimizer step, in replica context.
 
-        Where a gradient of a network that computes in float16 overflows, the step is left out: it changes
-        nothing but the loss scale, and counts. So learning rate, order of the data and resuming stay
-        functions of the step.
+        If a float16 gradient overflows, the step is left out: it changes nothing but the loss scale and the
+        count of steps. So learning rate, order of the data and resuming stay functions of the step.
 
         Args:
-            batch: `views`, `num_views` tensors `[b, S, S, 3]` in [0, 1]; and, where the task has a use for
-                them, `labels`, int32 `[b]`.
+            batch: `views`, `num_views` tensors `[b, S, S, 3]` in [0, 1]; and, if the task uses them,
+                `labels`, int32 `[b]`.
 
         Returns:
             Scalars named by `metric_names`, means over all replicas.
@@ -99,9 +101,11 @@ class Task(abc.ABC):
         optimizers.apply_gradients(self.optimizer, gradients, self.model.trainable_variables, where=taken)
         update_moving_statistics(self.model.norms, statistics, where=taken)
         self._finish_step(batch, taken)
-        return collectives.cross_replica_mean({k: tf.cast(v, tf.float32) for k, v in metrics.items()})
+        metrics = {name: tf.cast(value, tf.float32) for name, value in metrics.items()}
+        means: Metrics = collectives.cross_replica_mean(metrics)
+        return means
 
-    def compute_gradients(self, batch: dict) -> tuple[list[tf.Tensor], Statistics, dict[str, tf.Tensor]]:
+    def compute_gradients(self, batch: Batch) -> tuple[list[tf.Tensor], Statistics, Metrics]:
         """Computes one step without taking it, in replica context.
 
         Args:
@@ -117,16 +121,16 @@ class Task(abc.ABC):
         gradients = tape.gradient(objective, self.model.trainable_variables)
         return self._reduce(gradients), outputs.statistics, metrics
 
-    def _finish_step(self, batch: dict, taken: tf.Tensor | None) -> None:  # noqa: B027  (most have nothing to do)
-        """What else a step does once the weights are new, in replica context; here nothing.
+    def _finish_step(self, batch: Batch, taken: tf.Tensor | None) -> None:  # noqa: B027  (most have nothing to do)
+        """Finishes a step after the update of the weights, in replica context; here it does nothing.
 
         Args:
             batch: as for `train_step`.
-            taken: bool `[]`, false where the step is left out; None for true.
+            taken: bool `[]`, false if the step is left out; None for true.
         """
 
-    def _objective(self, metrics: dict) -> tuple[tf.Tensor, dict[str, tf.Tensor]]:
-        """Returns this replica's summand of what is minimised, scaled, and the metrics with weight decay."""
+    def _objective(self, metrics: Metrics) -> tuple[tf.Tensor, Metrics]:
+        """Returns this replica's summand of the objective, scaled, and the metrics with weight decay."""
         decay = self._weight_decay * losses.l2_loss(self._decayed)
         total = metrics["total_loss"] + decay
         summand = total / collectives.num_replicas()
@@ -135,20 +139,20 @@ class Task(abc.ABC):
 
     def _reduce(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
         """Returns the gradients over all replicas from those of this replica's summand."""
-        gradients = collectives.cross_replica_sum(gradients)
-        return self.loss_scale.unscale(gradients) if self.loss_scale else gradients
+        summed: list[tf.Tensor] = collectives.cross_replica_sum(gradients)
+        return self.loss_scale.unscale(summed) if self.loss_scale else summed
 
-    def eval_step(self, batch: dict) -> dict[str, tf.Tensor]:
-        """Returns what the classifier says of each example, in replica context.
+    def eval_step(self, batch: Batch) -> Metrics:
+        """Classifies examples, in replica context.
 
         Args:
             batch: `images` `[b, S, S, 3]` in [0, 1], `labels` int32 `[b]`, -1 for none, `mask` `[b]`: 1 for a
                 real example.
 
         Returns:
-            Float32 `[B]` of the rows of all replicas: `label`; `prediction`, the likeliest class, -1 where
+            Float32 `[B]` of the rows of all replicas: `label`; `prediction`, the likeliest class, -1 if
             logits are not finite; `confidence`, its probability; `is_in_top_5`, 0 or 1; `loss`, the cross
-            entropy; `mask`, 0 also where there is no label.
+            entropy; `mask`, 0 also without a label.
         """
         logits = self.model.forward(batch["images"], training=False).endpoints["logits_sup"]
         labels = tf.maximum(batch["labels"], 0)
@@ -167,5 +171,9 @@ class Task(abc.ABC):
         return dict(zip(columns, tf.unstack(collectives.all_gather_batch(rows), axis=1), strict=True))
 
 
-def _unique(variables: list) -> list:
-    return list({id(v): v for v in variables}.values())
+def classifier_metrics(labels: tf.Tensor, logits: tf.Tensor) -> Metrics:
+    """Returns `supervised_loss` and `supervised_acc`, means over the rows of labels `[b]` and logits `[b, K]`."""
+    return {
+        "supervised_loss": losses.supervised_loss(labels, logits),
+        "supervised_acc": tf.reduce_mean(count_correct(logits, labels, 1)),
+    }

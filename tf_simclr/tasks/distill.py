@@ -6,11 +6,10 @@ import tensorflow as tf
 
 from tf_simclr import losses
 from tf_simclr.config import DistillConfig, OptimizerConfig
-from tf_simclr.metrics.classification import count_correct
 from tf_simclr.models import SimCLRModel
 from tf_simclr.models.simclr import ForwardPass
 from tf_simclr.schedules import WarmupCosine
-from tf_simclr.tasks.base import Task
+from tf_simclr.tasks.base import Batch, Metrics, Task, classifier_metrics
 
 
 class DistillTask(Task):
@@ -19,8 +18,8 @@ class DistillTask(Task):
         L = alpha * mean of the teacher's term over the first rows, which are drawn from all images
             + (1 - alpha) * share * mean cross entropy of the labelled rows
 
-    `share` is that of the labelled rows in the batch. Where it is their share of the data, this is what
-    equation 3 divided by the number of images expects; the paper does not say how a batch is made up.
+    `share` is that of the labelled rows in the batch. If it is their share of the data, this is equation 3
+    divided by the number of images. The paper does not say how it composes a batch.
 
     Args:
         model: the student.
@@ -28,8 +27,8 @@ class DistillTask(Task):
         schedule: learning rate of every step.
         distill: temperature and weights of the loss.
         teacher: takes images `[b, S, S, 3]` in [0, 1], returns logits `[b, K]`; in inference mode.
-        num_labelled: how many of a replica's rows are labelled, the last ones; 0 with `distill_alpha` 1.
-            Where all of them are, all of them are taught too.
+        num_labelled: number of labelled rows of a replica, the last ones; 0 with `distill_alpha` 1. If all
+            are labelled, the teacher teaches all.
     """
 
     def __init__(
@@ -41,7 +40,7 @@ class DistillTask(Task):
         *,
         teacher: Callable[[tf.Tensor], tf.Tensor],
         num_labelled: int = 0,
-    ):
+    ) -> None:
         super().__init__(model, config, schedule)
         self._distill = distill
         self._teacher = teacher
@@ -49,8 +48,8 @@ class DistillTask(Task):
         labels = ["supervised_loss", "supervised_acc"] if num_labelled else []
         self._loss_names = ("total_loss", "distill_loss", "teacher_agreement", *labels)
 
-    def compute_losses(self, batch: dict) -> tuple[ForwardPass, dict[str, tf.Tensor]]:
-        """See `Task.compute_losses`; needs `labels` where there are labelled rows."""
+    def compute_losses(self, batch: Batch) -> tuple[ForwardPass, Metrics]:
+        """See `Task.compute_losses`; needs `labels` if rows are labelled."""
         (images,) = batch["views"]
         alpha, batch_size = self._distill.distill_alpha, images.shape[0]
         num_taught = batch_size - self._num_labelled or batch_size
@@ -71,10 +70,7 @@ class DistillTask(Task):
             "total_loss": alpha * loss,
         }
         if self._num_labelled:
-            labels, logits = batch["labels"][-self._num_labelled :], logits[-self._num_labelled :]
-            label_loss = losses.supervised_loss(labels, logits)
+            metrics |= classifier_metrics(batch["labels"][-self._num_labelled :], logits[-self._num_labelled :])
             share = self._num_labelled / batch_size
-            metrics["supervised_loss"] = label_loss
-            metrics["supervised_acc"] = tf.reduce_mean(count_correct(logits, labels, 1))
-            metrics["total_loss"] += (1 - alpha) * share * label_loss
+            metrics["total_loss"] += (1 - alpha) * share * metrics["supervised_loss"]
         return outputs, metrics

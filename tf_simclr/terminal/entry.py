@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from tf_simclr.config import UserError, check, is_handle
-from tf_simclr.files import address_schemes
 from tf_simclr.terminal.noise import without_noise
 
 _PATH_FLAGS = frozenset(["model_dir", "checkpoint", "teacher", "data_dir", "output", "dataset", "datasets"])
@@ -53,7 +52,9 @@ def _check_scheme(scheme: str, flag: str, value: str) -> None:
     if flag == "checkpoint" and is_handle(value):
         fix = "is not on this machine; download the module, and name its folder. Take it from those you trust: a "
         raise UserError(f"--{flag}={value}: {fix}SavedModel is a program.")
-    known = address_schemes()
+    import tensorflow as tf
+
+    known = tf.io.gfile.get_registered_schemes()
     check(
         scheme in known,
         flag,

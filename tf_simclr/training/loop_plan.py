@@ -1,7 +1,5 @@
 """Steps and learning rates of a run, from its configuration and the size of its data."""
 
-import math
-
 import tensorflow as tf
 
 from tf_simclr import losses, schedules
@@ -95,7 +93,5 @@ def chance_loss(config: ExperimentConfig) -> float | None:
     """Returns the contrastive loss of a network that knows nothing, its memory full; None without such a loss."""
     if not config.train.is_contrastive:
         return None
-    batch, num_stored = config.train.train_batch_size, config.contrast.memory_size
-    # Without the positive in its denominator the decoupled loss is lower.
     decoupled = config.contrast.contrastive_loss == "decoupled_nt_xent"
-    return 2 * math.log(2 * batch - 2 + num_stored) if decoupled else losses.chance_loss(batch, num_stored)
+    return losses.chance_loss(config.train.train_batch_size, config.contrast.memory_size, decoupled=decoupled)
