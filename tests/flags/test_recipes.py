@@ -1,13 +1,12 @@
 """Every ready-made flagfile is valid and says what it is for; docs/recipes.md has every row of the paper."""
 
-import math
 import pathlib
 import re
 
 import pytest
 
 from flags.convert import RECIPES, parse_command_line
-from tf_simclr.config import SemiSupervisedConfig, UserError
+from tf_simclr.config import SemiSupervisedConfig
 
 ROOT = pathlib.Path(RECIPES)
 PAGE = (ROOT.parents[1] / "docs" / "recipes.md").read_text()
@@ -42,44 +41,19 @@ OTHER_ROWS = {  # (network, what is done): (stage, figure)
     ("r50", "supervised_10pct"): ("supervised_10pct", "56.4"),
 }
 
-IMAGENET = {"dataset": "imagenet2012", "image_size": 224, "eval_split": "validation", "num_proj_layers": 3}
-LARGE_BATCH = IMAGENET | {
-    "train_batch_size": 4096,
-    "optimizer": "lars",
-    "learning_rate": 0.1,
-    "learning_rate_scaling": "sqrt",
-    "weight_decay": 1e-4,
-    "ft_proj_selector": 0,
-}
-FEW_LABELS = LARGE_BATCH | {
-    "train_mode": "finetune",
-    "dataset": "imagenet2012_subset/1pct",
-    "train_batch_size": 1024,
-    "train_epochs": 60,
-    "learning_rate": 0.005,
-    "warmup_epochs": 0,
-    "weight_decay": 0,
-    "ft_proj_selector": 1,
-    "zero_init_logits_layer": True,
-    "fine_tune_after_block": -1,
-}
+LARGE_BATCH = {"dataset": "imagenet2012", "image_size": 224, "eval_split": "validation", "num_proj_layers": 3}
+LARGE_BATCH |= {"train_batch_size": 4096, "optimizer": "lars", "learning_rate": 0.1, "learning_rate_scaling": "sqrt"}
+LARGE_BATCH |= {"weight_decay": 1e-4, "ft_proj_selector": 0}
+FEW_LABELS = LARGE_BATCH | {"train_mode": "finetune", "dataset": "imagenet2012_subset/1pct", "train_batch_size": 1024}
+FEW_LABELS |= {"train_epochs": 60, "learning_rate": 0.005, "warmup_epochs": 0, "weight_decay": 0}
+FEW_LABELS |= {"ft_proj_selector": 1, "zero_init_logits_layer": True, "fine_tune_after_block": -1}
 ALL_LABELS = FEW_LABELS | {"dataset": "imagenet2012", "train_epochs": 30, "ft_proj_selector": 0}
 TEN_PERCENT = FEW_LABELS | {"dataset": "imagenet2012_subset/10pct", "train_epochs": 30}
 WIDE_OR_SK = {"learning_rate": 0.002}
-SUPERVISED = LARGE_BATCH | {
-    "train_mode": "supervised",
-    "train_epochs": 90,
-    "optimizer": "momentum",
-    "learning_rate_scaling": "linear",
-}
-DISTILL = LARGE_BATCH | {
-    "train_mode": "distill",
-    "train_epochs": 400,
-    "warmup_epochs": "5%",
-    "distill_alpha": 1,
-    "distill_temperature": 1,
-    "distill_tau_squared": False,
-}
+SUPERVISED = LARGE_BATCH | {"train_mode": "supervised", "train_epochs": 90, "optimizer": "momentum"}
+SUPERVISED |= {"learning_rate_scaling": "linear"}
+DISTILL = LARGE_BATCH | {"train_mode": "distill", "train_epochs": 400, "warmup_epochs": "5%", "distill_alpha": 1}
+DISTILL |= {"distill_temperature": 1, "distill_tau_squared": False}
 STAGES = {
     "pretrain": LARGE_BATCH
     | {"train_mode": "pretrain", "train_epochs": 800, "warmup_epochs": "5%", "temperature": 0.1}
@@ -124,7 +98,7 @@ def parse(*recipes, more=()):
     return config
 
 
-def steps_of(config):
+def stages_of(config):
     return list(config.steps.values()) if isinstance(config, SemiSupervisedConfig) else [config]
 
 
@@ -158,20 +132,13 @@ def test_recipes_needed_are_there():
     }
 
 
-def test_recipe_is_a_valid_configuration(recipe):
-    assert {step.mode for step in steps_of(parse(recipe))} == {"train_then_eval"}
-
-
-def test_recipe_can_be_shortened_by_flags(recipe):
+def test_recipe_is_valid_and_can_be_shortened_with_its_warmup(recipe):
     config = parse(recipe, more=["--train_steps=2", "--model_dir=elsewhere"])
     assert config.model_dir == "elsewhere"
-    assert {step.train.train_steps for step in steps_of(config)} == {2}
-
-
-def test_warmup_of_a_recipe_scales_with_its_length(recipe):
-    for step in steps_of(parse(recipe)):
+    for stage in stages_of(config):
+        assert (stage.mode, stage.train.train_steps) == ("train_then_eval", 2)
         stated = "--warmup_epochs" in text_of(recipe)
-        assert not stated or step.optimizer.warmup_percent is not None or step.optimizer.warmup_epochs == 0
+        assert not stated or stage.optimizer.warmup_percent is not None or stage.optimizer.warmup_epochs == 0
 
 
 def test_recipe_header_says_purpose_hardware_result_and_whether_measured(recipe):
@@ -208,17 +175,6 @@ def test_network_and_stage_combine_in_either_order(network, stage):
     assert STAGES[stage].items() | sizes.items() <= config.to_dict().items()
 
 
-@pytest.mark.parametrize(
-    ("stage", "peak"),
-    [("pretrain", 6.4), ("finetune_1pct", 0.16), ("finetune_10pct_wide_or_sk", 0.064), ("linear_eval", 1.6)],
-)
-def test_peak_learning_rate_is_the_published_one(stage, peak):
-    config = parse(f"stages/{stage}")
-    batch, optimizer = config.train.train_batch_size, config.optimizer
-    scale = math.sqrt(batch) if optimizer.learning_rate_scaling == "sqrt" else batch / 256
-    assert optimizer.learning_rate * scale == pytest.approx(peak)
-
-
 @pytest.mark.parametrize("percent", ["1pct", "10pct"])
 def test_whole_method_is_made_of_the_stages(percent):
     config = parse(f"imagenet_semi_supervised_{percent}")
@@ -240,15 +196,10 @@ def test_whole_method_takes_another_network_and_other_stages():
     files = [flagfile("imagenet_semi_supervised_1pct"), flagfile("networks/r50")]
     files += [flagfile("stages/finetune_1pct", "finetune."), flagfile("stages/self_distill", "distill.")]
     config, _ = parse_command_line(files)
-    models = {(step.model.resnet_depth, step.model.width_multiplier) for step in steps_of(config)}
+    models = {(step.model.resnet_depth, step.model.width_multiplier) for step in stages_of(config)}
     assert models == {(50, 1)}
     assert config.finetune.optimizer.learning_rate == 0.005
     assert config.distill.distill.distill_temperature == 0.1
-
-
-def test_stage_of_another_step_is_refused():
-    with pytest.raises(UserError, match=r"^--finetune\.train_mode=distill: cannot differ"):
-        parse_command_line([flagfile("stages/distill", "finetune."), "--mode=semi_supervised"])
 
 
 @pytest.mark.parametrize("network", NETWORKS)
@@ -273,7 +224,7 @@ def test_page_has_a_command_with_the_published_figure_for_every_row():
     assert len(lines) == len(found)
 
 
-def test_page_starts_each_step_from_the_run_before_it():
+def test_page_starts_each_stage_from_the_run_before_it():
     start_of = r"--(?:checkpoint|teacher)=runs/(\S+) --model_dir=runs/(\S+)"
     starts = {directory: start for start, directory in re.findall(start_of, PAGE)}
     wanted = {f"{network}/{kind}": f"{network}/pretrain" for network in NETWORKS for kind in KINDS[:-1]}
