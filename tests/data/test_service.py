@@ -15,7 +15,16 @@ from tests.data.kinds import KINDS, SEED, DrawsView, make_source, positions_of
 from tests.support.marks import usual
 from tf_simclr.augment.views import TrainView
 from tf_simclr.config import UserError
-from tf_simclr.data import BatchPlan, DataService, check_service, mix_labelled, service, train_dataset
+from tf_simclr.data import (
+    BatchPlan,
+    DataService,
+    check_service,
+    mix_labelled,
+    random_access,
+    service,
+    stream_source,
+    train_dataset,
+)
 
 NUM_EXAMPLES = 23
 PLAN = BatchPlan(global_batch_size=12, num_replicas=2, total_replicas=2)
@@ -30,6 +39,13 @@ def start_dispatcher():
 def start_data_worker(dispatcher):
     address = dispatcher.target.partition("://")[2]
     return _servers.WorkerServer(_servers.WorkerConfig(dispatcher_address=address, port=0))
+
+
+@pytest.fixture(autouse=True)
+def _plain_decoding(monkeypatch):
+    """Decodes images by one operation, which is quick to trace."""
+    for module in (random_access, stream_source):
+        monkeypatch.setattr(module, "decode_image", lambda encoded: tf.io.decode_png(encoded, 3))
 
 
 @pytest.fixture

@@ -60,21 +60,19 @@ def draw_uniforms(seed: int, view: int, first_position: int | tf.Tensor, num_row
     return tf.cast(tf.bitwise.right_shift(bits, tf.constant(8, tf.uint32)), tf.float32) * 2.0**-24
 
 
-def _check_channels(images: tf.Tensor) -> None:
+def _checked(images: tf.Tensor, *, is_batch: bool) -> tf.Tensor:
+    images = tf.convert_to_tensor(images)
     if images.shape[-1] not in (1, 3):
         raise ValueError(
             f"Images must have 1 (grey-scale) or 3 (RGB) channels. Received: shape={tuple(images.shape)}; "
             "drop an alpha channel with images[..., :3], or set the shape if it is unknown."
         )
-
-
-def _check_batch(images: tf.Tensor) -> None:
-    _check_channels(images)
-    if images.shape.rank != 4 or None in images.shape[1:]:
+    if is_batch and (images.shape.rank != 4 or None in images.shape[1:]):
         raise ValueError(
             "A batch must be [batch, height, width, channels] with one known size. "
             f"Received: shape={tuple(images.shape)}; use crop_image for images of several sizes."
         )
+    return images
 
 
 def _scale(images: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
@@ -86,7 +84,10 @@ def _scale(images: tf.Tensor, dtype: tf.DType) -> tf.Tensor:
 
 
 def _to_images(planes: tf.Tensor) -> tf.Tensor:
-    images = tf.transpose(planes, [0, 2, 3, 1])
+    return _to_rgb(tf.transpose(planes, [0, 2, 3, 1]))
+
+
+def _to_rgb(images: tf.Tensor) -> tf.Tensor:
     return images if images.shape[-1] == 3 else tf.repeat(images, 3, axis=-1)
 
 
@@ -94,8 +95,7 @@ def _resize_crop(image: tf.Tensor, box: tf.Tensor, size: int) -> tf.Tensor:
     top, left, height, width = tf.unstack(box)
     # Cropping bytes before they become floats saves most of the work on large files.
     crop = image[top : top + height, left : left + width]
-    resized = _scale(tf.image.resize(crop, [size, size], method="bicubic"), image.dtype)
-    return resized if image.shape[-1] == 3 else tf.repeat(resized, 3, axis=-1)
+    return _to_rgb(_scale(tf.image.resize(crop, [size, size], method="bicubic"), image.dtype))
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -133,8 +133,7 @@ class TrainView:
         Returns:
             float32 [batch, image_size, image_size, 3]; `distort` clips it to [0, 1].
         """
-        images = tf.convert_to_tensor(images)
-        _check_batch(images)
+        images = _checked(images, is_batch=True)
         _, height, width, _ = images.shape
         boxes = spatial.sample_crop_boxes(draws[:, _CROP], height, width, self.crop_min_area)
         floats = _scale(images, images.dtype)
@@ -149,8 +148,7 @@ class TrainView:
         Returns:
             float32 [image_size, image_size, 3]; `distort` clips it to [0, 1].
         """
-        image = tf.convert_to_tensor(image)
-        _check_channels(image)
+        image = _checked(image, is_batch=False)
         draws = draws[tf.newaxis]
         height, width = tf.unstack(tf.shape(image)[:2])
         boxes = spatial.sample_crop_boxes(draws[:, _CROP], height, width, self.crop_min_area)
@@ -205,8 +203,7 @@ class EvalView:
 
     def __call__(self, images: tf.Tensor) -> tf.Tensor:
         """Returns the view of each image of a batch, float32 [batch, image_size, image_size, 3] in [0, 1]."""
-        images = tf.convert_to_tensor(images)
-        _check_batch(images)
+        images = _checked(images, is_batch=True)
         _, height, width, _ = images.shape
         box = spatial.center_crop_box(height, width, self.crop_proportion)
         planes = spatial.crop_and_resize(_scale(images, images.dtype), box[tf.newaxis], self.image_size)
@@ -214,8 +211,7 @@ class EvalView:
 
     def crop_image(self, image: tf.Tensor) -> tf.Tensor:
         """Returns the view of one image, float32 [image_size, image_size, 3] in [0, 1]."""
-        image = tf.convert_to_tensor(image)
-        _check_channels(image)
+        image = _checked(image, is_batch=False)
         height, width = tf.unstack(tf.shape(image)[:2])
         box = spatial.center_crop_box(height, width, self.crop_proportion)
         return tf.clip_by_value(_resize_crop(image, box, self.image_size), 0.0, 1.0)
