@@ -1,4 +1,4 @@
-"""Who may import whom, by the import statements of every file."""
+"""Order of imports, by the import statements of every file."""
 
 import ast
 import functools
@@ -131,8 +131,8 @@ def test_loop_knows_no_task(name):
 
 
 @pytest.mark.parametrize(("part", "others"), [("config", set()), ("terminal", {"config", "files", "tqdm"})])
-def test_config_and_terminal_need_hardly_more_than_the_standard_library(part, others):
-    names = {name for path in sources(f"tf_simclr/{part}") for name in imports(path)}
+def test_config_and_terminal_load_hardly_more_than_the_standard_library(part, others):
+    names = {name for path in sources(f"tf_simclr/{part}") for name in imports(path, at_load_only=True)}
     foreign = {name for name in names if name.split(".")[0] not in sys.stdlib_module_names}
     assert {part_of(name) for name in foreign} <= {part} | others
 

@@ -1,4 +1,4 @@
-"""The package that pip installs: what it needs, and that it works where there is no checkout."""
+"""The package that pip installs: its requirements, and its work without a checkout."""
 
 import os
 import re

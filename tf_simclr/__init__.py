@@ -59,7 +59,7 @@ _HOMES = {
 
 
 def _refuse_keras_3() -> None:
-    """Raises ImportError where `tf.keras` is Keras 3 already, which cannot be undone."""
+    """Raises ImportError if `tf.keras` is Keras 3 already, which cannot be undone."""
     tensorflow = sys.modules.get("tensorflow")
     if tensorflow is None or "keras" not in sys.modules:
         return

@@ -1,4 +1,4 @@
-"""What a refused setting says."""
+"""The message of a refused setting."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What a declaration of a setting says of its values is what is checked."""
+"""The declaration of a setting is what is checked."""
 
 import dataclasses
 

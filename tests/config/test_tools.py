@@ -1,4 +1,4 @@
-"""What is done with data and trained networks refuses what makes no sense."""
+"""Settings of tools refuse what makes no sense."""
 
 import pytest
 

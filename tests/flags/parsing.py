@@ -1,4 +1,4 @@
-"""What a command line means, and how it is refused."""
+"""The configuration or the error of a command line."""
 
 import pytest
 

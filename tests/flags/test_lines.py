@@ -21,7 +21,7 @@ def test_nested_flagfile_is_relative_to_its_own_and_yields_to_it(tmp_path):
     (tmp_path / "deep").mkdir()
     (tmp_path / "deep" / "base.flags").write_text("--temperature=0.5\n--train_epochs=3\n--seed=9\n")
     (tmp_path / "deep" / "more.flags").write_text("--flagfile=base.flags\n--temperature=0.6\n")
-    # What includes comes last, also where it names the other file after its own flags.
+    # The including file comes last, even if it names the other file after its own flags.
     (tmp_path / "top.flags").write_text("--train_epochs=4\n--flagfile=deep/more.flags\n")
     config = parse(f"--flagfile={tmp_path}/top.flags")
     assert (config.contrast.temperature, config.train.train_epochs, config.train.seed) == (0.6, 4, 9)

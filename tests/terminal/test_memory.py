@@ -1,4 +1,4 @@
-"""How much memory is free, and which errors say that there is too little."""
+"""Free memory, and errors that report a lack of it."""
 
 import errno
 import subprocess

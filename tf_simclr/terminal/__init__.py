@@ -1,4 +1,4 @@
-"""What the user sees while the program works, and how it ends.
+"""Output while the program works, and its end.
 
-Imports no TensorFlow, and of the library `config` and `files` alone.
+Imports `config` and `files` of the library, and no TensorFlow unless there is an address.
 """

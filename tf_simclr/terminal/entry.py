@@ -1,4 +1,4 @@
-"""The entry points of the library: what every call from outside has in common."""
+"""Checks and output that every call of the library from outside has in common."""
 
 import dataclasses
 import functools
@@ -14,10 +14,9 @@ _Function = TypeVar("_Function", bound=Callable[..., Any])
 
 
 def entry_point(function: _Function) -> _Function:
-    """Decorates a function whose first argument is a configuration, to be called from programs and notebooks.
+    """Decorates a function of a configuration that programs and notebooks call.
 
-    Before any work it refuses addresses that TensorFlow has no file system for. While it runs, known noise is kept out
-    of standard error.
+    It refuses addresses that TensorFlow has no file system for, and keeps known noise out of standard error.
     """
 
     @functools.wraps(function)
@@ -33,15 +32,15 @@ def check_addresses(config: Any) -> None:
     """Refuses addresses that TensorFlow has no file system for; loads TensorFlow only if there is an address.
 
     Args:
-        config: A dataclass with fields that are named like flags, or are such dataclasses.
+        config: dataclass whose fields are named like flags, or are such dataclasses.
 
     Raises:
-        UserError: There is such an address.
+        UserError: if there is such an address.
     """
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     for flag in _PATH_FLAGS & fields.keys():
         for scheme in re.findall(r"([\w+.-]+)://", fields[flag] or ""):
-            if flag != "teacher" or not is_handle(fields[flag]):  # Which TF-Hub fetches.
+            if flag != "teacher" or not is_handle(fields[flag]):  # TF-Hub fetches a handle.
                 _check_scheme(scheme, flag, fields[flag])
     for value in fields.values():
         if dataclasses.is_dataclass(value):
@@ -55,10 +54,6 @@ def _check_scheme(scheme: str, flag: str, value: str) -> None:
     import tensorflow as tf
 
     known = tf.io.gfile.get_registered_schemes()
-    check(
-        scheme in known,
-        flag,
-        value,
-        f"TensorFlow has no file system for {scheme}:// here; use a path on this machine"
-        f"{' or in gs://' if 'gs' in known else ''}, or load the plug-in for {scheme}:// first.",
-    )
+    bucket = " or in gs://" if "gs" in known else ""
+    fix = f"use a path on this machine{bucket}, or load the plug-in for {scheme}:// first."
+    check(scheme in known, flag, value, f"TensorFlow has no file system for {scheme}:// here; {fix}")

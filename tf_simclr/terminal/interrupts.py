@@ -1,4 +1,4 @@
-"""Ctrl-C that says what of the work is kept."""
+"""Interrupts that tell which work is kept."""
 
 import contextlib
 from collections.abc import Callable, Iterator

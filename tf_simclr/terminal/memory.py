@@ -1,4 +1,4 @@
-"""Memory of this machine: how much of it is free, and errors that say that there was too little."""
+"""Free memory of this machine, and errors that report a lack of it."""
 
 import contextlib
 import errno
@@ -12,17 +12,17 @@ from tf_simclr.config import UserError
 from tf_simclr.files import one_line
 
 _CGROUPS = "/sys/fs/cgroup"
-# Under both versions of control groups: limit, use, and what of that is a cache of files.
+# Limit and use, in both versions of control groups.
 _CGROUP_FILES = (("memory.max", "memory.current"), ("memory.limit_in_bytes", "memory.usage_in_bytes"))
 _FILE_CACHE = re.compile(r"^(?:in)?active_file (\d+)$", re.MULTILINE)
 _SIGNS = re.compile(r"\bOOM\b|bad_alloc|out of memory|MemoryError|allocat|could not create a memory", re.IGNORECASE)
 
 
 def available_memory() -> int | None:
-    """Returns the bytes that this process can still take; None where the system does not tell.
+    """Returns the bytes that this process can still take; None if the system does not tell.
 
-    The least of what the machine has, swap left out, what its control groups (containers, Slurm, systemd) leave, and
-    what `ulimit -v` leaves.
+    This is the least of the machine's memory without swap, of what its control groups (containers, Slurm, systemd)
+    leave, and of what `ulimit -v` leaves.
     """
     found = [_number("/proc/meminfo", r"^MemAvailable:\s+(\d+) kB$", 1024), _left_by_ulimit()]
     found += [_left_by_cgroup(directory) for directory in _cgroup_directories()]
@@ -30,10 +30,10 @@ def available_memory() -> int | None:
 
 
 def device_memory(devices: Sequence[str]) -> int | None:
-    """Returns the bytes that each of the devices of this process can take; None where they are not known.
+    """Returns the bytes that each device of this process can take; None if they are not known.
 
     Args:
-        devices: Their names in TensorFlow, all of one kind.
+        devices: their names in TensorFlow, all of one kind.
     """
     if "CPU" in devices[0]:
         available = available_memory()
@@ -43,7 +43,7 @@ def device_memory(devices: Sequence[str]) -> int | None:
 
 @functools.cache
 def gpu_memory() -> int | None:
-    """Returns the bytes of the largest GPU of this machine; None where `nvidia-smi` does not tell."""
+    """Returns the bytes of the largest GPU of this machine; None if `nvidia-smi` does not tell."""
     command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     try:
         lines = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.split()
@@ -54,14 +54,14 @@ def gpu_memory() -> int | None:
 
 @contextlib.contextmanager
 def reporting_lack_of_memory(what: str, fix: str) -> Iterator[None]:
-    """Turns an error that says that memory is lacking into a line.
+    """Turns an error about lack of memory into one line.
 
     Args:
-        what: The flag with its value that takes the memory.
-        fix: What helps.
+        what: the flag with its value that takes the memory.
+        fix: what to use instead.
 
     Raises:
-        UserError: The block needs more memory than there is.
+        UserError: if the block needs more memory than there is.
     """
     try:
         yield
@@ -72,22 +72,22 @@ def reporting_lack_of_memory(what: str, fix: str) -> Iterator[None]:
 
 
 def lacks_memory(error: BaseException) -> bool:
-    """Returns whether an error of Python, NumPy or TensorFlow says that memory is lacking."""
+    """Returns whether an error of Python, NumPy or TensorFlow reports a lack of memory."""
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
-    # A full disk is a ResourceExhaustedError too, and TensorFlow has other kinds for what its libraries throw.
+    # A full disk is a ResourceExhaustedError too. What TensorFlow's libraries throw has other kinds.
     is_tensorflow = any(kind.__name__ == "OpError" for kind in type(error).__mro__)
     return is_tensorflow and "No space left" not in str(error) and _SIGNS.search(str(error)) is not None
 
 
 def reason_of(error: BaseException) -> str:
-    """Returns the line of an error's message that speaks of memory."""
+    """Returns the line of an error's message that mentions memory."""
     lines = [line.strip() for line in str(error).splitlines()]
     return one_line(next(filter(_SIGNS.search, lines), ""))[:200] or type(error).__name__
 
 
 def _cgroup_directories() -> Iterator[str]:
-    """Yields the control groups of this process that may limit its memory, each with those that it lies in."""
+    """Yields the control groups of this process that may limit its memory, and those around them."""
     yield _CGROUPS
     yield os.path.join(_CGROUPS, "memory")
     for line in _read("/proc/self/cgroup").splitlines():
@@ -125,7 +125,7 @@ def _number(path: str, pattern: str, unit: int = 1) -> int | None:
 
 
 def _read(path: str) -> str:
-    """Returns the text of a file of the kernel, nothing where there is none."""
+    """Returns the text of a file of the kernel; nothing if it is not there."""
     try:
         with open(path) as file:
             return file.read()

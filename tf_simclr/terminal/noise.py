@@ -1,8 +1,7 @@
-"""Lines that TensorFlow and its libraries print beside their errors, taken out of standard error.
+"""A filter for lines that TensorFlow and its libraries print on standard error beside their errors.
 
 Settings silence only some of them: libjpeg prints by itself, and absl's C++ log does not read `TF_CPP_MIN_LOG_LEVEL`.
-So standard error goes through a process that leaves out the lines known here and passes on all others, the last
-words of a crash too.
+A process leaves out the lines known here and passes on all others, the last words of a crash too.
 """
 
 import contextlib
@@ -16,7 +15,7 @@ from collections.abc import Iterator
 
 LEVEL = "TF_CPP_MIN_LOG_LEVEL"
 QUIET = "3"
-"""The value of `LEVEL` that shows errors as exceptions alone. With another one nothing is left out."""
+"""The value of `LEVEL` that shows errors as exceptions alone. Any other one switches the filter off."""
 _SECONDS_TO_END = 2.0
 _LOGGERS = ("absl", "tensorflow")
 _filters: list[subprocess.Popen[bytes]] = []
@@ -48,8 +47,8 @@ NOISE = re.compile(
 def without_noise() -> Iterator[None]:
     """Leaves known noise out of standard error, and keeps the loggers of TensorFlow to warnings.
 
-    Inside of another such block, where standard error is closed, and where `LEVEL` is not `QUIET`, standard error
-    stays as it is. `sys.stderr` goes past the filter, so that it is still a terminal if it was one.
+    Standard error stays as it is inside another such block, if it is closed, and if `LEVEL` is not `QUIET`.
+    `sys.stderr` bypasses the filter, so that a terminal remains one.
     """
     with contextlib.ExitStack() as stack:
         for name in _LOGGERS:
@@ -76,7 +75,7 @@ def _filtered_stderr() -> Iterator[None]:
     terminal = os.dup(2)
     source, pipe = os.pipe()
     try:
-        # In a session of its own: signals of the terminal must not end it before the last words are through.
+        # Its own session, because signals of the terminal must not end it before the last words are through.
         command = [sys.executable, "-I", "-S", __file__]
         process = subprocess.Popen(
             command, stdin=source, stdout=terminal, stderr=subprocess.DEVNULL, start_new_session=True
@@ -96,7 +95,7 @@ def _filtered_stderr() -> Iterator[None]:
         sys.stderr = stream
         os.dup2(terminal, 2)
         os.close(terminal)
-        with contextlib.suppress(subprocess.TimeoutExpired):  # Processes that were started here may still use it.
+        with contextlib.suppress(subprocess.TimeoutExpired):  # A process started here may still use it.
             process.wait(_SECONDS_TO_END)
 
 
@@ -117,7 +116,7 @@ def _filter() -> None:
 
 
 def _write(text: bytes) -> None:
-    with contextlib.suppress(OSError):  # Whoever writes to the pipe must not wait, though the terminal is gone.
+    with contextlib.suppress(OSError):  # Writers to the pipe must not wait if the terminal is gone.
         while text:
             text = text[os.write(1, text) :]
 

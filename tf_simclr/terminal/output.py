@@ -51,7 +51,7 @@ def log_lines(lines: Iterable[str]) -> None:
 
 
 def _open_closed_streams() -> None:
-    """Lets closed streams (`>&-`) lead nowhere: the next file to be opened would get their descriptors and output."""
+    """Lets closed streams (`>&-`) lead nowhere, because the next opened file would get their output."""
     for descriptor, name in ((1, "stdout"), (2, "stderr")):
         if getattr(sys, name) is None:
             _lead_nowhere(descriptor)
@@ -72,10 +72,10 @@ def tell(line: str) -> None:
 
 
 def show(text: str) -> None:
-    """Writes what the user asked for to standard output. A reader that has seen enough may close it (`| head`).
+    """Writes an answer to the user to standard output, which its reader may close early (`| head`).
 
     Raises:
-        SystemExit: It cannot be written.
+        SystemExit: if it cannot be written.
     """
     try:
         print(text, flush=True)
