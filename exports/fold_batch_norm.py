@@ -17,7 +17,7 @@ from tf_simclr.models.layers import Stage, StageBuilder
 
 _LOG = logging.getLogger("tf_simclr")
 
-# It lies before a batch norm, of which the folded convolution has a part.
+# It lies before a batch norm, and the folded convolution includes a part of that.
 NOT_FOLDED = "initial_conv"
 
 # TensorFlow copies the constants of a graph up to 20 times when it saves and loads it.
@@ -38,7 +38,7 @@ def fold_batch_norm(model: SimCLRModel) -> SimCLRModel:
         model: the network.
 
     Returns:
-        A network for inference with the named outputs of `model`, of which only `initial_conv` has other values.
+        A network for inference with the named outputs of `model`; only `initial_conv` has other values.
     """
     config = dataclasses.replace(model.config, precision="float32")
     folded = SimCLRModel(config, model.num_classes, make_builder=_FoldedBuilder)
@@ -131,7 +131,7 @@ def num_weight_bytes(model: SimCLRModel) -> int:
 
 
 def _freeze(function: tf.types.experimental.GenericFunction) -> Callable[[tf.Tensor], Outputs]:
-    """Returns the same function of one tensor with constants in place of the variables."""
+    """Returns the same function of one tensor with constants instead of variables."""
     concrete = function.get_concrete_function()
     frozen = convert_variables_to_constants_v2(concrete)
     return lambda images: tf.nest.pack_sequence_as(concrete.structured_outputs, frozen(images))

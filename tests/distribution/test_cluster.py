@@ -1,4 +1,4 @@
-"""Which workers there are, by TF_CONFIG and Slurm; no server is started."""
+"""The workers that TF_CONFIG and Slurm name; no server starts."""
 
 import json
 import os

@@ -300,7 +300,7 @@ def test_network_that_does_not_fit_is_refused(photos, tmp_path, network):
     elif network == "steps":
         (path / "finetune").mkdir(parents=True)
         (path / "finetune" / "ckpt-3.index").write_text("x")
-        fix = f"name one of its steps: {path / 'finetune'}"
+        fix = f"name one of its stages: {path / 'finetune'}"
     elif network == "project":
         tf.train.Checkpoint(weights=tf.Variable([1.0])).write(str(path / "ckpt-1"))
     elif network == "truncated":

@@ -61,7 +61,8 @@ def test_files_of_features_are_read(programs, names, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     run, data = str(finished_run().directory), DataConfig(dataset="digits")
     for program, extension in zip(programs["Features of a data set"], ("npz", "parquet", "tfrecord"), strict=True):
-        embed(EmbedConfig(data=data, split="test[:20]", checkpoint=run, output=f"features.{extension}"))
+        with eagerly():
+            embed(EmbedConfig(data=data, split="test[:20]", checkpoint=run, output=f"features.{extension}"))
         execute(program, names)
     assert len(names["rows"]["names"]) == len(names["table"]) == len(list(names["records"])) > 0
 

@@ -139,18 +139,6 @@ def test_formats_are_checked_before_any_is_written(run, written, monkeypatch, fo
     assert sorted(run.iterdir()) == before
 
 
-@pytest.mark.parametrize("content", ["nothing", "files", "steps"])
-def test_folder_without_a_checkpoint_is_refused(tmp_path, content):
-    if content == "files":
-        (tmp_path / "notes.txt").write_text("x")
-    if content == "steps":
-        (tmp_path / "finetune").mkdir()
-        (tmp_path / "finetune" / "ckpt-3.index").write_text("x")
-    message = refusal(checkpoint=str(tmp_path))
-    assert message.startswith(f"--checkpoint={tmp_path}: no checkpoint in this directory; name ")
-    assert (f"name one of its steps: {tmp_path / 'finetune'}" in message) == (content == "steps")
-
-
 def test_saved_model_is_no_checkpoint_to_export(run):
     path = finished_run().directory / "saved_model" / str(TOTAL_STEPS)
     assert refusal(checkpoint=str(path)) == (

@@ -1,4 +1,4 @@
-"""The ONNX file, run by ONNX Runtime where it is installed (requirements-optional.txt)."""
+"""The ONNX file, run by ONNX Runtime if it is installed (requirements-optional.txt)."""
 
 import json
 import sys

@@ -112,12 +112,12 @@ def test_export_has_finite_gradients_for_what_can_be_trained(model, reloaded):
     assert sum(np.abs(gradient).max() > 0 for gradient in gradients) > len(gradients) // 2
 
 
-@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float64"])
-def test_export_casts_floating_images(reloaded, dtype):
-    images = tf.cast(random_images(2, 8, 8), dtype)
-    received = reloaded(images)
-    assert {value.dtype for value in received.values()} == {tf.float32}
-    assert_same(received, reloaded(tf.cast(images, tf.float32)))
+def test_export_casts_floating_images(reloaded):
+    for dtype in ("float16", "bfloat16", "float64"):
+        images = tf.cast(random_images(2, 8, 8), dtype)
+        received = reloaded(images)
+        assert {value.dtype for value in received.values()} == {tf.float32}
+        assert_same(received, reloaded(tf.cast(images, tf.float32)))
 
 
 @pytest.mark.parametrize(

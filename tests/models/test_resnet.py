@@ -16,7 +16,7 @@ from tests.support.runs import REPOSITORY
 from tf_simclr.config import ModelConfig
 from tf_simclr.models import build_simclr_model
 from tf_simclr.models.layers import BranchMix, BranchSum, Conv2D, ShortcutPooling
-from tf_simclr.models.resnet import depth_of, scaled_filters
+from tf_simclr.models.resnet import scaled_filters
 
 pytestmark = pytest.mark.stack
 
@@ -278,14 +278,6 @@ def test_residual_stem_has_three_convolutions_and_initial_conv_precedes_the_norm
 @pytest.mark.parametrize(("width", "expected"), [(0.1, 6), (0.0125, 1), (1, 64), (1.5, 96)])
 def test_width_multiplier_scales_and_rounds_the_filters(width, expected):
     assert scaled_filters(64, network(18, width)) == expected
-
-
-@pytest.mark.parametrize("depth", reference.BLOCKS)
-def test_depth_of_inverts_the_table_of_blocks(depth):
-    blocks = reference.BLOCKS[depth]
-    assert depth_of(blocks, bottleneck=depth >= 50) == depth
-    assert depth_of(blocks, bottleneck=depth < 50) == {34: 50, 50: 34}.get(depth)
-    assert depth_of((*blocks[:3], 5), bottleneck=depth >= 50) is None
 
 
 def test_stages_follow_the_table_of_blocks():

@@ -1,4 +1,4 @@
-"""What a run remembers of its data: where it goes on, where it is refused, and what an evaluation takes from it."""
+"""The data that a run remembers: when it goes on, when it is refused, and what an evaluation takes from it."""
 
 import json
 import shutil
@@ -133,11 +133,6 @@ def test_run_whose_classes_are_in_another_order_keeps_their_numbers(tmp_path, ph
     experiment._begun.check(2, total_steps=11)
     np.testing.assert_array_equal(experiment.train_source.read_labels(), [1, 1, 0, 0])
     assert experiment.eval_source.class_names == experiment.train_source.class_names == ("dog", "cat")
-
-
-def test_run_whose_class_names_are_damaged_is_refused(tmp_path, begun, without_network):
-    (tmp_path / "run" / "class_names.json").write_text("[1")
-    assert "class_names.json: damaged or unreadable (" in refusal(begun)
 
 
 def test_finished_run_says_that_its_images_have_changed(tmp_path, photos, begun, without_network, log):

@@ -11,7 +11,7 @@ import pytest
 
 from tf_simclr.config import UserError
 from tf_simclr.runs import ownership
-from tf_simclr.runs.ownership import OwnedError, owning
+from tf_simclr.runs.ownership import owning
 
 HOLD = """
 import sys, time
@@ -39,7 +39,7 @@ def test_second_process_is_told_who_owns_it_and_the_killed_one_is_not_in_the_way
     lock = tmp_path / "owner.lock"
     with subprocess.Popen([sys.executable, "-c", HOLD, str(lock)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout.readline() == "owned\n"
-        with pytest.raises(OwnedError) as error, own(lock):
+        with pytest.raises(UserError) as error, own(lock):
             pass
         os.kill(process.pid, signal.SIGKILL)
     message = str(error.value)
@@ -94,6 +94,6 @@ def test_without_locks_a_silent_owner_is_replaced(tmp_path, without_locks, conte
 def test_without_locks_of_two_at_the_same_time_the_last_to_write_stays(tmp_path, without_locks, monkeypatch):
     lock = tmp_path / "owner.lock"
     monkeypatch.setattr(ownership.time, "sleep", lambda seconds: lock.write_text('{"token": "other"}'))
-    with pytest.raises(OwnedError), own(lock):
+    with pytest.raises(UserError), own(lock):
         pass
     assert lock.read_text() == '{"token": "other"}'

@@ -1,4 +1,4 @@
-"""The port of a worker, open only where the other workers are told to find it."""
+"""The port of a worker, open only at its address in the list of workers if possible."""
 
 import contextlib
 import errno
@@ -26,31 +26,28 @@ def listening(cluster: Cluster) -> Iterator[list[socket.socket]]:
     address, port = cluster.addresses[cluster.index], cluster.host_and_port(cluster.index)[1]
     with contextlib.ExitStack() as stack:
         try:
-            listeners = _listen_at_own_addresses(cluster)
+            listeners = [stack.enter_context(one) for one in _listen_at_own_addresses(cluster)]
             if not listeners:
                 _LOG.info("Listening on all interfaces: other machines do not reach this one at %s.", address)
                 dual = socket.has_dualstack_ipv6()
                 family = socket.AF_INET6 if dual else socket.AF_INET
-                listeners = [socket.create_server(("", port), family=family, backlog=_BACKLOG, dualstack_ipv6=dual)]
+                everywhere = socket.create_server(("", port), family=family, backlog=_BACKLOG, dualstack_ipv6=dual)
+                listeners = [stack.enter_context(everywhere)]
         except OSError as error:
             raise UserError(
                 f"{cluster.source}: port {port} of this worker ({address}) cannot be used "
                 f"({os.strerror(error.errno or 0)}); stop what uses it - an earlier worker? - or choose another port."
             ) from error
-        for listener in listeners:
-            stack.enter_context(listener)
         yield listeners
 
 
-def _listen_at_own_addresses(cluster: Cluster) -> list[socket.socket]:
-    listeners = []
+def _listen_at_own_addresses(cluster: Cluster) -> Iterator[socket.socket]:
     for family, address in _own_addresses(cluster):
         try:
-            listeners.append(socket.create_server(address, family=family, backlog=_BACKLOG))
+            yield socket.create_server(address, family=family, backlog=_BACKLOG)
         except OSError as error:
             if error.errno not in (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT):
                 raise
-    return listeners
 
 
 def _own_addresses(cluster: Cluster) -> list[tuple[socket.AddressFamily, Any]]:

@@ -1,7 +1,5 @@
 """ResNet, ResNet-D with selective kernels, and squeeze-and-excitation, as a list of stages."""
 
-from collections.abc import Sequence
-
 import tensorflow as tf
 
 from tf_simclr.config import ModelConfig
@@ -48,14 +46,6 @@ def build_stages(config: ModelConfig, make_builder: type[StageBuilder] = StageBu
             stages.append(builder.finish(features, group=group, endpoint=endpoint))
             channels = features.shape[-1]
     return stages
-
-
-def depth_of(blocks_per_group: Sequence[int], *, bottleneck: bool) -> int | None:
-    """Returns the depth of the ResNet with these numbers of blocks, None if there is no such one."""
-    for depth, blocks in _BLOCKS.items():
-        if tuple(blocks_per_group) == blocks and bottleneck == (depth >= _FIRST_BOTTLENECK_DEPTH):
-            return depth
-    return None
 
 
 def endpoint_strides(config: ModelConfig) -> dict[str, int]:

@@ -49,7 +49,7 @@ class Saved(Protocol):
 
     @property
     def state(self) -> Mapping[str, Any]:
-        """What else is saved, by name."""
+        """Everything else that is saved, by name."""
 
 
 class Checkpoints:

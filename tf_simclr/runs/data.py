@@ -14,7 +14,7 @@ _FORM = {"num_images": int, "num_classes": (int, None), "fingerprint": str}
 
 
 class RunData(NamedTuple):
-    """What a run learns from, and the classes that its network tells apart.
+    """The data that a run learns from, and the classes of its network.
 
     Attributes:
         class_names: of the network's classes; None if unknown.

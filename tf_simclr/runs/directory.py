@@ -31,13 +31,9 @@ Settings = Mapping[str, Any]
 
 _LOG = logging.getLogger("tf_simclr")
 _SETTINGS_FILE = "flags.json"
-_TEXT = (str, None)
-_SETTINGS_FORM = {
-    "train_mode?": str,
-    "model_dir?": str,
-    "dataset?": str,
-    "checkpoint?": _TEXT,
-    "teacher?": _TEXT,
+_SETTINGS_FORM: dict[Any, Any] = {
+    **dict.fromkeys(("train_mode?", "model_dir?", "dataset?"), str),
+    **dict.fromkeys(("checkpoint?", "teacher?"), (str, None)),
     str: (None, bool, float, str),
 }
 # An evaluation may be on other data than the training.

@@ -12,11 +12,11 @@ from google.protobuf.message import DecodeError
 from tensorflow.core.protobuf import trackable_object_graph_pb2
 
 from tf_simclr.config import TRAIN_MODES, ModelConfig, UserError, check_readable_place
-from tf_simclr.files import first_line, list_names, listed
+from tf_simclr.files import DamagedFileError, find_json, first_line, list_names, listed
 from tf_simclr.models import SimCLRModel, build_simclr_model
 from tf_simclr.runs.checkpoint_list import latest_checkpoint
 from tf_simclr.runs.directory import read_settings
-from tf_simclr.runs.network_differences import describe_differences
+from tf_simclr.runs.network_differences import explain_differences, list_differences
 
 # Names that contain the variables: in a checkpoint, in a SavedModel of this project.
 _ROOTS = ("model", "weights")
@@ -122,8 +122,8 @@ def find_checkpoint(path: str, flag: str) -> str:
     if tf.io.gfile.isdir(path):
         latest = latest_checkpoint(path)
         if latest is None:
-            steps = [directory for step in TRAIN_MODES if latest_checkpoint(directory := os.path.join(path, step))]
-            fix = f"one of its steps: {', '.join(steps)}" if steps else "one that has ckpt-* files, or a SavedModel"
+            stages = [below for mode in TRAIN_MODES if latest_checkpoint(below := os.path.join(path, mode))]
+            fix = f"one of its stages: {', '.join(stages)}" if stages else "one that has ckpt-* files, or a SavedModel"
             raise UserError(f"--{flag}={path}: no checkpoint in this directory; name {fix}.")
         return latest
     path = re.sub(r"\.(index|data-\d+-of-\d+)$", "", path)
@@ -165,9 +165,22 @@ def check_same_network(
     theirs, ours = (
         {name: shape for name, shape in shapes.items() if not name.startswith(ignored)} for shapes in (saved, expected)
     )
-    if differences := describe_differences(theirs, ours):
-        raise UserError(f"{where}: {differences}")
+    if differences := list_differences(theirs, ours):
+        reason = explain_differences(theirs, ours, _settings_beside(path), model.config)
+        raise UserError(f"{where}: another network; variables: {differences}; {reason}.")
     return root, saved
+
+
+def _settings_beside(path: str) -> Mapping[str, Any]:
+    """Returns the settings of the run that wrote a checkpoint or a SavedModel; {} if unknown."""
+    directory, name = os.path.split(path)
+    if name != "variables":
+        with contextlib.suppress(DamagedFileError):
+            return read_settings(directory)
+        return {}
+    export = os.path.dirname(directory)
+    metadata = find_json(os.path.join(export, "assets", "metadata.json"), {"settings": {str: object}})
+    return metadata["settings"] if metadata else {}
 
 
 def _saved_shapes(path: str, where: str, fix: str) -> tuple[str, Shapes]:

@@ -28,10 +28,6 @@ _POLL_SECONDS = 2.0
 _OWNER = {"host": str, "process": int, "since": str, "command": str}
 
 
-class OwnedError(UserError):
-    """Another process writes the output."""
-
-
 class _LockedError(Exception):
     """Somebody else has the lock."""
 
@@ -51,13 +47,20 @@ def owning(lock: str, flag: str, value: str | None, *, patience: float = 0) -> I
         patience: Seconds to wait for another owner to end.
 
     Raises:
-        OwnedError: Another process owns the output.
+        UserError: Another process owns the output.
         OSError, tf.errors.OpError: The lock cannot be written.
     """
     made = _make_directories(os.path.dirname(lock) or ".")
+    deadline = time.monotonic() + patience
     try:
         with contextlib.ExitStack() as stack:
-            _enter(stack, lock, f"--{flag}={value}", f"--{flag}", time.monotonic() + patience)
+            while not _enters(stack, lock):
+                if time.monotonic() >= deadline:
+                    raise UserError(
+                        f"--{flag}={value}: another process writes there ({_describe(lock)}); wait until it ends, or "
+                        f"use another --{flag}."
+                    )
+                time.sleep(_POLL_SECONDS)
             yield
     finally:
         for directory in made:
@@ -65,20 +68,14 @@ def owning(lock: str, flag: str, value: str | None, *, patience: float = 0) -> I
                 os.rmdir(directory)
 
 
-def _enter(stack: contextlib.ExitStack, lock: str, what: str, flag: str, deadline: float) -> None:
-    """Waits for the lock until the deadline; closing the stack releases it."""
-    while True:
-        try:
-            if "://" in lock or not stack.enter_context(_system_lock(lock)):
-                stack.enter_context(_heartbeat(lock))
-            return
-        except _LockedError as error:
-            if time.monotonic() >= deadline:
-                raise OwnedError(
-                    f"{what}: another process writes there ({_describe(lock)}); wait until it ends, or use another "
-                    f"{flag}."
-                ) from error
-            time.sleep(_POLL_SECONDS)
+def _enters(stack: contextlib.ExitStack, lock: str) -> bool:
+    """Takes the lock, which closing the stack releases; returns whether it was free."""
+    try:
+        if "://" in lock or not stack.enter_context(_system_lock(lock)):
+            stack.enter_context(_heartbeat(lock))
+    except _LockedError:
+        return False
+    return True
 
 
 @contextlib.contextmanager
