@@ -1,6 +1,6 @@
 """The steps of every task on any number of replicas or workers, for comparison with one of all.
 
-python -m tests.exact_steps TASK OUTPUT.npz    (one worker of the cluster in TF_CONFIG)
+python -m tests.support.exact_steps INDEX DIRECTORY    (one worker of the cluster in TF_CONFIG)
 """
 
 import sys
@@ -22,7 +22,8 @@ from tf_simclr.tasks.distill import DistillTask
 from tf_simclr.tasks.finetune import FinetuneTask
 from tf_simclr.tasks.pretrain import PretrainTask
 
-BATCH, LABELLED, CLASSES, STEPS = 24, 12, 4, 5
+TASKS = ("pretrain", "finetune", "distill")
+BATCH, LABELLED, CLASSES, STEPS = 24, 12, 4, 2
 
 
 def _network(precision, **model):
@@ -123,11 +124,13 @@ class Stepper:
         return np.array(self.strategy.experimental_local_results(value)[0].numpy())
 
 
-def main(name, path):
-    """Runs one worker; all of them write the same."""
-    stepper = Stepper(make_strategy(StrategyConfig(strategy="multi_worker", cluster_timeout=60)), name)
-    np.savez(path, **stepper.run())
-    distribute.gather_from_workers(stepper.strategy, [0.0])
+def main(index, directory):
+    """Runs one worker; all of them write the same, a file for each task."""
+    strategy = make_strategy(StrategyConfig(strategy="multi_worker", cluster_timeout=60))
+    tf.config.run_functions_eagerly(True)  # Tracing would take most of the time.
+    for name in TASKS:
+        np.savez(f"{directory}/{name}.{index}.npz", **Stepper(strategy, name).run())
+    distribute.gather_from_workers(strategy, [0.0])
 
 
 if __name__ == "__main__":
