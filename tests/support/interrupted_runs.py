@@ -1,7 +1,7 @@
 """Runs that are killed and started again, each in a process forked from one that has imported everything.
 
-python -m tests.interrupted_runs one DIRECTORY NUM_KILLS
-python -m tests.interrupted_runs workers DIRECTORY
+python -m tests.support.interrupted_runs one DIRECTORY NUM_KILLS
+python -m tests.support.interrupted_runs workers DIRECTORY
 
 Prints how each start ended as JSON; see `tests/training/test_interruption.py`.
 """
@@ -21,10 +21,11 @@ import tensorflow as tf  # isort: skip
 
 from tests.support.runs import free_addresses, tiny_config
 from tf_simclr import train_and_evaluate
-from tf_simclr.config import PreemptedError, UserError
+from tf_simclr.config import DataConfig, PreemptedError, UserError
+from tf_simclr.data import load_source
 from tf_simclr.distribution.strategies import wait_for_workers
 
-STEPS, INTERVAL = 24, 4
+STEPS, INTERVAL = 12, 3
 
 
 def start(directory: pathlib.Path, worker: int | None = None, addresses=()) -> int:
@@ -39,13 +40,12 @@ def start(directory: pathlib.Path, worker: int | None = None, addresses=()) -> i
             os.dup2(log.fileno(), 2)
         logging.basicConfig(format="%(message)s", stream=sys.stdout)
         logging.getLogger("tf_simclr").setLevel(logging.INFO)
-        flags = {"train_steps": STEPS, "checkpoint_steps": INTERVAL, "steps_per_loop": 1}
-        if worker is None:
-            tf.config.run_functions_eagerly(True)  # Tracing would take most of the time.
-        else:
+        flags = {"train_steps": STEPS, "checkpoint_steps": INTERVAL, "steps_per_loop": 1, "eval_steps": 1}
+        tf.config.run_functions_eagerly(True)  # Tracing would take most of the time.
+        if worker is not None:
             task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": worker}}
             os.environ["TF_CONFIG"] = json.dumps(task)
-        run(tiny_config(directory, **flags))
+        run(tiny_config(directory, train_batch_size=8, **flags))
         status = 0
     except UserError as error:
         print("error:", error, flush=True)
@@ -57,6 +57,7 @@ def start(directory: pathlib.Path, worker: int | None = None, addresses=()) -> i
         os._exit(status)
 
 
+@tf.autograph.experimental.do_not_convert
 def run(config) -> None:
     """Trains and evaluates, and leaves when all workers have."""
     train_and_evaluate(config, [report])
@@ -126,7 +127,7 @@ def kill_one(directory: str, num_kills: str) -> None:
         if number % 4 == 0:  # Starting takes most of the time: every fourth time is any time.
             moments.append(("at any time", after_seconds(rng.uniform(0, duration))))
         else:
-            moments.append(("while it trains", after_steps(rng.randrange(10), rng.uniform(0, 0.3))))
+            moments.append(("while it trains", after_steps(rng.randrange(6), rng.uniform(0, 0.3))))
     for name, is_time in moments:
         ended, said = run_killed(killed, is_time)
         starts.append({"when": name, "ended": ended, "said": said})
@@ -138,10 +139,10 @@ def kill_one(directory: str, num_kills: str) -> None:
 
 
 def run_workers(directory: pathlib.Path, worker: int = 0, signal_number: int | None = None) -> list[int]:
-    """Runs two workers, of which one gets a signal after step 10; returns how both ended."""
+    """Runs two workers, of which one gets a signal after step 5; returns how both ended."""
     addresses = free_addresses(2)
     processes = [start(directory, number, addresses) for number in range(2)]
-    while signal_number and "after step 10 " not in log_of(directory, 0).read_text():
+    while signal_number and "after step 5 " not in log_of(directory, 0).read_text():
         time.sleep(0.01)
     if signal_number:
         os.kill(processes[worker], signal_number)
@@ -159,4 +160,5 @@ def kill_a_worker(directory: str) -> None:
 
 
 if __name__ == "__main__":
+    load_source(DataConfig(dataset="digits"), "train")  # Imports scikit-learn before any process is forked.
     {"one": kill_one, "workers": kill_a_worker}[sys.argv[1]](*sys.argv[2:])

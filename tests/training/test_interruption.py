@@ -1,12 +1,12 @@
 """Whatever ends a run, the next start goes on and comes to the same bytes."""
 
 import json
+import os
 import re
 import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -17,11 +17,12 @@ from tests.support.runs import (
     REPOSITORY,
     TOTAL_STEPS,
     differing_tensors,
+    eagerly,
     finished_run,
     read_tensors,
-    tiny_arguments,
     tiny_config,
 )
+from tf_simclr.config import PreemptedError
 from tf_simclr.training.experiment import Experiment, train_and_evaluate
 
 
@@ -75,32 +76,25 @@ def test_two_workers_one_of_them_killed_or_preempted_end_in_the_same_bytes(tmp_p
         check_same_end(tmp_path / name, tmp_path / "first")
     for number in (0, 1):
         said = (tmp_path / f"killed{number}.{1 - number}.log").read_text()
-        line = r"^error: a worker no longer answers \(.*\); start all workers again: they go on from .*ckpt-8\.$"
+        line = r"^error: a worker no longer answers \(.*\); start all workers again: they go on from .*ckpt-3\.$"
         assert re.search(line, said, re.M)
-        assert "Going on from step 8 of 24." in said
+        assert "Going on from step 3 of 12." in said
     preempted = (tmp_path / "preempted.1.log").read_text()
-    (stopped,) = re.findall(r"^preempted: asked to end after step (\d+) of 24: ", preempted, re.M)
-    assert f"Going on from step {stopped} of 24." in preempted
+    (stopped,) = re.findall(r"^preempted: asked to end after step (\d+) of 12: ", preempted, re.M)
+    assert f"Going on from step {stopped} of 12." in preempted
 
 
 @pytest.mark.slow
-def test_sigterm_ends_the_program_with_a_checkpoint_and_its_own_status(tmp_path):
-    arguments = tiny_arguments(tmp_path / "run", train_steps=100_000, steps_per_loop=2)
-    process = subprocess.Popen(
-        [sys.executable, "run.py", *arguments], cwd=REPOSITORY, stderr=subprocess.PIPE, text=True
-    )
-    try:
-        while not (tmp_path / "run" / "ckpt-2.index").exists():
-            assert process.poll() is None
-            time.sleep(0.1)
-        process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=60)
-    finally:
-        process.kill()
-    assert process.returncode == 143
-    step = int(re.search(r"^preempted: asked to end after step (\d+) of 100000: ", said, re.M)[1])
-    assert said.rstrip().endswith(f"ckpt-{step} is written; the same command goes on from there.")
-    assert read_tensors(tmp_path / "run" / f"ckpt-{step}")["global_step/.ATTRIBUTES/VARIABLE_VALUE"] == step
+def test_run_that_is_asked_to_end_leaves_a_checkpoint_there(tmp_path):
+    def ask(event):
+        if event.step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    config = tiny_config(tmp_path / "run", steps_per_loop=1)
+    with eagerly(), pytest.raises(PreemptedError) as error:
+        train_and_evaluate(config, [ask])
+    assert str(error.value) == f"asked to end after step 4 of {TOTAL_STEPS}: {tmp_path}/run/ckpt-4 is written"
+    assert read_tensors(tmp_path / "run" / "ckpt-4")["global_step/.ATTRIBUTES/VARIABLE_VALUE"] == 4
 
 
 @pytest.mark.slow
@@ -110,8 +104,9 @@ def test_run_whose_weights_overflow_goes_back_a_checkpoint(tmp_path, log):
             event.task.model.variables[0].assign(np.full(event.task.model.variables[0].shape, np.inf))
 
     directory = tmp_path / "run"
-    config = tiny_config(directory, steps_per_loop=1, on_non_finite="restore")
-    assert train_and_evaluate(config, [break_once])["global_step"] == TOTAL_STEPS
+    config = tiny_config(directory, steps_per_loop=1, on_non_finite="restore", mode="train")
+    with eagerly():
+        assert train_and_evaluate(config, [break_once])["global_step"] == TOTAL_STEPS
     (reason,) = [message for message in log.messages if message.startswith("Training diverged")]
     assert reason.startswith("Training diverged at step 4: total_loss=")
     assert "Going back to step 2 (1 of 3 times); the batches since are left out." in log.messages
@@ -125,8 +120,9 @@ def test_run_goes_on_with_another_number_of_replicas(tmp_path, log):
     shutil.copytree(finished_run().directory, tmp_path / "run")
     for path in [*(tmp_path / "run").glob("result*.json"), *(tmp_path / "run").glob(f"ckpt-{TOTAL_STEPS}.*")]:
         path.unlink()
-    config = tiny_config(tmp_path / "run")
-    assert Experiment(config, replicas(2)).train([])["global_step"] == TOTAL_STEPS
+    config = tiny_config(tmp_path / "run", mode="train")
+    with eagerly():
+        assert Experiment(config, replicas(2)).train([])["global_step"] == TOTAL_STEPS
     assert "Going on from step 4 of 6." in log.messages
     name = f"ckpt-{TOTAL_STEPS}"
     received, expected = (read_tensors(d / name) for d in (tmp_path / "run", finished_run().directory))

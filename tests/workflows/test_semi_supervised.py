@@ -1,4 +1,4 @@
-"""The whole method: its steps, what each starts from, going on after an interruption, and bad input."""
+"""The whole method: its stages, the start of each, going on after an interruption, and bad input."""
 
 import contextlib
 import dataclasses
@@ -10,6 +10,7 @@ import pytest
 import tensorflow as tf
 
 import tf_simclr
+from tests.support.marks import usual
 from tests.support.runs import (
     TOTAL_STEPS,
     WHOLE,
@@ -28,16 +29,16 @@ from tf_simclr.workflows import semi_supervised as pipeline
 from tf_simclr.workflows.semi_supervised import results_table, semi_supervised
 
 
-def refusal_of_whole(config):
+def refusal_of_whole(*arguments, **flags):
     with pytest.raises(UserError) as error:
-        semi_supervised(config)
+        semi_supervised(whole_config(*arguments, **flags))
     assert "\n" not in str(error.value)
     return str(error.value)
 
 
 @pytest.fixture
 def trained(monkeypatch):
-    """The steps that were trained, none of them really."""
+    """The stages that were trained, none of them really."""
     seen = []
 
     def pretend(self, actions, *, later_work):
@@ -48,10 +49,10 @@ def trained(monkeypatch):
     return seen
 
 
-# ---- The steps and their table
+# ---- The stages and their table
 
 
-def test_steps_run_in_order_each_with_its_own_actions(trained, tmp_path, log):
+def test_stages_run_in_order_each_with_its_own_actions(trained, tmp_path, log):
     config = whole_config(tmp_path)
     result = semi_supervised(config, lambda step: iter([step.model_dir, "x"]))
     assert [name for name, _, _ in trained] == list(TRAIN_MODES) == list(result)
@@ -62,7 +63,7 @@ def test_steps_run_in_order_each_with_its_own_actions(trained, tmp_path, log):
     assert [m for m in log.messages if m[0] == "["] == [f"[{i}/4] {n}" for i, n in enumerate(TRAIN_MODES, 1)]
 
 
-def test_table_has_a_line_for_each_step(tmp_path):
+def test_table_has_a_line_for_each_stage(tmp_path):
     config = whole_config(tmp_path, "--distill.sk_ratio=0.0625", "--distill.resnet_depth=50")
     evaluated = {"eval/label_top_1_accuracy": 0.5, "eval/label_top_5_accuracy": 0.98765}
     results = {
@@ -70,23 +71,20 @@ def test_table_has_a_line_for_each_step(tmp_path):
         "distill": {"num_weights": 20_000, "global_step": 123_456} | evaluated,
     }
     assert results_table(config, results) == [
-        "step        network                      weights    steps    top-1    top-5",
+        "stage       network                      weights    steps    top-1    top-5",
         "pretrain    ResNet-10 0.125x 8 px         1.23 M       10        -        -",
         "distill     ResNet-50 0.0625x SK 8 px     0.02 M   123456   50.00%   98.77%",
     ]
 
 
-def test_results_that_cannot_be_written_are_one_line(trained, tmp_path):
-    (tmp_path / "result.json").mkdir()
-    message = refusal_of_whole(whole_config(tmp_path))
-    assert message.startswith(f"--model_dir={tmp_path}: cannot write {tmp_path}/result.json (")
-
-
-def test_directory_that_cannot_be_written_is_refused_before_training(trained, tmp_path):
+def test_directory_and_results_that_cannot_be_written_are_one_line(trained, tmp_path):
     (tmp_path / "file").write_text("x")
-    message = refusal_of_whole(whole_config(tmp_path / "file" / "run"))
+    message = refusal_of_whole(tmp_path / "file" / "run")
     assert message.startswith(f"--model_dir={tmp_path}/file/run: cannot be written (")
     assert trained == []
+    (tmp_path / "run" / "result.json").mkdir(parents=True)
+    message = refusal_of_whole(tmp_path / "run")
+    assert message.startswith(f"--model_dir={tmp_path}/run: cannot write {tmp_path}/run/result.json (")
 
 
 def test_whole_run_that_was_moved_goes_on(trained, tmp_path):
@@ -97,26 +95,23 @@ def test_whole_run_that_was_moved_goes_on(trained, tmp_path):
     (tmp_path / "old").rename(tmp_path / "new")
     semi_supervised(whole_config(tmp_path / "new"))
     assert len(trained) == 8
-    message = refusal_of_whole(whole_config(tmp_path / "new", f"--distill.teacher={tmp_path}/other"))
+    message = refusal_of_whole(tmp_path / "new", f"--distill.teacher={tmp_path}/other")
     assert f"--teacher={tmp_path}/old/finetune there, {tmp_path}/other now" in message
 
 
-def test_step_whose_start_was_deleted_is_refused(tmp_path):
+def test_stage_whose_start_was_deleted_is_refused(tmp_path):
     shutil.copytree(finished_run().directory, tmp_path / "finetune")
     claim_directory(whole_config(tmp_path).finetune)
-    message = refusal_of_whole(whole_config(tmp_path))
+    message = refusal_of_whole(tmp_path)
     assert message.startswith(
         f"--model_dir={tmp_path}: finetune has begun, but pretrain, which it starts from, is gone"
     )
 
 
-@pytest.mark.parametrize(
-    "argument",
-    ["--finetune.checkpoint=/no/such", "--distill.checkpoint=/no/such", "--distill.teacher=/no/such"],
-)
-def test_start_that_does_not_exist_is_refused_before_training(trained, tmp_path, argument):
-    message = refusal_of_whole(whole_config(tmp_path, argument))
-    assert message.startswith(f"{argument}: no such checkpoint")
+@pytest.mark.parametrize("setting", ["finetune.checkpoint", "distill.checkpoint", "distill.teacher"])
+def test_start_that_does_not_exist_is_refused_before_training(trained, tmp_path, setting):
+    message = refusal_of_whole(tmp_path, f"--{setting}=/no/such")
+    assert message.startswith(f"--{setting}=/no/such: no such checkpoint")
     assert trained == []
 
 
@@ -124,7 +119,7 @@ def test_teacher_in_a_bucket_is_refused_before_training(trained, tmp_path):
     with tf.io.gfile.GFile("ram://pipeline/saved_model.pb", "w") as file:
         file.write("never loaded")
     argument = "--distill.teacher=ram://pipeline"
-    message = refusal_of_whole(whole_config(tmp_path, argument))
+    message = refusal_of_whole(tmp_path, argument)
     assert message.startswith(f"{argument}: would be fetched")
     assert trained == []
     semi_supervised(whole_config(tmp_path, argument, "--distill.allow_remote_teacher=True"))
@@ -139,36 +134,38 @@ def test_whole_method_from_another_network_does_not_pretrain(tmp_path):
     ("arguments", "message"),
     [
         (["--supervised.labels_per_class=5"], "--supervised.labels_per_class=5: finetuning has 4;"),
-        (
-            ["--distill.distill_alpha=0.5", "--distill.label_seed=1"],
-            "--distill.label_seed=1: finetuning has 0;",
-        ),
+        (["--distill.distill_alpha=0.5", "--distill.label_seed=1"], "--distill.label_seed=1: finetuning has 0;"),
         (["--supervised.train_split=train[:50%]"], "--supervised.dataset=digits: takes its labels from "),
         (["--distill.strategy=mirrored"], "--distill.strategy=mirrored: all stages run on the same devices"),
+        (["--finetune.num_proj_layers=3"], "--finetune.num_proj_layers=3: the network is pretrained with 2; "),
+        (["--finetune.precision=float64"], "--finetune.precision=float64: the network is pretrained with float32; "),
     ],
 )
-def test_whole_method_refuses_steps_that_do_not_go_together(tmp_path, arguments, message):
+def test_whole_method_refuses_stages_that_do_not_go_together(tmp_path, arguments, message):
     with pytest.raises(UserError) as error:
         whole_config(tmp_path, *arguments)
     assert str(error.value).startswith(message)
 
 
-def test_pretraining_of_the_whole_method_sees_no_labels_where_there_are_few(tmp_path):
+def test_stages_may_differ_in_precision_if_the_weights_stay_the_same(tmp_path):
+    config = whole_config(tmp_path, "--pretrain.precision=mixed_bfloat16", "--distill.precision=mixed_float16")
+    assert (config.pretrain.model.precision, config.finetune.model.precision) == ("mixed_bfloat16", "float32")
+
+
+def test_pretraining_of_the_whole_method_sees_no_labels_if_there_are_few(tmp_path):
     assert not whole_config(tmp_path).pretrain.train.lineareval_while_pretraining
     assert whole_config(tmp_path, labels_per_class=0).pretrain.train.lineareval_while_pretraining
     other = whole_config(tmp_path, "--pretrain.train_split=train[:50%]", labels_per_class=0)
     assert not other.pretrain.train.lineareval_while_pretraining
 
 
-def test_single_run_does_not_take_the_directory_of_an_interrupted_whole_one(tmp_path):
-    config = whole_config(tmp_path)
-    claim_directory(config)
-    shutil.copytree(finished_run().directory, tmp_path / "pretrain")
-    assert "--train_mode=semi_supervised there, pretrain now" in refusal(tiny_config(tmp_path))
-
-
-def test_single_run_does_not_take_the_directory_of_a_whole_one(trained, tmp_path):
-    semi_supervised(whole_config(tmp_path))
+@pytest.mark.parametrize("is_finished", [True, False])
+def test_single_run_does_not_take_the_directory_of_a_whole_one(trained, tmp_path, is_finished):
+    if is_finished:
+        semi_supervised(whole_config(tmp_path))
+    else:
+        claim_directory(whole_config(tmp_path))
+        shutil.copytree(finished_run().directory, tmp_path / "pretrain")
     assert "--train_mode=semi_supervised there, pretrain now" in refusal(tiny_config(tmp_path))
 
 
@@ -177,7 +174,7 @@ def test_single_run_does_not_take_the_directory_of_a_whole_one(trained, tmp_path
 
 @pytest.mark.slow
 @pytest.mark.stack
-def test_whole_run_has_the_results_of_its_steps():
+def test_whole_run_has_the_results_of_its_stages():
     run = finished_whole()
     assert list(run.result) == list(TRAIN_MODES)
     assert run.read_json("result.json") == run.result
@@ -191,21 +188,19 @@ def test_whole_run_has_the_results_of_its_steps():
     assert weights[2] < 0.5 * weights[1] < 0.5 * weights[0] and weights[1] == weights[3]
 
 
-@pytest.mark.slow
-def test_whole_run_starts_each_step_from_the_one_before():
+def test_whole_run_starts_each_stage_from_the_one_before():
     """What finetuning does not train is still as it was pretrained, and the baseline is not."""
     directory = finished_whole().directory
     name = "model/projection_head/layer2/norm/moving_mean/.ATTRIBUTES/VARIABLE_VALUE"
     pretrained, finetuned, supervised = (
-        tf.train.load_checkpoint(f"{directory}/{step}/ckpt-2").get_tensor(name)
-        for step in ("pretrain", "finetune", "supervised")
+        tf.train.load_checkpoint(f"{directory}/{stage}/ckpt-2").get_tensor(name)
+        for stage in ("pretrain", "finetune", "supervised")
     )
     np.testing.assert_array_equal(pretrained, finetuned)
     assert np.abs(pretrained).max() > 0
     np.testing.assert_array_equal(supervised, 0)
 
 
-@pytest.mark.slow
 def test_whole_run_started_again_prints_its_table_and_changes_nothing(log):
     run, events = finished_whole(), []
     before = run.files()
@@ -217,21 +212,21 @@ def test_whole_run_started_again_prints_its_table_and_changes_nothing(log):
 
 
 @pytest.mark.slow
-def test_whole_run_interrupted_in_each_step_equals_the_uninterrupted_to_the_bit(tmp_path, log):
+def test_whole_run_interrupted_in_two_stages_equals_the_uninterrupted_to_the_bit(tmp_path, log):
     config, directory = whole_config(tmp_path / "cut"), tmp_path / "cut"
 
     def interrupt(event):
         if event.step == 1:
             raise KeyboardInterrupt
 
-    for name in TRAIN_MODES:
+    for name in ("finetune", "distill"):
         with pytest.raises(KeyboardInterrupt), eagerly():
             semi_supervised(config, lambda step, n=name: [interrupt] if step.train.train_mode == n else [])
         assert [path.name for path in (directory / name).glob("*.index")] == ["ckpt-1.index"]
         assert not (directory / "result.json").exists()
     with eagerly():
         result = semi_supervised(config)
-    assert sum(message == "Going on from step 1 of 2." for message in log.messages) == 4
+    assert sum(message == "Going on from step 1 of 2." for message in log.messages) == 2
     assert sum(message.startswith("Starting from ") for message in log.messages) == 1
     assert result == finished_whole().result
     for name in TRAIN_MODES:
@@ -253,7 +248,8 @@ def test_self_distillation_starts_from_its_teacher_and_leaves_it_alone(tmp_path,
     teacher = finished_whole().directory / "finetune"
     before, events = finished_whole().files(), []
     config = distill_config(tmp_path / "student", checkpoint=teacher, distill_temperature=0.1)
-    result = tf_simclr.train_and_evaluate(config, [events.append])
+    with eagerly():
+        result = tf_simclr.train_and_evaluate(config, [events.append])
     (line,) = (message for message in log.messages if message.startswith("Starting from "))
     assert "76 of 76 variables matched." in line
     assert not any("bigger" in message for message in log.messages)
@@ -283,7 +279,8 @@ def test_distillation_with_labels_resumes_to_the_bit(tmp_path, log):
 
     def start(name, *actions):
         config = distill_config(tmp_path / name, distill_alpha=0.5, distill_labeled_share=0.25)
-        return tf_simclr.train_and_evaluate(config, actions)
+        with eagerly():
+            return tf_simclr.train_and_evaluate(config, actions)
 
     events = []
     whole = start("whole", events.append)
@@ -316,16 +313,13 @@ DISTILL = {"mode": "distill", "teacher": "y", "distill_alpha": 0.5}
 SMALLEST = 131  # Eights among the digits for training.
 
 
-def test_finetuning_without_a_checkpoint_is_refused(tmp_path):
-    config = tiny_config(tmp_path / "run", **FINETUNE)
-    message = refusal(dataclasses.replace(config, train=dataclasses.replace(config.train, checkpoint=None)))
-    assert message.startswith("--checkpoint: not given, but finetuning starts from a pretrained network; ")
-
-
-def test_distillation_without_a_teacher_is_refused(tmp_path):
-    config = tiny_config(tmp_path / "run", mode="distill", teacher="y")
-    message = refusal(dataclasses.replace(config, distill=dataclasses.replace(config.distill, teacher=None)))
-    assert message.startswith("--teacher: not given, but distillation follows a teacher; ")
+@pytest.mark.parametrize(("group", "setting"), [("train", "checkpoint"), ("distill", "teacher")])
+def test_stage_without_its_start_is_refused(tmp_path, group, setting):
+    config = tiny_config(tmp_path / "run", **(FINETUNE if group == "train" else DISTILL))
+    nameless = dataclasses.replace(getattr(config, group), **{setting: None})
+    starts = {"train": "finetuning starts from a pretrained network; ", "distill": "distillation follows a teacher; "}
+    message = refusal(dataclasses.replace(config, **{group: nameless}))
+    assert message.startswith(f"--{setting}: not given, but {starts[group]}")
 
 
 def test_more_labels_than_there_are_is_refused(refused):
@@ -353,16 +347,14 @@ def test_head_layer_beyond_the_checkpoints_head_is_refused(refused):
         tiny_config("x", ft_proj_selector=4, **settings)
 
 
-@pytest.mark.slow
-def test_checkpoint_and_teacher_that_do_not_exist_are_refused(refused, tmp_path):
-    assert refused(mode="finetune", checkpoint=tmp_path / "no").startswith(
-        f"--checkpoint={tmp_path}/no: no such checkpoint; "
-    )
-    assert refused(mode="distill", teacher=tmp_path / "no").startswith(f"--teacher={tmp_path}/no: no such checkpoint; ")
+@pytest.mark.parametrize(("mode", "setting"), [("finetune", "checkpoint"), ("distill", "teacher")])
+def test_checkpoint_or_teacher_that_does_not_exist_is_refused(refused, tmp_path, mode, setting):
+    message = refused(mode=mode, **{setting: tmp_path / "no"})
+    assert message.startswith(f"--{setting}={tmp_path}/no: no such checkpoint; ")
 
 
-@pytest.mark.parametrize("mode", ["finetune", "distill", "supervised"])
-def test_step_without_labels_is_refused(refused, tmp_path, mode):
+@pytest.mark.parametrize("mode", usual("finetune", "distill", also=["supervised"]))
+def test_stage_without_labels_is_refused(refused, tmp_path, mode):
     write_images(tmp_path / "images", 40)
     settings = {"dataset": f"folder:{tmp_path}/images", "eval_split": None}
     settings |= {"finetune": FINETUNE, "distill": DISTILL}.get(mode, {"mode": mode})
@@ -371,7 +363,7 @@ def test_step_without_labels_is_refused(refused, tmp_path, mode):
 
 
 @pytest.mark.parametrize("settings", [FINETUNE, {"mode": "supervised"}, {"mode": "distill", "teacher": "y"}])
-def test_directory_of_another_step_is_refused_and_kept(settings):
+def test_directory_of_another_stage_is_refused_and_kept(settings):
     before = finished_run().files()
     message = refusal(tiny_config(finished_run().directory, **settings))
     assert message.startswith(
@@ -381,13 +373,13 @@ def test_directory_of_another_step_is_refused_and_kept(settings):
     assert finished_run().files() == before
 
 
-def test_whole_method_in_a_directory_with_other_settings_is_refused_before_it_trains(trained, tmp_path):
-    config = whole_config(tmp_path, temperature=0.9)
+def test_stage_with_other_settings_is_refused_before_any_trains(trained, tmp_path):
     directory = tmp_path / "supervised"
     directory.mkdir()
-    (directory / "flags.json").write_text(json.dumps(config.supervised.to_dict() | {"temperature": 0.5}))
+    settings = whole_config(tmp_path, temperature=0.9).supervised.to_dict() | {"temperature": 0.5}
+    (directory / "flags.json").write_text(json.dumps(settings))
     (directory / "result.json").write_text("{}")
-    message = refusal_of_whole(config)
+    message = refusal_of_whole(tmp_path, temperature=0.9)
     assert message.startswith(f"--model_dir={directory}: holds a run with other settings (--temperature=0.5 there")
     assert trained == []
 
@@ -400,45 +392,20 @@ def test_whole_method_that_another_process_has_begun_meanwhile_keeps_its_setting
         yield
 
     monkeypatch.setattr(pipeline, "owning_directory", owned_after_another_process)
-    assert "--train_mode=label_efficiency there" in refusal_of_whole(whole_config(tmp_path))
+    assert "--train_mode=label_efficiency there" in refusal_of_whole(tmp_path)
     assert json.loads((tmp_path / "flags.json").read_text()) == {"train_mode": "label_efficiency"}
     assert trained == []
 
 
-@pytest.mark.parametrize(
-    ("flags", "arguments", "message"),
-    [
-        ({"labels_per_class": 500}, [], "--labels_per_class=500: "),
-        ({}, ["--distill.train_batch_size=5000"], "--train_batch_size=5000: "),
-    ],
-)
-def test_whole_method_refuses_what_a_later_step_cannot_do_before_it_trains(
-    trained, tmp_path, flags, arguments, message
-):
-    assert message in refusal_of_whole(whole_config(tmp_path, *arguments, **flags))
+@pytest.mark.parametrize("argument", ["--labels_per_class=500", "--train_batch_size=5000"])
+def test_whole_method_refuses_what_a_later_stage_cannot_do_before_it_trains(trained, tmp_path, argument):
+    stage = "--distill." if "batch" in argument else "--"
+    assert f"{argument}: " in refusal_of_whole(tmp_path, argument.replace("--", stage))
     assert trained == []
 
 
-@pytest.fixture
-def copy_of_a_single_run(tmp_path):
+def test_whole_method_and_a_single_run_do_not_share_a_directory(trained, tmp_path):
     for path in finished_run().directory.glob("*.json"):
         shutil.copy(path, tmp_path)
-
-
-def test_whole_method_and_a_single_run_do_not_share_a_directory(copy_of_a_single_run, trained, tmp_path):
-    assert refusal_of_whole(whole_config(tmp_path)).startswith(f"--model_dir={tmp_path}: ")
+    assert refusal_of_whole(tmp_path).startswith(f"--model_dir={tmp_path}: ")
     assert json.loads((tmp_path / "result.json").read_text()).items() >= finished_run().result.items()
-
-
-def test_whole_method_finetunes_the_network_that_it_pretrains(tmp_path):
-    with pytest.raises(UserError) as error:
-        whole_config(tmp_path, "--finetune.num_proj_layers=3")
-    assert str(error.value).startswith("--finetune.num_proj_layers=3: the network is pretrained with 2; ")
-
-
-def test_whole_method_may_change_the_precision_where_the_weights_stay_the_same(tmp_path):
-    config = whole_config(tmp_path, "--pretrain.precision=mixed_bfloat16", "--distill.precision=mixed_float16")
-    assert (config.pretrain.model.precision, config.finetune.model.precision) == ("mixed_bfloat16", "float32")
-    with pytest.raises(UserError) as error:
-        whole_config(tmp_path, "--finetune.precision=float64")
-    assert str(error.value).startswith("--finetune.precision=float64: the network is pretrained with float32; ")

@@ -5,12 +5,13 @@ import itertools
 import logging
 import os
 import warnings
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
-from tf_simclr.config import ExperimentConfig, LabelEfficiencyConfig
+from tf_simclr.config import LabelEfficiencyConfig
 from tf_simclr.data import Source, choose_labelled, load_source
 from tf_simclr.evaluation.features import Features, Network, load_inference_network
 from tf_simclr.evaluation.probe_inputs import check_features_fit, compute_features
@@ -21,39 +22,7 @@ _LOG = logging.getLogger("tf_simclr")
 _FILE_NAME = "result_frozen.json"
 _NUM_NEIGHBORS = 7
 _MAX_ITERATIONS = 5000
-
-
-class _Images(NamedTuple):
-    """The images to learn from, all of them, and the images to evaluate on."""
-
-    train: Source
-    test: Source
-
-
-class _Inputs:
-    """The features of all images in one network; computed when they are first asked for."""
-
-    def __init__(self, network: Network, endpoint: str, images: _Images, step: ExperimentConfig):
-        self.network = network
-        self._endpoint, self._images, self._step = endpoint, images, step
-
-    @functools.cached_property
-    def features(self) -> tuple[Features, Features]:
-        """Features of the images to learn from, and of those to evaluate on."""
-        data = self._step.data
-        num_images = sum(source.num_examples for source in self._images)
-        check_features_fit(data, num_images, self.network.shapes[self._endpoint][0])
-        train, test = (
-            compute_features(
-                self.network,
-                self._endpoint,
-                source,
-                data=data,
-                batch_size=self._step.evaluation.eval_batch_size,
-            )
-            for source in self._images
-        )
-        return train, test
+_Array = npt.NDArray[Any]
 
 
 def measure_frozen_methods(
@@ -61,12 +30,12 @@ def measure_frozen_methods(
 ) -> dict[str, dict[str, Any]]:
     """Evaluates the methods of a curve that train no network; see `predict`.
 
-    The results are kept in `result_frozen.json`. A later start computes what is missing, and what was computed from
-    other images or weights.
+    `result_frozen.json` keeps the results. A later start computes only what is missing, or was computed from other
+    images or weights.
 
     Args:
         config: of the curve.
-        eval_source: the images to evaluate on; of these as many as the runs evaluate.
+        eval_source: images to evaluate on; as many of them are used as the runs use.
         writes: whether this process writes the results.
 
     Returns:
@@ -76,34 +45,41 @@ def measure_frozen_methods(
     Raises:
         UserError: the images or a network cannot be read, or the file cannot be written.
     """
-    step = config.method.finetune
-    num_images = step.evaluation.eval_steps * step.evaluation.eval_batch_size
-    test = eval_source.part(0, num_images) if 0 < num_images < eval_source.num_examples else eval_source
-    images = _Images(load_source(step.data, step.data.labelled_split), test)
-    labels, num_classes = images.train.read_labels(), int(images.train.num_classes or 0)
+    stage = config.method.finetune
+    train, batch_size = load_source(stage.data, stage.data.labelled_split), stage.evaluation.eval_batch_size
+    num_images = min(stage.evaluation.eval_steps * batch_size or eval_source.num_examples, eval_source.num_examples)
+    sources = {"train": train, "test": eval_source.part(0, num_images)}
+    labels, num_classes = train.read_labels(), int(train.num_classes or 0)
     stored = SuiteResults(os.path.join(config.model_dir, _FILE_NAME), "model_dir", overwrite=True)
 
     @functools.lru_cache(maxsize=1)
-    def inputs_of(checkpoint: str | None) -> _Inputs:
-        if checkpoint is None:
-            return _Inputs(_pixels(step.model.image_size), "pixels", images, step)
-        return _Inputs(load_inference_network(checkpoint), "default", images, step)
+    def network_of(checkpoint: str | None) -> Network:
+        return load_inference_network(checkpoint) if checkpoint else _pixels(stage.model.image_size)
+
+    @functools.lru_cache(maxsize=1)
+    def features_of(checkpoint: str | None) -> tuple[Features, Features]:
+        network, endpoint = network_of(checkpoint), "default" if checkpoint else "pixels"
+        total = sum(source.num_examples for source in sources.values())
+        check_features_fit(stage.data, total, network.shapes[endpoint][0])
+        of_train, of_test = (
+            compute_features(network, endpoint, source, data=stage.data, batch_size=batch_size)
+            for source in sources.values()
+        )
+        return of_train, of_test
 
     # All draws of one network come before those of the next.
     draws = sorted(range(config.num_seeds), key=lambda draw: draw % config.num_pretrained)
     results = {}
     for method, draw, count in itertools.product(config.frozen_methods, draws, config.labels):
         name, own = config.run_name(method, count, draw), config.settings_of(method, count, draw)
-        inputs = inputs_of(own.train.checkpoint if method == "linear_eval" else None)
-        settings = {
-            "weights": inputs.network.fingerprint,
-            "image_size": inputs.network.image_size,
-            "label_seed": own.data.label_seed,
-        } | {f"{split}_images": source.fingerprint() for split, source in images._asdict().items()}
+        start = own.train.checkpoint if method == "linear_eval" else None
+        network, seed = network_of(start), own.data.label_seed
+        settings = {"weights": network.fingerprint, "image_size": network.image_size, "label_seed": seed}
+        settings |= {f"{split}_images": source.fingerprint() for split, source in sources.items()}
         found = stored.find(name, settings)
         if found is None:
-            chosen = choose_labelled(labels, num_classes, per_class=count, seed=own.data.label_seed)
-            found = _evaluate(method, *inputs.features, chosen)
+            chosen = choose_labelled(labels, num_classes, per_class=count, seed=seed)
+            found = _evaluate(method, *features_of(start), chosen)
             _LOG.info("%s: top-1 %.2f%%", name, 100 * found["label_top_1_accuracy"])
             if writes:
                 stored.add(name, found, settings)
@@ -112,7 +88,7 @@ def measure_frozen_methods(
 
 
 def _pixels(size: int) -> Network:
-    """Returns what stands in for a network where the pixels are the features."""
+    """Returns a stand-in for a network, whose features are the pixels."""
 
     def call(images: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"pixels": tf.reshape(images, [-1, 3 * size**2])}
@@ -120,7 +96,7 @@ def _pixels(size: int) -> Network:
     return Network("pixels", call, {"pixels": (3 * size**2,)}, size, "pixels")
 
 
-def _evaluate(method: str, train: Features, test: Features, chosen: np.ndarray) -> dict[str, Any]:
+def _evaluate(method: str, train: Features, test: Features, chosen: _Array) -> dict[str, Any]:
     labels = np.where(np.isin(train.positions, chosen), train.labels, -1)
     predictions = predict(method, train.features, labels, test.features)
     has_label = test.labels >= 0
@@ -132,12 +108,12 @@ def _evaluate(method: str, train: Features, test: Features, chosen: np.ndarray) 
     }
 
 
-def predict(method: str, features: np.ndarray, labels: np.ndarray, test: np.ndarray) -> np.ndarray:
+def predict(method: str, features: _Array, labels: _Array, test: _Array) -> _Array:
     """Returns the class of each test example by a classifier of scikit-learn, whose settings are not tuned.
 
-    `linear_eval` is logistic regression on features that are standardised by all examples, which needs no labels;
-    `raw_pixels` is logistic regression on the features as they are; `label_spreading` spreads the labels over the 7
-    nearest neighbours of each example (Zhou et al. 2004), where an example that no label reaches is of class 0.
+    `linear_eval` is logistic regression on features that are standardised by all examples, which needs no labels.
+    `raw_pixels` is logistic regression on the features as they are. `label_spreading` spreads the labels over the 7
+    nearest neighbours of each example (Zhou et al. 2004); an example that no label reaches gets class 0.
 
     Args:
         method: one of the three.
@@ -157,13 +133,13 @@ def predict(method: str, features: np.ndarray, labels: np.ndarray, test: np.ndar
     # Several threads beside those of TensorFlow are up to 30 times slower.
     with threadpool_limits(1), np.errstate(invalid="ignore"), warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
+        is_used = labels >= 0
         if method == "label_spreading":
-            neighbors = min(_NUM_NEIGHBORS, len(features))
-            spreading = LabelSpreading(kernel="knn", n_neighbors=neighbors, max_iter=100)
-            return spreading.fit(features, labels).predict(test)
+            is_used, neighbors = np.ones_like(is_used), min(_NUM_NEIGHBORS, len(features))
+            classifier = LabelSpreading(kernel="knn", n_neighbors=neighbors, max_iter=100)
+        else:
+            classifier = LogisticRegression(max_iter=_MAX_ITERATIONS)
         if method == "linear_eval":
             scaler = StandardScaler().fit(features)
             features, test = scaler.transform(features), scaler.transform(test)
-        is_labelled = labels >= 0
-        regression = LogisticRegression(max_iter=_MAX_ITERATIONS)
-        return regression.fit(features[is_labelled], labels[is_labelled]).predict(test)
+        return np.asarray(classifier.fit(features[is_used], labels[is_used]).predict(test))

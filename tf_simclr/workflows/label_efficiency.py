@@ -1,7 +1,7 @@
 """Accuracy against the number of labels: `--mode=label_efficiency`.
 
-Every point of the curve is the mean of ordinary runs of single steps, each in its own directory. So the figures are
-those of the same flags by hand, and what was interrupted goes on.
+Every point of the curve is the mean of ordinary runs of single stages, each in its own directory. So the figures are
+those of the same flags by hand, and an interrupted curve goes on.
 """
 
 import contextlib
@@ -9,7 +9,7 @@ import gc
 import logging
 import os
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import tensorflow as tf
@@ -28,46 +28,40 @@ from tf_simclr.training.actions import HeldActions
 from tf_simclr.training.experiment import Experiment
 from tf_simclr.training.loop import Action
 from tf_simclr.workflows.frozen_methods import measure_frozen_methods
-from tf_simclr.workflows.semi_supervised import check_not_stale, check_teacher
+from tf_simclr.workflows.semi_supervised import check_not_stale, check_teacher, settings_of_stages
 
 _LOG = logging.getLogger("tf_simclr")
 _SCORES = ("label_top_1_accuracy", "mean_per_class_accuracy")
 _FILE_NAME = "label_efficiency"
-# All runs follow from these and the steps' settings.
+# All runs follow from these and the settings of the stages.
 _SETTINGS_OF_THE_CURVE = ("labels_per_class", "num_seeds", "efficiency_methods", "num_pretrained")
-_FORM = {
-    "label_seed?": int,
-    "points": [{"labels_per_class": int, str: (int, {str: {"by_seed": [float]}})}],
-}
-# Of one number of labels: by method and score, the values by seed.
+_FORM = {"label_seed?": int, "points": [{"labels_per_class": int, str: (int, {str: {"by_seed": [float]}})}]}
+# By method and score, the values by seed, for one number of labels.
 Values = Mapping[str, Mapping[str, Sequence[float]]]
 
 
 @entry_point
 def measure_label_efficiency(
     config: LabelEfficiencyConfig,
-    make_actions: Callable[[ExperimentConfig], Iterable[Action]] = lambda step: (),
+    make_actions: Callable[[ExperimentConfig], Iterable[Action]] = lambda run: (),
 ) -> dict[str, Any]:
     """Trains and evaluates all runs of a curve, and writes it as numbers, table, picture and page.
 
-    A run that is finished is not run again, and one that was interrupted goes on: with more labels or seeds, only
-    the new ones are trained.
+    Finished runs are not repeated, and interrupted ones go on. More labels or seeds train only the new runs.
 
     Args:
         config: of the curve.
         make_actions: takes the configuration of a run, returns its actions; see `train_and_evaluate`.
 
     Returns:
-        What stands in `label_efficiency.json`; see `summarize`.
+        The content of `label_efficiency.json`; see `summarize`.
 
     Raises:
-        UserError: a flag, a file or the data is wrong. What other runs have done stays.
+        UserError: a flag, a file or the data is wrong. The results of other runs stay.
     """
     _check_starts(config)
     other_curve = _read_other_curve(config)
-    steps = config.method.steps.items()
-    settings = {f"{name}.{flag}": v for name, step in steps for flag, v in step.to_dict().items()}
-    settings |= {name: getattr(config, name) for name in _SETTINGS_OF_THE_CURVE}
+    settings = settings_of_stages(config.method) | {name: getattr(config, name) for name in _SETTINGS_OF_THE_CURVE}
     strategy = make_strategy(config.method.finetune.strategy, settings)
     eval_source = _check_runs(config, strategy, make_actions)
     results = {}
@@ -90,8 +84,8 @@ def measure_label_efficiency(
 
 
 @contextlib.contextmanager
-def _without_tracing_warnings():
-    """Leaves out that functions are traced again and again: each run has its own, as it should."""
+def _without_tracing_warnings() -> Iterator[None]:
+    """Leaves out TensorFlow's warning of repeated tracing: each run rightly traces its own functions."""
 
     def is_another(record: logging.LogRecord) -> bool:
         return "triggered tf.function retracing" not in record.getMessage()
@@ -115,7 +109,7 @@ def _check_starts(config: LabelEfficiencyConfig) -> None:
         if run.train.checkpoint in networks:
             check_not_stale(config.model_dir, networks[run.train.checkpoint], run)
         own = os.path.join(os.path.dirname(str(run.model_dir)), "finetune")
-        if run.train.train_mode == "distill" and run.distill.teacher != own:
+        if run.train.has_teacher and run.distill.teacher != own:
             check_teacher(run)
 
 
@@ -124,7 +118,7 @@ def _check_runs(
     strategy: tf.distribute.Strategy,
     make_actions: Callable[[ExperimentConfig], Iterable[Action]],
 ) -> Source:
-    """Opens the data of the pretraining and of the methods with the most labels, where any mistake shows.
+    """Opens the data of the pretraining and of each method with the most labels, which shows any mistake.
 
     Returns:
         The images that are evaluated on.
@@ -139,10 +133,9 @@ def _check_runs(
         experiment = Experiment(config.settings_of(config.frozen_methods[0], config.labels[-1], 0), strategy)
     source = experiment.eval_source
     if source is None or source.num_classes is None:
-        dataset = config.method.finetune.data.dataset
         raise UserError(
-            f"--eval_split: {dataset} has no labelled images to evaluate on; name a split, or "
-            "parts of one, such as --train_split=train[:80%] --eval_split=train[80%:]."
+            f"--eval_split: {config.method.finetune.data.dataset} has no labelled images to evaluate on; name a "
+            "split, or parts of one, such as --train_split=train[:80%] --eval_split=train[80%:]."
         )
     return source
 
@@ -161,13 +154,15 @@ def _read_other_curve(config: LabelEfficiencyConfig) -> dict[int, Values]:
             f"--efficiency_baseline={config.other_curve}: is no method, and no directory of a finished curve; use one "
             f"of {', '.join(config.methods)}, or such a directory."
         )
+    count, methods = config.num_seeds, config.methods
     points = {point["labels_per_class"]: point for point in content["points"]}
     first = config.method.finetune.data.label_seed
-    has_all = content.get("label_seed", first) == first and all(
-        len(points.get(labels, {}).get(method, {}).get(_SCORES[0], {}).get("by_seed", ())) >= config.num_seeds
+    by_seed = {
+        (labels, method): points.get(labels, {}).get(method, {}).get(_SCORES[0], {}).get("by_seed", ())
         for labels in config.labels
-        for method in config.methods
-    )
+        for method in methods
+    }
+    has_all = content.get("label_seed", first) == first and all(len(values) >= count for values in by_seed.values())
     if not has_all:
         raise UserError(
             f"--efficiency_baseline={config.other_curve}: does not have all labels, draws and methods of this curve; "
@@ -175,8 +170,8 @@ def _read_other_curve(config: LabelEfficiencyConfig) -> dict[int, Values]:
         )
     return {
         labels: {
-            method: {score: found["by_seed"][: config.num_seeds] for score, found in points[labels][method].items()}
-            for method in config.methods
+            method: {score: found["by_seed"][:count] for score, found in points[labels][method].items()}
+            for method in methods
         }
         for labels in config.labels
     }
@@ -195,9 +190,9 @@ def summarize(
         other_curve: the scores of the baseline if it is another curve, by number of labels; else {}.
 
     Returns:
-        `points`: of each number of labels `labels_per_class`, and for each method the scores: the values `by_seed`
-        and what `spread` says of them; under `<method>_minus_<baseline>` the same of the differences between runs on
-        the same labels. Beside it what was evaluated.
+        `points`, one for each number of labels: `labels_per_class`; under each method `spread` of each score; under
+        `<method>_minus_<baseline>` the same of the differences between runs on the same labels. Other entries name
+        what was evaluated.
     """
     baseline = os.path.basename(os.path.abspath(config.efficiency_baseline))
     points = []
@@ -209,47 +204,44 @@ def summarize(
         theirs = other_curve.get(labels) or {
             method: values[baseline] for method in values if method != baseline and baseline in values
         }
-        values |= {f"{method}_minus_{baseline}": _differences(values[method], theirs[method]) for method in theirs}
-        spreads = {
-            name: {score: spread(numbers) for score, numbers in scores.items()} for name, scores in values.items()
-        }
+        for method, scores in theirs.items():
+            values[f"{method}_minus_{baseline}"] = _differences(values[method], scores)
+        spreads = {name: {score: spread(each) for score, each in scores.items()} for name, scores in values.items()}
         points.append({"labels_per_class": labels} | spreads)
-    step = config.method.finetune
+    stage = config.method.finetune
     return {
-        "dataset": step.data.dataset,
-        "train_split": step.data.labelled_split,
+        "dataset": stage.data.dataset,
+        "train_split": stage.data.labelled_split,
         "num_examples": list(results.values())[-1]["eval/num_examples"],
-        "checkpoint": step.train.checkpoint,
+        "checkpoint": stage.train.checkpoint,
         "methods": list(config.methods),
         "num_seeds": config.num_seeds,
         "num_pretrained": max(len(config.networks), 1),
-        "label_seed": step.data.label_seed,
+        "label_seed": stage.data.label_seed,
         "points": points,
     }
 
 
 def _values(results: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
     """Returns the scores that all results have, by seed."""
-    keys = {score: f"eval/{score}" for score in _SCORES}
     return {
-        score: [float(result[key]) for result in results]
-        for score, key in keys.items()
-        if all(result.get(key) is not None for result in results)
+        score: [float(result[f"eval/{score}"]) for result in results]
+        for score in _SCORES
+        if all(result.get(f"eval/{score}") is not None for result in results)
     }
 
 
 def _differences(ours: Mapping[str, Sequence[float]], theirs: Mapping[str, Sequence[float]]) -> dict[str, list[float]]:
-    return {
-        score: [a - b for a, b in zip(ours[score], theirs[score], strict=True)] for score in ours if score in theirs
-    }
+    shared = (score for score in ours if score in theirs)
+    return {score: [a - b for a, b in zip(ours[score], theirs[score], strict=True)] for score in shared}
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
-    """Returns values `by_seed` with what they say.
+    """Returns values `by_seed` and their statistics.
 
     Returns:
-        `mean`, `standard_deviation` (of a sample), `min`, `max`, and `interval_95` of the mean, by Student's t. Of one
-        value there is neither deviation nor interval: None.
+        `mean`, `standard_deviation` (of a sample), `min`, `max`, and `interval_95` of the mean, by Student's t. One
+        value has neither deviation nor interval: None.
     """
     mean, deviation, interval = statistics.fmean(values), None, None
     if len(values) > 1:

@@ -20,37 +20,33 @@ from tf_simclr.training.loop import Action
 from tf_simclr.training.loop_plan import relative_work
 
 _LOG = logging.getLogger("tf_simclr")
-_ACCURACY = "eval/label_top_1_accuracy"
 
 
 @entry_point
 def semi_supervised(
     config: SemiSupervisedConfig,
-    make_actions: Callable[[ExperimentConfig], Iterable[Action]] = lambda step: (),
+    make_actions: Callable[[ExperimentConfig], Iterable[Action]] = lambda stage: (),
 ) -> dict[str, dict[str, Any]]:
-    """Runs all steps of SimCLRv2 (arXiv 2006.10029), each in its directory; goes on where it was stopped.
+    """Runs all stages of SimCLRv2 (arXiv 2006.10029), each in its directory; goes on where it was stopped.
 
     Args:
-        config: of all steps.
-        make_actions: takes the configuration of a step, returns its actions; see `train_and_evaluate`.
+        config: of all stages.
+        make_actions: takes the configuration of a stage, returns its actions; see `train_and_evaluate`.
 
     Returns:
-        The result of each step by its name, as `result.json` in `config.model_dir` has it.
+        The result of each stage by its name, as `result.json` in `config.model_dir` has it.
 
     Raises:
-        UserError: a flag, a file or the data is wrong. What other steps have done stays.
+        UserError: a flag, a file or the data is wrong. The results of other stages stay.
     """
     _check_starts(config)
-    settings = {f"{n}.{flag}": v for n, step in config.steps.items() for flag, v in step.to_dict().items()}
-    strategy = make_strategy(config.pretrain.strategy, settings)
-    runs = {name: Experiment(step, strategy) for name, step in config.steps.items()}
-    for run in runs.values():
+    strategy = make_strategy(config.pretrain.strategy, settings_of_stages(config))
+    runs = {name: Experiment(stage, strategy) for name, stage in config.steps.items()}
+    work = {}
+    for name, run in runs.items():
         HeldActions(tuple(make_actions(run.config))).check(run.plan.total_steps)
         run.check_memory()
-    work = {
-        name: relative_work(run.config, run.plan, config.finetune.model if name == "distill" else None)
-        for name, run in runs.items()
-    }
+        work[name] = relative_work(run.config, run.plan, config.finetune.model if name == "distill" else None)
     results = {}
     with owning_directory(config.model_dir, owns=is_chief(strategy)):
         check_directory(config)  # Another process may have owned it until now.
@@ -68,24 +64,30 @@ def semi_supervised(
     return results
 
 
+def settings_of_stages(config: SemiSupervisedConfig) -> dict[str, Any]:
+    """Returns the settings of all stages as `<stage>.<flag>`."""
+    return {f"{name}.{flag}": v for name, stage in config.steps.items() for flag, v in stage.to_dict().items()}
+
+
 def _check_starts(config: SemiSupervisedConfig) -> None:
-    """Raises UserError for what would let a later step fail, before any step is trained."""
+    """Raises UserError for what would let a later stage fail, before any stage is trained."""
+    stages = config.steps
     check_directory(config)
-    for step in config.steps.values():
-        check_directory(step)
-    own = {step.model_dir for step in config.steps.values()}
-    for name, step in config.steps.items():
-        if step.train.checkpoint is not None and step.train.checkpoint not in own:
-            find_checkpoint(step.train.checkpoint, f"{name}.checkpoint")
+    for stage in stages.values():
+        check_directory(stage)
+    own = {stage.model_dir for stage in stages.values()}
+    for name, stage in stages.items():
+        if stage.train.checkpoint is not None and stage.train.checkpoint not in own:
+            find_checkpoint(stage.train.checkpoint, f"{name}.checkpoint")
     if config.distill.distill.teacher not in own:
         check_teacher(config.distill)
     for earlier, later in (("pretrain", "finetune"), ("finetune", "distill")):
-        if earlier in config.steps:
-            check_not_stale(config.model_dir, config.steps[earlier], config.steps[later])
+        if earlier in stages:
+            check_not_stale(config.model_dir, stages[earlier], stages[later])
 
 
 def check_teacher(distill: ExperimentConfig) -> None:
-    """Raises UserError where the teacher of a distillation, which is none of its own runs, is not there."""
+    """Raises UserError if a teacher that this program does not train itself is not there."""
     teacher, allowed = str(distill.distill.teacher), distill.distill.allow_remote_teacher
     if not is_handle(teacher):
         find_checkpoint(teacher, "distill.teacher")
@@ -93,7 +95,7 @@ def check_teacher(distill: ExperimentConfig) -> None:
 
 
 def check_not_stale(model_dir: str, earlier: ExperimentConfig, later: ExperimentConfig) -> None:
-    """Raises UserError where a step has begun whose start was deleted: it would not follow the new one."""
+    """Raises UserError if a stage has begun whose start was deleted: it would not follow the new one."""
     if latest_checkpoint(str(later.model_dir)) and not read_settings(str(earlier.model_dir)):
         raise UserError(
             f"--model_dir={model_dir}: {later.train.train_mode} has begun, but {earlier.train.train_mode}, which it "
@@ -102,13 +104,12 @@ def check_not_stale(model_dir: str, earlier: ExperimentConfig, later: Experiment
 
 
 def results_table(config: SemiSupervisedConfig, results: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    """Returns the lines of the table of all steps."""
-    lines = [f"{'step':<12}{'network':<26}{'weights':>10}{'steps':>9}{'top-1':>9}{'top-5':>9}"]
+    """Returns the lines of the table of all stages."""
+    lines = [f"{'stage':<12}{'network':<26}{'weights':>10}{'steps':>9}{'top-1':>9}{'top-5':>9}"]
     for name, result in results.items():
-        cells = [f"{name:<12}", f"{config.steps[name].model.describe():<26}"]
         weights = f"{result['num_weights'] / 1e6:.2f} M" if "num_weights" in result else "-"
-        cells += [f"{weights:>10}", f"{result['global_step']:>9}"]
-        for key in (_ACCURACY, "eval/label_top_5_accuracy"):
-            cells.append(f"{result[key]:>9.2%}" if result.get(key) is not None else f"{'-':>9}")
-        lines.append("".join(cells))
+        scores = [result.get(f"eval/label_top_{k}_accuracy") for k in (1, 5)]
+        cells = "".join(f"{'-' if score is None else format(score, '.2%'):>9}" for score in scores)
+        network = config.steps[name].model.describe()
+        lines.append(f"{name:<12}{network:<26}{weights:>10}{result['global_step']:>9}{cells}")
     return lines
