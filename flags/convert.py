@@ -107,7 +107,10 @@ def _weakest_flags(values: absl_flags.FlagValues, *, uses_flagfile: bool) -> tup
     if settings:
         inherited = {name for name, setting in settings_of(ExperimentConfig).items() if setting.inherited}
         flags = [f"--{name}={value}" for name, value in settings.items() if name in inherited]
-        return flags, _notes_on_settings(settings, values)
+        notes = [f"Settings not given are those of the run in {values.model_dir}."]
+        if (place := settings.get("data_dir")) and not values["data_dir"].present:
+            notes.append(f"Except --data_dir={place}, because TFDS runs code from there: give it if it is needed.")
+        return flags, notes
     if values.mode == "eval" and unnamed and not uses_flagfile and values.model_dir is not None:
         is_address = "://" in values.model_dir
         why = "the settings of a run at an address are not read" if is_address else "there is no run"
@@ -140,22 +143,9 @@ def _settings_of_run(values: absl_flags.FlagValues) -> dict[str, str]:
     dataset = settings.get("dataset")
     if dataset is not None and not values["dataset"].present:
         plain = all(_PLAIN_SOURCE.fullmatch(source) for source in split_sources(dataset))
-        check(
-            plain,
-            "dataset",
-            dataset,
-            f"would be fetched because {path} names it; if you trust that address, give this flag yourself.",
-        )
+        fix = f"would be fetched because {path} names it; if you trust that address, give this flag yourself."
+        check(plain, "dataset", dataset, fix)
     return settings
-
-
-def _notes_on_settings(settings: dict[str, str], values: absl_flags.FlagValues) -> list[str]:
-    notes = [f"Settings not given are those of the run in {values.model_dir}."]
-    if "data_dir" in settings and not values["data_dir"].present:
-        notes.append(
-            f"Except --data_dir={settings['data_dir']}, because TFDS runs code from there: give it if it is needed."
-        )
-    return notes
 
 
 def _of_previewed_stage(lines: Lines, values: absl_flags.FlagValues) -> tuple[absl_flags.FlagValues, list[str]]:
@@ -208,24 +198,16 @@ def _train_mode(values: absl_flags.FlagValues, *, bare: bool) -> str:
 
 def _semi_supervised(lines: Lines, values: absl_flags.FlagValues) -> SemiSupervisedConfig:
     for name in ("checkpoint", "teacher"):
-        check(
-            not values[name].present,
-            name,
-            values[name].value,
-            f"the stages of {SEMI_SUPERVISED} start from each other; leave it out, or name one stage: "
-            f"--{'distill' if name == 'teacher' else 'finetune'}.{name}=.",
-        )
+        one = f"--{'distill' if name == 'teacher' else 'finetune'}.{name}=."
+        fix = f"the stages of {SEMI_SUPERVISED} start from each other; leave it out, or name one stage: {one}"
+        check(not values[name].present, name, values[name].value, fix)
     mode = "train_then_eval" if values.mode == SEMI_SUPERVISED else values.mode
     return _whole_method(lines, values, SEMI_SUPERVISED, f"--mode={mode}")
 
 
 def _label_efficiency(lines: Lines, values: absl_flags.FlagValues) -> LabelEfficiencyConfig:
-    check(
-        not values["teacher"].present,
-        "teacher",
-        values["teacher"].value,
-        "the teacher is the network finetuned on the same labels; leave it out, or use --distill.teacher=.",
-    )
+    fix = "the teacher is the network finetuned on the same labels; leave it out, or use --distill.teacher=."
+    check(not values["teacher"].present, "teacher", values["teacher"].value, fix)
     _check_labels_vary(lines)
     unset = {name: value for name, value in _DEFAULTS_OF_CURVE.items() if not values[name].present}
     defaults = [f"--{stage}.{name}={value}" for stage in TRAIN_MODES[1:] for name, value in unset.items()]
@@ -233,10 +215,9 @@ def _label_efficiency(lines: Lines, values: absl_flags.FlagValues) -> LabelEffic
     # `LabelEfficiencyConfig` chooses the labels of each run.
     one = ("--mode=train_then_eval", "--labels_per_class=1", "--label_fraction=1")
     method = _whole_method(lines, values, LABEL_EFFICIENCY, *one)
-    labels = LabelEfficiencyConfig.labels_per_class
-    if values["labels_per_class"].present:
-        labels = str(values.labels_per_class)
-    config: LabelEfficiencyConfig = _fill(LabelEfficiencyConfig, values, method=method, labels_per_class=labels)
+    given = values["labels_per_class"]
+    labels = str(given.value) if given.present else LabelEfficiencyConfig.labels_per_class
+    config = _fill(LabelEfficiencyConfig, values, method=method, labels_per_class=labels)
     _check_all_stages_run(lines, config)
     return config
 
@@ -244,20 +225,14 @@ def _label_efficiency(lines: Lines, values: absl_flags.FlagValues) -> LabelEffic
 def _check_labels_vary(lines: Lines) -> None:
     """Raises UserError if the command line chooses labels in a way that a curve cannot use."""
     general = parse(of_stage(lines.explicit, None))
+    fix = "use --labels_per_class=, with commas between the numbers."
     for stage in TRAIN_MODES:
         own = parse(of_stage(lines.explicit, stage))
-        check(
-            own.label_fraction == 1,
-            "label_fraction",
-            own.label_fraction,
-            f"has no meaning with --mode={LABEL_EFFICIENCY}; use --labels_per_class=, with commas between the numbers.",
-        )
-        check(
-            own.labels_per_class == general.labels_per_class,
-            f"{stage}.labels_per_class",
-            own.labels_per_class,
-            "cannot differ between the stages; use --labels_per_class=, with commas between the numbers.",
-        )
+        meaningless = f"has no meaning with --mode={LABEL_EFFICIENCY}; {fix}"
+        check(own.label_fraction == 1, "label_fraction", own.label_fraction, meaningless)
+        is_same = own.labels_per_class == general.labels_per_class
+        name = f"{stage}.labels_per_class"
+        check(is_same, name, own.labels_per_class, f"cannot differ between the stages; {fix}")
 
 
 def _check_all_stages_run(lines: Lines, config: LabelEfficiencyConfig) -> None:

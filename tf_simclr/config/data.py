@@ -215,7 +215,7 @@ class DataConfig(Settings):
 
     @property
     def few_labels(self) -> bool:
-        """Whether only some of the labels are used."""
+        """True if only some of the labels are used."""
         return self.label_fraction < 1 or self.labels_per_class > 0
 
 

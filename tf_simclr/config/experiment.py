@@ -198,11 +198,11 @@ class SemiSupervisedConfig:
         directory = os.path.expanduser(self.model_dir)
         object.__setattr__(self, "model_dir", directory)
         for name in TRAIN_MODES:
-            step: ExperimentConfig = getattr(self, name)
-            self._require(step.train.train_mode == name, name, "train_mode", f"this stage has to be {name}.")
+            stage: ExperimentConfig = getattr(self, name)
+            self._require(stage.train.train_mode == name, name, "train_mode", f"this stage has to be {name}.")
             fix = "the whole method trains and evaluates; name one stage with --train_mode, or use train_then_eval."
-            check(step.mode == "train_then_eval", "mode", step.mode, fix)
-            object.__setattr__(self, name, dataclasses.replace(step, model_dir=os.path.join(directory, name)))
+            check(stage.mode == "train_then_eval", "mode", stage.mode, fix)
+            object.__setattr__(self, name, dataclasses.replace(stage, model_dir=os.path.join(directory, name)))
         self._check_same_labels()
         if self.finetune.data.few_labels or not self._same_data("pretrain"):
             # The probe would see labels that finetuning must not see.
@@ -212,10 +212,10 @@ class SemiSupervisedConfig:
         self._set("finetune", "train", checkpoint=self.finetune.train.checkpoint or self.pretrain.model_dir)
         self._set("distill", "distill", teacher=self.distill.distill.teacher or self.finetune.model_dir)
 
-    def _require(self, condition: bool, step: str, flag: str, fix: str) -> None:
-        """Raises UserError("--step.flag=value: fix") unless `condition` holds."""
+    def _require(self, condition: bool, stage: str, flag: str, fix: str) -> None:
+        """Raises UserError("--stage.flag=value: fix") unless `condition` holds."""
         if not condition:
-            raise UserError(f"--{step}.{flag}={getattr(self, step).to_dict()[flag]}: {fix}")
+            raise UserError(f"--{stage}.{flag}={getattr(self, stage).to_dict()[flag]}: {fix}")
 
     def _same_data(self, name: str) -> bool:
         ours, theirs = getattr(self, name).data, self.finetune.data
@@ -237,9 +237,9 @@ class SemiSupervisedConfig:
                 value = getattr(theirs, flag)
                 fix = f"finetuning has {value}; set --{flag} for all stages, without a stage's name."
                 self._require(getattr(ours, flag) == value, name, flag, fix)
-        for name, step in self.steps.items():
+        for name, stage in self.steps.items():
             fix = "all stages run on the same devices; set devices without a stage's name."
-            self._require(step.strategy == self.pretrain.strategy, name, "strategy", fix)
+            self._require(stage.strategy == self.pretrain.strategy, name, "strategy", fix)
 
     def _check_same_network(self) -> None:
         pretrained, finetuned = self.pretrain.model, self.finetune.model
@@ -249,9 +249,9 @@ class SemiSupervisedConfig:
             self._require(getattr(finetuned, name) == getattr(pretrained, name), "finetune", flag, fix)
 
     def _set(self, name: str, group: str, **values: Any) -> None:
-        step = getattr(self, name)
-        changed = dataclasses.replace(getattr(step, group), **values)
-        object.__setattr__(self, name, dataclasses.replace(step, **{group: changed}))
+        stage = getattr(self, name)
+        changed = dataclasses.replace(getattr(stage, group), **values)
+        object.__setattr__(self, name, dataclasses.replace(stage, **{group: changed}))
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the entry that marks the directory of the whole method."""

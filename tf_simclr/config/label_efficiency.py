@@ -115,7 +115,7 @@ class LabelEfficiencyConfig(Settings):
 
     @property
     def uses_pretrained(self) -> bool:
-        """Whether a method starts from a pretrained network."""
+        """True if a method starts from a pretrained network."""
         return "finetune" in self.methods or "linear_eval" in self.methods
 
     @functools.cached_property
@@ -144,38 +144,38 @@ class LabelEfficiencyConfig(Settings):
         trained = [name for name in self.methods if name not in FROZEN_METHODS]
         for draw in range(self.num_seeds):
             for labels in self.labels:
-                steps = self._steps_of_draw(labels, draw)
-                runs |= {self.run_name(name, labels, draw): steps[name] for name in trained}
+                stages = self._stages_of_draw(labels, draw)
+                runs |= {self.run_name(name, labels, draw): stages[name] for name in trained}
         return runs
 
     def settings_of(self, method: str, labels: int, draw: int) -> ExperimentConfig:
         """Returns the settings of a method in one draw; a frozen one has those of finetuning."""
-        return self._steps_of_draw(labels, draw)["finetune" if method in FROZEN_METHODS else method]
+        return self._stages_of_draw(labels, draw)["finetune" if method in FROZEN_METHODS else method]
 
     @staticmethod
     def run_name(method: str, labels: int, draw: int) -> str:
         """Returns the name of a run in `runs`."""
         return f"labels_{labels}/seed_{draw}/{method}"
 
-    def _steps_of_draw(self, labels: int, draw: int) -> dict[str, ExperimentConfig]:
+    def _stages_of_draw(self, labels: int, draw: int) -> dict[str, ExperimentConfig]:
         directory = os.path.join(self.model_dir, os.path.dirname(self.run_name("", labels, draw)))
-        steps = {name: _with_labels(getattr(self.method, name), labels, draw) for name in _TRAINED_METHODS}
+        stages = {name: _with_labels(getattr(self.method, name), labels, draw) for name in _TRAINED_METHODS}
         if self.networks:
             network = self.networks[draw % self.num_pretrained]
-            train = dataclasses.replace(steps["finetune"].train, checkpoint=network.model_dir)
-            steps["finetune"] = dataclasses.replace(steps["finetune"], train=train)
+            train = dataclasses.replace(stages["finetune"].train, checkpoint=network.model_dir)
+            stages["finetune"] = dataclasses.replace(stages["finetune"], train=train)
         if self._is_own_teacher:
-            distill = dataclasses.replace(steps["distill"].distill, teacher=None)  # The teacher of the same draw.
-            steps["distill"] = dataclasses.replace(steps["distill"], distill=distill)
-        return dataclasses.replace(self.method, model_dir=directory, **steps).steps
+            distill = dataclasses.replace(stages["distill"].distill, teacher=None)  # The teacher of the same draw.
+            stages["distill"] = dataclasses.replace(stages["distill"], distill=distill)
+        return dataclasses.replace(self.method, model_dir=directory, **stages).steps
 
     @property
     def _is_own_teacher(self) -> bool:
         return self.method.distill.distill.teacher == self.method.finetune.model_dir
 
 
-def _with_labels(step: ExperimentConfig, labels: int, draw: int) -> ExperimentConfig:
-    label_seed = step.data.label_seed + draw
-    data = dataclasses.replace(step.data, labels_per_class=labels, label_fraction=1.0, label_seed=label_seed)
-    train = dataclasses.replace(step.train, seed=step.train.seed + draw)
-    return dataclasses.replace(step, data=data, train=train)
+def _with_labels(stage: ExperimentConfig, labels: int, draw: int) -> ExperimentConfig:
+    label_seed = stage.data.label_seed + draw
+    data = dataclasses.replace(stage.data, labels_per_class=labels, label_fraction=1.0, label_seed=label_seed)
+    train = dataclasses.replace(stage.train, seed=stage.train.seed + draw)
+    return dataclasses.replace(stage, data=data, train=train)

@@ -89,5 +89,5 @@ class ModelConfig(Settings):
 
     @property
     def cifar_stem(self) -> bool:
-        """Whether the stem is the small one: 3x3, stride 1, no pooling."""
+        """True if the stem is the small one: 3x3, stride 1, no pooling."""
         return self.image_size <= 32

@@ -126,7 +126,7 @@ class EmbedConfig(Settings):
 
     @property
     def is_shown(self) -> bool:
-        """Whether the output is a picture, not a file of features."""
+        """True if the output is a picture, not a file of features."""
         return self._extension == PICTURE_EXTENSION
 
 

@@ -216,7 +216,7 @@ class TrainConfig(Settings):
 
     @property
     def is_contrastive(self) -> bool:
-        """Whether two views of each image are compared: pretraining, with its loss, jitter and blur."""
+        """True if two views of each image are compared: pretraining, with its loss, jitter and blur."""
         return self.train_mode == "pretrain"
 
     @property
@@ -226,12 +226,12 @@ class TrainConfig(Settings):
 
     @property
     def starts_from_checkpoint(self) -> bool:
-        """Whether a pretrained network is needed."""
+        """True if a pretrained network is needed."""
         return self.train_mode == "finetune"
 
     @property
     def has_teacher(self) -> bool:
-        """Whether a student follows a teacher."""
+        """True if a student follows a teacher."""
         return self.train_mode == "distill"
 
     @property
