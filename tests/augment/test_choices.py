@@ -32,11 +32,6 @@ def test_apply_choices_computes_only_the_chosen_transforms_of_one_image():
     assert computed == [2, 0]
 
 
-@pytest.mark.parametrize("rows", [1, 5])
-def test_apply_choices_without_any_returns_the_images(rows):
-    np.testing.assert_array_equal(apply_choices(tf.constant(PLANES[:rows]), []), PLANES[:rows])
-
-
 def test_choose_some_leaves_the_others_exactly():
     applied = np.array([True, False, True, False, False])
     choice = choose_some(tf.constant(applied), lambda planes: planes / 3)

@@ -179,10 +179,6 @@ def refusal(address):
     return message.removeprefix(f"--data_service={address}: ")
 
 
-def test_check_service_accepts_one_that_works(address):
-    check_service(address)
-
-
 @pytest.mark.slow
 def test_check_service_refuses_an_address_that_does_not_answer(impatient):
     with socket.create_server(("localhost", 0)) as silent:

@@ -54,14 +54,12 @@ def update_report(config: Run, result: Result) -> None:
 
 def report_is_due(config: Run) -> bool:
     """Returns whether a result or a checkpoint of the run is newer than its report."""
-    files = []
+    files, patterns = [], ("result*.json", *(path for path, _ in SUITES.values()))
     for stage in _stages(config).values():
         directory = str(stage.model_dir)
         checkpoint = latest_checkpoint(directory)
-        files += find_paths(directory, "result*.json")
         files += [f"{checkpoint}.index"] if checkpoint else []
-        suites = (os.path.join(directory, path) for path, _ in SUITES.values())
-        files += [path for path in suites if tf.io.gfile.exists(path)]
+        files += [path for pattern in patterns for path in find_paths(directory, pattern)]
     path = _path(config)
     written = _modified(path) if tf.io.gfile.exists(path) else -1
     return any(_modified(file) > written for file in files)

@@ -6,14 +6,12 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import tensorflow as tf
-
 from tf_simclr.augment import EvalView
 from tf_simclr.config import ExperimentConfig
 from tf_simclr.data import BatchPlan, eval_dataset, load_eval_source
 from tf_simclr.evaluation.feature_batches import extract_features
 from tf_simclr.evaluation.features import sample_source
-from tf_simclr.files import counted
+from tf_simclr.files import counted, list_names
 from tf_simclr.rendering import html, plots
 from tf_simclr.rendering.scores import DASH, SCORE_HEADINGS, score_cells
 from tf_simclr.report.events import Events
@@ -134,7 +132,8 @@ def usage(stages: Stages, served: str) -> str:
 def settings(stages: Stages) -> str:
     """Returns all flags: those that differ between the stages side by side, then the others."""
     by_stage = [stage.to_dict() for stage in stages.values()]
-    rows = [[f"--{flag}", *(_value(one[flag]) for one in by_stage)] for flag in by_stage[0]]
+    values = ([DASH if one[flag] is None else str(one[flag]) for one in by_stage] for flag in by_stage[0])
+    rows = [[f"--{flag}", *of_stages] for flag, of_stages in zip(by_stage[0], values, strict=True)]
     differing = [row for row in rows if len(set(row[1:])) > 1]
     common = [row[:2] for row in rows if len(set(row[1:])) == 1]
     tables = html.table(["flag", *stages], differing, "settings") if differing else ""
@@ -168,13 +167,8 @@ def _legend(class_names: Sequence[str]) -> str:
 def _export_path(stage: ExperimentConfig) -> str | None:
     """Returns the directory of the newest export."""
     directory = os.path.join(str(stage.model_dir), "saved_model")
-    names = tf.io.gfile.listdir(directory) if tf.io.gfile.isdir(directory) else []
-    numbers = [int(name.rstrip("/")) for name in names if name.rstrip("/").isdecimal()]
+    numbers = [int(name) for name in list_names(directory) if name.isdecimal()]
     if not numbers:
         return None
     path = os.path.join(directory, str(max(numbers)))
     return path if "://" in path else os.path.abspath(path)
-
-
-def _value(setting: Any) -> str:
-    return DASH if setting is None else str(setting)
