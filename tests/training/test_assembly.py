@@ -6,6 +6,7 @@ import tensorflow as tf
 
 from tests.data.conftest import numbers_of
 from tests.data.records import example, png, write, write_greys
+from tests.support.marks import usual
 from tests.support.networks import flatten
 from tests.support.runs import TOTAL_STEPS, finished_run, tiny_config, write_images
 from tf_simclr.config import TRAIN_MODES, UserError
@@ -159,7 +160,7 @@ def test_only_pretraining_sees_jitter_and_blur(mode, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("cache", [False, True])
+@pytest.mark.parametrize("cache", usual(True, also=[False]))
 def test_distillation_sees_all_records_and_the_labels_of_a_few(tmp_path, cache):
     data = f"tfrecord:{write_greys(tmp_path, range(30))}"
     flags = {"dataset": data, "cache_dataset": cache, "labels_per_class": 3, "random_rotation": 0}

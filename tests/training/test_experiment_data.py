@@ -6,8 +6,7 @@ import socket
 import pytest
 import tensorflow as tf
 
-from tests.data.records import damage, write_greys
-from tests.support.runs import differing_tensors, read_tensors, refusal, tiny_config, write_images
+from tests.support.runs import eagerly, read_tensors, refusal, tiny_config, write_images
 from tf_simclr.training.experiment import Experiment, train_and_evaluate
 
 # ---- Which split is evaluated
@@ -84,9 +83,7 @@ def test_batch_that_replicas_cannot_share_is_refused_before_training(tmp_path, w
     ("strategy", "batch_size", "fix"),
     [
         ("one_device", 33, "each of 1 replica(s); use 32 or 36 or fewer chunks."),
-        ("mirrored", 36, "each of 4 replica(s); use 32 or 48 or fewer chunks."),
         ("mirrored", 33, "each of 4 replica(s); use 32 or 48 or fewer chunks."),
-        ("one_device", 3, "each of 1 replica(s); use 4 or fewer chunks."),
         ("one_device", 1347, "each of 1 replica(s); use 1344 or fewer chunks."),
     ],
 )
@@ -138,72 +135,17 @@ def test_unlabelled_folder_is_pretrained_without_probe_and_evaluation(tmp_path, 
 
 
 @pytest.mark.slow
-@pytest.mark.exhaustive
-def test_unreadable_images_over_the_share_stop_the_run(tmp_path):
-    folder = write_images(tmp_path / "flat", 40)
-    for number in range(8):
-        (folder / f"{number:03}.png").write_bytes(b"no picture")
-    config = tiny_config(
-        tmp_path / "run", dataset=f"folder:{folder}", eval_split=None, train_batch_size=20, train_steps=50
-    )
-    message = refusal(config)
-    assert message.startswith("--max_bad_image_fraction=0.01: 8 of 40 images of ")
-    assert ".png" in message
-
-
-@pytest.mark.slow
 def test_unreadable_images_in_evaluation_are_counted_and_over_the_share_an_error(tmp_path, log):
     for part in ("train/cat", "train/dog", "test/cat", "test/dog"):
         write_images(tmp_path / "data" / part, 20)
     (tmp_path / "data" / "test" / "cat" / "003.png").write_bytes(b"no picture")
-    flags = {"dataset": f"folder:{tmp_path}/data", "eval_split": None, "train_steps": 2}
-    config = tiny_config(tmp_path / "run", max_bad_image_fraction=0.1, **flags)
-    result = train_and_evaluate(config)
+    flags = {"dataset": f"folder:{tmp_path}/data", "eval_split": None, "train_steps": 1}
+    with eagerly():
+        result = train_and_evaluate(tiny_config(tmp_path / "run", max_bad_image_fraction=0.1, **flags))
     assert (result["eval/num_examples"], result["eval/num_bad_images"]) == (39, 1)
     assert any(message.startswith("Skipped 1 unreadable image of ") for message in log.messages)
     message = refusal(tiny_config(tmp_path / "run", mode="eval", max_bad_image_fraction=0.01, **flags))
     assert message.startswith("--max_bad_image_fraction=0.01: 1 of 40 images of ")
-
-
-# ---- Several sources
-
-
-@pytest.mark.slow
-@pytest.mark.exhaustive
-def test_run_on_a_mix_that_was_stopped_ends_in_the_same_bytes(tmp_path, log):
-    """Records with a damaged one, and a folder: stopped after step 2 and 4 of 6."""
-    write_images(tmp_path / "flat", 20)
-    damage(write_greys(tmp_path / "records", range(30)) / "train-00001-of-00003.tfrecord", 4)
-    flags = {
-        "dataset": f"folder:{tmp_path}/flat,tfrecord:{tmp_path}/records",
-        "mix": "0.4,0.6",
-        "max_bad_image_fraction": 0.1,
-        "train_batch_size": 10,
-        "eval_split": None,
-        "steps_per_loop": 1,
-    }
-
-    def stop_at(step):
-        def stop(event):
-            if event.step == step:
-                raise KeyboardInterrupt
-
-        return stop
-
-    stopped = tiny_config(tmp_path / "stopped", **flags)
-    for step in (2, 4):
-        with pytest.raises(KeyboardInterrupt):
-            train_and_evaluate(stopped, [stop_at(step)])
-    train_and_evaluate(stopped)
-    assert [m for m in log.messages if m.startswith("Going on from step ")] == [
-        "Going on from step 2 of 6.",
-        "Going on from step 4 of 6.",
-    ]
-    events = []
-    train_and_evaluate(tiny_config(tmp_path / "whole", **flags), [events.append])
-    assert differing_tensors(tmp_path / "stopped" / "ckpt-6", tmp_path / "whole" / "ckpt-6") == []
-    # 6 x 6 rows of 30 records: the damaged one was drawn once or twice.
-    assert sum(event.metrics["bad_images"] for event in events if event.metrics) in (1, 2)
 
 
 # ---- A data service
@@ -215,8 +157,9 @@ def test_run_takes_its_batches_from_a_data_service(tmp_path, log):
     dispatcher = servers.DispatchServer(servers.DispatcherConfig(port=0))
     address = dispatcher.target.partition("://")[2]
     data_worker = servers.WorkerServer(servers.WorkerConfig(dispatcher_address=address, port=0))
-    config = tiny_config(tmp_path, mode="train", data_service=dispatcher.target)
-    assert train_and_evaluate(config) == {"global_step": 6}
+    config = tiny_config(tmp_path, mode="train", data_service=dispatcher.target, train_steps=1)
+    with eagerly():
+        assert train_and_evaluate(config) == {"global_step": 1}
     assert sum(dispatcher.target in message for message in log.messages) == 1
     # The run's and, where it is not over yet, that of asking for a data worker.
     assert data_worker._num_tasks() in (1, 2)

@@ -15,7 +15,7 @@ _LABELLED_SEED = 2**30
 
 
 def training_view(config: ExperimentConfig, *, on_device: bool = False) -> TrainView:
-    """Returns how a run looks at its training images.
+    """Returns the random view of a run's training images.
 
     Args:
         config: of the run.
@@ -37,7 +37,7 @@ def training_view(config: ExperimentConfig, *, on_device: bool = False) -> Train
 def training_batches(
     config: ExperimentConfig,
     assembly: Assembly,
-    plan: BatchPlan,
+    rows: BatchPlan,
     *,
     num_views: int,
     first_step: int,
@@ -49,10 +49,10 @@ def training_batches(
     Args:
         config: of the run.
         assembly: of the run.
-        plan: which rows of a global batch are made here.
+        rows: those of a global batch that this worker makes.
         num_views: of each image.
         first_step: number of the first batch.
-        use_service: whether the batches come from `--data_service`, where that is given.
+        use_service: whether the batches come from `--data_service`, if that is given.
         on_device: whether the training step makes the views.
     """
     view = training_view(config, on_device=on_device)
@@ -66,7 +66,7 @@ def training_batches(
         return train_dataset(
             source,
             view,
-            plan=dataclasses.replace(plan, global_batch_size=batch_size),
+            plan=dataclasses.replace(rows, global_batch_size=batch_size),
             seed=seed,
             num_views=num_views,
             first_step=first_step,

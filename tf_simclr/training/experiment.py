@@ -244,10 +244,10 @@ class Experiment:
     def _train_dataset(
         self, first_step: int, context: tf.distribute.InputContext | None = None, **options: Any
     ) -> tf.data.Dataset:
-        plan = BatchPlan.shared(self.plan.global_batch_size, self._num_replicas, context)
+        rows = BatchPlan.shared(self.plan.global_batch_size, self._num_replicas, context)
         num_views = self.task.num_views
         return training_batches(
-            self.config, self._assembly, plan, num_views=num_views, first_step=first_step, **options
+            self.config, self._assembly, rows, num_views=num_views, first_step=first_step, **options
         )
 
     def _example_views(self) -> tf.Tensor:
