@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-from typing import NamedTuple
 
 import pytest
 import tensorflow as tf
@@ -48,60 +47,45 @@ def test_development_tools_hold_the_build_backend():
     assert versions.contains(pin.version)
 
 
-class Installed(NamedTuple):
-    """An environment in which the package is installed, and a directory to work in."""
-
-    bin: str
-    directory: str
-
-    def run(self, program, *arguments, cwd=None, timeout=300):
-        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
-        return subprocess.run(
-            [os.path.join(self.bin, program), *arguments],
-            cwd=cwd or self.directory,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            check=False,
-        )
-
-
 @pytest.fixture(scope="module")
 def installed(tmp_path_factory):
-    """The wheel in an environment of its own, which takes what it depends on from the environment of the tests."""
+    """Runs a program of the wheel in an environment without the checkout, but with the packages of the tests."""
     pytest.importorskip("hatchling")
     root = tmp_path_factory.mktemp("package")
-    python = str(root / "environment" / "bin" / "python")
+    python = root / "environment" / "bin" / "python"
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
     build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(root), str(REPOSITORY)]
     subprocess.run(build, check=True)
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(root / "environment")], check=True)
     (wheel,) = root.glob("*.whl")
-    subprocess.run([*pip, "--python", python, "install", "--no-deps", str(wheel)], check=True)
+    subprocess.run([*pip, "--python", str(python), "install", "--no-deps", str(wheel)], check=True)
     (packages,) = (root / "environment" / "lib").glob("*/site-packages")
-    others = [path for path in sys.path if path.endswith("-packages")]  # Not the checkout.
-    (packages / "others.pth").write_text("\n".join(others))
-    return Installed(os.path.dirname(python), str(root))
+    (packages / "others.pth").write_text("\n".join(path for path in sys.path if path.endswith("-packages")))
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+
+    def run_installed(program, *arguments, cwd=root):
+        command = [python.parent / program, *arguments]
+        return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+    return run_installed
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("command", [["tf-simclr"], ["python", "-m", "tf_simclr"]], ids=" ".join)
 def test_installed_program_says_its_version(installed, tmp_path, command):
     (tmp_path / "run.py").write_text("raise SystemExit('a program of the user')\n")
-    done = installed.run(*command, "--version", cwd=tmp_path)
+    done = installed(*command, "--version", cwd=tmp_path)
     assert (done.returncode, done.stdout, done.stderr) == (0, f"tf_simclr {tf_simclr.__version__}\n", "")
 
 
 @pytest.mark.slow
 def test_installed_program_trains_exports_and_measures(installed, tmp_path):
     arguments = tiny_arguments(tmp_path / "run", train_steps=2, checkpoint_steps=0, eval_steps=1)
-    done = installed.run("tf-simclr", "--flagfile=digits", "--train_mode=pretrain", *arguments)
+    done = installed("tf-simclr", "--flagfile=digits", "--train_mode=pretrain", *arguments)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].startswith("Report: ")
     module = tf.saved_model.load(str(tmp_path / "run" / "saved_model" / "2"))
-    outputs = module(tf.zeros([2, 8, 8, 3]), training=False)
-    assert outputs["final_avg_pool"].shape == (2, 64)
-    measured = installed.run("tf-simclr", "--mode=benchmark", "--benchmark=flops", "--image_size=32")
+    assert module(tf.zeros([2, 8, 8, 3]), training=False)["final_avg_pool"].shape == (2, 64)
+    measured = installed("tf-simclr", "--mode=benchmark", "--benchmark=flops", "--image_size=32")
     assert measured.returncode == 0, measured.stderr
     assert "| R152 3x SK | " in measured.stdout

@@ -12,10 +12,10 @@ from tf_simclr.config import DataConfig, DistillConfig, ExportConfig, ModelConfi
 @pytest.mark.parametrize("arguments", [[], ["--dataset=digits"], ["--mode=train", "--train_steps=3"]])
 def test_bare_command_and_digits_take_the_digits_recipe_and_say_so(arguments):
     config, notes = parse_command_line(arguments)
-    for step in config.steps.values() if isinstance(config, SemiSupervisedConfig) else [config]:
-        assert step.data.dataset == "digits"
-        assert step.model.image_size < 32
-        assert step.augment.use_flip is False
+    for stage in config.steps.values() if isinstance(config, SemiSupervisedConfig) else [config]:
+        assert stage.data.dataset == "digits"
+        assert stage.model.image_size < 32
+        assert stage.augment.use_flip is False
     assert notes[0].startswith("Recipe: digits")
 
 

@@ -86,8 +86,8 @@ def recipe(request):
     return request.param
 
 
-def flagfile(name, step=""):
-    return f"--{step}flagfile={ROOT / name}.flags"
+def flagfile(name, owner=""):
+    return f"--{owner}flagfile={ROOT / name}.flags"
 
 
 def parse(*recipes, more=()):
@@ -184,9 +184,9 @@ def test_whole_method_is_made_of_the_stages(percent):
         "distill": ("r50", "distill"),
         "supervised": ("r50", f"supervised_{percent}"),
     }
-    for step, (network, stage) in parts.items():
+    for name, (network, stage) in parts.items():
         alone = parse(f"networks/{network}", f"stages/{stage}").to_dict()
-        differing = {name for name, value in config.steps[step].to_dict().items() if value != alone[name]}
+        differing = {flag for flag, value in config.steps[name].to_dict().items() if value != alone[flag]}
         assert differing <= {"model_dir", "checkpoint", "teacher", "lineareval_while_pretraining"}
     assert config.finetune.train.checkpoint == config.pretrain.model_dir
     assert config.distill.distill.teacher == config.finetune.model_dir
@@ -196,7 +196,7 @@ def test_whole_method_takes_another_network_and_other_stages():
     files = [flagfile("imagenet_semi_supervised_1pct"), flagfile("networks/r50")]
     files += [flagfile("stages/finetune_1pct", "finetune."), flagfile("stages/self_distill", "distill.")]
     config, _ = parse_command_line(files)
-    models = {(step.model.resnet_depth, step.model.width_multiplier) for step in stages_of(config)}
+    models = {(stage.model.resnet_depth, stage.model.width_multiplier) for stage in stages_of(config)}
     assert models == {(50, 1)}
     assert config.finetune.optimizer.learning_rate == 0.005
     assert config.distill.distill.distill_temperature == 0.1

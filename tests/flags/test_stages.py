@@ -1,4 +1,4 @@
-"""The whole method, and flags for one step of it."""
+"""The whole method, and flags for one stage of it."""
 
 import itertools
 
@@ -11,7 +11,7 @@ WHOLE = ("--mode=semi_supervised", "--dataset=cifar10", "--model_dir=/tmp/whole"
 
 
 def rates(config):
-    return {name: step.optimizer.learning_rate for name, step in config.steps.items()}
+    return {name: stage.optimizer.learning_rate for name, stage in config.steps.items()}
 
 
 @pytest.mark.parametrize(
@@ -28,8 +28,8 @@ def test_bare_command_and_semi_supervised_are_the_whole_method(arguments):
     config = parse(*arguments)
     assert isinstance(config, SemiSupervisedConfig)
     assert tuple(config.steps) == ("pretrain", "finetune", "distill", "supervised") == TRAIN_MODES
-    for name, step in config.steps.items():
-        assert (step.train.train_mode, step.mode) == (name, "train_then_eval")
+    for name, stage in config.steps.items():
+        assert (stage.train.train_mode, stage.mode) == (name, "train_then_eval")
 
 
 @pytest.mark.parametrize(
@@ -58,10 +58,10 @@ def test_flagfile_alone_is_one_stage(tmp_path):
 def test_stages_lie_below_the_directory_and_start_from_each_other():
     config = parse(*WHOLE)
     assert config.model_dir == "/tmp/whole"
-    for name, step in config.steps.items():
-        assert step.model_dir == f"/tmp/whole/{name}"
-        assert step.train.checkpoint == ("/tmp/whole/pretrain" if name == "finetune" else None)
-        assert step.distill.teacher == ("/tmp/whole/finetune" if name == "distill" else None)
+    for name, stage in config.steps.items():
+        assert stage.model_dir == f"/tmp/whole/{name}"
+        assert stage.train.checkpoint == ("/tmp/whole/pretrain" if name == "finetune" else None)
+        assert stage.distill.teacher == ("/tmp/whole/finetune" if name == "distill" else None)
     assert parse().model_dir == "runs/digits-semi_supervised"
     assert parse().distill.distill.teacher == "runs/digits-semi_supervised/finetune"
 
@@ -75,25 +75,22 @@ def test_stages_may_start_from_elsewhere(monkeypatch):
     assert parse("--model_dir=~/x").finetune.train.checkpoint == "/home/me/x/pretrain"
 
 
-@pytest.mark.parametrize("step", ["", "pretrain."])
-def test_memory_of_the_whole_method_is_that_of_pretraining(step):
-    config = parse(*WHOLE, f"--{step}memory_size=65536", f"--{step}memory_momentum=0.99")
-    contrasts = [step.contrast for step in config.steps.values()]
-    assert [contrast.memory_size for contrast in contrasts] == [65536, 0, 0, 0]
-    assert [contrast.memory_momentum for contrast in contrasts] == [0.99, 0.999, 0.999, 0.999]
-
-
-@pytest.mark.parametrize("argument", ["--contrast_chunks=4", "--pretrain.contrast_chunks=4"])
-def test_contrast_chunks_of_the_whole_method_are_those_of_pretraining(argument):
-    config = parse(*WHOLE, argument, "--pretrain.global_bn=False")
-    assert [step.contrast.contrast_chunks for step in config.steps.values()] == [4, 1, 1, 1]
+@pytest.mark.parametrize("owner", ["", "pretrain."])
+@pytest.mark.parametrize(
+    ("name", "value", "others"),
+    [("memory_size", 65536, 0), ("memory_momentum", 0.99, 0.999), ("contrast_chunks", 4, 1)],
+)
+def test_contrast_of_the_whole_method_is_that_of_pretraining(owner, name, value, others):
+    more = {"memory_momentum": ["--memory_size=65536"], "contrast_chunks": ["--pretrain.global_bn=False"]}
+    config = parse(*WHOLE, f"--{owner}{name}={value}", *more.get(name, []))
+    assert [getattr(stage.contrast, name) for stage in config.steps.values()] == [value, others, others, others]
 
 
 def test_flag_of_a_stage_is_of_that_stage_alone():
     config = parse(*WHOLE, "--finetune.learning_rate=0.5", "--distill.resnet_depth=18", "--temperature=0.4")
     assert rates(config) == {"pretrain": 0.3, "finetune": 0.5, "distill": 0.3, "supervised": 0.3}
-    assert [step.model.resnet_depth for step in config.steps.values()] == [50, 50, 18, 50]
-    assert {step.contrast.temperature for step in config.steps.values()} == {0.4}
+    assert [stage.model.resnet_depth for stage in config.steps.values()] == [50, 50, 18, 50]
+    assert {stage.contrast.temperature for stage in config.steps.values()} == {0.4}
     assert parse("--finetune.learning_rate=0.5", "--dataset=digits").optimizer.learning_rate == 0.005
     alone = parse("--finetune.learning_rate=0.5", "--mode=finetune", "--checkpoint=x")
     assert alone.optimizer.learning_rate == 0.5
@@ -130,9 +127,9 @@ def test_flagfile_of_a_stage_is_of_that_stage_alone(tmp_path):
     (tmp_path / "stage.flags").write_text("--flagfile=rate.flags\n--train_epochs=3\n")
     config = parse(*WHOLE, f"--finetune.flagfile={tmp_path}/stage.flags", "--train_steps=4")
     assert rates(config) == {"pretrain": 0.3, "finetune": 0.7, "distill": 0.3, "supervised": 0.3}
-    assert [step.augment.use_flip for step in config.steps.values()] == [True, False, True, True]
-    assert [step.train.train_epochs for step in config.steps.values()] == [100, 3, 100, 100]
-    assert {step.train.train_steps for step in config.steps.values()} == {4}
+    assert [stage.augment.use_flip for stage in config.steps.values()] == [True, False, True, True]
+    assert [stage.train.train_epochs for stage in config.steps.values()] == [100, 3, 100, 100]
+    assert {stage.train.train_steps for stage in config.steps.values()} == {4}
 
 
 def test_flagfile_of_a_stage_wins_over_the_digits_recipe_and_yields_to_the_command(tmp_path):
