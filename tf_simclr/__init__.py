@@ -4,7 +4,7 @@ Importing this package loads no TensorFlow, so that a wrong setting fails in mil
 selects the Keras 2 API (package `tf-keras`), which all of the code uses, before TensorFlow loads.
 """
 
-import importlib
+import importlib.util
 import logging
 import os
 import sys
@@ -18,20 +18,6 @@ __version__ = "0.1.0"
 os.environ["TF_USE_LEGACY_KERAS"] = "1"
 os.environ.setdefault(LEVEL, QUIET)
 
-_SUBMODULES = (
-    "augment",
-    "config",
-    "data",
-    "evaluation",
-    "losses",
-    "models",
-    "optimizers",
-    "report",
-    "runs",
-    "schedules",
-    "training",
-    "workflows",
-)
 # The work of the program, each a function of a configuration; loaded when it is used.
 if TYPE_CHECKING:
     from tf_simclr.evaluation.embed import embed as embed
@@ -86,6 +72,6 @@ def __getattr__(name: str) -> Any:
     with without_noise():
         if name in _HOMES:
             return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
-        if name in _SUBMODULES:
+        if not name.startswith("_") and importlib.util.find_spec(f"{__name__}.{name}"):
             return importlib.import_module(f"{__name__}.{name}")
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

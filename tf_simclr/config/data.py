@@ -135,11 +135,8 @@ class DataConfig(Settings):
     )
 
     def __post_init__(self) -> None:
-        self._require(
-            not isinstance(self.labels_per_class, str),
-            "labels_per_class",
-            "use one whole number; only --mode=label_efficiency takes several, with commas between them.",
-        )
+        fix = "use one whole number; only --mode=label_efficiency takes several, with commas between them."
+        self._require(not isinstance(self.labels_per_class, str), "labels_per_class", fix)
         super().__post_init__()
         self._require(
             self.label_fraction == 1 or not self.labels_per_class,
@@ -150,25 +147,16 @@ class DataConfig(Settings):
         self._check_mix()
         for source in self.sources:
             self._check_source(source)
-        self._require(
-            self.data_service is None or _is_grpc_address(self.data_service),
-            "data_service",
-            "use the address of a tf.data dispatcher, grpc://HOST:PORT.",
-        )
+        fix = "use the address of a tf.data dispatcher, grpc://HOST:PORT."
+        self._require(self.data_service is None or _is_grpc_address(self.data_service), "data_service", fix)
 
     def _check_source(self, source: str) -> None:
         """Refuses bare paths and unknown prefixes, which TFDS would report as bad names."""
         prefix, _, rest = source.partition(":")
-        self._require(
-            not source.startswith(("/", "./", "../", "~")) and source not in (".", ".."),
-            "dataset",
-            f"is a path; use folder:{source} for images, or tfrecord:{source} for record files.",
-        )
-        self._require(
-            prefix != "folder" or "://" not in rest,
-            "dataset",
-            f"folders are read only from this machine; copy it, or use tfrecord:{rest} for record files.",
-        )
+        fix = f"is a path; use folder:{source} for images, or tfrecord:{source} for record files."
+        self._require(not source.startswith(("/", "./", "../", "~")) and source not in (".", ".."), "dataset", fix)
+        fix = f"folders are read only from this machine; copy it, or use tfrecord:{rest} for record files."
+        self._require(prefix != "folder" or "://" not in rest, "dataset", fix)
         # TFDS writes versions after a colon, and has the prefix `huggingface:`.
         is_known = re.fullmatch(_KNOWN_PREFIX, prefix) or "/" in prefix or re.match(r"[\d*]", rest)
         kinds = f"folder:{rest} for a folder of images, or tfrecord:{rest} for record files"
@@ -181,11 +169,8 @@ class DataConfig(Settings):
         self._require(all(self.sources), "dataset", "a source without a name; write one comma between two.")
         if self.mix is None:
             return
-        self._require(
-            self.weights is not None and all(0 < weight < math.inf for weight in self.weights),
-            "mix",
-            "use a number above 0 for each source of --dataset, with commas between them, such as 0.7,0.3.",
-        )
+        fix = "use a number above 0 for each source of --dataset, with commas between them, such as 0.7,0.3."
+        self._require(self.weights is not None and all(0 < weight < math.inf for weight in self.weights), "mix", fix)
         self._require(
             count > 1,
             "mix",

@@ -87,16 +87,10 @@ class ExperimentConfig(TrainingConfig):
             f"--train_mode={train_mode} trains the whole network; leave it out, or use it for finetuning: "
             "--finetune.fine_tune_after_block= if it is one of several stages.",
         )
-        self._require(
-            self.distill.teacher is None or train_mode == "distill",
-            "teacher",
-            f"--train_mode={train_mode} has no teacher; leave it out, or use --train_mode=distill.",
-        )
-        self._require(
-            self.train.checkpoint is None or train_mode != "supervised",
-            "checkpoint",
-            "the supervised baseline starts from scratch; leave it out, or use --train_mode=finetune.",
-        )
+        fix = f"--train_mode={train_mode} has no teacher; leave it out, or use --train_mode=distill."
+        self._require(self.distill.teacher is None or train_mode == "distill", "teacher", fix)
+        fix = "the supervised baseline starts from scratch; leave it out, or use --train_mode=finetune."
+        self._require(self.train.checkpoint is None or train_mode != "supervised", "checkpoint", fix)
         self._check_sources()
         self._check_chunks()
         self._check_memory()
@@ -132,22 +126,13 @@ class ExperimentConfig(TrainingConfig):
 
     def _check_memory(self) -> None:
         size, momentum = self.contrast.memory_size, self.contrast.memory_momentum
-        self._require(
-            size > 0 or momentum == ContrastConfig().memory_momentum,
-            "memory_momentum",
-            "has no effect without a memory; leave it out, or use --memory_size too (the paper has 65536).",
-        )
-        self._require(
-            size == 0 or self.train.train_mode == "pretrain",
-            "memory_size",
-            f"--train_mode={self.train.train_mode} has no contrastive loss; leave it out.",
-        )
+        fix = "has no effect without a memory; leave it out, or use --memory_size too (the paper has 65536)."
+        self._require(size > 0 or momentum == ContrastConfig().memory_momentum, "memory_momentum", fix)
+        fix = f"--train_mode={self.train.train_mode} has no contrastive loss; leave it out."
+        self._require(size == 0 or self.train.train_mode == "pretrain", "memory_size", fix)
         chunks, rows = self.contrast.contrast_chunks, 2 * self.train.train_batch_size
-        self._require(
-            size == 0 or chunks == 1,
-            "memory_size",
-            f"contradicts --contrast_chunks={chunks}, because chunks cannot fill a memory; use one of the two.",
-        )
+        fix = f"contradicts --contrast_chunks={chunks}, because chunks cannot fill a memory; use one of the two."
+        self._require(size == 0 or chunks == 1, "memory_size", fix)
         self._require(
             size == 0 or size >= rows,
             "memory_size",

@@ -92,11 +92,8 @@ class TransferConfig(SuiteConfig):
         if self.transfer_protocol == "linear":
             self._check_nothing_is_trained()
             return
-        self._require(
-            self.endpoint == "default",
-            "endpoint",
-            "--transfer_protocol=finetuned trains the whole network; leave it out, or use --ft_proj_selector.",
-        )
+        fix = "--transfer_protocol=finetuned trains the whole network; leave it out, or use --ft_proj_selector."
+        self._require(self.endpoint == "default", "endpoint", fix)
         self._set_unstated("optimizer", _FINETUNING["optimizer"])
         steps = {} if "train_epochs" in self.stated else {"train_steps": _FINETUNING_STEPS}
         if "checkpoint_epochs" not in self.stated:

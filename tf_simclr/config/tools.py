@@ -114,11 +114,8 @@ class EmbedConfig(Settings):
         extensions = ", ".join(OUTPUT_EXTENSIONS)
         is_known = self._extension in OUTPUT_EXTENSIONS
         self._require(is_known, "output", f"the extension names the format; use one of {extensions}.")
-        self._require(
-            not self.is_shown or self.shard_size == type(self).shard_size,
-            "shard_size",
-            f"has no meaning with --output={self.output}, which is no file of features; leave it out.",
-        )
+        fix = f"has no meaning with --output={self.output}, which is no file of features; leave it out."
+        self._require(not self.is_shown or self.shard_size == type(self).shard_size, "shard_size", fix)
 
     @property
     def _extension(self) -> str:
@@ -196,11 +193,8 @@ class BenchmarkConfig(TrainingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require(
-            not self.benchmark_trace_only or self.benchmark == "startup",
-            "benchmark_trace_only",
-            f"--benchmark={self.benchmark} has to run; leave it out, or use --benchmark=startup.",
-        )
+        fix = f"--benchmark={self.benchmark} has to run; leave it out, or use --benchmark=startup."
+        self._require(not self.benchmark_trace_only or self.benchmark == "startup", "benchmark_trace_only", fix)
         if self.benchmark in ("inference", "flops"):
             return
         self._require(
@@ -209,11 +203,8 @@ class BenchmarkConfig(TrainingConfig):
             "the contrastive loss needs at least 2 images a batch.",
         )
         chunks = self.contrast.contrast_chunks
-        self._require(
-            self.benchmark_batch_size % chunks == 0,
-            "benchmark_batch_size",
-            f"cannot be cut into --contrast_chunks={chunks} equal parts; use a multiple of {chunks}.",
-        )
+        fix = f"cannot be cut into --contrast_chunks={chunks} equal parts; use a multiple of {chunks}."
+        self._require(self.benchmark_batch_size % chunks == 0, "benchmark_batch_size", fix)
 
     @property
     def repeats(self) -> int:

@@ -85,11 +85,8 @@ class DistillConfig(Settings):
             "would be fetched, and a module can run any operation; if you trust it, use --allow_remote_teacher=True, "
             "or download it and name the folder.",
         )
-        self._require(
-            self.distill_labeled_share == 0 or self.distill_alpha < 1,
-            "distill_labeled_share",
-            "labels are not used with --distill_alpha=1; use a smaller --distill_alpha, or leave it out.",
-        )
+        fix = "labels are not used with --distill_alpha=1; use a smaller --distill_alpha, or leave it out."
+        self._require(self.distill_labeled_share == 0 or self.distill_alpha < 1, "distill_labeled_share", fix)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -203,16 +200,10 @@ class TrainConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require(
-            self.train_batch_size >= 2 or self.train_mode != "pretrain",
-            "train_batch_size",
-            "the contrastive loss needs at least 2 images a batch.",
-        )
-        self._require(
-            self.profile_steps is None or self.profile_range is not None,
-            "profile_steps",
-            "use the first and the last step, such as 10,20; the first is at least 2, because step 1 compiles.",
-        )
+        fix = "the contrastive loss needs at least 2 images a batch."
+        self._require(self.train_batch_size >= 2 or self.train_mode != "pretrain", "train_batch_size", fix)
+        fix = "use the first and the last step, such as 10,20; the first is at least 2, because step 1 compiles."
+        self._require(self.profile_steps is None or self.profile_range is not None, "profile_steps", fix)
 
     @property
     def is_contrastive(self) -> bool:
@@ -262,8 +253,5 @@ class EvaluationConfig(Settings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require(
-            self.eval_name not in ("linear_eval", "knn_eval", "robustness"),
-            "eval_name",
-            "names the result files of that mode; use another name.",
-        )
+        fix = "names the result files of that mode; use another name."
+        self._require(self.eval_name not in ("linear_eval", "knn_eval", "robustness"), "eval_name", fix)
