@@ -61,8 +61,7 @@ def adjust_hue(planes: tf.Tensor, delta: tf.Tensor) -> tf.Tensor:
     difference = tf.where(is_red, green - blue, tf.where(is_green, blue - red, red - green))
     sector = tf.where(is_red, 0.0, tf.where(is_green, 2.0, 4.0))
     hue = sector + difference / tf.maximum(spread, _TINY) + 6 * per_image(delta)
-    # A channel falls from v to v - d and rises again over the six sectors; red, green and blue do so
-    # two sectors apart.
+    # A channel falls from v to v - d and rises again over the six sectors; red, green and blue do so two sectors apart.
     phase = hue + tf.reshape(tf.constant([5.0, 3.0, 1.0]), [1, 3, 1, 1])
     phase -= 6 * tf.floor(phase * (1 / 6))
     return value - spread * tf.clip_by_value(tf.minimum(phase, 4 - phase), 0.0, 1.0)

@@ -44,10 +44,7 @@ class BatchPlan:
         pipelines, number = (context.num_input_pipelines, context.input_pipeline_id) if context else (1, 0)
         local = num_replicas // pipelines
         return cls(
-            global_batch_size=batch_size,
-            num_replicas=local,
-            first_replica=number * local,
-            total_replicas=num_replicas,
+            global_batch_size=batch_size, num_replicas=local, first_replica=number * local, total_replicas=num_replicas
         )
 
     @property

@@ -129,10 +129,9 @@ def eval_dataset(source: Source, view: EvalView, *, plan: BatchPlan) -> tf.data.
         plan: Batch sizes and this worker's rows.
 
     Returns:
-        Dataset of dicts with `images` float32 [b, S, S, 3] in [0, 1]; `labels` int32 [b], if the source has
-        them; `mask` float32 [b], 0 for padding rows of the last batch and for unreadable images; `position`
-        int64 [b], the number of the example, N or more for padding; and `bad_images` int32 [], the number of
-        unreadable images.
+        Dataset of dicts with `images` float32 [b, S, S, 3] in [0, 1]; `labels` int32 [b], if the source has them;
+        `mask` float32 [b], 0 for padding rows of the last batch and for unreadable images; `position` int64 [b], the
+        number of the example, N or more for padding; and `bad_images` int32 [], the number of unreadable images.
 
     Raises:
         UserError: If the batch cannot be shared out evenly.

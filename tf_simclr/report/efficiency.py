@@ -11,10 +11,7 @@ from tf_simclr.report import sections
 Outcome = Mapping[str, Any]
 
 _DIFFERENCE = "_minus_"
-_TITLES = {
-    "label_top_1_accuracy": "Top-1 accuracy",
-    "mean_per_class_accuracy": "Mean of the accuracies of the classes",
-}
+_TITLES = {"label_top_1_accuracy": "Top-1 accuracy", "mean_per_class_accuracy": "Mean of the accuracies of the classes"}
 
 
 def table_lines(outcome: Outcome, score: str) -> list[str]:
