@@ -48,7 +48,7 @@ def test_run_data_is_read_as_it_was_written(tmp_path):
         assert read_run_data(str(tmp_path)) == data
     (tmp_path / "data.json").unlink()
     assert read_run_data(str(tmp_path)) == RunData(("cat", "dog"))
-    (tmp_path / "data.json").write_text('{"num_images": "4"}')
+    (tmp_path / "data.json").write_text('{"num_images": "4", "num_classes": 2, "fingerprint": "1f"}')
     with pytest.raises(UserError, match=r"data\.json: damaged or unreadable \(num_images is '4', not int\)"):
         read_run_data(str(tmp_path))
 
