@@ -172,10 +172,7 @@ def test_slurm_on_nodes_without_gpus_needs_no_nvidia_smi(monkeypatch, name):
     assert names_several_workers(StrategyConfig(cluster=name))
 
 
-@pytest.mark.parametrize(
-    ("node", "local", "rank", "address"),
-    [("n9", 0, 0, "n9:8470"), ("n10", 1, 3, "n10:8471")],
-)
+@pytest.mark.parametrize(("node", "local", "rank", "address"), [("n9", 0, 0, "n9:8470"), ("n10", 1, 3, "n10:8471")])
 def test_slurm_worker_is_where_it_runs_whatever_its_rank(monkeypatch, node, local, rank, address):
     """TensorFlow's resolver sorts n10 before n9; Slurm does not."""
     set_slurm(monkeypatch, "n[9-10]", "2(x2)", node, local=local, rank=rank, num_tasks=4)

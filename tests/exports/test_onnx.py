@@ -12,10 +12,7 @@ from tf_simclr.models import build_simclr_model, resnet
 
 pytestmark = pytest.mark.stack
 
-NETWORKS = {
-    "SK, large stem": {"resnet_depth": 50, "sk_ratio": 0.0625, "image_size": 40},
-    "SE": {"se_ratio": 0.25},
-}
+NETWORKS = {"SK, large stem": {"resnet_depth": 50, "sk_ratio": 0.0625, "image_size": 40}, "SE": {"se_ratio": 0.25}}
 
 
 @pytest.fixture(autouse=True)

@@ -42,13 +42,7 @@ BYTES = {
 }
 VALUES = (None, True, -1, 10**18, 10**400, 0.5, "../x", "\x1b[2J", [], [[1]], {}, {"../x": {"a": None}})
 
-ENTRY = {
-    "name": "train-00000-of-00002.tfrecord",
-    "num_examples": 6,
-    "bytes": 600,
-    "sha256": "a",
-    "unreadable": {},
-}
+ENTRY = {"name": "train-00000-of-00002.tfrecord", "num_examples": 6, "bytes": 600, "sha256": "a", "unreadable": {}}
 PREPARED = new_manifest({"dataset": "folder:a"}, ["cat", "dog"], {"train": (12, 2)})
 PREPARED["splits"]["train"]["files"] = [ENTRY]
 SCORES = {"label_top_1_accuracy": 0.5, "label_top_5_accuracy": 1.0, "num_examples": 12}
