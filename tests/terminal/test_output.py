@@ -27,9 +27,7 @@ def run_shell(command):
     )
 
 
-@pytest.mark.parametrize(
-    ("target", "reason"), [("> /dev/full", "No space left on device"), ("| true", "Broken pipe")]
-)
+@pytest.mark.parametrize(("target", "reason"), [("> /dev/full", "No space left on device"), ("| true", "Broken pipe")])
 def test_log_that_cannot_be_written_is_one_line(target, reason):
     pause = "import time; time.sleep(0.1)" if "|" in target else ""
     done = run_shell(f"set -o pipefail; \"$0\" -c '{pause}{LOGGING}' {target}")

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -29,7 +30,7 @@ def duration(seconds: float | None) -> str:
 
 def bar(what: str, **options: Any) -> Any:
     """Returns a bar of tqdm on standard error, `disable`d unless that is a terminal."""
-    return tqdm(desc=what, file=sys.stderr, disable=not _is_terminal(), dynamic_ncols=True, **options)
+    return tqdm(desc=what, file=sys.stderr, disable=not _is_terminal(), **_size(), **options)
 
 
 @contextlib.contextmanager
@@ -61,8 +62,8 @@ class Progress:
             file=sys.stderr if self._is_bar else _Nowhere(),
             mininterval=0.1 if self._is_bar else _SECONDS_BETWEEN_LINES,
             miniters=1,
-            dynamic_ncols=self._is_bar,
             bar_format=None if self._is_bar else line,
+            **_size(),
         )
 
     def update(self, done: int) -> None:
@@ -83,3 +84,11 @@ class Progress:
 
 def _is_terminal() -> bool:
     return sys.stderr is not None and sys.stderr.isatty()
+
+
+def _size() -> dict[str, Any]:
+    """Returns the size of the terminal as options of tqdm; a usual one for terminals that do not tell."""
+    with contextlib.suppress(OSError):
+        if _is_terminal() and all(os.get_terminal_size(sys.stderr.fileno())):
+            return {"dynamic_ncols": True}
+    return {"ncols": 80, "nrows": 24}
