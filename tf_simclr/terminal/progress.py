@@ -87,8 +87,10 @@ def _is_terminal() -> bool:
 
 
 def _size() -> dict[str, Any]:
-    """Returns the size of the terminal as options of tqdm; a usual one for terminals that do not tell."""
+    """Returns the size of the terminal as options of tqdm, a usual one if it does not tell; none for a log."""
+    if not _is_terminal():
+        return {}
     with contextlib.suppress(OSError):
-        if _is_terminal() and all(os.get_terminal_size(sys.stderr.fileno())):
+        if all(os.get_terminal_size(sys.stderr.fileno())):
             return {"dynamic_ncols": True}
     return {"ncols": 80, "nrows": 24}
