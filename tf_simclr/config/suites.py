@@ -4,13 +4,13 @@ import dataclasses
 from typing import Any, ClassVar
 
 from tf_simclr.config.checks import check_readable_place
-from tf_simclr.config.data import AugmentConfig, DataConfig
+from tf_simclr.config.data import AugmentConfig
 from tf_simclr.config.devices import StrategyConfig
 from tf_simclr.config.experiment import ExperimentConfig
 from tf_simclr.config.network import ModelConfig
-from tf_simclr.config.setting import Settings, same_as, setting, settings_of
-from tf_simclr.config.tools import RESULT_FILE, EmbedConfig, ExportConfig
-from tf_simclr.config.training import EvaluationConfig, OptimizerConfig, TrainConfig
+from tf_simclr.config.setting import same_as, setting, settings_of
+from tf_simclr.config.tools import RESULT_FILE, EmbedConfig, NetworkToolConfig
+from tf_simclr.config.training import OptimizerConfig, TrainConfig
 
 TRANSFER_PROTOCOLS = ("linear", "finetuned")
 ROBUSTNESS_DATASETS = (
@@ -32,14 +32,12 @@ _CHECKPOINT_STEPS = 1000
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class SuiteConfig(Settings):
+class SuiteConfig(NetworkToolConfig):
     """Evaluation on several data sets in turn. `mode` is the flag's value."""
 
     topic: ClassVar[str] = "suites"
     mode: ClassVar[str]
 
-    data: DataConfig = dataclasses.field(default_factory=DataConfig)
-    checkpoint: str | None = same_as(EmbedConfig, "checkpoint")
     datasets: str | None = setting(
         None,
         "Data sets of transfer and robustness, with commas between them. transfer: names as for --dataset; the data "
@@ -47,8 +45,6 @@ class SuiteConfig(Settings):
         pattern=".*[^ ,].*",
         fix="name data sets with commas between them",
     )
-    eval_batch_size: int = same_as(EvaluationConfig, "eval_batch_size")
-    overwrite: bool = same_as(ExportConfig, "overwrite")
 
     @property
     def names(self) -> tuple[str, ...]:

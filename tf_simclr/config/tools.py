@@ -83,14 +83,22 @@ class ImportConfig(Settings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class EmbedConfig(Settings):
-    """`--mode=embed`: writes features of a data set to files."""
+class NetworkToolConfig(Settings):
+    """Work with a trained network on data."""
 
     topic: ClassVar[str] = "features"
 
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
-    split: str = setting("train", "Split of --dataset that embed reads.", fix="name a split, such as train")
     checkpoint: str | None = same_as(TrainConfig, "checkpoint", required=True, fix=WHICH_NETWORK)
+    eval_batch_size: int = same_as(EvaluationConfig, "eval_batch_size")
+    overwrite: bool = same_as(ExportConfig, "overwrite")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EmbedConfig(NetworkToolConfig):
+    """`--mode=embed`: writes features of a data set to files."""
+
+    split: str = setting("train", "Split of --dataset that embed reads.", fix="name a split, such as train")
     output: str | None = setting(
         None,
         "Where a tool writes. embed: features as .npz, .parquet or .tfrecord, or a map of them as .png. "
@@ -105,9 +113,7 @@ class EmbedConfig(Settings):
         "Output of the network that embed writes, and that linear_eval, knn_eval and transfer classify.",
         fix="name an output, such as default",
     )
-    eval_batch_size: int = same_as(EvaluationConfig, "eval_batch_size")
     shard_size: int = setting(50_000, "Maximum number of images in one file of embed.", "at least 1", limit=10**9)
-    overwrite: bool = same_as(ExportConfig, "overwrite")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -128,19 +134,14 @@ class EmbedConfig(Settings):
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class ProbeConfig(Settings):
+class ProbeConfig(NetworkToolConfig):
     """Evaluation of the frozen features of a network. `mode` is the flag's value."""
 
-    topic: ClassVar[str] = "features"
     mode: ClassVar[str]
 
-    data: DataConfig = dataclasses.field(default_factory=DataConfig)
-    checkpoint: str | None = same_as(EmbedConfig, "checkpoint")
     output: str | None = same_as(EmbedConfig, "output", required=False, pattern=r".*\.json", fix=RESULT_FILE)
     endpoint: str = same_as(EmbedConfig, "endpoint")
-    eval_batch_size: int = same_as(EvaluationConfig, "eval_batch_size")
     seed: int = same_as(TrainConfig, "seed")
-    overwrite: bool = same_as(ExportConfig, "overwrite")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
