@@ -4,7 +4,6 @@ import concurrent.futures
 import contextlib
 import logging
 import socket
-import threading
 import time
 
 import pytest
@@ -150,16 +149,24 @@ def test_worker_missing_is_named_at_the_chief_and_at_the_others_who_wait_as_long
     assert 1 <= time.monotonic() - start < 3
 
 
-def test_chief_that_dies_is_tried_again_until_the_time_out(make_workers):
+# The answer of gRPC's server to a line that is not HTTP/2: its settings.
+GRPC = b"\x00\x00\x18\x04\x00\x00\x00\x00\x00\x00\x04\x00?\xff\xff"
+
+
+def test_chief_is_tried_again_after_an_older_process_at_its_port_and_after_its_death(make_workers):
     workers = make_workers(2)
-    worker = workers.start(1, timeout=2)
+    worker, key = workers.start(1), proofs.token_key(workers.addresses)
     with workers.serve(0) as listener:
-        connection, _ = listener.accept()
-        key = proofs.token_key(workers.addresses)
-        theirs = connection.recv(100).decode().strip()
-        connection.sendall(proofs.Talk(key, theirs).write("hello", {"nonce": "0"}))
-        connection.sendall(proofs.Talk(key, theirs + "0").write("answer", {"seconds": 100}))
-        connection.close()
+        for part in ("gRPC", "closed", "hello", "answer"):
+            connection, _ = listener.accept()
+            theirs = connection.recv(100).decode().strip()  # All of it, or closing would take back the answer.
+            if part == "gRPC":
+                connection.sendall(GRPC)
+            if part in ("hello", "answer"):
+                connection.sendall(proofs.Talk(key, theirs).write("hello", {"nonce": "0"}))
+            if part == "answer":
+                connection.sendall(proofs.Talk(key, theirs + "0").write("answer", {"seconds": 100}))
+            connection.close()
     assert settled(workers.start(0), worker) == [None, None]
 
 
@@ -345,48 +352,3 @@ def test_token_that_is_too_short_is_refused(monkeypatch):
     assert str(caught.value) == (
         "TF_SIMCLR_CLUSTER_TOKEN: has 6 characters; use at least 16, such as those that openssl rand -hex 16 prints."
     )
-
-
-# ---- An older process at the chief's port
-
-
-@contextlib.contextmanager
-def foreign_server(listener, answer):
-    """An older process on a port: it answers each connection with `answer` and closes it; None is silent."""
-    kept = []
-
-    def serve():
-        with contextlib.suppress(OSError):
-            while True:
-                connection, _ = listener.accept()
-                kept.append(connection)
-                if answer is not None:
-                    connection.recv(100)  # All of it, or closing would take back the answer.
-                    connection.sendall(answer)
-                    connection.close()
-
-    thread = threading.Thread(target=serve)
-    with listener:
-        thread.start()
-        try:
-            yield kept
-        finally:
-            listener.shutdown(socket.SHUT_RDWR)
-            thread.join()
-            for connection in kept:
-                connection.close()
-
-
-# The answer of gRPC's server to a line that is not HTTP/2: its settings.
-GRPC = b"\x00\x00\x18\x04\x00\x00\x00\x00\x00\x00\x04\x00?\xff\xff"
-
-
-@pytest.mark.usefixtures("_impatient")
-@pytest.mark.parametrize("answer", [GRPC, b"", None], ids=str)
-def test_older_process_at_the_port_of_the_chief_is_tried_until_the_time_out(make_workers, answer):
-    workers = make_workers(2)
-    with foreign_server(workers.serve(0), answer) as connections:
-        start = time.monotonic()
-        assert settled(workers.start(1, timeout=0.5)) == [workers.missing(0, 0.5, strange=bool(answer))]
-        assert 0.5 <= time.monotonic() - start < 3
-        assert len(connections) > 1
