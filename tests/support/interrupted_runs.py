@@ -45,7 +45,7 @@ def start(directory: pathlib.Path, worker: int | None = None, addresses=()) -> i
         if worker is not None:
             task = {"cluster": {"worker": addresses}, "task": {"type": "worker", "index": worker}}
             os.environ["TF_CONFIG"] = json.dumps(task)
-        run(tiny_config(directory, train_batch_size=8, **flags))
+        run(tiny_config(directory, train_batch_size=8, random_rotation=0, **flags))
         status = 0
     except UserError as error:
         print("error:", error, flush=True)

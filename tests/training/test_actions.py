@@ -10,19 +10,16 @@ import pytest
 import tensorflow as tf
 
 from tests.support.runs import TOTAL_STEPS, finished_run
-from tf_simclr import losses
-from tf_simclr.config import ContrastConfig, UserError
+from tf_simclr.config import UserError
 from tf_simclr.data import ArraySource
 from tf_simclr.training.actions import (
     BadImageWatch,
     HeldActions,
     ProgressReporter,
     TensorBoardWriter,
-    tile_views,
     write_eval_scalars,
 )
 from tf_simclr.training.loop import LoopEvent, LoopPlan
-from tf_simclr.training.loop_plan import chance_loss
 
 PLAN = LoopPlan(total_steps=100, checkpoint_steps=50, steps_per_loop=10, global_batch_size=32)
 METRICS = {"contrast_loss": 3.25, "contrast_acc": 0.5, "supervised_acc": 0.25, "bad_images": 0.0}
@@ -53,59 +50,46 @@ def test_progress_without_a_terminal_is_plain_lines(log, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_progress_shows_what_the_task_measures(log):
-    event = LoopEvent(20, 10, PLAN, {"total_loss": 1.0, "bad_images": 0.0}, 10.0, None, task=None)
-    ProgressReporter(schedule)(event)
-    assert log.messages == ["step 20/100 | 10 images/s | loss 1.000 | lr 0.02 | ? left"]
+LOSS = {"total_loss": 1.0, "bad_images": 0.0}
 
 
-def test_progress_shows_the_chance_level_of_the_memory_so_far(log):
-    ProgressReporter(schedule, chance_loss=22.2)(make_event(20, contrast_chance=9.75))
-    assert "loss 3.250 | chance 9.75 | acc" in log.messages[0]
-
-
-def test_progress_tells_of_unreadable_images(log):
-    ProgressReporter(schedule)(make_event(20, bad_images=0.3))
-    assert " | probe acc 25.0% | 3 unreadable | lr 0.02 |" in log.messages[0]
+@pytest.mark.parametrize(
+    ("metrics", "shown"),
+    [
+        (METRICS | {"contrast_chance": 9.75}, "loss 3.250 | chance 9.75 | acc 50.0% | probe acc 25.0%"),
+        (METRICS | {"bad_images": 0.3}, "loss 3.250 | chance 22.20 | acc 50.0% | probe acc 25.0% | 3 unreadable"),
+        (LOSS, "loss 1.000"),
+        (LOSS | {"supervised_acc": 0.5}, "loss 1.000 | acc 50.0%"),
+        (LOSS | {"distill_loss": 2.0, "teacher_agreement": 0.75}, "loss 2.000 | as the teacher 75.0%"),
+    ],
+)
+def test_progress_shows_the_metrics_of_the_task(log, metrics, shown):
+    ProgressReporter(schedule, chance_loss=22.2)(dataclasses.replace(make_event(20), metrics=metrics))
+    assert log.messages == [f"step 20/100 | 1234 images/s | {shown} | lr 0.02 | ? left"]
 
 
 def test_progress_on_a_terminal_is_a_bar(log, monkeypatch):
     terminal = Terminal()
     monkeypatch.setattr(sys, "stderr", terminal)
     reporter = ProgressReporter(schedule, chance_loss=8.29)
-    reporter(make_event(40))
-    reporter(make_event(60))
-    reporter(make_event(100))
+    for step in (40, 60, 100):
+        reporter(make_event(step))
     shown = terminal.getvalue()
     assert log.messages == []
     assert shown.startswith("\rcompiling the training step ...")
     assert "\r 60%|" in shown
     assert "| 60/100, ? left | loss 3.250 | chance 8.29 | acc 50.0%" in shown
-    assert shown.endswith("\n")  # The last event leaves the line.
-
-
-def test_progress_bar_closed_early_ends_its_line(monkeypatch):
-    terminal = Terminal()
-    monkeypatch.setattr(sys, "stderr", terminal)
+    assert shown.endswith("\n")  # The last event leaves the line, and so does closing it.
     reporter = ProgressReporter(schedule)
     reporter(make_event(40))
     assert not terminal.getvalue().endswith("\n")
     reporter.close()
     assert terminal.getvalue().endswith("\n")
-    reporter.close()
 
 
-def test_progress_is_silent_where_no_step_was_taken(log):
+def test_progress_is_silent_if_no_step_was_taken(log):
     ProgressReporter(schedule)(LoopEvent(100, 0, PLAN, {}, 0.0, "ckpt-100", task=None))
     assert log.messages == []
-
-
-def test_chance_loss_is_that_of_the_configuration():
-    config = finished_run().config
-    assert chance_loss(config) == pytest.approx(2 * np.log(2 * 32 - 1)) == losses.chance_loss(32)
-    contrast = ContrastConfig(contrastive_loss="decoupled_nt_xent", memory_size=100)
-    config = dataclasses.replace(config, contrast=contrast)
-    assert chance_loss(config) == pytest.approx(2 * np.log(2 * 32 - 2 + 100))
 
 
 def read_events(directory):
@@ -158,13 +142,6 @@ def test_tensorboard_writer_on_a_full_disk_says_so_once_and_stops_nothing(tmp_pa
     assert log.messages == [line, line]
 
 
-def test_tile_views_puts_an_image_a_column_and_a_view_a_row():
-    views = np.random.default_rng(0).uniform(size=(3, 2, 4, 4, 3)).astype("float32")
-    picture = tile_views(tf.constant(views)).numpy()
-    assert picture.shape == (1, 8, 12, 3)
-    np.testing.assert_array_equal(picture[0, 4:, 8:], views[2, 1])
-
-
 def test_run_writes_training_and_evaluation_to_tensorboard():
     run = finished_run()
     values = read_events(run.directory)
@@ -194,24 +171,20 @@ def test_bad_image_watch_stops_over_the_tolerated_share():
     )
 
 
-def test_bad_image_watch_tolerates_and_reports_once(log):
-    watch = make_watch(0.1, bad=["a.png", "b.png"])
-    watch(make_event(10, bad_images=0.2))
+@pytest.mark.parametrize(
+    ("names", "bad_images", "messages"),
+    [
+        (["a.png", "b.png"], 0.2, ["Skipped 2 unreadable images: a.png, b.png"]),
+        ([], 0.2, ["Skipped unreadable images 2 times."]),  # Another process knows the names.
+        ([], 0.0, []),
+    ],
+)
+def test_bad_image_watch_tolerates_and_reports_once(log, names, bad_images, messages):
+    watch = make_watch(0.1, bad=names)
+    watch(make_event(10, bad_images=bad_images))
     assert log.messages == []
     watch(make_event(100, bad_images=0.0))
-    assert log.messages == ["Skipped 2 unreadable images: a.png, b.png"]
-
-
-def test_bad_image_watch_reports_how_many_where_it_knows_no_names(log):
-    make_watch(0.1)(make_event(100, bad_images=0.2))
-    assert log.messages == ["Skipped unreadable images 2 times."]
-
-
-def test_bad_image_watch_is_silent_about_readable_images(log):
-    watch = make_watch(0.0)
-    watch(make_event(100))
-    watch(LoopEvent(100, 0, PLAN, {}, 0.0, "ckpt-100", task=None))
-    assert log.messages == []
+    assert log.messages == messages
 
 
 def test_bad_image_watch_says_what_to_do_with_formats_that_tensorflow_does_not_read(log):
@@ -255,45 +228,32 @@ def test_bad_images_of_steps_that_are_taken_again_count_once(tmp_path):
     assert watch.num_bad_images == 3
 
 
-def test_share_of_bad_images_is_that_of_the_whole_run_after_a_start_without_any():
-    watch = make_watch(0.01)
-    watch(make_event(101, num_steps=1, bad_images=3.0))
-    assert watch.num_bad_images == 3  # Of 3232, where 32 alone would be too many.
-
-
 def test_bad_images_leave_no_file_where_there_are_none_and_with_other_workers(tmp_path):
     make_watch(1, directory=tmp_path)(make_event(10, checkpoint="ckpt-10"))
     make_watch(1, directory=tmp_path, writes=False)(make_event(10, checkpoint="ckpt-10", bad_images=1.0))
     assert list(tmp_path.iterdir()) == []
 
 
-def test_bad_images_that_were_left_out_at_first_count_once():
-    watch = make_watch(1)
+def test_bad_images_count_for_the_whole_run_and_those_that_were_left_out_once():
+    watch = make_watch(0.01)
     watch._source.num_left_out = 3
-    watch(make_event(10, bad_images=0.2))
-    assert watch.num_bad_images == 5
+    watch(make_event(101, num_steps=1, bad_images=3.0))  # Of 3232; of 32, 3 would be too many.
+    assert watch.num_bad_images == 6
 
 
 def test_held_actions_see_the_last_event_after_the_evaluation_with_its_result():
     seen = []
-    held = HeldActions([lambda event: seen.append(("first", event)), lambda event: seen.append(("second", event))])
+    held = HeldActions([lambda event: seen.append((1, event)), lambda event: seen.append((2, event))])
     held.release({"accuracy": 0.0})
-    assert seen == []
     held(make_event(50))
-    assert [(name, event.step, event.result) for name, event in seen] == [
-        ("first", 50, None),
-        ("second", 50, None),
-    ]
     held(make_event(100))
-    assert len(seen) == 2
+    assert [(number, event.step, event.result) for number, event in seen] == [(1, 50, None), (2, 50, None)]
     held.release({"accuracy": 0.5})
-    assert [(name, event.step, event.result) for name, event in seen[2:]] == [
-        ("first", 100, {"accuracy": 0.5}),
-        ("second", 100, {"accuracy": 0.5}),
-    ]
+    last = [(number, event.step, event.result) for number, event in seen[2:]]
+    assert last == [(1, 100, {"accuracy": 0.5}), (2, 100, {"accuracy": 0.5})]
 
 
-def test_held_actions_are_checked_where_they_have_a_check():
+def test_held_actions_are_checked_if_they_have_a_check():
     class Exporter:
         def check(self, total_steps):
             seen.append(total_steps)

@@ -22,7 +22,7 @@ def test_auto_augments_on_accelerators(devices, auto):
 
 
 class Stopped(Exception):  # noqa: N818
-    """What an action raises to end a run."""
+    """Raised by an action to end a run."""
 
 
 def run(directory, augment_on="device", stop_after=None):

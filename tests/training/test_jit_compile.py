@@ -9,11 +9,10 @@ import pytest
 import tensorflow as tf
 
 from tests.support.marks import usual
-from tests.support.networks import assert_close, snapshot, two_replicas
+from tests.support.networks import assert_close, snapshot
 from tests.support.runs import eagerly, refusal, tiny_config
 from tests.tasks import test_distill, test_finetune, test_pretrain
 from tf_simclr import train_and_evaluate
-from tf_simclr.config import UserError
 from tf_simclr.distribution.strategies import is_step_compiled
 from tf_simclr.training import experiment
 from tf_simclr.training.loop import make_train_function
@@ -21,10 +20,7 @@ from tf_simclr.training.loop import make_train_function
 # Each with everything it can have: a probe, frozen layers, a teacher and labels.
 TASKS = {
     "pretrain": (test_pretrain.make_task, test_pretrain.make_batch),
-    "finetune": (
-        lambda: test_finetune.make_task(block=0, ft_proj_selector=1),
-        test_finetune.make_batch,
-    ),
+    "finetune": (lambda: test_finetune.make_task(block=0, ft_proj_selector=1), test_finetune.make_batch),
     "distill": (
         lambda: test_distill.make_task(num_labelled=2, distill_alpha=0.5),
         lambda: test_distill.make_batch(num_labelled=2),
@@ -77,7 +73,7 @@ def test_step_is_static_and_stays_on_the_device(name):
 
 
 def strategy_on(*devices):
-    """What stands for a strategy on devices that this machine does not have."""
+    """Stands in for a strategy on devices that this machine does not have."""
     names = tuple(f"/job:worker/replica:0/task:0/device:{device}" for device in devices)
     return types.SimpleNamespace(
         extended=types.SimpleNamespace(worker_devices=names), num_replicas_in_sync=len(devices)
@@ -100,27 +96,19 @@ def test_auto_compiles_on_gpus(devices, auto, asked):
     assert is_step_compiled("False", strategy) is False
 
 
-def test_several_cpu_devices_cannot_be_compiled_for():
-    strategy = two_replicas()
-    assert not is_step_compiled("auto", strategy)
-    with pytest.raises(UserError, match=r"^--jit_compile=True: .* use auto, or --strategy=one_device\.$"):
-        is_step_compiled("True", strategy)
-
-
-def test_run_on_several_cpu_devices_is_refused_before_anything_is_written(tmp_path):
-    directory = tmp_path / "run"
-    message = refusal(tiny_config(directory, jit_compile=True, strategy="mirrored"))
+def test_several_cpu_devices_are_not_compiled_for(tmp_path):
+    assert not is_step_compiled("auto", strategy_on("CPU:0", "CPU:1"))
+    message = refusal(tiny_config(tmp_path / "run", jit_compile=True, strategy="mirrored"))
     assert message.startswith("--jit_compile=True: ")
-    assert not directory.exists()
+    assert message.endswith(" use auto, or --strategy=one_device.")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.slow
 def test_run_hands_the_choice_to_the_loop(tmp_path, monkeypatch):
     choices = []
     monkeypatch.setattr(
-        experiment,
-        "make_train_function",
-        lambda task, strategy, *, jit_compile, prepare: choices.append(jit_compile),
+        experiment, "make_train_function", lambda task, strategy, *, jit_compile, prepare: choices.append(jit_compile)
     )
     monkeypatch.setattr(experiment, "train", lambda *arguments, **options: None)
     for choice in ("True", "auto"):

@@ -99,24 +99,12 @@ def test_next_stop_meets_checkpoints_and_the_last_step(step, stop):
     assert make_plan().next_stop(step) == stop
 
 
-@pytest.mark.parametrize("plan", [make_plan(1, 5, 7), make_plan(17, 5, 2), make_plan(6, 3, 100)])
-def test_next_stop_reaches_the_last_step_exactly(plan):
-    step, stops = 0, []
-    while step < plan.total_steps:
-        assert step < plan.next_stop(step) <= step + max(plan.steps_per_loop, 1)
-        step = plan.next_stop(step)
-        stops.append(step)
-    assert stops[-1] == plan.total_steps
-    assert set(range(plan.checkpoint_steps, plan.total_steps, plan.checkpoint_steps)) <= set(stops)
-
-
 def test_next_stop_meets_the_stops_of_actions():
     plan = dataclasses.replace(make_plan(100, 50, 10), stops=(9, 20, 23))
-    step, stops = 0, []
-    while step < 40:
-        step = plan.next_stop(step)
-        stops.append(step)
-    assert stops == [1, 9, 19, 20, 23, 33, 43]
+    stops = [0]
+    while stops[-1] < 40:
+        stops.append(plan.next_stop(stops[-1]))
+    assert stops == [0, 1, 9, 19, 20, 23, 33, 43]
 
 
 def test_train_stops_at_the_last_step_and_saves_there():
@@ -154,20 +142,15 @@ def test_train_speed_leaves_out_the_call_that_compiles():
     assert all(event.images_per_second > 0 for event in events[1:])
 
 
-def test_train_goes_on_from_the_step_it_is_at():
+@pytest.mark.parametrize(("start", "stops"), [(5, [8, 10]), (10, [])])
+def test_train_goes_on_from_the_step_it_is_at(start, stops):
     task = FakeTask()
-    task.optimizer.iterations.assign(5)
+    task.optimizer.iterations.assign(start)
     events, saved = run_loop(task, make_plan())
-    assert [event.step for event in events] == [8, 10]
-    assert saved == [8, 10]
-
-
-def test_train_with_nothing_left_still_gives_the_last_event():
-    task = FakeTask()
-    task.optimizer.iterations.assign(10)
-    (event,), saved = run_loop(task, make_plan())
-    assert (event.step, event.num_steps, event.metrics, event.is_last) == (10, 0, {}, True)
-    assert saved == []
+    assert saved == stops
+    assert [event.step for event in events] == (stops or [10])  # The last event comes in any case.
+    assert events[-1].is_last
+    assert bool(events[-1].metrics) == bool(stops)
 
 
 @pytest.mark.parametrize(("bad_step", "last_good"), [(1, "none"), (6, "ckpt-4")])
@@ -197,19 +180,14 @@ def test_train_goes_back_and_leaves_out_the_batches_since(log):
     assert log.messages[-1].startswith("Going back to step 4 (1 of 3 times)")
 
 
-def test_train_gives_up_going_back_after_so_many_times():
-    task = FakeTask(bad_step=6)
-    with pytest.raises(UserError, match="training diverged at step 6") as error:
+@pytest.mark.parametrize(("bad_step", "starts"), [(6, [0, 7, 10, 13]), (2, [0])])
+def test_train_gives_up_going_back(bad_step, starts):
+    """After so many times, or without a checkpoint to go back to."""
+    task = FakeTask(bad_step)
+    with pytest.raises(UserError, match=f"training diverged at step {bad_step}") as error:
         run_loop(task, dataclasses.replace(make_plan(), max_restores=3))
-    assert "--on_non_finite=restore" not in str(error.value)  # That is what was tried.
-    assert task.starts == [0, 7, 10, 13]
-
-
-def test_train_without_a_checkpoint_to_go_back_to_stops():
-    task = FakeTask(bad_step=2)
-    with pytest.raises(UserError, match="last good checkpoint is none"):
-        run_loop(task, dataclasses.replace(make_plan(), max_restores=3))
-    assert task.starts == [0]
+    assert "--on_non_finite=restore" not in str(error.value)  # It is used already.
+    assert task.starts == starts
 
 
 @pytest.mark.parametrize(("calls", "step", "saved"), [(3, 7, [4, 7]), (4, 8, [4, 8]), (5, 10, [4, 8, 10])])

@@ -13,7 +13,7 @@ from tf_simclr.training.actions import StepProfiler
 
 @pytest.fixture
 def calls(monkeypatch):
-    """What the profiler is told, without a trace."""
+    """Calls of the profiler, which writes no trace."""
     told = []
     monkeypatch.setattr(tf.profiler.experimental, "start", lambda directory: told.append(("start", directory)))
     monkeypatch.setattr(tf.profiler.experimental, "stop", lambda: told.append(("stop",)))

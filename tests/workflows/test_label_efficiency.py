@@ -144,7 +144,7 @@ def test_recipe_of_the_whole_method_is_one_of_a_curve(tmp_path):
 
 
 def accuracy(run):
-    """What a pretended run reaches."""
+    """Top-1 accuracy of a pretended run."""
     base, slope = {"finetune": (0.5, 0.003), "supervised": (0.25, 0.005)}[run.train.train_mode]
     return base + 0.01 * run.data.labels_per_class + slope * run.train.seed**2
 

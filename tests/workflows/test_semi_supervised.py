@@ -10,7 +10,6 @@ import pytest
 import tensorflow as tf
 
 import tf_simclr
-from tests.support.marks import usual
 from tests.support.runs import (
     TOTAL_STEPS,
     WHOLE,
@@ -189,7 +188,7 @@ def test_whole_run_has_the_results_of_its_stages():
 
 
 def test_whole_run_starts_each_stage_from_the_one_before():
-    """What finetuning does not train is still as it was pretrained, and the baseline is not."""
+    """A layer that finetuning does not train stays as it was pretrained; that of the baseline does not."""
     directory = finished_whole().directory
     name = "model/projection_head/layer2/norm/moving_mean/.ATTRIBUTES/VARIABLE_VALUE"
     pretrained, finetuned, supervised = (
@@ -282,13 +281,8 @@ def test_distillation_with_labels_resumes_to_the_bit(tmp_path, log):
         with eagerly():
             return tf_simclr.train_and_evaluate(config, actions)
 
-    events = []
-    whole = start("whole", events.append)
+    whole = start("whole")
     assert "8 of the 32 images of a batch are labelled." in log.messages
-    for event in events:
-        parts = event.metrics
-        total = 0.5 * parts["distill_loss"] + 0.5 * 0.25 * parts["supervised_loss"] + parts["weight_decay"]
-        assert parts["total_loss"] == pytest.approx(total, rel=1e-5)
     with pytest.raises(KeyboardInterrupt):
         start("cut", interrupt)
     assert start("cut") == whole
@@ -298,19 +292,8 @@ def test_distillation_with_labels_resumes_to_the_bit(tmp_path, log):
 # ---- Bad input: one line each, and nothing left behind
 
 
-@pytest.fixture
-def refused(tmp_path):
-    def refuse(**flags):
-        message = refusal(tiny_config(tmp_path / "run", **flags))
-        assert not (tmp_path / "run").exists()
-        return message
-
-    return refuse
-
-
 FINETUNE = {"mode": "finetune", "checkpoint": "y"}
 DISTILL = {"mode": "distill", "teacher": "y", "distill_alpha": 0.5}
-SMALLEST = 131  # Eights among the digits for training.
 
 
 @pytest.mark.parametrize(("group", "setting"), [("train", "checkpoint"), ("distill", "teacher")])
@@ -322,55 +305,15 @@ def test_stage_without_its_start_is_refused(tmp_path, group, setting):
     assert message.startswith(f"--{setting}: not given, but {starts[group]}")
 
 
-def test_more_labels_than_there_are_is_refused(refused):
-    for settings in (FINETUNE, {"mode": "supervised"}, DISTILL):
-        message = refused(labels_per_class=500, **settings)
-        assert message == (
-            f"--labels_per_class=500: digits (train) has {SMALLEST} labelled examples of its smallest class, 8; "
-            f"use at most {SMALLEST}."
-        )
-
-
-def test_label_fraction_that_leaves_a_class_empty_is_refused(refused):
-    message = refused(label_fraction=0.003, **FINETUNE)
-    assert message.startswith("--label_fraction=0.003: digits (train) has ")
-    assert "of which none would be left; use a larger share, or --labels_per_class." in message
-
-
 @pytest.mark.slow
-def test_head_layer_beyond_the_checkpoints_head_is_refused(refused):
+def test_head_layer_beyond_the_checkpoints_head_is_refused(tmp_path):
     settings = {"mode": "finetune", "checkpoint": finished_run().directory}
-    message = refused(num_proj_layers=4, ft_proj_selector=4, **settings)
+    message = refusal(tiny_config(tmp_path / "run", num_proj_layers=4, ft_proj_selector=4, **settings))
     assert message.startswith(f"--checkpoint={finished_run().directory}/ckpt-{TOTAL_STEPS}: another network; ")
     assert message.endswith("it was written with --num_proj_layers=3 (here 4).")
+    assert not (tmp_path / "run").exists()
     with pytest.raises(UserError, match=r"^--ft_proj_selector=4: the projection head \(.*\) has 3 layer"):
         tiny_config("x", ft_proj_selector=4, **settings)
-
-
-@pytest.mark.parametrize(("mode", "setting"), [("finetune", "checkpoint"), ("distill", "teacher")])
-def test_checkpoint_or_teacher_that_does_not_exist_is_refused(refused, tmp_path, mode, setting):
-    message = refused(mode=mode, **{setting: tmp_path / "no"})
-    assert message.startswith(f"--{setting}={tmp_path}/no: no such checkpoint; ")
-
-
-@pytest.mark.parametrize("mode", usual("finetune", "distill", also=["supervised"]))
-def test_stage_without_labels_is_refused(refused, tmp_path, mode):
-    write_images(tmp_path / "images", 40)
-    settings = {"dataset": f"folder:{tmp_path}/images", "eval_split": None}
-    settings |= {"finetune": FINETUNE, "distill": DISTILL}.get(mode, {"mode": mode})
-    message = refused(**settings)
-    assert message.startswith(f"--train_split=train: folder:{tmp_path}/images (train) has no labels, which this ")
-
-
-@pytest.mark.parametrize("settings", [FINETUNE, {"mode": "supervised"}, {"mode": "distill", "teacher": "y"}])
-def test_directory_of_another_stage_is_refused_and_kept(settings):
-    before = finished_run().files()
-    message = refusal(tiny_config(finished_run().directory, **settings))
-    assert message.startswith(
-        f"--model_dir={finished_run().directory}: holds a run with other settings (--train_mode=pretrain there, "
-        f"{settings['mode']} now"
-    )
-    assert finished_run().files() == before
 
 
 def test_stage_with_other_settings_is_refused_before_any_trains(trained, tmp_path):

@@ -1,4 +1,4 @@
-"""What happens besides training: progress, TensorBoard, a watch on unreadable images."""
+"""Actions besides training: progress, TensorBoard, a watch on unreadable images, traces of the profiler."""
 
 import contextlib
 import dataclasses
@@ -18,24 +18,20 @@ from tf_simclr.training.loop import Action, LoopEvent
 _BAD_IMAGES_FILE = "bad_images.json"
 _BAR = "{percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt}{postfix}"
 _LOG = logging.getLogger("tf_simclr")
+Schedule = Callable[[int], Any]
 
 
 class HeldActions:
-    """Calls actions with each event as it comes, but with the last one only after the evaluation.
-
-    Args:
-        actions: to be called, in order.
-    """
+    """Calls actions, in order, with each event as it comes, but with the last one only after the evaluation."""
 
     def __init__(self, actions: Sequence[Action]):
         self._actions = actions
         self._last: LoopEvent | None = None
 
     def check(self, total_steps: int) -> None:
-        """Lets those that have a `check` fail before training where they would fail after it."""
+        """Calls `check(total_steps)` of each action that has one: it may fail before training instead of after it."""
         for action in self._actions:
-            if (check := getattr(action, "check", None)) is not None:
-                check(total_steps)
+            getattr(action, "check", lambda total_steps: None)(total_steps)
 
     def __call__(self, event: LoopEvent) -> None:
         """Passes `event` on, or holds it."""
@@ -63,7 +59,7 @@ class ProgressReporter:
         later_work: work of the stages after this one, as a multiple of this one.
     """
 
-    def __init__(self, schedule: Callable, chance_loss: float | None = None, *, later_work: float = 0.0):
+    def __init__(self, schedule: Schedule, chance_loss: float | None = None, *, later_work: float = 0.0):
         self._schedule = schedule
         self._chance = chance_loss
         self._later_work = later_work
@@ -114,7 +110,7 @@ class ProgressReporter:
         return texts
 
     def close(self) -> None:
-        """Leaves the bar, so that what is printed next starts on a line of its own."""
+        """Leaves the bar: the next output starts on a line of its own."""
         self._bar.close()
 
 
@@ -125,13 +121,13 @@ class TensorBoardWriter:
         directory: of the event files.
         schedule: learning rate of a step.
         example_views: returns `[n, views, S, S, 3]` in [0, 1]; called once, at the first event.
-        totals: returns what was counted since the run began, by name; called at each event.
+        totals: returns counts since the run began, by name; called at each event.
     """
 
     def __init__(
         self,
         directory: str,
-        schedule: Callable,
+        schedule: Schedule,
         example_views: Callable[[], tf.Tensor],
         totals: Callable[[], Mapping[str, int]] = dict,
     ):
@@ -146,25 +142,24 @@ class TensorBoardWriter:
         """Writes the metrics of `event`."""
         if not event.metrics or self._is_over:
             return
-        picture = tile_views(self._example_views()) if self._writer is None else None
+        views = self._example_views() if self._writer is None else None
         self._is_over = True
         with _events_are_optional(self._directory):
-            self._write(event, picture)
+            self._write(event, views)
             self._is_over = False
 
-    def _write(self, event: LoopEvent, picture: tf.Tensor | None) -> None:
+    def _write(self, event: LoopEvent, views: tf.Tensor | None) -> None:
         if self._writer is None:
             self._writer = tf.summary.create_file_writer(self._directory)
         with self._writer.as_default(step=event.step):
-            if picture is not None:
-                tf.summary.image("train/views", picture)
-            for name, value in event.metrics.items():
-                tf.summary.scalar(f"train/{name}", value)
-            for name, value in self._totals().items():
-                tf.summary.scalar(name, value)
-            tf.summary.scalar("train/learning_rate", float(self._schedule(event.step)))
+            if views is not None:  # An image a column, a view a row.
+                rows = tf.concat(tf.unstack(tf.concat(tf.unstack(views, axis=1), axis=1)), axis=1)
+                tf.summary.image("train/views", rows[tf.newaxis])
+            scalars = {f"train/{name}": value for name, value in event.metrics.items()} | dict(self._totals())
+            scalars["train/learning_rate"] = float(self._schedule(event.step))
             if event.images_per_second:
-                tf.summary.scalar("train/images_per_second", event.images_per_second)
+                scalars["train/images_per_second"] = event.images_per_second
+            _write_scalars(scalars)
         if event.checkpoint:
             self._writer.flush()
 
@@ -174,40 +169,34 @@ def write_eval_scalars(directory: str, results: dict[str, float], step: int) -> 
     with _events_are_optional(directory):
         writer = tf.summary.create_file_writer(directory)
         with writer.as_default(step=step):
-            for name, value in results.items():
-                tf.summary.scalar(name, value)
+            _write_scalars(results)
         writer.close()
+
+
+def _write_scalars(scalars: Mapping[str, float]) -> None:
+    for name, value in scalars.items():
+        tf.summary.scalar(name, value)
 
 
 @contextlib.contextmanager
 def _events_are_optional(directory: str) -> Iterator[None]:
-    """Reports files of TensorBoard that cannot be written, which is no reason to stop."""
+    """Reports files of TensorBoard that cannot be written, and goes on."""
     try:
         yield
     except tf.errors.OpError as error:
         _LOG.warning("%s: no more files for TensorBoard (%s); the run goes on.", directory, first_line(error))
 
 
-def tile_views(views: tf.Tensor) -> tf.Tensor:
-    """Returns one picture `[1, views * S, n * S, 3]`: an image a column, a view a row.
-
-    Args:
-        views: `[n, views, S, S, 3]`.
-    """
-    n, num_views, size = views.shape[:3]
-    return tf.reshape(tf.transpose(views, [1, 2, 0, 3, 4]), [1, num_views * size, n * size, 3])
-
-
 class BadImageWatch:
-    """Stops the run where too many images are unreadable, and reports the others once.
+    """Stops the run if too many images are unreadable, and reports the others once.
 
-    A run that goes on counts on: what was counted up to a checkpoint is in a file, as soon as there is anything.
+    A resumed run goes on counting: a file keeps the counts up to each checkpoint, unless they are zero.
 
     Args:
         source: of the images.
         max_fraction: tolerated share.
         directory: `model_dir`.
-        writes: whether this process is the one of the run that writes files.
+        writes: True in the process of the run that writes files.
     """
 
     def __init__(self, source: Source, max_fraction: float, directory: str, *, writes: bool = True):
@@ -222,7 +211,7 @@ class BadImageWatch:
 
     @property
     def num_bad_images(self) -> int:
-        """How often an unreadable image was met in training so far; those that no epoch begins with count once."""
+        """Unreadable images met in training so far; those that were left out from the start count once."""
         return self._bad + self._source.num_left_out
 
     def __call__(self, event: LoopEvent) -> None:
@@ -255,7 +244,7 @@ class BadImageWatch:
 
 
 def _read_counts(path: str) -> dict[int, tuple[int, int]]:
-    """Returns (unreadable, all) images up to each checkpoint, by its step; {} where nothing of the kind is there."""
+    """Returns (unreadable, all) images up to each checkpoint, by its step; {} if the file has no such counts."""
     counts = find_json(path, {str: [between(0, 2**53)]}) or {}
     try:
         return {int(step): (num_bad, num_seen) for step, (num_bad, num_seen) in counts.items()}
@@ -267,7 +256,7 @@ class StepProfiler:
     """Lets TensorFlow's profiler write a trace of some steps, for the profile page of TensorBoard.
 
     The plan of the run has to stop before the first and after the last of them. A run that is resumed between
-    the two is traced from its next stop on. Close it at the end, however that comes: what was traced is written.
+    the two is traced from its next stop on. Closing it writes the trace, also after an error.
 
     Args:
         directory: whose `plugins/profile` the trace goes to.
@@ -282,7 +271,7 @@ class StepProfiler:
         self._is_done = False
 
     def __call__(self, event: LoopEvent) -> None:
-        """Starts or stops the profiler, where `event` is at that step."""
+        """Starts or stops the profiler if `event` is at that step."""
         if self._is_tracing and event.step >= self._last:
             self.close()
         elif not self._is_tracing and not self._is_done and self._first - 1 <= event.step < self._last:
@@ -290,7 +279,7 @@ class StepProfiler:
             self._is_tracing = True
 
     def close(self) -> None:
-        """Stops the profiler where it runs."""
+        """Stops the profiler if it runs."""
         if self._is_tracing:
             self._is_tracing, self._is_done = False, True
             tf.profiler.experimental.stop()

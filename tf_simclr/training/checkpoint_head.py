@@ -12,20 +12,20 @@ from tf_simclr.training.teacher import network_class_names
 
 
 def has_same_classes(config: ExperimentConfig, source: Source) -> bool:
-    """Whether the checkpoint's head tells the classes of the images apart, in the same order, as far as is known."""
+    """Returns False if the checkpoint's head is known to have other classes than the images, or another order."""
     names = network_class_names(str(config.train.checkpoint), "checkpoint")
     return names is None or source.class_names in (None, tuple(names))
 
 
 def may_keep_head(config: ExperimentConfig, source: Source) -> bool:
-    """Whether the checkpoint's head was trained on the same layer and on the same labels."""
+    """Returns True if the checkpoint's head was trained on the same layer and on the same labels."""
     if config.model.zero_init_logits_layer or not has_same_classes(config, source):
         return False
     checkpoint = os.path.expanduser(str(config.train.checkpoint))
     directory = checkpoint if tf.io.gfile.isdir(checkpoint) else os.path.dirname(checkpoint)
     settings = read_settings(directory)
     ours: dict[str, object] = {"ft_proj_selector": config.model.ft_proj_selector}
-    # What a student's teacher has seen may be seen: in self-distillation it is where the student starts.
+    # A student may see the labels that its teacher has seen: self-distillation starts from the teacher.
     if config.train.checkpoint != config.distill.teacher:
         if settings.get("train_mode") == "pretrain" and (config.train.has_teacher or config.data.few_labels):
             return False  # A probe has seen all labels.

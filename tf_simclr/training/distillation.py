@@ -1,4 +1,4 @@
-"""Distillation: which rows of a batch have labels, and a teacher whose classes fit."""
+"""Distillation: the labelled rows of a batch, and a teacher whose classes fit."""
 
 import logging
 
@@ -13,7 +13,7 @@ _LOG = logging.getLogger("tf_simclr")
 
 
 def labelled_rows(config: ExperimentConfig, source: Source, plan: BatchPlan) -> tuple[Source | None, int]:
-    """Returns what the labelled rows of a batch are drawn from, None for the batch itself; their number."""
+    """Returns the images that the labelled rows of a batch are drawn from, None for the batch itself; their number."""
     if config.distill.distill_alpha == 1:
         return None, 0
     labelled = few_labels(source, config.data)
@@ -47,17 +47,12 @@ def load_fitting_teacher(config: ExperimentConfig, source: Source) -> Teacher:
     ours, theirs = source.class_names, network_class_names(named, "teacher")
     if ours is None or (theirs is None and len(ours) == teacher.num_classes):
         return teacher
-    if theirs is None:
-        raise UserError(
-            f"--teacher={named}: has {teacher.num_classes} classes, {source.name} has {len(ours)}; use a teacher of "
-            "the same classes."
-        )
-    numbers = class_numbers(ours, theirs)
-    if numbers is None or len(ours) != len(theirs):
-        raise UserError(
-            f"--teacher={named}: has {class_list(theirs, ours)}, {source.name} {class_list(ours, theirs)}; use a "
-            "teacher of the same classes."
-        )
+    numbers = theirs and class_numbers(ours, theirs)
+    if theirs is None or numbers is None or len(ours) != len(theirs):
+        both = f"{teacher.num_classes} classes, {source.name} has {len(ours)}"
+        if theirs is not None:
+            both = f"{class_list(theirs, ours)}, {source.name} {class_list(ours, theirs)}"
+        raise UserError(f"--teacher={named}: has {both}; use a teacher of the same classes.")
     if ours == tuple(theirs):
         return teacher
     return teacher._replace(logits=lambda images: tf.gather(teacher.logits(images), numbers, axis=-1))
@@ -65,10 +60,6 @@ def load_fitting_teacher(config: ExperimentConfig, source: Source) -> Teacher:
 
 def compare_sizes(student: SimCLRModel, teacher: Teacher) -> None:
     """Tells the user if the student is bigger than its teacher."""
-    num_weights = student.num_used_weights
-    if teacher.num_weights is not None and num_weights > teacher.num_weights:
-        _LOG.info(
-            "The student is bigger than its teacher: %.2f M against %.2f M weights.",
-            num_weights / 1e6,
-            teacher.num_weights / 1e6,
-        )
+    ours, theirs = student.num_used_weights, teacher.num_weights
+    if theirs is not None and ours > theirs:
+        _LOG.info("The student is bigger than its teacher: %.2f M against %.2f M weights.", ours / 1e6, theirs / 1e6)

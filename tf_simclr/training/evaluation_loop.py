@@ -2,50 +2,66 @@
 
 import collections
 import itertools
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import tensorflow as tf
 
 from tf_simclr.distribution import collectives
 from tf_simclr.metrics.scores import calibration_error, mean_per_class_accuracy
 
+_Tensors = dict[str, tf.Tensor]
+EvalFunction = Callable[[Any], _Tensors]  # Takes a distributed batch.
+
+
+class Evaluable(Protocol):
+    """The part of a task that an evaluation uses."""
+
+    def eval_step(self, batch: dict[str, Any]) -> _Tensors:
+        """Returns a row of numbers for each example, of all replicas."""
+
 
 class Evaluation(NamedTuple):
-    """What an evaluation says.
+    """Scores and predictions of a classifier.
 
     Attributes:
         scores: by their names in `result.json`.
-        predictions: int64 `[N]`, the likeliest class of each readable example, -1 where logits are not finite.
+        predictions: int64 `[N]`, the likeliest class of each readable example, -1 if its logits are not finite.
         labels: int64 `[N]`.
     """
 
     scores: dict[str, Any]
-    predictions: np.ndarray
-    labels: np.ndarray
+    predictions: npt.NDArray[np.int64]
+    labels: npt.NDArray[np.int64]
 
 
-def make_eval_function(task, strategy: tf.distribute.Strategy):
+def make_eval_function(task: Evaluable, strategy: tf.distribute.Strategy) -> EvalFunction:
     """Returns a compiled function from a distributed batch to `task.eval_step`'s rows and `bad_images`."""
 
-    @tf.autograph.experimental.do_not_convert
-    def step(batch):
+    def step(batch: dict[str, Any]) -> _Tensors:
         bad_images = collectives.cross_replica_sum(tf.cast(batch["bad_images"], tf.float32))
         return task.eval_step(batch) | {"bad_images": bad_images}
 
-    @tf.function(autograph=False)
-    def run(batch):
-        rows = strategy.run(step, args=(batch,))
+    replica_step = tf.autograph.experimental.do_not_convert(step)
+
+    def run(batch: Any) -> _Tensors:
+        rows = strategy.run(replica_step, args=(batch,))
         return {name: strategy.experimental_local_results(value)[0] for name, value in rows.items()}
 
-    return run
+    eval_function: EvalFunction = tf.function(run, autograph=False)
+    return eval_function
 
 
 def evaluate(
-    function, dataset, *, num_steps: int = 0, report: Callable[[int], None] = lambda num_images: None
+    function: EvalFunction,
+    dataset: Iterable[Any],
+    *,
+    num_steps: int = 0,
+    report: Callable[[int], None] = lambda num_images: None,
 ) -> Evaluation:
-    """Runs `function` over `dataset` and scores what it says.
+    """Runs `function` over `dataset` and scores the predictions.
 
     Args:
         function: from `make_eval_function`.
@@ -56,10 +72,10 @@ def evaluate(
     Returns:
         An evaluation with the scores `eval/label_top_1_accuracy`, `eval/label_top_5_accuracy`,
         `eval/mean_per_class_accuracy` (of the classes that occur), `eval/expected_calibration_error`,
-        `eval/supervised_loss`, `eval/num_examples` and `eval/num_bad_images`, which were unreadable and
-        not counted as examples; nor are those without a label.
+        `eval/supervised_loss`, `eval/num_examples` and `eval/num_bad_images`. Unreadable images and images
+        without a label are not counted as examples.
     """
-    parts: dict[str, list[np.ndarray]] = collections.defaultdict(list)
+    parts: dict[str, list[npt.NDArray[np.float64]]] = collections.defaultdict(list)
     num_images = 0
     for batch in itertools.islice(dataset, num_steps or None):
         for name, value in function(batch).items():
@@ -70,8 +86,7 @@ def evaluate(
     num_bad = int(columns.pop("bad_images").sum())
     rows = {name: column[columns["mask"] > 0] for name, column in columns.items()}
     predictions, labels = (rows[name].astype(np.int64) for name in ("prediction", "label"))
-    is_correct = predictions == labels
-    num_examples = len(labels)
+    is_correct, num_examples = predictions == labels, len(labels)
     count = max(num_examples, 1)
     scores = {
         "eval/label_top_1_accuracy": float(is_correct.sum() / count),

@@ -5,28 +5,45 @@ import logging
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import tensorflow as tf
 
 from tf_simclr.config import PreemptedError
 from tf_simclr.distribution import collectives
-from tf_simclr.runs.checkpoint import DivergedError
+from tf_simclr.distribution.preemption import PreemptionWatch
+from tf_simclr.runs.checkpoint import Checkpoints, DivergedError
 
 _LOG = logging.getLogger("tf_simclr")
+_Batch = dict[str, Any]
+# Takes an iterator and a number of steps; see `make_train_function`.
+TrainFunction = Callable[[Iterator[Any], tf.Tensor], tuple[dict[str, tf.Tensor], tf.Tensor]]
+
+
+class Trainable(Protocol):
+    """The part of a task that the loop uses. `optimizer.iterations` is the step."""
+
+    optimizer: Any
+
+    @property
+    def metric_names(self) -> tuple[str, ...]:
+        """Names of the metrics of a step."""
+
+    def train_step(self, batch: _Batch) -> dict[str, tf.Tensor]:
+        """Takes one step on the batch of a replica; returns its metrics, scalars."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LoopPlan:
-    """How far to train and where to stop.
+    """Length of a run and the steps at which its loop stops.
 
     Attributes:
         total_steps: the exact last step.
         checkpoint_steps: steps between checkpoints.
         steps_per_loop: steps in one call of the compiled loop.
         global_batch_size: examples a step, for the speed that is reported.
-        max_restores: how often to go back to the last checkpoint where something is not finite.
-        stops: more steps at which a call of the loop ends, for actions that have to act there.
+        max_restores: times to go back to the last checkpoint after a loss or weight that is not finite.
+        stops: more steps at which a call of the loop ends, for actions that act there.
     """
 
     total_steps: int
@@ -47,7 +64,7 @@ class LoopPlan:
 
 @dataclasses.dataclass(frozen=True)
 class LoopEvent:
-    """What an action sees after each call of the loop.
+    """State of a run after a call of the loop, for its actions.
 
     Attributes:
         step: steps taken so far.
@@ -58,7 +75,7 @@ class LoopEvent:
         checkpoint: path of the checkpoint written at this step, or None.
         task: the task that is trained.
         result: of the run, in the last event for actions that are called after the evaluation.
-        seconds: that the call took with its checkpoint; 0 if that tells nothing, as the call compiled.
+        seconds: duration of the call with its checkpoint; 0 if that tells nothing, because the call compiled.
     """
 
     step: int
@@ -73,7 +90,7 @@ class LoopEvent:
 
     @property
     def is_last(self) -> bool:
-        """Whether training is complete."""
+        """True once training is complete."""
         return self.step >= self.plan.total_steps
 
 
@@ -81,34 +98,34 @@ Action = Callable[[LoopEvent], None]
 
 
 def make_train_function(
-    task,
+    task: Trainable,
     strategy: tf.distribute.Strategy,
     *,
     jit_compile: bool = False,
-    prepare: Callable[[dict], dict] | None = None,
-):
+    prepare: Callable[[_Batch], _Batch] | None = None,
+) -> TrainFunction:
     """Returns a function (iterator, steps), one graph, that trains.
 
     It returns the means of the task's metrics and of `bad_images`, the unreadable images of a global
     batch; and the number of steps before the first one with a metric that is not finite.
 
     Args:
-        task: has `train_step` and `metric_names`.
+        task: the task to train.
         strategy: that the task's variables were made under.
-        jit_compile: whether XLA compiles the step of each replica.
-        prepare: what is done with a batch of a replica before the task gets it, in its step; None for nothing.
+        jit_compile: True if XLA compiles the step of each replica.
+        prepare: applied in the step to the batch of a replica before the task gets it; None for nothing.
     """
 
-    @tf.autograph.experimental.do_not_convert
-    def step(batch):
+    def step(batch: _Batch) -> dict[str, tf.Tensor]:
         bad_images = collectives.cross_replica_sum(tf.cast(batch["bad_images"], tf.float32))
         return task.train_step(prepare(batch) if prepare else batch) | {"bad_images": bad_images}
 
     names = (*task.metric_names, "bad_images")
-    replica_step = tf.function(step, jit_compile=True, autograph=False) if jit_compile else step
+    replica_step = tf.autograph.experimental.do_not_convert(step)
+    if jit_compile:
+        replica_step = tf.function(step, jit_compile=True, autograph=False)
 
-    @tf.function
-    def run(iterator, num_steps):
+    def run(iterator: Iterator[Any], num_steps: tf.Tensor) -> tuple[dict[str, tf.Tensor], tf.Tensor]:
         totals = {name: tf.zeros([]) for name in names}
         num_good, good = 0, True
         for _ in tf.range(num_steps):
@@ -119,28 +136,29 @@ def make_train_function(
             num_good += tf.cast(good, tf.int32)
         return {name: totals[name] / tf.cast(num_steps, tf.float32) for name in names}, num_good
 
-    return run
+    train_function: TrainFunction = tf.function(run)
+    return train_function
 
 
 def train(
-    task,
-    make_batches: Callable[[int], Iterator],
+    task: Trainable,
+    make_batches: Callable[[int], Iterator[Any]],
     *,
-    run: Callable,
-    checkpoints,
+    run: TrainFunction,
+    checkpoints: Checkpoints,
     plan: LoopPlan,
-    watch,
+    watch: PreemptionWatch,
     actions: Sequence[Action] = (),
 ) -> None:
     """Trains `task` from its current step to `plan.total_steps`.
 
     Args:
-        task: an object with `optimizer`, whose `iterations` is the step.
+        task: the task to train.
         make_batches: takes the number of the first batch, returns an iterator of distributed batches.
         run: from `make_train_function`.
-        checkpoints: the `Checkpoints` of the run.
-        plan: where to stop.
-        watch: the `PreemptionWatch` of the run, entered.
+        checkpoints: those of the run.
+        plan: of the run.
+        watch: that of the run, entered.
         actions: called with a `LoopEvent` after each call of the loop, in order; the last event of a
             run is given even if no step was left to take.
 
@@ -174,8 +192,7 @@ def train(
         if signal_number:
             path = path or checkpoints.save()
         total_seconds = 0.0 if first else time.perf_counter() - start
-        event = LoopEvent(stop, stop - step, plan, metrics, speed, path, task, seconds=total_seconds)
-        _emit(actions, event)
+        _emit(actions, LoopEvent(stop, stop - step, plan, metrics, speed, path, task, seconds=total_seconds))
         if signal_number:
             raise PreemptedError(
                 f"asked to end after step {stop} of {plan.total_steps}: {path} is written", signal_number
@@ -188,7 +205,7 @@ def _emit(actions: Sequence[Action], event: LoopEvent) -> None:
         action(event)
 
 
-def _go_back(checkpoints, plan: LoopPlan, stop: int, num_restored: int, error: DivergedError) -> int:
+def _go_back(checkpoints: Checkpoints, plan: LoopPlan, stop: int, num_restored: int, error: DivergedError) -> int:
     """Restores the last good checkpoint and returns its step; raises DivergedError if that is no longer allowed."""
     if num_restored > plan.max_restores or checkpoints.latest is None:
         raise DivergedError(error.what, checkpoints.latest, can_restore=plan.max_restores == 0) from error
@@ -200,7 +217,5 @@ def _go_back(checkpoints, plan: LoopPlan, stop: int, num_restored: int, error: D
 
 
 def _check_finite(metrics: dict[str, float], step: int, checkpoint: str | None) -> None:
-    bad = {name: value for name, value in metrics.items() if not math.isfinite(value)}
-    if bad:
-        tensors = ", ".join(f"{name}={value}" for name, value in bad.items())
-        raise DivergedError(f"at step {step}: {tensors}", checkpoint)
+    if bad := [f"{name}={value}" for name, value in metrics.items() if not math.isfinite(value)]:
+        raise DivergedError(f"at step {step}: {', '.join(bad)}", checkpoint)

@@ -11,7 +11,7 @@ _MAX_RESTORES = 3
 
 
 def make_plan(config: ExperimentConfig, num_examples: int) -> LoopPlan:
-    """Returns how far to train on `num_examples` examples, and where to stop.
+    """Returns the steps of a run on `num_examples` examples.
 
     Raises:
         UserError: the steps to profile are not among those of the run.
@@ -42,11 +42,10 @@ def make_plan(config: ExperimentConfig, num_examples: int) -> LoopPlan:
 def make_schedule(config: ExperimentConfig, num_examples: int, total_steps: int) -> schedules.WarmupCosine:
     """Returns the learning rate of every step."""
     optimizer, batch = config.optimizer, config.train.train_batch_size
-    percent = optimizer.warmup_percent
-    if percent is None:
+    if optimizer.warmup_percent is None:
         warmup_steps = schedules.num_warmup_steps(float(optimizer.warmup_epochs), num_examples, batch)
     else:
-        warmup_steps = int(percent * total_steps / 100)
+        warmup_steps = int(optimizer.warmup_percent * total_steps / 100)
     return schedules.WarmupCosine(
         schedules.scale_learning_rate(optimizer.learning_rate, batch, optimizer.learning_rate_scaling),
         warmup_steps,
@@ -72,7 +71,7 @@ def long_warmup(config: ExperimentConfig, schedule: schedules.WarmupCosine) -> s
 
 
 def relative_work(config: ExperimentConfig, plan: LoopPlan, teacher: ModelConfig | None = None) -> float:
-    """Returns roughly how much a run computes, to compare it with others; in no unit.
+    """Returns roughly the work of a run, in no unit, to compare it with other runs.
 
     A step is a forward pass and a backward pass of twice its work for each view, and a forward pass of the teacher.
 

@@ -6,33 +6,29 @@ memory, the program itself (about half a gigabyte) and the workspaces of kernels
 program, are 1.1 to 1.5 times the estimate (docs/performance.md); XLA for TPU takes 0.7 times.
 """
 
-import dataclasses
 import logging
 import math
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from tf_simclr.config import ExperimentConfig, UserError
 from tf_simclr.models.counting import NetworkCost, count_network
 
 _LOG = logging.getLogger("tf_simclr")
-# Of what is free.
-_REFUSED_FROM = 2
-_SAID_FROM = 0.6
+_REFUSED_FROM, _TOLD_FROM = 2, 0.6  # Multiples of the free memory.
 _NUM_SLOTS = {"lars": 1, "momentum": 1, "adam": 2, "lamb": 2}
 _IMAGE_BYTES = 4 * 3  # Of a pixel: float32, three colours.
 _BATCHES = 2  # One in the step, one that is ready.
 _SIMILARITIES = 4  # Logits, probabilities, and their gradients.
-# Input, output and one more, in inference.
-_LIVE_LAYERS = 3
+_LIVE_LAYERS = 3  # Input, output and one more, in inference.
 
 
-@dataclasses.dataclass(frozen=True)
-class MemoryNeed:
-    """Bytes that something needs.
+class MemoryNeed(NamedTuple):
+    """Bytes of memory.
 
     Attributes:
-        weights: Those of the network with slots and gradients.
-        activations: Those of a batch.
+        weights: those of the network with slots and gradients.
+        activations: those of a batch.
     """
 
     weights: int
@@ -45,12 +41,12 @@ class MemoryNeed:
 
 
 def training_need(config: ExperimentConfig, num_classes: int | None, num_replicas: int) -> MemoryNeed:
-    """Returns what a replica needs for a training step.
+    """Returns the need of a replica for a training step.
 
     Args:
-        config: Of the run.
-        num_classes: Classes of the supervised head; None for none.
-        num_replicas: Replicas that share a batch.
+        config: of the run.
+        num_classes: classes of the supervised head; None for none.
+        num_replicas: replicas that share a batch.
     """
     model, train, contrast = config.model, config.train, config.contrast
     network, batch = count_network(model), train.train_batch_size
@@ -71,7 +67,7 @@ def training_need(config: ExperimentConfig, num_classes: int | None, num_replica
 
 
 def evaluation_need(config: ExperimentConfig, num_classes: int | None, num_replicas: int) -> MemoryNeed:
-    """Returns what a replica needs for the evaluation of a batch; for the arguments see `training_need`."""
+    """Returns the need of a replica for the evaluation of a batch; see `training_need` for the arguments."""
     model, network = config.model, count_network(config.model)
     largest = max(stage.largest for stage in network.encoder)
     numbers = model.image_size**2 * _IMAGE_BYTES * _BATCHES
@@ -82,12 +78,12 @@ def evaluation_need(config: ExperimentConfig, num_classes: int | None, num_repli
 
 
 def features_need(image_size: int, shapes: Iterable[Sequence[int]], batch_size: int) -> MemoryNeed:
-    """Returns what a network, which is there already, needs for the features of a batch.
+    """Returns the need of a network that is in memory already, for the features of a batch.
 
     Args:
-        image_size: Side of the images.
-        shapes: Shapes of its named outputs for one image.
-        batch_size: Images.
+        image_size: side of the images.
+        shapes: shapes of its named outputs for one image.
+        batch_size: images.
     """
     largest = max(math.prod(shape) for shape in shapes)
     numbers = image_size**2 * _IMAGE_BYTES * _BATCHES + _LIVE_LAYERS * largest * _bytes_of("float32")
@@ -95,19 +91,19 @@ def features_need(image_size: int, shapes: Iterable[Sequence[int]], batch_size: 
 
 
 def check_need(need: MemoryNeed, available: int | None, *, flag: str, value: object, fix: str) -> None:
-    """Says what may not fit into memory, and refuses what is too big by far.
+    """Warns of a need that may not fit into memory, and refuses one that is far too big.
 
     Args:
-        need: What is needed.
-        available: Bytes that are free; None where they are not known.
-        flag: The flag that the activations grow with.
-        value: Its value.
-        fix: What helps beside a smaller value.
+        need: from one of the functions above.
+        available: free bytes; None if they are not known.
+        flag: flag that the activations grow with.
+        value: its value.
+        fix: advice, such as `what_helps`.
 
     Raises:
-        UserError: More than twice of what is free is needed.
+        UserError: the need is more than twice the free memory.
     """
-    if available is None or need.total <= _SAID_FROM * available:
+    if available is None or need.total <= _TOLD_FROM * available:
         return
     shown = (
         f"needs about {_gigabytes(need.total)} of memory ({_gigabytes(need.weights)} for weights, slots and gradients, "
@@ -122,7 +118,7 @@ def check_need(need: MemoryNeed, available: int | None, *, flag: str, value: obj
 
 
 def what_helps(config: ExperimentConfig) -> str:
-    """Returns what lets a training step need less memory, as a sentence without its end."""
+    """Returns advice that lets a training step need less memory, a sentence without its end."""
     chunks = config.train.is_contrastive and config.contrast.memory_size == 0
     helps = ["a smaller one"] + ["--recompute"] * (not config.train.recompute)
     helps += ["--contrast_chunks (with --global_bn=False)"] * chunks

@@ -14,6 +14,7 @@ from tf_simclr.runs.data import read_class_names
 from tf_simclr.runs.networks import find_checkpoint, is_saved_model, load_network
 
 _LOGITS = "logits_sup"
+_VARIABLE = "/.ATTRIBUTES/VARIABLE_VALUE"
 _WHAT_FITS = "name the directory of a finetuned run, a checkpoint in it, or a SavedModel with logits"
 
 
@@ -24,7 +25,7 @@ class Teacher(NamedTuple):
         logits: takes images `[B, S, S, 3]` in [0, 1], returns float `[B, K]`; changes nothing.
         num_classes: K.
         num_weights: numbers in the variables behind its logits; of a SavedModel, in all of its variables, and
-            None where it keeps weights as constants.
+            None if it keeps weights as constants.
     """
 
     logits: Callable[[tf.Tensor], tf.Tensor]
@@ -38,11 +39,11 @@ def load_teacher(path: str, image_size: int, *, allow_remote: bool = False) -> T
     A SavedModel is a program: loading one runs whatever TensorFlow operations it holds.
 
     Args:
-        path: the directory of a run, or a checkpoint in it; or a SavedModel or TF-Hub module, on disk or
-            behind a TF-Hub handle, that is called as `module(images, trainable=False)` and returns a
-            dictionary with `logits_sup`, as those of this project and of the authors do.
+        path: the directory of a run, or a checkpoint in it. Or a SavedModel or TF-Hub module, on disk or
+            behind a TF-Hub handle: it is called as `module(images, trainable=False)` and returns a
+            dictionary with `logits_sup`, like those of this project and of the authors.
         image_size: side of the images that it will see, in pixels.
-        allow_remote: whether it may be a SavedModel in a bucket; a handle names what is fetched anyway.
+        allow_remote: allows a SavedModel in a bucket; a handle is fetched in any case.
 
     Raises:
         UserError: there is no such teacher, or it gives no logits.
@@ -62,7 +63,7 @@ def load_teacher(path: str, image_size: int, *, allow_remote: bool = False) -> T
 
 
 def network_class_names(path: str, flag: str) -> list[str] | None:
-    """Returns the names of a network's classes; None where they are not known.
+    """Returns the names of a network's classes; None if they are not known.
 
     Args:
         path: as for `load_teacher`.
@@ -75,16 +76,14 @@ def network_class_names(path: str, flag: str) -> list[str] | None:
 
 
 def _find(path: str) -> str:
-    return _resolve_handle(path) if is_handle(path) else os.path.expanduser(path)
-
-
-def _resolve_handle(handle: str) -> str:
+    if not is_handle(path):
+        return os.path.expanduser(path)
     import tensorflow_hub as hub
 
     try:
-        return hub.resolve(handle)
+        return str(hub.resolve(path))
     except Exception as error:  # Whatever the network, the archive or the file system raises.
-        raise UserError(f"--teacher={handle}: cannot be fetched ({first_line(error)}); {_WHAT_FITS}.") from error
+        raise UserError(f"--teacher={path}: cannot be fetched ({first_line(error)}); {_WHAT_FITS}.") from error
 
 
 def _from_saved_model(path: str, image_size: int, allow_remote: bool) -> Teacher:
@@ -92,16 +91,9 @@ def _from_saved_model(path: str, image_size: int, allow_remote: bool) -> Teacher
     if not isinstance(outputs, dict) or _LOGITS not in outputs or outputs[_LOGITS].shape[-1] is None:
         raise _no_logits(path)
     saved = tf.train.list_variables(os.path.join(path, "variables", "variables"))
-    return Teacher(
-        lambda images: call(images)[_LOGITS],
-        outputs[_LOGITS].shape[-1],
-        sum(math.prod(shape) for name, shape in saved if _is_variable(name)) or None,
-    )
-
-
-def _is_variable(name: str) -> bool:
-    """Whether a tensor in the file of a SavedModel is a variable of the network."""
-    return name.endswith("/.ATTRIBUTES/VARIABLE_VALUE") and not name.startswith("save_counter/")
+    weights = [shape for name, shape in saved if name.endswith(_VARIABLE) and not name.startswith("save_counter/")]
+    num_weights = sum(map(math.prod, weights)) or None
+    return Teacher(lambda images: call(images)[_LOGITS], outputs[_LOGITS].shape[-1], num_weights)
 
 
 def _no_logits(path: str) -> UserError:

@@ -36,7 +36,7 @@ def measure_frozen_methods(
     Args:
         config: of the curve.
         eval_source: images to evaluate on; as many of them are used as the runs use.
-        writes: whether this process writes the results.
+        writes: True in the process that writes the results.
 
     Returns:
         `eval/label_top_1_accuracy`, `eval/mean_per_class_accuracy` and `eval/num_examples` of each method, number of

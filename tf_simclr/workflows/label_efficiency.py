@@ -42,8 +42,7 @@ Values = Mapping[str, Mapping[str, Sequence[float]]]
 
 @entry_point
 def measure_label_efficiency(
-    config: LabelEfficiencyConfig,
-    make_actions: Callable[[ExperimentConfig], Iterable[Action]] = lambda run: (),
+    config: LabelEfficiencyConfig, make_actions: Callable[[ExperimentConfig], Iterable[Action]] = lambda run: ()
 ) -> dict[str, Any]:
     """Trains and evaluates all runs of a curve, and writes it as numbers, table, picture and page.
 
@@ -178,9 +177,7 @@ def _read_other_curve(config: LabelEfficiencyConfig) -> dict[int, Values]:
 
 
 def summarize(
-    config: LabelEfficiencyConfig,
-    results: Mapping[str, Mapping[str, Any]],
-    other_curve: Mapping[int, Values],
+    config: LabelEfficiencyConfig, results: Mapping[str, Mapping[str, Any]], other_curve: Mapping[int, Values]
 ) -> dict[str, Any]:
     """Returns the curve.
 

@@ -24,8 +24,7 @@ _LOG = logging.getLogger("tf_simclr")
 
 @entry_point
 def semi_supervised(
-    config: SemiSupervisedConfig,
-    make_actions: Callable[[ExperimentConfig], Iterable[Action]] = lambda stage: (),
+    config: SemiSupervisedConfig, make_actions: Callable[[ExperimentConfig], Iterable[Action]] = lambda stage: ()
 ) -> dict[str, dict[str, Any]]:
     """Runs all stages of SimCLRv2 (arXiv 2006.10029), each in its directory; goes on where it was stopped.
 
@@ -34,7 +33,7 @@ def semi_supervised(
         make_actions: takes the configuration of a stage, returns its actions; see `train_and_evaluate`.
 
     Returns:
-        The result of each stage by its name, as `result.json` in `config.model_dir` has it.
+        The result of each stage by its name: the content of `result.json` in `config.model_dir`.
 
     Raises:
         UserError: a flag, a file or the data is wrong. The results of other stages stay.
