@@ -57,7 +57,7 @@ def make_task(name, precision, num_replicas):
 
 
 def make_batch(name, precision, num_replicas, order=None, seed=0):
-    """The same images whatever the number of replicas; in distillation each has its labelled rows last."""
+    """The same images for any number of replicas; in distillation each replica has its labelled rows last."""
     order = np.arange(BATCH) if order is None else order
     if name == "distill":
         others, labelled = np.split(order, [BATCH - LABELLED])

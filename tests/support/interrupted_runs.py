@@ -30,7 +30,7 @@ STEPS, INTERVAL = 12, 3
 
 def start(directory: pathlib.Path, worker: int | None = None, addresses=()) -> int:
     """Starts the run, or a worker of it, in a process of its own, which writes a log; returns its number."""
-    log_of(directory, worker).touch()  # Whoever reads it need not wait for the process to open it.
+    log_of(directory, worker).touch()  # A reader need not wait for the process to open it.
     if process := os.fork():
         return process
     status = 1
@@ -65,7 +65,7 @@ def run(config) -> None:
 
 
 def log_of(directory: pathlib.Path, worker: int | None = None) -> pathlib.Path:
-    """Where a process writes what it says."""
+    """Path of the log of a process."""
     return directory.with_suffix(".log" if worker is None else f".{worker}.log")
 
 
@@ -75,7 +75,7 @@ def report(event) -> None:
 
 
 def run_killed(directory: pathlib.Path, is_time) -> tuple[bool, str]:
-    """Starts the run and kills it when `is_time`; returns whether it ended before, and what it said."""
+    """Starts the run and kills it when `is_time`; returns True if it ended before, and its new lines of the log."""
     log = log_of(directory)
     begin, started = log.stat().st_size if log.exists() else 0, time.monotonic()
     process = start(directory)
@@ -93,12 +93,12 @@ def run_killed(directory: pathlib.Path, is_time) -> tuple[bool, str]:
 
 
 def after_seconds(moment: float):
-    """Says that it is time after so many seconds."""
+    """Returns an `is_time` for a number of seconds after the start."""
     return lambda seconds, said: seconds > moment
 
 
 def after_steps(count: int, more_seconds: float):
-    """Says that it is time when a start has reported so many steps, and some time has passed."""
+    """Returns an `is_time` for some seconds after a start has reported so many steps."""
     reached = []
 
     def is_time(seconds: float, said: str) -> bool:
@@ -110,7 +110,7 @@ def after_steps(count: int, more_seconds: float):
 
 
 def kill_one(directory: str, num_kills: str) -> None:
-    """Runs once uninterrupted, then kills and starts again so often, and then lets it finish."""
+    """Runs once uninterrupted; then kills and starts again so many times, and lets the last start finish."""
     root, rng = pathlib.Path(directory), random.Random(0)
     whole, killed = root / "whole", root / "killed"
     started = time.monotonic()
@@ -139,7 +139,7 @@ def kill_one(directory: str, num_kills: str) -> None:
 
 
 def run_workers(directory: pathlib.Path, worker: int = 0, signal_number: int | None = None) -> list[int]:
-    """Runs two workers, of which one gets a signal after step 5; returns how both ended."""
+    """Runs two workers; one of them gets a signal after step 5. Returns their exit codes."""
     addresses = free_addresses(2)
     processes = [start(directory, number, addresses) for number in range(2)]
     while signal_number and "after step 5 " not in log_of(directory, 0).read_text():

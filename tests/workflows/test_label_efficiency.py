@@ -297,7 +297,7 @@ def test_interrupted_curve_takes_more_labels_and_seeds(pretended, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         measure_label_efficiency(curve_config(tmp_path, num_seeds=1), lambda run: [interrupt])
     assert not (tmp_path / "label_efficiency.json").exists()
-    for settings in ({"num_seeds": 1}, {"num_seeds": 2}, {"labels_per_class": "1,2,3,4"}):
+    for settings in ({"num_seeds": 1}, {"labels_per_class": "1,2,3,4"}):
         outcome = measure_label_efficiency(curve_config(tmp_path, **settings))
     assert [point["labels_per_class"] for point in outcome["points"]] == [1, 2, 3, 4]
 

@@ -153,27 +153,22 @@ def _read_other_curve(config: LabelEfficiencyConfig) -> dict[int, Values]:
             f"--efficiency_baseline={config.other_curve}: is no method, and no directory of a finished curve; use one "
             f"of {', '.join(config.methods)}, or such a directory."
         )
-    count, methods = config.num_seeds, config.methods
+    count, first = config.num_seeds, config.method.finetune.data.label_seed
     points = {point["labels_per_class"]: point for point in content["points"]}
-    first = config.method.finetune.data.label_seed
-    by_seed = {
-        (labels, method): points.get(labels, {}).get(method, {}).get(_SCORES[0], {}).get("by_seed", ())
+    curve: dict[int, Values] = {
+        labels: {
+            method: {score: found["by_seed"][:count] for score, found in points.get(labels, {}).get(method, {}).items()}
+            for method in config.methods
+        }
         for labels in config.labels
-        for method in methods
     }
-    has_all = content.get("label_seed", first) == first and all(len(values) >= count for values in by_seed.values())
-    if not has_all:
+    top_1 = [scores.get(_SCORES[0], ()) for methods in curve.values() for scores in methods.values()]
+    if content.get("label_seed", first) != first or any(len(values) < count for values in top_1):
         raise UserError(
             f"--efficiency_baseline={config.other_curve}: does not have all labels, draws and methods of this curve; "
             "use one with the same --labels_per_class, --num_seeds, --label_seed and --efficiency_methods."
         )
-    return {
-        labels: {
-            method: {score: found["by_seed"][:count] for score, found in points[labels][method].items()}
-            for method in methods
-        }
-        for labels in config.labels
-    }
+    return curve
 
 
 def summarize(
