@@ -6,13 +6,13 @@ import pytest
 
 from flags.convert import parse_command_line
 from tests.flags.parsing import parse, refusal
-from tf_simclr.config import DataConfig, DistillConfig, ExportConfig, ModelConfig, SemiSupervisedConfig, StrategyConfig
+from tf_simclr.config import DataConfig, DistillConfig, ExportConfig, ModelConfig, StrategyConfig
 
 
 @pytest.mark.parametrize("arguments", [[], ["--dataset=digits"], ["--mode=train", "--train_steps=3"]])
 def test_bare_command_and_digits_take_the_digits_recipe_and_say_so(arguments):
     config, notes = parse_command_line(arguments)
-    for stage in config.steps.values() if isinstance(config, SemiSupervisedConfig) else [config]:
+    for stage in config.runs.values():
         assert stage.data.dataset == "digits"
         assert stage.model.image_size < 32
         assert stage.augment.use_flip is False
