@@ -1,12 +1,15 @@
 """The same examples in every kind of source, and views so plain that they take no time."""
 
+import contextlib
 import functools
+from unittest import mock
 
 import numpy as np
 import tensorflow as tf
 
+from tests.data.conftest import GREY_STEP
 from tf_simclr.augment.views import draw_uniforms
-from tf_simclr.data import ArraySource
+from tf_simclr.data import ArraySource, BatchPlan, random_access, stream_source
 from tf_simclr.data.random_access import EncodedImages
 from tf_simclr.data.stream_source import RecordFile, StreamSource
 
@@ -14,6 +17,7 @@ RANDOM_ACCESS = ("array", "encoded")
 SEED = 3
 _MAX_POSITION = 100_000
 KINDS = (*RANDOM_ACCESS, "stream")
+PLAN = BatchPlan(global_batch_size=6)
 
 
 class DrawsView:
@@ -33,6 +37,19 @@ class DrawsView:
         return draws[:, tf.newaxis, tf.newaxis, :3]
 
 
+class GreyView:
+    """Shows the grey value of an image, one pixel of it."""
+
+    image_size = 1
+    on_device = False
+
+    def crop_image(self, image, draws):
+        return tf.cast(tf.reshape(image[0, 0], [1, 1, 3]), tf.float32)
+
+    def distort(self, images, draws):
+        return images
+
+
 class BlankView:
     """Shows nothing."""
 
@@ -41,6 +58,43 @@ class BlankView:
 
     def __call__(self, images):
         return tf.zeros([images.shape[0], 1, 1, 3])
+
+
+@contextlib.contextmanager
+def plain_decoding():
+    """Decodes images by an operation of TensorFlow alone, which takes no time to trace."""
+
+    def decode(encoded):
+        return tf.ensure_shape(tf.io.decode_image(encoded, 3, expand_animations=False), [None, None, 3])
+
+    modules = [mock.patch.object(module, "decode_image", decode) for module in (random_access, stream_source)]
+    with modules[0], modules[1]:
+        yield
+
+
+def read(source, examples=None):
+    """Decodes the first candidate of each example, by default of a pass over all.
+
+    Returns:
+        The numbers (see `grey_image`) and the labels of the readable images, and the count of the unreadable ones.
+    """
+    if examples is None:
+        examples = source.eval_examples(BatchPlan(global_batch_size=source.num_examples))
+    found, num_bad = [], 0
+    with plain_decoding():
+        for example in examples:
+            try:
+                image, label = source.decode(example, 0)
+            except tf.errors.OpError:
+                num_bad += 1
+            else:
+                found.append((round(float(image[0, 0, 0]) / GREY_STEP), int(label)))
+    return [number for number, _ in found], [label for _, label in found], num_bad
+
+
+def order(source, count, *, plan=PLAN, first_step=0):
+    """Numbers and labels of the images in the first rows of a run."""
+    return read(source, source.train_examples(1, plan, first_step).take(count))[:2]
 
 
 @functools.cache

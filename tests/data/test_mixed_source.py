@@ -1,4 +1,4 @@
-"""Several sources mixed by weight: whose rows are where in a batch, and in which order they come."""
+"""Several sources mixed by weight: the rows of each in a batch, and their order."""
 
 import itertools
 
@@ -7,12 +7,11 @@ import pytest
 import tensorflow as tf
 
 from tests.data.conftest import grey_image, write_image
-from tests.data.kinds import SEED, make_source
+from tests.data.kinds import SEED, GreyView, make_source, plain_decoding
 from tests.data.records import write_greys
-from tf_simclr.augment.views import TrainView
+from tests.support.marks import usual
 from tf_simclr.config import DataConfig, UserError
 from tf_simclr.data import (
-    ArraySource,
     BatchPlan,
     DataService,
     MixedSource,
@@ -20,7 +19,6 @@ from tf_simclr.data import (
     load_eval_source,
     load_source,
     load_training_source,
-    step_views,
     train_dataset,
 )
 from tf_simclr.data.mixed_source import row_order, share_out
@@ -30,19 +28,6 @@ FIRSTS = (0, 20, 32)
 STEP = 50  # Between the grey values of two sources.
 PLAN = BatchPlan(global_batch_size=10)
 WEIGHTS = (0.5, 0.2, 0.3)
-
-
-class GreyView:
-    """Shows the grey value of an image, one pixel of it."""
-
-    image_size = 1
-    on_device = False
-
-    def crop_image(self, image, draws):
-        return tf.cast(tf.reshape(image[0, 0], [1, 1, 3]), tf.float32)
-
-    def distort(self, images, draws):
-        return images
 
 
 def make_mixed(directory, weights=WEIGHTS, bad=()):
@@ -81,7 +66,6 @@ def greys(batches):
 @pytest.mark.parametrize(
     ("weights", "count", "expected"),
     [
-        ([0.7, 0.3], 10, [7, 3]),
         ([0.7, 0.3], 32, [22, 10]),
         ([7, 3], 32, [22, 10]),
         ([1, 1, 1], 10, [4, 3, 3]),
@@ -115,28 +99,22 @@ def test_rows_of_each_source_are_spread_over_the_batch(rows):
         assert np.abs(seen - even).max() <= 1
 
 
-@pytest.mark.slow
-def test_batches_have_their_rows_of_each_source_and_no_labels(mixed):
-    assert (mixed.num_examples, mixed.num_classes) == (48, None)
-    batches = train_dataset(mixed, GreyView(), plan=PLAN, seed=SEED)
-    assert set(batches.element_spec) == {"views", "bad_images"}
-    found = greys(batches.take(4).as_numpy_iterator())
-    np.testing.assert_array_equal(found // STEP, [row_order([5, 2, 3])] * 4)
-    _, keys = rows(mixed, 40).T
-    shown = found % STEP + np.array(FIRSTS)[found // STEP]
-    np.testing.assert_array_equal(shown.ravel(), keys)
-
-
 def test_weights_not_given_are_the_numbers_of_images(tmp_path):
     assert make_mixed(tmp_path, weights=None).num_rows(12) == [5, 3, 4]
 
 
-# ---- In which order
+# ---- Order
 
 
-@pytest.mark.slow
-def test_each_source_is_seen_whole_in_epochs_of_its_own(mixed):
-    _, keys = rows(mixed, 240).T
+@pytest.fixture(scope="module")
+def whole(mixed):
+    """The rows of 24 batches."""
+    return rows(mixed, 240)
+
+
+def test_each_source_is_seen_whole_in_epochs_of_its_own(whole):
+    positions, keys = whole.T
+    assert len(set(positions)) == 240  # No two rows share random numbers.
     np.testing.assert_array_equal(owners(keys).reshape(-1, 10), [row_order([5, 2, 3])] * 24)
     for number, (kind, size) in enumerate(SIZES.items()):
         own = keys[owners(keys) == number] - FIRSTS[number]
@@ -146,42 +124,28 @@ def test_each_source_is_seen_whole_in_epochs_of_its_own(mixed):
 
 
 @pytest.mark.slow
-def test_resumed_run_sees_the_rows_of_one_that_was_not(tmp_path, mixed):
-    whole = rows(mixed, 150)
-    for first_step in (1, 5, 11):
-        again = rows(make_mixed(tmp_path), 30, first_step=first_step)
-        np.testing.assert_array_equal(again, whole[10 * first_step : 10 * first_step + 30])
+@pytest.mark.parametrize("first_step", usual(5, also=[1, 11]))
+def test_resumed_run_sees_the_rows_of_one_that_was_not(tmp_path, whole, first_step):
+    again = rows(make_mixed(tmp_path), 30, first_step=first_step)
+    np.testing.assert_array_equal(again, whole[10 * first_step : 10 * first_step + 30])
 
 
 @pytest.mark.slow
-def test_no_two_rows_are_made_of_the_same_random_numbers(mixed):
-    positions, _ = rows(mixed, 200).T
-    assert len(set(positions)) == 200
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("num_replicas", [2, pytest.param(5, marks=pytest.mark.slow)])
-def test_replicas_get_the_rows_of_one_replica(mixed, num_replicas):
-    """Also where they cannot share the rows of each source evenly: 5, 2 and 3 of 10."""
+@pytest.mark.parametrize("num_replicas", usual(5, also=[2]))
+def test_replicas_get_the_rows_of_one_replica(mixed, whole, num_replicas):
+    """Even if they cannot share the rows of each source evenly: 5, 2 and 3 of 10."""
     plan = BatchPlan(global_batch_size=10, num_replicas=num_replicas, total_replicas=num_replicas)
-    np.testing.assert_array_equal(rows(mixed, 40, plan=plan), rows(mixed, 40))
+    np.testing.assert_array_equal(rows(mixed, 40, plan=plan), whole[:40])
 
 
 @pytest.mark.slow
 def test_workers_get_the_rows_of_one_worker(mixed):
     source = MixedSource(mixed.sources[:2], [0.8, 0.2])
-    whole = rows(source, 60, plan=BatchPlan(global_batch_size=20)).reshape(3, 20, 2)
-    parts = [
-        rows(
-            source,
-            30,
-            plan=BatchPlan(global_batch_size=20, num_replicas=2, first_replica=first, total_replicas=4),
-        ).reshape(3, 10, 2)
-        for first in (0, 2)
-    ]
+    together = rows(source, 60, plan=BatchPlan(global_batch_size=20)).reshape(3, 20, 2)
+    plans = [BatchPlan(global_batch_size=20, num_replicas=2, first_replica=n, total_replicas=4) for n in (0, 2)]
+    parts = np.concatenate([rows(source, 30, plan=plan).reshape(3, 10, 2) for plan in plans], axis=1)
     for step in range(3):
-        joined = np.concatenate([part[step] for part in parts])
-        assert sorted(map(tuple, joined)) == sorted(map(tuple, whole[step]))
+        assert sorted(map(tuple, parts[step])) == sorted(map(tuple, together[step]))
 
 
 @pytest.mark.slow
@@ -189,64 +153,49 @@ def test_workers_read_their_parts_of_records(mixed):
     source = MixedSource(mixed.sources[1:], [0.4, 0.6])
     for worker, share in enumerate((range(8), range(8, 16))):
         plan = BatchPlan(global_batch_size=20, first_replica=worker, total_replicas=2)
-        _, keys = rows(source, 30, plan=plan).T
+        _, keys = rows(source, 20, plan=plan).T
         assert set(keys[keys >= 12] - 12) == set(share)
 
 
 def test_workers_that_cannot_share_the_rows_are_refused(mixed):
     plan = BatchPlan(global_batch_size=10, first_replica=1, total_replicas=2)
-    message = (
-        r"^--mix: 5, 2, 3 images of each source in a batch of 10 cannot be shared out evenly over 2 workers; "
-        r"use --mix=6,2,2\.$"
-    )
-    with pytest.raises(UserError, match=message):
+    message = r"--mix: 5, 2, 3 images of each source in a batch of 10 cannot be shared out evenly over 2 workers; use "
+    with pytest.raises(UserError, match=rf"^{message}--mix=6,2,2\.$"):
         mixed.train_examples(SEED, plan, 0)
     with pytest.raises(UserError, match=r"use --mix=2,2,2 --train_batch_size=6\.$"):
-        MixedSource(mixed.sources).train_examples(
-            SEED, BatchPlan(global_batch_size=4, first_replica=1, total_replicas=2), 0
-        )
+        plan = BatchPlan(global_batch_size=4, first_replica=1, total_replicas=2)
+        MixedSource(mixed.sources).train_examples(SEED, plan, 0)
 
 
 @pytest.mark.slow
-def test_views_of_the_device_are_those_of_the_host(mixed):
-    views = [TrainView(image_size=8, on_device=on_device) for on_device in (False, True)]
-    host, device = (next(iter(train_dataset(mixed, v, plan=PLAN, seed=SEED).take(1))) for v in views)
-    made = step_views(mixed, views[1])(device)
-    for ours, theirs in zip(made["views"], host["views"], strict=True):
-        np.testing.assert_allclose(ours, theirs, atol=1e-5)
-
-
-@pytest.mark.slow
-def test_grey_arrays_become_colours(tmp_path):
-    grey = ArraySource("grey", np.full([4, 4, 5, 1], 9, np.uint8))
-    source = MixedSource([make_source("stream", 4, tmp_path), grey])
-    example = next(row for row in source.train_examples(SEED, PLAN, 0) if row["source"] == 1)
-    image, label = source.decode(example, 0)
-    np.testing.assert_array_equal(image, np.full([4, 5, 3], 9))
-    assert label == -1
-
-
-@pytest.mark.slow
-def test_unreadable_image_is_replaced_by_one_of_its_source_and_named(tmp_path):
+def test_batches_show_the_rows_and_replace_an_unreadable_image_by_one_of_its_source(tmp_path):
     source = make_mixed(tmp_path, bad=(3, 7))
-    batches = train_dataset(source, GreyView(), plan=PLAN, seed=SEED, num_views=1)
+    assert (source.num_examples, source.num_classes) == (48, None)
+    with plain_decoding():
+        batches = train_dataset(source, GreyView(), plan=PLAN, seed=SEED, num_views=1)
+    assert set(batches.element_spec) == {"views", "bad_images"}
     parts = list(batches.take(6).as_numpy_iterator())
     found = greys(parts)
     np.testing.assert_array_equal(found // STEP, [row_order([5, 2, 3])] * 6)
-    assert sum(part["bad_images"] for part in parts) == 2
-    assert not {STEP + 3, STEP + 7} & set(found.ravel())
+    _, keys = rows(source, 60).T
+    bad = np.isin(keys, (FIRSTS[1] + 3, FIRSTS[1] + 7))
+    shown = (found % STEP + np.array(FIRSTS)[found // STEP]).ravel()
+    np.testing.assert_array_equal(shown == keys, ~bad)
+    assert sum(part["bad_images"] for part in parts) == bad.sum() == 2
     assert set(source.bad_image_names()) == {"3", "7"}
     assert source.example_name(20 + 12 + 2) == source.sources[2].example_name(2)
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_data_service_makes_batches_of_the_same_shares(tmp_path):
     servers = tf.data.experimental.service
     dispatcher = servers.DispatchServer(servers.DispatcherConfig(port=0))
     address = dispatcher.target.partition("://")[2]
     workers = [servers.WorkerServer(servers.WorkerConfig(address, port=0)) for _ in range(2)]
     service = DataService(dispatcher.target, "mixed")
-    batches = train_dataset(make_mixed(tmp_path), GreyView(), plan=PLAN, seed=SEED, service=service)
+    with plain_decoding():
+        batches = train_dataset(make_mixed(tmp_path), GreyView(), plan=PLAN, seed=SEED, service=service)
     found = greys(itertools.islice(batches.as_numpy_iterator(), 24))
     np.testing.assert_array_equal(found // STEP, [row_order([5, 2, 3])] * 24)
     for number, size in enumerate(SIZES.values()):
@@ -254,7 +203,7 @@ def test_data_service_makes_batches_of_the_same_shares(tmp_path):
     del workers
 
 
-# ---- What is named
+# ---- Names of several data sets
 
 
 @pytest.fixture
@@ -266,13 +215,11 @@ def two(tmp_path):
     return f"folder:{tmp_path}/a,tfrecord:{tmp_path}/b"
 
 
-@pytest.mark.slow
-def test_data_sets_that_are_named_together_are_mixed(two):
+def test_data_sets_named_together_are_mixed(two):
     source = load_training_source(DataConfig(dataset=two, mix="0.25,0.75"))
     assert (source.num_examples, source.num_rows(8), source.class_names) == (24, [2, 6], None)
     assert load_training_source(DataConfig(dataset=two)).num_rows(9) == [3, 6]
-    digits = load_training_source(DataConfig(dataset=f"digits,{two}"))
-    assert digits.num_examples == 1347 + 24
+    assert load_training_source(DataConfig(dataset=f"digits,{two}")).num_examples == 1347 + 24
 
 
 def test_several_data_sets_are_evaluated_on_the_first(two):
@@ -282,8 +229,7 @@ def test_several_data_sets_are_evaluated_on_the_first(two):
     assert (source.name, source.num_examples) == (f"{second} (test)", 4)
 
 
-@pytest.mark.slow
-def test_real_shares_are_told_where_they_differ(two):
+def test_real_shares_are_shown_if_they_differ(two):
     source = load_training_source(DataConfig(dataset=two, mix="0.7,0.3"))
     first, second = (f"{name} (train)" for name in two.split(","))
     start = "Several sources, without their labels: "
@@ -299,7 +245,7 @@ def test_batch_without_a_place_for_each_source_is_refused(mixed):
         mixed.describe_batch(2)
 
 
-def test_several_data_sets_are_refused_where_one_is_needed(two):
+def test_several_data_sets_are_refused_if_one_is_needed(two):
     for use in (lambda data: load_source(data, "train"), available_splits):
         with pytest.raises(UserError, match=r"^--dataset=folder:.*: several sources are mixed for .*; name one"):
             use(DataConfig(dataset=two))

@@ -1,4 +1,4 @@
-"""The picture of views: what it shows is what the run trains on."""
+"""The picture of views shows the images that the run trains on."""
 
 import io
 import shlex
@@ -9,7 +9,8 @@ import tensorflow as tf
 from PIL import Image
 
 from flags.convert import parse_command_line
-from tests.support.runs import REPOSITORY, TINY, tiny_config, write_images
+from tests.support.marks import usual
+from tests.support.runs import REPOSITORY, TINY, eagerly, tiny_config, write_images
 from tf_simclr.config import PreviewConfig, UserError
 from tf_simclr.data import BatchPlan, step_views
 from tf_simclr.preparation import preview as module
@@ -66,32 +67,28 @@ def in_picture(path, *, num_images, num_views, size):
     return cut[:, 0], views
 
 
+@pytest.fixture
+def eager():
+    with eagerly():
+        yield
+
+
 @pytest.mark.slow
-def test_picture_shows_the_views_of_the_first_batch_and_further_ones(tmp_path, log):
-    preview(preview_config(tmp_path / "out" / "views.png", preview_images=4, preview_views=3))
-    _, views = in_picture(tmp_path / "out" / "views.png", num_images=4, num_views=3, size=8)
-    expected = first_batch(tiny_config(tmp_path / "run", **FLAGS))[:4]
+@pytest.mark.parametrize("augment_on", usual("device", also=["host"]))
+def test_picture_shows_the_views_of_the_first_batch_and_further_ones(eager, photos, tmp_path, log, augment_on):
+    path, flags = tmp_path / "out" / "views.png", {"dataset": f"folder:{photos}", "augment_on": augment_on}
+    preview(preview_config(path, preview_images=4, preview_views=3, **flags))
+    _, views = in_picture(path, num_images=4, num_views=3, size=8)
+    expected = first_batch(tiny_config(tmp_path / "run", **(FLAGS | flags)))[:4]
     np.testing.assert_array_equal(views[:, :2], np.rint(expected * 255))
     further = np.abs(views[:, 2:].astype(int) - views[:, :2])
     assert further.max(axis=(2, 3, 4)).min() > 30
     assert "All values are in [0, 1]: 0." in log.text
-    assert log.messages[-1] == f"Wrote 3 views of 4 images: {tmp_path / 'out' / 'views.png'}"
+    assert log.messages[-1] == f"Wrote 3 views of 4 images: {path}"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("augment_on", [pytest.param("host", marks=pytest.mark.slow), "device"])
-def test_picture_shows_the_views_of_files_wherever_they_are_made(photos, tmp_path, augment_on):
-    flags = {"dataset": f"folder:{photos}", "augment_on": augment_on}
-    jitter = {"color_jitter_strength": 1 if augment_on == "host" else 0}
-    preview(preview_config(tmp_path / "views.png", **(flags | jitter)))
-    _, views = in_picture(tmp_path / "views.png", num_images=8, num_views=2, size=8)
-    expected = first_batch(tiny_config(tmp_path / "run", **(FLAGS | flags | jitter)))
-    np.testing.assert_array_equal(views[:6], np.rint(expected * 255))
-
-
-@pytest.mark.slow
-def test_finetuning_has_one_view_of_the_labelled_images_without_colours(tmp_path):
-    flags = {"train_mode": "finetune", "labels_per_class": 2}
+def test_finetuning_has_one_view_of_the_labelled_images_without_colours(eager, tmp_path):
+    flags = {"train_mode": "finetune", "labels_per_class": 2, "augment_on": "device"}
     preview(preview_config(tmp_path / "views.png", **flags))
     _, views = in_picture(tmp_path / "views.png", num_images=8, num_views=1, size=8)
     batch = first_batch(tiny_config(tmp_path / "run", checkpoint="pretrained", **(FLAGS | flags)))
@@ -99,7 +96,7 @@ def test_finetuning_has_one_view_of_the_labelled_images_without_colours(tmp_path
 
 
 @pytest.mark.slow
-def test_originals_are_the_images_that_the_views_are_of(tmp_path, monkeypatch):
+def test_originals_are_the_images_of_the_views(eager, tmp_path, monkeypatch):
     """With a crop of nearly everything and no flip, a view is about the original resized.
 
     The data is smaller than a batch and than the picture, and an image is unreadable.
@@ -109,23 +106,20 @@ def test_originals_are_the_images_that_the_views_are_of(tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(module, "plot_views", lambda *given: drawn.append(given) or view_pictures.plot_views(*given))
     flags = {"crop_min_area": 1, "random_rotation": 0, "use_flip": False, "train_batch_size": 512}
-    preview(preview_config(tmp_path / "views.png", dataset=f"folder:{folder}", **flags))
+    flags |= {"dataset": f"folder:{folder}", "augment_on": "device"}
+    preview(preview_config(tmp_path / "views.png", **flags))
     in_picture(tmp_path / "views.png", num_images=3, num_views=2, size=8)
     ((originals, views, names, _),) = drawn
-    files = {
-        str(path): tf.io.decode_png(path.read_bytes()).numpy() for path in (folder / "000.png", folder / "002.png")
-    }
+    paths = (folder / "000.png", folder / "002.png")
+    files = {str(path): tf.io.decode_png(path.read_bytes()).numpy() for path in paths}
     assert sorted(names) == [*files, f"instead of {folder / '001.png'}, unreadable"]
     for original, name, (view, _) in zip(originals, names, views, strict=True):
         assert any(np.array_equal(original, file) for file in files.values())
         np.testing.assert_array_equal(original, files.get(name, original))
-        likeness = {
-            path: np.corrcoef(tf.image.resize(file, [8, 8], antialias=True).numpy().ravel(), view.ravel())[0, 1]
-            for path, file in files.items()
-        }
-        best = max(likeness, key=likeness.get)
-        np.testing.assert_array_equal(files[best], original)
-        assert likeness[best] > 0.5
+        resized = [tf.image.resize(file, [8, 8], antialias=True).numpy().ravel() for file in files.values()]
+        likeness = [np.corrcoef(file, view.ravel())[0, 1] for file in resized]
+        np.testing.assert_array_equal(list(files.values())[np.argmax(likeness)], original)
+        assert max(likeness) > 0.5
 
 
 def test_original_of_any_size_has_the_place_of_a_view():
@@ -147,14 +141,14 @@ def no_pipeline(monkeypatch):
     monkeypatch.setattr(module, "first_images", lambda *arguments, **options: first)
 
 
-def test_values_out_of_range_are_told_and_cut_off(no_pipeline, tmp_path, log):
+def test_values_out_of_range_are_reported_and_cut_off(no_pipeline, tmp_path, log):
     preview(preview_config(tmp_path / "views.png"))
     assert "Values reach from -1.000 to 2.000, out of [0, 1]: the picture cuts them off." in log.text
     _, views = in_picture(tmp_path / "views.png", num_images=1, num_views=2, size=8)
     assert [np.unique(view).tolist() for view in views[0]] == [[0], [255]]
 
 
-def test_picture_that_exists_is_replaced_where_asked(no_pipeline, tmp_path):
+def test_existing_picture_is_replaced_only_on_request(no_pipeline, tmp_path):
     path = tmp_path / "views.png"
     path.write_text("mine")
     with pytest.raises(UserError) as error:
@@ -175,12 +169,11 @@ def parse(*arguments):
 
 
 def test_preview_of_digits_is_that_of_their_recipe():
+    run, _ = parse_command_line(["--mode=pretrain", "--dataset=digits"])
     for arguments in ([], ["--dataset=digits"]):
         config, (note,) = parse(*arguments)
-        run, _ = parse_command_line(["--mode=pretrain", "--dataset=digits"])
-        assert isinstance(config, PreviewConfig)
+        assert isinstance(config, PreviewConfig) and note.startswith("Recipe: digits")
         assert (config.model, config.augment, config.data) == (run.model, run.augment, run.data)
-        assert note.startswith("Recipe: digits")
 
 
 def test_preview_takes_the_flags_of_its_step(tmp_path):
@@ -201,12 +194,9 @@ def test_preview_takes_the_command_of_the_whole_method(monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     run, _ = parse_command_line(photos_command())
     config, (note,) = parse(*photos_command(), "--keep_hub_module_max=0")
-    assert (config.model, config.data, config.train.train_mode) == (
-        run.pretrain.model,
-        run.pretrain.data,
-        "pretrain",
-    )
-    assert config.augment == run.pretrain.augment
+    first = run.pretrain
+    assert (config.model, config.data, config.train.train_mode) == (first.model, first.data, "pretrain")
+    assert config.augment == first.augment
     assert note == ("Of semi_supervised, the views of pretraining; for another stage, use --train_mode=finetune.")
     config, notes = parse(*photos_command(), "--train_mode=finetune")
     assert (config.data, config.augment) == (run.finetune.data, run.finetune.augment)
@@ -236,9 +226,8 @@ def test_picture_that_cannot_be_drawn_is_refused_before_the_data_is_opened(tmp_p
     size = 1024 if flag == "preview_images" else 4096
     with pytest.raises(UserError) as error:
         preview(preview_config(tmp_path / "views.png", dataset="none", image_size=size, **{flag: asked}))
-    assert str(error.value) == (
-        f"--{flag}={asked}: of --image_size={size} a picture has the place for {most}; use fewer."
-    )
+    message = f"--{flag}={asked}: of --image_size={size} a picture has the place for {most}; use fewer."
+    assert str(error.value) == message
 
 
 @pytest.mark.parametrize("size", [8, 170])

@@ -11,9 +11,10 @@ import os
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tf_simclr.config import PrepareConfig, UserError, check, public_dataset
 from tf_simclr.data import (
@@ -51,18 +52,18 @@ Convert = Callable[[Iterable[str]], Iterator[Converted]]
 
 
 class _Split(NamedTuple):
-    """The images of a split below `root`, and the order, int64 [N], in which they are written."""
+    """The images of a split below `root`, and the order, [N], in which they are written."""
 
     source: Source
     root: str
-    labels: np.ndarray
-    order: np.ndarray
+    labels: NDArray[np.int32]
+    order: NDArray[np.int64]
 
     def name(self, key: int) -> str:
         return self.source.example_name(key).removeprefix(self.root)
 
     def path(self, place: int) -> str:
-        return self.source.files[self.order[place]]
+        return self.source.files[int(self.order[place])]
 
 
 def prepare(config: PrepareConfig) -> None:
@@ -70,11 +71,8 @@ def prepare(config: PrepareConfig) -> None:
 
     The bytes of the files do not depend on the number of processes.
 
-    Args:
-        config: folder, output and settings of the conversion.
-
     Raises:
-        UserError: anything the user can fix.
+        UserError: The folder, the output or a setting does not fit; or something outside has failed.
     """
     check_addresses(config)
     files = PreparedFiles(str(config.output), overwrite=config.overwrite)
@@ -90,7 +88,7 @@ def prepare(config: PrepareConfig) -> None:
     except BrokenProcessPool as error:
         raise UserError(
             f"--prepare_workers={config.prepare_workers}: one of {_num_workers(config)} processes was ended from "
-            f"outside, perhaps as memory ran out; use fewer and {files.how_to_go_on}."
+            f"outside, perhaps because memory ran out; use fewer and {files.how_to_go_on}."
         ) from error
 
 
@@ -117,12 +115,9 @@ def _prepare(config: PrepareConfig, files: PreparedFiles) -> None:
     _report(files, splits)
 
 
-def _folder(config: PrepareConfig) -> str:
-    return os.path.expanduser(config.data.dataset.removeprefix(FOLDER_PREFIX))
-
-
 def _load_splits(config: PrepareConfig, output: str) -> dict[str, _Split]:
-    folder = os.path.abspath(_folder(config))
+    named = os.path.expanduser(config.data.dataset.removeprefix(FOLDER_PREFIX))
+    folder, root = os.path.abspath(named), shown_path(os.path.join(named, ""))
     check(
         os.path.commonpath([folder, output]) != folder,
         "output",
@@ -130,24 +125,14 @@ def _load_splits(config: PrepareConfig, output: str) -> dict[str, _Split]:
         f"lies in the folder of the images, {folder}; name a directory outside.",
     )
     splits: dict[str, _Split] = {}
-    root = shown_path(os.path.join(_folder(config), ""))
     for name in available_splits(config.data):
         source = load_source(config.data, name, flag="dataset")
-        source = match_classes(
-            source,
-            _class_names(splits),
-            flag="dataset",
-            whose="the splits before it",
-            fix="add a folder of each class to the first split",
-        )
+        fix, names = "add a folder of each class to the first split", _class_names(splits)
+        source = match_classes(source, names, flag="dataset", whose="the splits before it", fix=fix)
         count = source.num_examples
         check(len(source.files) == count, "dataset", config.data.dataset, "is no single folder; name one.")
-        splits[name] = _Split(
-            source,
-            root=root,
-            labels=np.full(count, -1) if source.num_classes is None else source.read_labels(),
-            order=np.random.RandomState(config.seed).permutation(count),
-        )
+        labels = np.full(count, -1, np.int32) if source.num_classes is None else source.read_labels()
+        splits[name] = _Split(source, root, labels, np.random.RandomState(config.seed).permutation(count))
     sources = [split.source for split in splits.values()]
     for line in (*map(describe_source, sources), *ignored_lines(sources)):
         _LOG.info(one_line(line))
@@ -160,11 +145,7 @@ def _class_names(splits: Mapping[str, _Split]) -> Sequence[str] | None:
 
 
 def _image_states(splits: Mapping[str, _Split]) -> Iterator[bytes]:
-    """Yields text that changes if an image does, even under the same name.
-
-    Raises:
-        ReadError: if the state of an image cannot be read.
-    """
+    """Yields text that changes if an image does, even under the same name; raises ReadError if it cannot tell."""
     for name, split in splits.items():
         yield name.encode()
         yield "\n".join(split.source.class_names or ()).encode()
@@ -193,7 +174,7 @@ def _sizes(config: PrepareConfig, split: _Split, convert: Convert) -> tuple[int,
 
 @contextlib.contextmanager
 def _start_workers(config: PrepareConfig) -> Iterator[Convert]:
-    """Gives a function from paths to converted images, in the same order, that uses all processes."""
+    """Yields a function from paths to converted images, in the same order, that uses all processes."""
     conversion = Conversion(config.prepare_short_side, config.prepare_quality, MAX_PIXELS)
     work = functools.partial(convert_files, conversion=conversion)
     num_workers = _num_workers(config)
@@ -220,11 +201,10 @@ def _map(
     pool: concurrent.futures.Executor,
     work: Callable[[list[str]], list[Converted]],
     paths: Iterable[str],
-    *,
     num_ahead: int,
 ) -> Iterator[Converted]:
     """Maps like `pool.map`, which would keep all images of a data set in memory."""
-    rest, pending = iter(paths), collections.deque[concurrent.futures.Future]()
+    rest, pending = iter(paths), collections.deque[concurrent.futures.Future[list[Converted]]]()
     while task := list(itertools.islice(rest, _TASK_SIZE)):
         pending.append(pool.submit(work, task))
         if len(pending) > num_ahead:
@@ -234,65 +214,42 @@ def _map(
 
 
 def _write_missing(config: PrepareConfig, splits: Mapping[str, _Split], files: PreparedFiles, convert: Convert) -> None:
-    """Writes the files that are not finished, one after the other."""
+    """Writes the unfinished files one after the other; stops if too many images of a split are unreadable."""
     missing = files.missing
     total = sum(len(split.order) for split in splits.values())
     num_missing = sum(shard.stop - shard.start for shard in missing)
-    watches = {
-        name: _Watch(config, split.source, files.unreadable(name), files.splits[name]["num_examples"])
-        for name, split in splits.items()
-    }
+    num_bad, num_seen = collections.Counter[str](), collections.Counter[str]()
+    for name, split in splits.items():
+        unreadable = files.unreadable(name)
+        for image in unreadable:
+            split.source.add_bad_image(image)
+        num_bad[name], num_seen[name] = len(unreadable), files.splits[name]["num_examples"] + len(unreadable)
     places = ((splits[shard.split], place) for shard in missing for place in range(shard.start, shard.stop))
     images = convert(split.path(place) for split, place in places)
     progress = Progress(total - num_missing, total)
+    done = itertools.count(total - num_missing + 1)
+
+    def rows(shard: Shard) -> Iterator[Row]:
+        split = splits[shard.split]
+        for key in split.order[shard.start : shard.stop]:
+            name, (image, problem) = split.name(key), next(images)
+            num_seen[shard.split] += 1
+            if problem:
+                num_bad[shard.split] += 1
+                split.source.add_bad_image(name)
+            check_bad_images(
+                split.source,
+                num_bad=num_bad[shard.split],
+                num_seen=num_seen[shard.split],
+                max_fraction=config.data.max_bad_image_fraction,
+                can_prepare=False,
+            )
+            progress.update(next(done))
+            yield Row(name, int(split.labels[key]), image, problem)
+
     with contextlib.closing(progress):
-        done = itertools.count(total - num_missing + 1)
-
-        def rows(shard: Shard) -> Iterator[Row]:
-            split, watch = splits[shard.split], watches[shard.split]
-            for key in split.order[shard.start : shard.stop]:
-                name, (image, problem) = split.name(key), next(images)
-                watch.see(name, is_readable=not problem)
-                progress.update(next(done))
-                yield Row(name, int(split.labels[key]), image, problem)
-
         for shard in missing:
             files.write(shard, rows(shard))
-
-
-class _Watch:
-    """Stops if too many images of a split are unreadable.
-
-    Args:
-        config: contains the tolerated share.
-        source: source of the images.
-        unreadable: problems of earlier unreadable images by name.
-        num_readable: number of earlier readable images.
-    """
-
-    def __init__(self, config: PrepareConfig, source: Source, unreadable: Mapping[str, Any], num_readable: int):
-        self._source, self._max_fraction = source, config.data.max_bad_image_fraction
-        self._num_bad, self._num_seen = len(unreadable), num_readable + len(unreadable)
-        for name in unreadable:
-            source.add_bad_image(name)
-
-    def see(self, name: str, *, is_readable: bool) -> None:
-        """Counts an image.
-
-        Raises:
-            UserError: if too many are unreadable.
-        """
-        self._num_seen += 1
-        if not is_readable:
-            self._num_bad += 1
-            self._source.add_bad_image(name)
-        check_bad_images(
-            self._source,
-            num_bad=self._num_bad,
-            num_seen=self._num_seen,
-            max_fraction=self._max_fraction,
-            can_prepare=False,
-        )
 
 
 def _report(files: PreparedFiles, splits: Mapping[str, _Split]) -> None:
@@ -317,9 +274,9 @@ def training_flags(directory: str, sizes: Mapping[str, int], num_classes: int) -
     """Returns flags for training on the prepared files.
 
     Args:
-        directory: directory of the record files.
-        sizes: number of images of each split.
-        num_classes: number of classes of the training split; 0 without labels.
+        directory: Directory of the record files.
+        sizes: Number of images of each split.
+        num_classes: Number of classes of the training split; 0 without labels.
     """
     train, unlabelled = find_split("train", sizes), find_split(UNLABELLED, sizes)
     split = train or next(iter(sizes))

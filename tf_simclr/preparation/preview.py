@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from tf_simclr.config import ExperimentConfig, PreviewConfig, UserError, check
 from tf_simclr.data import BatchPlan, Source, step_views
@@ -27,25 +28,22 @@ class FirstImages(NamedTuple):
     """The first images of a training run.
 
     Attributes:
-        originals: uint8, each `[H, W, 1 or 3]` in its own size.
-        names: names of the images.
-        views: float32 `[n, views, S, S, 3]`.
+        originals: uint8, each [H, W, 1 or 3] in its own size.
+        names: Names of the images.
+        views: float32 [n, views, S, S, 3].
     """
 
-    originals: Sequence[np.ndarray]
+    originals: Sequence[NDArray[np.uint8]]
     names: Sequence[str]
-    views: np.ndarray
+    views: NDArray[np.float32]
 
 
 @entry_point
 def preview(config: PreviewConfig) -> None:
     """Writes the picture: a row for each image, with the original and its views.
 
-    Args:
-        config: configuration of the run and of the picture.
-
     Raises:
-        UserError: anything the user can fix.
+        UserError: The data, the output or a setting does not fit.
     """
     path = os.path.expanduser(str(config.output))
     if os.path.lexists(path) and not config.overwrite:
@@ -70,12 +68,7 @@ def _check_size(config: PreviewConfig) -> None:
     size = config.model.image_size
     for name, most in zip(("preview_images", "preview_views"), most_that_fit(size), strict=True):
         number = getattr(config, name)
-        check(
-            number <= most,
-            name,
-            number,
-            f"of --image_size={size} a picture has the place for {most}; use fewer.",
-        )
+        check(number <= most, name, number, f"of --image_size={size} a picture has the place for {most}; use fewer.")
 
 
 def first_images(run: ExperimentConfig, assembly: Assembly, *, num_images: int, num_views: int = 0) -> FirstImages:
@@ -85,10 +78,10 @@ def first_images(run: ExperimentConfig, assembly: Assembly, *, num_images: int, 
     those from all images.
 
     Args:
-        run: configuration of the run.
-        assembly: assembly of the run.
-        num_images: number of images; fewer if the data has fewer.
-        num_views: number of views of each, 0 for the run's own number. Extra views have the same distribution.
+        run: Configuration of the run.
+        assembly: Assembly of the run.
+        num_images: Number of images; fewer if the data has fewer.
+        num_views: Number of views of each, 0 for the run's own number. Extra views have the same distribution.
     """
     source = assembly.source
     num_images = min(num_images, source.num_examples)
@@ -111,7 +104,7 @@ def first_images(run: ExperimentConfig, assembly: Assembly, *, num_images: int, 
     return FirstImages(originals, names, views[: len(names)])
 
 
-def _originals(source: Source, plan: BatchPlan, seed: int, count: int) -> tuple[list[np.ndarray], list[str]]:
+def _originals(source: Source, plan: BatchPlan, seed: int, count: int) -> tuple[list[NDArray[np.uint8]], list[str]]:
     """Returns the first images, unchanged, and their names."""
     rows = batch_rows(
         source,
@@ -134,13 +127,9 @@ def _originals(source: Source, plan: BatchPlan, seed: int, count: int) -> tuple[
 
 
 def _run(config: PreviewConfig) -> ExperimentConfig:
-    groups = {
-        field.name: getattr(config, field.name)
-        for field in dataclasses.fields(ExperimentConfig)
-        if hasattr(config, field.name)
-    }
+    names = [field.name for field in dataclasses.fields(ExperimentConfig) if hasattr(config, field.name)]
     # Nothing is trained, so a batch may be larger than the data.
-    return ExperimentConfig(mode="eval", **groups)
+    return ExperimentConfig(mode="eval", **{name: getattr(config, name) for name in names})
 
 
 def _describe(run: ExperimentConfig, source: Source) -> str:
