@@ -14,7 +14,7 @@ def grey_image(number, height=12, width=16, channels=3):
 
 
 def numbers_of(images):
-    """Which image each view shows: the inverse of `grey_image`."""
+    """The number of the image in each view: the inverse of `grey_image`."""
     return np.rint(np.asarray(images)[:, 0, 0, 0] * 255 / GREY_STEP).astype(int)
 
 

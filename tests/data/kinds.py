@@ -21,7 +21,7 @@ PLAN = BatchPlan(global_batch_size=6)
 
 
 class DrawsView:
-    """Shows nothing of an image but the first random numbers that its view is made of."""
+    """Shows the first random numbers of a view instead of the image."""
 
     image_size = 1
     on_device = False
@@ -104,7 +104,7 @@ def _known_draws():
 
 
 def positions_of(view):
-    """Which positions of a run with `SEED` the rows of its first `DrawsView` have."""
+    """The positions, in a run with `SEED`, of the rows of its first `DrawsView`."""
     return [_known_draws()[row.tobytes()] for row in np.asarray(view)[..., 0, 0, :].reshape(-1, 3)]
 
 

@@ -39,7 +39,7 @@ def write_greys(folder, numbers, *, num_files=3, split="train", labels=True, com
 
 
 def places_of(content):
-    """Where each record of an uncompressed file begins."""
+    """The first byte of each record of an uncompressed file."""
     places, place = [], 0
     while place < len(content):
         places.append(place)
@@ -48,7 +48,7 @@ def places_of(content):
 
 
 def damage(path, record, *, at=HEADER_BYTES):
-    """Changes one byte of a record: of its data, or of its header where `at` is below HEADER_BYTES."""
+    """Changes one byte of a record: of its data, or of its header if `at` is below HEADER_BYTES."""
     content = bytearray(path.read_bytes())
     content[places_of(content)[record] + at] ^= 0xFF
     path.write_bytes(content)

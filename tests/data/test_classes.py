@@ -51,7 +51,7 @@ def test_matched_source_keeps_images_without_a_label():
     assert match(source, ["b", "a"]).read_labels().tolist() == [0, -1, 1]
 
 
-def test_source_whose_classes_are_the_same_or_not_known_stays_as_it_is(log):
+def test_source_with_the_same_or_unknown_classes_stays(log):
     source = make_source("array", 2)
     assert match(source, ["0", "1"]) is source
     assert match(source, None) is source
@@ -60,7 +60,7 @@ def test_source_whose_classes_are_the_same_or_not_known_stays_as_it_is(log):
     assert log.messages == []
 
 
-def test_matching_says_which_classes_have_no_images(log):
+def test_matching_names_classes_without_images(log):
     match(make_source("array", 2), [str(number) for number in range(10)])
     assert log.messages == ["some has no images of 2, 3, 4, 5, 6, 7 and 2 more: the other classes keep their numbers."]
 

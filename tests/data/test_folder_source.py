@@ -31,7 +31,7 @@ def test_folder_without_classes_has_no_labels(tmp_path):
     assert (source.num_classes, read(source)) == (None, ([0, 1, 2], [-1] * 3, 0))
 
 
-def test_class_whose_name_is_no_text_has_one_that_can_be_written(tmp_path):
+def test_class_name_that_is_no_text_becomes_one(tmp_path):
     for name in (b"caf\xe9", b"tea"):
         write_image(pathlib.Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)) / "0.png", grey_image(0))
     source = load_source(config(tmp_path), "train")

@@ -95,7 +95,7 @@ def kinds():
 
 
 def pixels_of(content):
-    """What Pillow, and a user of it, sees: uint8 [H, W, 3]."""
+    """The pixels that Pillow shows: uint8 [H, W, 3]."""
     picture = Image.open(io.BytesIO(content))
     if picture.mode == "I;16":  # Converted to RGB, all above 255 would be white.
         return np.repeat((np.asarray(picture) // 256).astype(np.uint8)[..., np.newaxis], 3, axis=-1)
@@ -148,7 +148,7 @@ def orientation():
 
 
 @pytest.mark.parametrize("order", "<>")
-def test_orientation_is_that_of_the_tag_and_1_where_it_says_nothing(orientation, order):
+def test_orientation_is_that_of_the_tag_or_else_1(orientation, order):
     for number in range(10):
         content = encode(smooth(20, 20), "JPEG", exif=exif(number, order))
         assert orientation(content) == (number if number in UPRIGHT else 1)
@@ -156,7 +156,7 @@ def test_orientation_is_that_of_the_tag_and_1_where_it_says_nothing(orientation,
 
 
 def test_orientation_of_damaged_tags_harms_nothing(orientation):
-    """Whatever is changed in the tags: what is no tag is none, and the pixels stay readable."""
+    """A damaged tag counts as none, and the pixels stay readable."""
     decode = tf.function(images.decode_image, input_signature=[tf.TensorSpec([], tf.string)], autograph=False)
     content = kinds()["exif6.jpg"]
     start, end = content.index(b"Exif\0\0"), content.index(b"\xff\xdb")

@@ -29,7 +29,7 @@ def paths_of(found):
 
 
 def walked(folder):
-    """What the listing has to be: the images of a folder, then those of the folders in it, in Python's order."""
+    """The expected listing: the images of a folder, then those of its subfolders, in Python's order."""
     names = sorted(name for name in os.listdir(folder) if not name.startswith("."))
     paths = [os.path.join(folder, name) for name in names]
     images = [path for path in paths if path.lower().endswith(listing.IMAGE_EXTENSIONS)]
@@ -56,14 +56,14 @@ def test_links_are_followed_but_not_in_circles(folder, tmp_path):
     assert names == ["a/x.png"] + [f"a/other/{name}" for name in own] + [f"b/{name}" for name in own]
 
 
-def test_listing_that_takes_long_says_how_far_it_is(folder, log, monkeypatch):
+def test_long_listing_shows_its_progress(folder, log, monkeypatch):
     monkeypatch.setattr(progress, "_SECONDS_BETWEEN_LINES", 0.0)
     list_images(folder)
     assert log.messages[-1] == f"Listing {folder}: 7 images so far."
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_folder_that_may_not_be_read_is_one_line(folder):
+def test_forbidden_folder_is_one_line(folder):
     os.chmod(f"{folder}/b/c", 0)
     try:
         with pytest.raises(UserError, match=r"images/b/c cannot be read \(Permission denied\); name a folder"):
@@ -72,7 +72,7 @@ def test_folder_that_may_not_be_read_is_one_line(folder):
         os.chmod(f"{folder}/b/c", 0o755)
 
 
-def test_folder_that_vanishes_meanwhile_is_one_line(folder, monkeypatch):
+def test_folder_that_vanishes_is_one_line(folder, monkeypatch):
     def vanishing(place, report=lambda: None, scan=listing.scan):
         found = scan(place, report)
         if place.endswith("/b"):

@@ -118,7 +118,7 @@ def test_split_that_is_trained_on_is_not_evaluated_on():
         ("gs://bucket/x", "there is no kind of data gs:; use tfrecord:gs://bucket/x for record files."),
     ],
 )
-def test_paths_and_unknown_prefixes_are_offered_as_what_they_may_be(dataset, fix):
+def test_refused_paths_and_prefixes_come_with_a_fix(dataset, fix):
     with pytest.raises(UserError) as error:
         DataConfig(dataset=dataset)
     assert str(error.value).startswith(f"--dataset={dataset}: {fix}")
@@ -177,7 +177,7 @@ def test_part_of_a_part_and_its_subset_keep_their_names(kind, tmp_path):
 
 @pytest.mark.parametrize("kind", ["encoded", "stream"])
 def test_part_decodes_no_other_image(kind, tmp_path):
-    """It meets no image that is unreadable elsewhere."""
+    """It meets no unreadable image of other parts."""
     part = make_source(kind, 23, tmp_path, bad=(0, 3, 15)).part(4, 15)
     assert read(part)[1:] == (list(range(4, 15)), 0)
 

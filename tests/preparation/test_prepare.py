@@ -7,7 +7,6 @@ import json
 import os
 import pickle
 import re
-import shlex
 import subprocess
 import sys
 import textwrap
@@ -20,7 +19,7 @@ from PIL import Image
 
 from flags.convert import parse_command_line
 from tests.support.marks import usual
-from tests.support.runs import REPOSITORY, run_program, write_images
+from tests.support.runs import REPOSITORY, write_images
 from tf_simclr.config import DataConfig, PrepareConfig, UserError
 from tf_simclr.data import load_source
 from tf_simclr.data.manifest import new_manifest
@@ -389,7 +388,7 @@ def test_overwriting_begins_anew_and_then_goes_on(photos, tmp_path, monkeypatch)
     assert finished.read_bytes() == before
 
 
-def test_finished_output_tells_what_is_there_and_converts_nothing(photos, tmp_path, monkeypatch, log):
+def test_finished_output_is_described_and_not_converted_again(photos, tmp_path, monkeypatch, log):
     prepare(config(photos, tmp_path / "out"))
     before = files(tmp_path / "out")
     assert re.search(r"^train: 20 images in 3 files, \d+\.\d kB\.$", "\n".join(log.messages), re.MULTILINE)
@@ -413,7 +412,7 @@ def test_lost_and_damaged_files_are_written_again(photos, tmp_path):
     assert files(tmp_path / "out") == before
 
 
-def test_full_disk_keeps_what_is_finished(photos, tmp_path, monkeypatch):
+def test_full_disk_keeps_finished_files(photos, tmp_path, monkeypatch):
     full = tf.errors.ResourceExhaustedError(None, None, "No space left on device")
     with monkeypatch.context() as patch:
         Stopped(patch, 8, full)
@@ -648,23 +647,10 @@ def test_split_that_lacks_a_class_keeps_the_labels_of_the_first(splits, tmp_path
         ({"unlabelled": 9}, 0, ["--train_split=unlabelled", "--train_mode=pretrain", "--train_batch_size=9"]),
     ],
 )
-def test_flags_of_a_training_fit_what_was_prepared(sizes, num_classes, more):
+def test_suggested_flags_fit_the_prepared_files(sizes, num_classes, more):
     flags = training_flags("a b", sizes, num_classes)
     assert flags == ["--flagfile=photos", "--dataset=tfrecord:a b", *more]
     config, _ = parse_command_line(flags)
     steps = config.steps.values() if num_classes > 1 else [config]
     batches = {step.train.train_batch_size for step in steps if step.train.train_mode in ("pretrain", "distill")}
     assert batches == {min(64, sum(sizes.values()))}
-
-
-@pytest.mark.slow
-@pytest.mark.exhaustive
-def test_program_prepares_and_the_command_it_names_trains(photos, tmp_path):
-    done = run_program("--mode=prepare", f"--dataset=folder:{photos}", f"--output={tmp_path / 'out'}")
-    assert done.returncode == 0, done.stderr
-    command = done.stdout.splitlines()[-1].removeprefix("Train from them: python -m tf_simclr ")
-    shorter = ["--train_steps=1", "--width_multiplier=0.125", "--image_size=16", "--keep_hub_module_max=0"]
-    trained = run_program(*shlex.split(command), *shorter, f"--model_dir={tmp_path / 'run'}", timeout=600)
-    assert trained.returncode == 0, trained.stderr
-    assert "finetune on " in trained.stdout
-    assert manifest_of(tmp_path / "out")["splits"]["train"]["num_examples"] == 20

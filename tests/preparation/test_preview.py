@@ -9,6 +9,7 @@ import tensorflow as tf
 from PIL import Image
 
 from flags.convert import parse_command_line
+from tests.data.kinds import plain_decoding
 from tests.support.marks import usual
 from tests.support.runs import REPOSITORY, TINY, eagerly, tiny_config, write_images
 from tf_simclr.config import PreviewConfig, UserError
@@ -69,7 +70,8 @@ def in_picture(path, *, num_images, num_views, size):
 
 @pytest.fixture
 def eager():
-    with eagerly():
+    """Traces next to nothing."""
+    with eagerly(), plain_decoding():
         yield
 
 
@@ -95,7 +97,6 @@ def test_finetuning_has_one_view_of_the_labelled_images_without_colours(eager, t
     np.testing.assert_array_equal(views[:6], np.rint(batch * 255))
 
 
-@pytest.mark.slow
 def test_originals_are_the_images_of_the_views(eager, tmp_path, monkeypatch):
     """With a crop of nearly everything and no flip, a view is about the original resized.
 
@@ -213,7 +214,7 @@ def test_preview_takes_the_flags_of_a_curve_and_of_the_authors():
 
 
 @pytest.mark.parametrize("flag", ["--prepare_workers=1", "--benchmark_batch_size=4"])
-def test_preview_refuses_what_no_run_takes(flag):
+def test_preview_refuses_flags_of_other_tools(flag):
     with pytest.raises(UserError, match=f"^{flag}: has no meaning with --mode=preview; leave it out"):
         parse("--dataset=cifar10", flag)
 
@@ -231,7 +232,7 @@ def test_picture_that_cannot_be_drawn_is_refused_before_the_data_is_opened(tmp_p
 
 
 @pytest.mark.parametrize("size", [8, 170])
-def test_most_that_fits_is_the_most_that_does(monkeypatch, size):
+def test_one_more_row_or_view_would_not_fit(monkeypatch, size):
     monkeypatch.setattr(view_pictures, "_MAX_SIDE", 800)
     num_images, num_views = view_pictures.most_that_fit(size)
 

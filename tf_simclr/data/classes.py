@@ -6,13 +6,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from tf_simclr.config import UserError
-from tf_simclr.data.source import Source
+from tf_simclr.data.source import Labels, Source
 from tf_simclr.files import MAX_LISTED, counted, listed
 
 _LOG = logging.getLogger("tf_simclr")
 
 
-def class_numbers(names: Sequence[str], among: Sequence[str]) -> np.ndarray | None:
+def class_numbers(names: Sequence[str], among: Sequence[str]) -> Labels | None:
     """Returns the number of each name among others, int32 [N]; None if one is missing or not unique there."""
     if tuple(names) == tuple(among):
         return np.arange(len(names), dtype=np.int32)

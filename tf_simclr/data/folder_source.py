@@ -1,17 +1,20 @@
 """`folder:PATH`: image files in one subfolder per class, or flat and unlabelled."""
 
 import collections
+import contextlib
 import os
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from tf_simclr.config import DataConfig, UserError
-from tf_simclr.data.listing import IMAGE_EXTENSIONS, Listing, ListingError, list_images, scan
+from tf_simclr.data.listing import IMAGE_EXTENSIONS, Listing, list_images, scan
 from tf_simclr.data.random_access import EncodedImages
+from tf_simclr.data.source import Labels
 from tf_simclr.data.splits import SPLITS, UNLABELLED, slices_of_split, split_kind
 from tf_simclr.files import listed, shown_path
 
@@ -26,24 +29,20 @@ class _Part(NamedTuple):
 
     path: str
     listing: Listing
-    rows: np.ndarray
+    rows: NDArray[np.int64]
     class_names: tuple[str, ...]
 
-    def labels(self, class_names: Sequence[str]) -> np.ndarray:
+    def labels(self, class_names: Sequence[str]) -> Labels:
         """Returns the label of each image among all classes, int32 [N]; -1 for none."""
         if not self.class_names:
             return np.full(len(self.rows), -1, np.int32)
-        number_of = {name: number for number, name in enumerate(class_names)}
-        numbers = np.array([number_of[name] for name in self.class_names], np.int32)
-        return np.repeat(numbers, self.listing.class_counts)[self.rows]
+        numbers = np.array([class_names.index(name) for name in self.class_names], np.int32)
+        labels: Labels = np.repeat(numbers, self.listing.class_counts)[self.rows]
+        return labels
 
 
 def available_splits(data: DataConfig) -> tuple[str, ...]:
-    """Returns the members of `SPLITS` that have subfolders, or else `train`, the whole folder.
-
-    Raises:
-        UserError: If there is no such folder, or two subfolders are the same split.
-    """
+    """Returns the members of `SPLITS` that have subfolders, or else `train`, the whole folder."""
     return tuple(_split_folders(data)[0])
 
 
@@ -119,7 +118,7 @@ class _Lazily(Sequence[str]):
     def __len__(self) -> int:
         return self._length
 
-    def __getitem__(self, index):
+    def __getitem__(self, index: Any) -> Any:
         if not 0 <= index < self._length:
             raise IndexError(index)
         return self._make(index)
@@ -127,6 +126,14 @@ class _Lazily(Sequence[str]):
 
 def _error(data: DataConfig, what: str) -> UserError:
     return UserError(f"--dataset={data.dataset}: {what}")
+
+
+@contextlib.contextmanager
+def _readable(data: DataConfig) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise _error(data, f"{error.filename} cannot be read ({error.strerror}); name a readable folder.") from error
 
 
 def _root(data: DataConfig) -> str:
@@ -139,10 +146,8 @@ def _split_folders(data: DataConfig) -> tuple[dict[str, str], list[str]]:
     if not os.path.isdir(root):
         problem = "is a file" if os.path.exists(root) else "does not exist"
         raise _error(data, f"{root or 'the empty path'} {problem}; name a folder of images.")
-    try:
+    with _readable(data):
         found = scan(root, most=_MANY_IMAGES)
-    except OSError as error:
-        raise _error(data, f"{root} cannot be read ({error.strerror}); name a readable folder.") from error
     splits: dict[str, str] = {}
     for name in found.folders:
         kind = split_kind(name)
@@ -171,17 +176,13 @@ def _ignored_line(folder: str, ignored: Mapping[str, int]) -> str:
 
 def _list_images(data: DataConfig, folder: str) -> Listing:
     """Returns the images in a folder and its subfolders."""
-    try:
+    with _readable(data):
         listing = list_images(folder)
-    except ListingError as error:
-        raise _error(data, str(error)) from error
     if not len(listing):
-        kinds = f" but {listed(f'{count} {kind}' for kind, count in listing.ignored.items())}"
+        kinds = listed(f"{count} {kind}" for kind, count in listing.ignored.items())
+        found = f" but {kinds}" if kinds else ""
         fix = f"use tfrecord:{folder}" if ".tfrecord" in listing.ignored else "put some there"
-        raise _error(
-            data,
-            f"{folder} holds no images ({', '.join(IMAGE_EXTENSIONS)}){kinds if listing.ignored else ''}; {fix}.",
-        )
+        raise _error(data, f"{folder} holds no images ({', '.join(IMAGE_EXTENSIONS)}){found}; {fix}.")
     return listing
 
 
@@ -194,13 +195,10 @@ def _check_classes(data: DataConfig, listing: Listing, *, is_held_out: bool) -> 
             f"{folder} holds images ({os.path.basename(listing.path(0))}) beside subfolders ({names[0]}); "
             "use either one subfolder per class or a flat folder.",
         )
-    counts = zip(names, listing.class_counts, strict=True)
-    empty = [name for name, count in counts if not count]
+    empty = [name for name, count in zip(names, listing.class_counts, strict=True) if not count]
     if empty and not is_held_out:
-        raise _error(
-            data,
-            f"no images in the class folder(s) {', '.join(empty[:3])} of {folder}; add some or remove them.",
-        )
+        names_of_empty = ", ".join(empty[:3])
+        raise _error(data, f"no images in the class folder(s) {names_of_empty} of {folder}; add some or remove them.")
     splits = [name for name in names if split_kind(name)]
     is_word = len(splits) == 1 < len(names) and splits[0].lower() in _WORDS
     if splits and not (is_word and not inner[splits[0]]):

@@ -7,11 +7,12 @@ import functools
 import os
 import re
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from tf_simclr.terminal.progress import Progress
 
@@ -21,21 +22,7 @@ CONVERTED_EXTENSIONS = (".webp", ".tif", ".tiff", ".ppm", ".pgm", ".pbm", ".pnm"
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".gif", *CONVERTED_EXTENSIONS)
 # Files with other names are opened to see whether they are images, except these, which often lie beside images.
 _OTHER_EXTENSIONS = (
-    *(
-        ".txt",
-        ".csv",
-        ".tsv",
-        ".json",
-        ".jsonl",
-        ".xml",
-        ".yaml",
-        ".yml",
-        ".html",
-        ".md",
-        ".py",
-        ".npy",
-        ".npz",
-    ),
+    *(".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".html", ".md", ".py", ".npy", ".npz"),
     *(".mat", ".db", ".ini", ".mp4", ".mov", ".avi", ".zip", ".gz", ".tar", ".tfrecord"),
 )
 # The formats that TensorFlow decodes. A bitmap has four zeros after its length.
@@ -45,10 +32,6 @@ _NUM_FIRST_BYTES = 12
 _HIDDEN = (".", "__MACOSX", "@eaDir")
 END = b"\0"
 """Ends each name; no name contains it."""
-
-
-class ListingError(Exception):
-    """A folder cannot be listed; the message says why, and what to do."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -68,7 +51,7 @@ class Listing:
 
     folder: str
     subfolders: tuple[str, ...]
-    counts: np.ndarray
+    counts: NDArray[np.int64]
     names: bytes
     ignored: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
@@ -93,7 +76,7 @@ class Listing:
         return tuple(name for name in self.subfolders[1:] if os.sep not in name)
 
     @functools.cached_property
-    def class_counts(self) -> np.ndarray:
+    def class_counts(self) -> NDArray[np.int64]:
         """Number of images below each folder of `class_names`; int64 [C]."""
         # A folder comes right before its subfolders.
         starts = [number for number, name in enumerate(self.subfolders) if number and os.sep not in name]
@@ -111,22 +94,18 @@ class Listing:
         return {name: [] if direct[name] else folders for name, folders in found.items()}
 
     @functools.cached_property
-    def _ends(self) -> np.ndarray:
+    def _ends(self) -> NDArray[np.int64]:
         return np.flatnonzero(np.frombuffer(self.names, np.uint8) == END[0])
 
     @functools.cached_property
-    def _rows_up_to(self) -> np.ndarray:
+    def _rows_up_to(self) -> NDArray[np.int64]:
         """Cumulative number of rows of the folders; int64 [F]."""
         return np.cumsum(self.counts)
 
     @property
     def identity(self) -> tuple[bytes, ...]:
         """The names of the images, independent of the location of `folder`."""
-        return (
-            b"".join(os.fsencode(name) + END for name in self.subfolders),
-            self.counts.tobytes(),
-            self.names,
-        )
+        return b"".join(os.fsencode(name) + END for name in self.subfolders), self.counts.tobytes(), self.names
 
     def path(self, row: int) -> str:
         """Returns the path of an image."""
@@ -156,15 +135,25 @@ def list_images(folder: str) -> Listing:
     Hidden files and folders are left out. Links are followed unless they lead back to a folder above them.
 
     Raises:
-        ListingError: If a folder cannot be read.
+        OSError: If a folder cannot be read.
     """
     subfolders, counts, names = [], [], bytearray()
     ignored: collections.Counter[str] = collections.Counter()
-    for subfolder, found in _walk(folder):
-        subfolders.append(subfolder)
-        counts.append(len(found.images))
-        names += b"".join(os.fsencode(name) + END for name in found.images)
-        ignored += found.ignored
+    pending: list[tuple[str, frozenset[tuple[int, int]]]] = [("", frozenset())]
+    with contextlib.closing(Progress(0, None, f"Listing {folder}", keep=False)) as progress:
+        while pending:
+            subfolder, above = pending.pop()
+            place = os.path.join(folder, subfolder) if subfolder else folder
+            state = os.stat(place)
+            identity = (state.st_dev, state.st_ino)
+            if identity in above:
+                continue
+            found = scan(place, progress.add)
+            subfolders.append(subfolder)
+            counts.append(len(found.images))
+            names += b"".join(os.fsencode(name) + END for name in found.images)
+            ignored += found.ignored
+            pending += [(os.path.join(subfolder, name), above | {identity}) for name in reversed(found.folders)]
     return Listing(folder, tuple(subfolders), np.array(counts, np.int64), bytes(names), ignored)
 
 
@@ -176,34 +165,13 @@ class Scan(NamedTuple):
     ignored: collections.Counter[str]
 
 
-def _walk(top: str) -> Iterator[tuple[str, Scan]]:
-    with contextlib.closing(Progress(0, None, f"Listing {top}", keep=False)) as progress:
-        pending: list[tuple[str, frozenset]] = [("", frozenset())]
-        while pending:
-            subfolder, above = pending.pop()
-            folder = os.path.join(top, subfolder) if subfolder else top
-            try:
-                state = os.stat(folder)
-                identity = (state.st_dev, state.st_ino)
-                if identity in above:
-                    continue
-                found = scan(folder, progress.add)
-            except OSError as error:
-                raise ListingError(f"{folder} cannot be read ({error.strerror}); name a readable folder.") from error
-            yield subfolder, found
-            pending += [(os.path.join(subfolder, name), above | {identity}) for name in reversed(found.folders)]
-
-
 def scan(folder: str, report: Callable[[], None] = lambda: None, *, most: int | None = None) -> Scan:
-    """Returns the direct contents of a folder.
+    """Returns the direct contents of a folder; raises OSError if it cannot be read.
 
     Args:
         folder: The folder.
         report: Called for each image.
         most: Limit of images; the listing stops after more than this.
-
-    Raises:
-        OSError: If the folder cannot be read.
     """
     subfolders, images = [], []
     ignored: collections.Counter[str] = collections.Counter()
@@ -223,14 +191,14 @@ def scan(folder: str, report: Callable[[], None] = lambda: None, *, most: int | 
     return Scan(sorted(subfolders), sorted(images), ignored)
 
 
-def _is_folder(entry: os.DirEntry) -> bool:
+def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()  # The entry itself tells, except for links.
     except OSError:  # A link to itself or to a forbidden place: an unreadable image, if it has the name of an image.
         return False
 
 
-def _why_ignored(entry: os.DirEntry) -> str | None:
+def _why_ignored(entry: os.DirEntry[str]) -> str | None:
     """Returns the kind of a file that is not an image; None for an image, even an unreadable one."""
     extension = os.path.splitext(entry.name)[1].lower()
     if _is_special(entry):
@@ -242,14 +210,14 @@ def _why_ignored(entry: os.DirEntry) -> str | None:
     return extension if re.fullmatch(r"\.[a-z0-9]{1,12}", extension) else "of other names"
 
 
-def _is_special(entry: os.DirEntry) -> bool:
+def _is_special(entry: os.DirEntry[str]) -> bool:
     try:
         return not entry.is_file() and not stat.S_ISREG(entry.stat().st_mode)
     except OSError:
         return False
 
 
-def _begins_like_an_image(entry: os.DirEntry) -> bool:
+def _begins_like_an_image(entry: os.DirEntry[str]) -> bool:
     try:
         with open(entry.path, "rb") as file:
             return _FIRST_BYTES.match(file.read(_NUM_FIRST_BYTES)) is not None

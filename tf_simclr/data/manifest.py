@@ -11,30 +11,27 @@ from tf_simclr.data.record_files import FRAME_BYTES, RecordFile
 from tf_simclr.files import between, one_line, plain_name, read_json
 
 MANIFEST_FILE = "manifest.json"
-MANIFEST_FORMAT = "tf_simclr-prepared-1"
 # The manifest of unfinished work, and the list of omitted images.
 UNFINISHED_FILE, UNREADABLE_FILE = "unfinished.json", "unreadable.txt"
 # Start of all formats of this program; other programs write files of the same name.
 _OUR_FORMATS = "tf_simclr-prepared"
+_FORMAT = f"{_OUR_FORMATS}-1"
 _FIX = "prepare the data again, or remove the file to count the records"
-COUNT = between(0, 2**40)
-FILE_ENTRY = {"name": plain_name, "num_examples": COUNT, "bytes": between(0, 2**50)}
-_FORM = {"class_names": (None, [str]), "splits": {plain_name: {"files": [FILE_ENTRY]}}}
-
+_COUNT = between(0, 2**40)
+_FILE = {"name": plain_name, "num_examples": _COUNT, "bytes": between(0, 2**50)}
+_FORM = {"class_names": (None, [str]), "splits": {plain_name: {"files": [_FILE]}}}
+_PREPARED_SPLIT = {
+    "num_images": _COUNT,
+    "num_shards": between(0, 10**6),
+    "files": [_FILE | {"sha256": str, "unreadable": {str: str}}],
+}
 PREPARED_FORM = {
-    "format": lambda value: value == MANIFEST_FORMAT,
+    "format": lambda value: value == _FORMAT,
     "class_names": (None, [str]),
-    "splits": {
-        plain_name: {
-            "num_images": COUNT,
-            "num_shards": between(0, 10**6),
-            "files": [FILE_ENTRY | {"sha256": str, "unreadable": {str: str}}],
-        }
-    },
+    "splits": {plain_name: _PREPARED_SPLIT},
     "settings": dict,
 }
-# Settings that only locate the images.
-_FREE_SETTINGS = frozenset(["dataset"])
+"""Form of the manifests that `--mode=prepare` goes on with; readers need less."""
 
 
 def _is_ours(content: Any) -> bool:
@@ -43,14 +40,10 @@ def _is_ours(content: Any) -> bool:
 
 
 class Manifest:
-    """The manifest of a directory.
-
-    Args:
-        directory: Directory of the file.
-        content: Its parsed JSON.
+    """The manifest of a directory, with its content of the form `_FORM`.
 
     Attributes:
-        directory: See above.
+        directory: Directory of the file.
         class_names: Name of each class, or None without labels.
         paths: Paths of the files of each split.
     """
@@ -59,23 +52,17 @@ class Manifest:
         self.directory = directory
         names = content["class_names"]
         self.class_names: tuple[str, ...] | None = None if names is None else tuple(names)
-        self.paths = {
-            name: [os.path.join(directory, file["name"]) for file in split["files"]]
-            for name, split in content["splits"].items()
-            if split["files"]
+        files = {name: split["files"] for name, split in content["splits"].items() if split["files"]}
+        self.paths = {name: [os.path.join(directory, file["name"]) for file in some] for name, some in files.items()}
+        self._entries = {
+            file["name"]: (file["num_examples"], file["bytes"]) for some in files.values() for file in some
         }
-        entries = [file for split in content["splits"].values() for file in split["files"]]
-        self._entries = {file["name"]: (file["num_examples"], file["bytes"]) for file in entries}
 
     def __contains__(self, path: str) -> bool:
         return os.path.dirname(path) == self.directory and os.path.basename(path) in self._entries
 
     def file(self, path: str) -> RecordFile:
-        """Returns a file that the manifest lists.
-
-        Raises:
-            UserError: If it is missing or has another size.
-        """
+        """Returns a file of the manifest; raises UserError if it is missing or has another size."""
         num_examples, num_bytes = self._entries[os.path.basename(path)]
         try:
             found = tf.io.gfile.stat(path).length
@@ -105,10 +92,10 @@ def read_manifest(directory: str) -> Manifest | None:
                 f"{directory or os.curdir}: is not finished; start the same --mode=prepare again, which goes on."
             )
         return None
-    if content["format"] != MANIFEST_FORMAT:
+    if content["format"] != _FORMAT:
         raise UserError(
-            f"{path}: is of the format {one_line(content['format'])}, which this program does not know "
-            f"({MANIFEST_FORMAT}); prepare the data again, or remove the file to count the records."
+            f"{path}: is of the format {one_line(content['format'])}, which this program does not know ({_FORMAT}); "
+            f"{_FIX}."
         )
     return Manifest(directory, read_json(path, _FORM, fix=_FIX))
 
@@ -137,16 +124,16 @@ def new_manifest(
     """Returns a manifest without files.
 
     Args:
-        settings: settings that determine the files, as JSON values.
-        class_names: name of each class; None without labels.
-        sizes: number of images and of files, by split.
+        settings: Settings that determine the files, as JSON values.
+        class_names: Name of each class; None without labels.
+        sizes: Number of images and of files, by split.
     """
     splits = {
         name: {"num_examples": 0, "num_unreadable": 0, "num_images": images, "num_shards": files, "files": []}
         for name, (images, files) in sizes.items()
     }
     return {
-        "format": MANIFEST_FORMAT,
+        "format": _FORMAT,
         "class_names": None if class_names is None else list(class_names),
         "splits": splits,
         "settings": dict(settings),
@@ -158,7 +145,7 @@ def differences(begun: Mapping[str, Any], settings: Mapping[str, Any]) -> list[s
     changed = []
     for name, new in settings.items():
         old = begun.get(name)
-        if old == new or name in _FREE_SETTINGS:
+        if old == new or name == "dataset":  # The name of the data set only locates the images.
             continue
         changed.append(f"other images, of {begun.get('dataset')}" if name == "images" else f"--{name}={old}, not {new}")
     return changed

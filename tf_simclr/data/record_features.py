@@ -32,12 +32,7 @@ def feature_keys(data: DataConfig, files: Sequence[RecordFile], *, label_is_need
     image = data.tfrecord_image_key or _first(IMAGE_KEYS, kinds)
     if image is None:
         raise UserError(f"--tfrecord_image_key: not given, and {where}; name the one that is an encoded image.")
-    check(
-        kinds.get(image) == "bytes",
-        "tfrecord_image_key",
-        image,
-        f"{where}; name one that is an encoded image.",
-    )
+    check(kinds.get(image) == "bytes", "tfrecord_image_key", image, f"{where}; name one that is an encoded image.")
     label = _first(LABEL_KEYS, kinds) if data.tfrecord_label_key is None else data.tfrecord_label_key or None
     if not label_is_needed and kinds.get(str(label)) != "int64":
         return image, None
@@ -59,9 +54,9 @@ def parser(
     missing_label: int | None = None,
     is_optional: bool = False,
 ) -> Parse:
-    """Returns the function from a record to its encoded image and label; it fails if either is missing.
+    """Returns the function from a record to its encoded image and label.
 
-    It also fails for labels that are out of range.
+    It fails if either is missing, or if the label is out of range.
 
     Args:
         image_key: Name of the feature.
@@ -102,14 +97,9 @@ def _feature_kinds(data: DataConfig, files: Sequence[RecordFile]) -> dict[str, s
     """Returns the features of the first readable records, with their types: bytes, int64 or float."""
     for file in files:
         kinds: dict[str, str] = {}
-        first = tf.data.Dataset.from_tensors(0).flat_map(
-            lambda _, file=file: read_records(
-                tf.constant(file.filename),
-                tf.constant(min(file.skip + file.take, _NUM_PROBED), tf.int64),
-                tf.constant(file.compression),
-            )
-        )
-        for record in first.as_numpy_iterator():
+        count = tf.constant(min(file.skip + file.take, _NUM_PROBED), tf.int64)
+        arguments = tf.data.Dataset.from_tensors((file.filename, count, file.compression))
+        for record in arguments.flat_map(read_records).as_numpy_iterator():
             try:
                 features = tf.train.Example.FromString(record).features.feature
             except DecodeError:

@@ -9,6 +9,7 @@ from typing import IO
 import tensorflow as tf
 
 from tf_simclr.config import is_remote
+from tf_simclr.files import first_line
 
 _LENGTH_BYTES = 8
 _HEADER_BYTES = 12
@@ -16,12 +17,11 @@ FRAME_BYTES = 16
 # Upper bound for a damaged length: beyond the end of any file.
 _MAX_LENGTH = 2**40
 # Effect of each byte on a CRC-32C.
-_CRC_TABLE = [0] * 256
-for _byte in range(256):
-    _crc = _byte
+_CRC_TABLE = []
+for _crc in range(256):
     for _ in range(8):
         _crc = _crc >> 1 ^ (0x82F63B78 if _crc & 1 else 0)
-    _CRC_TABLE[_byte] = _crc
+    _CRC_TABLE.append(_crc)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,8 +166,7 @@ def _count_by_reading(filename: str, compression: str) -> tuple[int, str]:
         for _ in tf.data.TFRecordDataset(filename, compression):
             count += 1
     except tf.errors.OpError as error:
-        reason = (str(error.message).splitlines() or [type(error).__name__])[0]
-        return count + 1, f"it cannot be read from record {count} on ({reason})"
+        return count + 1, f"it cannot be read from record {count} on ({first_line(error)})"
     return count, ""
 
 

@@ -16,7 +16,7 @@ from tf_simclr.config import DataConfig, UserError, check
 from tf_simclr.data.manifest import MANIFEST_FILE, UNFINISHED_FILE, UNREADABLE_FILE, Manifest, read_manifest
 from tf_simclr.data.record_features import feature_keys, parser
 from tf_simclr.data.record_files import RecordFile, count_records
-from tf_simclr.data.source import Source
+from tf_simclr.data.source import Labels, Source
 from tf_simclr.data.splits import SPELLINGS, UNLABELLED, slices_of_split, split_kind, split_terms
 from tf_simclr.data.stream_source import StreamSource, shuffle_buffer_size
 from tf_simclr.files import find_paths, first_line
@@ -48,12 +48,7 @@ class _Files:
         return sum(file.take for file in self.files)
 
     def stream(
-        self,
-        name: str,
-        class_names: Sequence[str] | None,
-        *,
-        some_lack_labels: bool,
-        label_is_optional: bool,
+        self, name: str, class_names: Sequence[str] | None, *, missing_label: int | None, is_optional: bool
     ) -> StreamSource:
         num_bytes = sum(tf.io.gfile.stat(file.filename).length for file in self.files)
         parse = parser(
@@ -61,15 +56,15 @@ class _Files:
             None if class_names is None else self.label_key,
             first_label=self.first_label,
             num_classes=None if class_names is None else len(class_names),
-            missing_label=-1 if some_lack_labels else None,
-            is_optional=label_is_optional,
+            missing_label=missing_label,
+            is_optional=is_optional,
         )
         buffer_size = shuffle_buffer_size(num_bytes, self.num_examples)
         return StreamSource(
             name, files=self.files, parse=parse, shuffle_buffer_size=buffer_size, class_names=class_names
         )
 
-    def read_labels(self) -> np.ndarray:
+    def read_labels(self) -> Labels:
         """Returns the label of each record, int32 [N]; -1 if it is damaged, _MISSING if it has none."""
         parse = parser(self.image_key, self.label_key, first_label=self.first_label, missing_label=_MISSING)
         return StreamSource("labels", files=self.files, parse=parse, shuffle_buffer_size=1).read_labels()
@@ -82,11 +77,7 @@ class _Files:
 
 
 def available_splits(data: DataConfig) -> tuple[str, ...]:
-    """Returns the splits that have files.
-
-    Raises:
-        UserError: If there is no file.
-    """
+    """Returns the splits that have files; raises UserError if there is no file."""
     return tuple(_paths(data))
 
 
@@ -145,11 +136,9 @@ def _join(data: DataConfig, name: str, terms: Sequence[_Term]) -> Source:
     first = next((term for term in terms if term.class_names is not None), terms[0])
     num_unlabelled = sum(term.num_unlabelled for term in terms) if first.class_names else 0
     files = tuple(file for term in terms for file in term.opened.files)
+    missing_label, is_optional = -1 if num_unlabelled else None, any(term.opened.label_key is None for term in terms)
     whole = dataclasses.replace(first.opened, files=files).stream(
-        name,
-        first.class_names,
-        some_lack_labels=num_unlabelled > 0,
-        label_is_optional=any(term.opened.label_key is None for term in terms),
+        name, first.class_names, missing_label=missing_label, is_optional=is_optional
     )
     ends = np.cumsum([term.opened.num_examples for term in terms]).tolist()
     firsts = [end - term.opened.num_examples for end, term in zip(ends, terms, strict=True)]
@@ -187,32 +176,21 @@ def _paths(data: DataConfig, *wanted: str) -> dict[str, list[str]]:
             "images.",
         )
     found = {split: paths for split, paths in found.items() if paths}
-    _check_one_spelling(data, found)
-    return found
-
-
-def _check_one_spelling(data: DataConfig, found: dict[str, list[str]]) -> None:
-    """Raises UserError if two spellings of one split have separate files, because one would be ignored."""
     first: dict[str, str] = {}
     for name, paths in found.items():
         other = first.setdefault(split_kind(name) or name, name)
-        if other != name and not set(paths) & set(found[other]):
-            raise _error(
-                data,
-                f"{os.path.basename(found[other][0])} and {os.path.basename(paths[0])} are both the split "
-                f"{split_kind(name)}; rename the files of one of them.",
-            )
+        if other != name and not set(paths) & set(found[other]):  # One of them would be ignored.
+            both = " and ".join(os.path.basename(some[0]) for some in (found[other], paths))
+            raise _error(data, f"{both} are both the split {split_kind(name)}; rename the files of one of them.")
+    return found
 
 
 def _find_files(directory: str, pattern: str) -> list[str]:
     if tf.io.gfile.exists(path := os.path.join(directory, pattern)):
         return [] if tf.io.gfile.isdir(path) else [path]
-    return [path for path in find_paths(directory, pattern) if _may_be_records(os.path.basename(path))]
-
-
-def _may_be_records(name: str) -> bool:
     # Killed processes leave files with the ending .tmp.
-    return name not in _NO_RECORDS and not name.endswith((".tmp", ".lock"))
+    found = [path for path in find_paths(directory, pattern) if not path.endswith((".tmp", ".lock"))]
+    return [path for path in found if os.path.basename(path) not in _NO_RECORDS]
 
 
 def _open(data: DataConfig, paths: Sequence[str], *, label_is_needed: bool = True) -> _Files:
@@ -226,25 +204,18 @@ def _open(data: DataConfig, paths: Sequence[str], *, label_is_needed: bool = Tru
         raise _error(data, f"there is no record in {len(paths)} file(s), such as {paths[0]}; name others.")
     image, label = feature_keys(data, files, label_is_needed=label_is_needed)
     used = [manifest for manifest in manifests if any(path in manifest for path in paths)]
-    if label is not None:
-        _check_same_classes(data, used)
+    for other in used[1:]:
+        theirs, ours = other.class_names, used[0].class_names
+        if label is not None and theirs != ours:
+            differing = sorted(set(theirs or ()) ^ set(ours or ())) or list(theirs or ())
+            raise _error(
+                data,
+                f"the classes in {other.directory} are not those in {used[0].directory} ({', '.join(differing[:5])}); "
+                "name one of them, or use --tfrecord_label_key= to read without labels.",
+            )
     in_manifest = all(any(path in manifest for manifest in used) for path in paths)
     class_names = used[0].class_names if in_manifest else None
     return _Files(files, class_names, data.tfrecord_first_label, image, label)
-
-
-def _check_same_classes(data: DataConfig, manifests: Sequence[Manifest]) -> None:
-    """Raises UserError unless a label means the same in all files."""
-    for other in manifests[1:]:
-        theirs, ours = other.class_names, manifests[0].class_names
-        if theirs == ours:
-            continue
-        differing = sorted(set(theirs or ()) ^ set(ours or ())) or list(theirs or ())
-        raise _error(
-            data,
-            f"the classes in {other.directory} are not those in {manifests[0].directory} ({', '.join(differing[:5])}); "
-            "name one of them, or use --tfrecord_label_key= to read without labels.",
-        )
 
 
 def _open_file(data: DataConfig, manifests: Sequence[Manifest], path: str) -> RecordFile:
@@ -254,7 +225,7 @@ def _open_file(data: DataConfig, manifests: Sequence[Manifest], path: str) -> Re
     try:
         return _count(path, _state(path))
     except (OSError, tf.errors.OpError) as error:
-        reason = getattr(error, "strerror", None) or getattr(error, "message", type(error).__name__)
+        reason = getattr(error, "strerror", None) or first_line(error)
         raise _error(data, f"{path} cannot be read ({reason}); name readable files.") from error
 
 
@@ -274,32 +245,24 @@ def _count(path: str, state: tuple[int, int]) -> RecordFile:
     return file
 
 
-def _classes(data: DataConfig, split: str, opened: _Files) -> tuple[tuple[str, ...] | None, np.ndarray]:
+def _classes(data: DataConfig, split: str, opened: _Files) -> tuple[tuple[str, ...] | None, Labels]:
     """Returns the class names, from the manifest or else numbers; and the result of `read_labels`.
 
-    The names are None without labels. The labels are None if they were not read because none is missing.
+    The names are None without labels. The labels are empty if they were not read because none is missing.
     """
     not_read = np.zeros([0], np.int32)
     if opened.label_key is None:
         return None, not_read
     asked = data.tfrecord_num_classes
     if opened.class_names is not None:
-        check(
-            asked in (0, len(opened.class_names)),
-            "tfrecord_num_classes",
-            asked,
-            f"the {MANIFEST_FILE} names {len(opened.class_names)} classes; leave it out.",
-        )
-        check(
-            opened.first_label == 0,
-            "tfrecord_first_label",
-            opened.first_label,
-            f"the {MANIFEST_FILE} says what the labels mean; leave it out.",
-        )
+        count, fix = len(opened.class_names), f"the {MANIFEST_FILE} says what the labels mean; leave it out."
+        flag = "tfrecord_num_classes"
+        check(asked in (0, count), flag, asked, f"the {MANIFEST_FILE} names {count} classes; leave it out.")
+        check(opened.first_label == 0, "tfrecord_first_label", opened.first_label, fix)
         return opened.class_names, not_read
     if asked:
         some_missing = _MISSING in opened.sample().read_labels()
-        labels = _labels(opened, "as some have none") if some_missing else not_read
+        labels = _labels(opened, "because some have none") if some_missing else not_read
         return tuple(map(str, range(asked))), labels
     count = _count_classes(data, split)
     return tuple(map(str, range(count))) or None, _labels(opened, _TO_COUNT)
@@ -320,13 +283,13 @@ def _count_classes(data: DataConfig, split: str) -> int:
     return max(largest + 1, 0)
 
 
-def _labels(opened: _Files, why: str) -> np.ndarray:
+def _labels(opened: _Files, why: str) -> Labels:
     """Returns the result of `read_labels`, from memory if the files did not change."""
     return _read_labels(opened, tuple(_state(file.filename) for file in opened.files), why)
 
 
 @functools.lru_cache(maxsize=32)
-def _read_labels(opened: _Files, states: tuple[tuple[int, int], ...], why: str) -> np.ndarray:
+def _read_labels(opened: _Files, states: tuple[tuple[int, int], ...], why: str) -> Labels:
     del states
     _LOG.info("Reading the labels of %d records %s.", opened.num_examples, why)
     return opened.read_labels()

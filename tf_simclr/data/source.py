@@ -4,7 +4,6 @@ import abc
 import copy
 import hashlib
 import os
-import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -61,7 +60,6 @@ class Source(abc.ABC):
         self.ignored: tuple[str, ...] = ()
         self.identity: tuple[bytes, ...] = ()
         self._bad_names: dict[str, None] = {}
-        self._bad_lock = threading.Lock()
 
     @property
     def num_classes(self) -> int | None:
@@ -90,13 +88,11 @@ class Source(abc.ABC):
 
     def add_bad_image(self, name: str) -> None:
         """Records the name of an unreadable image; safe to call from several threads."""
-        with self._bad_lock:
-            self._bad_names[name] = None
+        self._bad_names[name] = None
 
     def bad_image_names(self) -> tuple[str, ...]:
         """Returns the names of the unreadable images so far, without repetitions."""
-        with self._bad_lock:
-            return tuple(self._bad_names)
+        return tuple(self._bad_names)
 
     @abc.abstractmethod
     def example_name(self, key: int) -> str:
@@ -106,8 +102,8 @@ class Source(abc.ABC):
     def train_examples(self, seed: int, plan: BatchPlan, first_step: int) -> tf.data.Dataset:
         """Returns the endless shuffled order of this worker's rows, from `first_step` on.
 
-        The example at a position depends only on the seed, the position and the number of workers, so
-        resuming is arithmetic.
+        The example at a position depends only on the seed, the position and the number of workers, so resuming is
+        arithmetic.
 
         Args:
             seed: Seed of the order.
@@ -115,24 +111,17 @@ class Source(abc.ABC):
             first_step: Number of global batches to skip.
 
         Returns:
-            Dataset of dicts with `position` int64 [] and `keys` int64 [NUM_CANDIDATES]: the example at that
-            position, then its replacements in case it is unreadable.
+            Dataset of dicts with `position` int64 [] and `keys` int64 [NUM_CANDIDATES]: the example at that position,
+            then its replacements in case it is unreadable.
         """
 
     @abc.abstractmethod
     def divisible_examples(self, seed: int, plan: BatchPlan, first_step: int) -> tf.data.Dataset:
         """Returns the rows of all workers, in a form that a tf.data service can divide.
 
-        Its dispatcher gives each element of the first data set of a pipeline to one data worker. Each example
-        of an epoch comes exactly once, in any order of the parts.
-
-        Args:
-            seed: Seed of the order.
-            plan: Plan of any worker.
-            first_step: Approximate number of global batches to skip.
-
-        Returns:
-            As `train_examples`; no two examples have the same position.
+        Its dispatcher gives each element of the first data set of a pipeline to one data worker. Each example of an
+        epoch comes exactly once, in any order of the parts; `first_step` is approximate. No two examples have the same
+        position. Otherwise like `train_examples`.
         """
 
     @abc.abstractmethod
@@ -156,22 +145,13 @@ class Source(abc.ABC):
     def eval_examples(self, plan: BatchPlan) -> tf.data.Dataset:
         """Returns this worker's rows of one pass over all examples in a fixed order.
 
-        Every worker has the same number. Over all workers, positions 0 to N-1 hold each example once, at the
-        position of its number. Positions from N on are padding.
-
-        Args:
-            plan: Determines this worker's positions.
-
-        Returns:
-            Dataset of dicts like those of `train_examples`.
+        Every worker has the same number. Over all workers, positions 0 to N-1 hold each example once, at the position
+        of its number. Positions from N on are padding. The dicts are like those of `train_examples`.
         """
         raise NotImplementedError
 
     def read_labels(self) -> Labels:
-        """Returns the label of each example, int32 [N], in the order of `eval_examples`; -1 for none.
-
-        The source must have labels.
-        """
+        """Returns the label of each example, int32 [N], in the order of `eval_examples`; -1 for none."""
         raise NotImplementedError
 
     def subset(self, indices: Indices, name: str) -> "Source":
@@ -186,8 +166,7 @@ class Source(abc.ABC):
     def part(self, start: int, stop: int) -> "Source":
         """Returns a source of the examples at the positions from `start` to `stop` - 1 of `eval_examples`.
 
-        Unlike `subset`, it is cheap for any number of examples: it decodes no others and reads nothing into
-        memory.
+        Unlike `subset`, it is cheap for any number of examples: it decodes no others and reads nothing into memory.
         """
         raise NotImplementedError
 
@@ -255,15 +234,7 @@ def check_bad_images(
 
 
 def format_hint(names: Sequence[str]) -> str:
-    """Returns advice if TensorFlow cannot read the format of some unreadable images, or not completely.
-
-    Args:
-        names: names of the unreadable images.
-    """
-    kinds = {os.path.splitext(name)[1].lower() for name in names} & {*CONVERTED_EXTENSIONS, ".bmp"}
-    if not kinds:
-        return ""
-    return (
-        f"TensorFlow {tf.__version__} does not read every {' and '.join(sorted(kinds))} file, and --mode=prepare "
-        "converts them; "
-    )
+    """Returns advice if TensorFlow cannot read the formats of some unreadable images completely; else ""."""
+    kinds = sorted({os.path.splitext(name)[1].lower() for name in names} & {*CONVERTED_EXTENSIONS, ".bmp"})
+    what = f"TensorFlow {tf.__version__} does not read every {' and '.join(kinds)} file"
+    return f"{what}, and --mode=prepare converts them; " if kinds else ""

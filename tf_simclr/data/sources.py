@@ -1,19 +1,31 @@
-"""Sources for a `DataConfig`: the digits, and the choice among the kinds of data."""
+"""Sources for a `DataConfig`: the choice among the kinds of data."""
 
 import dataclasses
 import os
-
-import numpy as np
+from typing import Protocol
 
 from tf_simclr.config import DataConfig, UserError
-from tf_simclr.data import folder_source, record_source, tfds_source
+from tf_simclr.data import digits_source, folder_source, record_source, tfds_source
 from tf_simclr.data.mixed_source import MixedSource
-from tf_simclr.data.random_access import ArraySource
 from tf_simclr.data.source import Source
-from tf_simclr.data.splits import UNLABELLED, find_split, slices_of_split, splits_left
+from tf_simclr.data.splits import UNLABELLED, find_split, splits_left
 
 FOLDER_PREFIX = "folder:"
-_DIGITS_SPLITS = ("train", "test")
+
+
+class _Kind(Protocol):
+    """A kind of data set; its functions are those of the same names below."""
+
+    def available_splits(self, data: DataConfig) -> tuple[str, ...]: ...
+
+    def load(self, data: DataConfig, split: str, flag: str) -> Source: ...
+
+
+_KINDS: dict[str, _Kind] = {
+    "digits": digits_source,
+    FOLDER_PREFIX: folder_source,
+    record_source.PREFIX: record_source,
+}
 
 
 def load_training_source(data: DataConfig) -> Source:
@@ -51,14 +63,7 @@ def load_source(data: DataConfig, split: str, *, flag: str = "train_split") -> S
     Raises:
         UserError: If there is no such data set or split, it is empty, or there are several data sets.
     """
-    _check_one(data)
-    if data.dataset == "digits":
-        return _digits_source(split, flag)
-    if data.dataset.startswith(FOLDER_PREFIX):
-        return folder_source.load(data, split, flag)
-    if data.dataset.startswith(record_source.PREFIX):
-        return record_source.load(data, split, flag)
-    return tfds_source.load(data, split, flag)
+    return _kind(data).load(data, split, flag)
 
 
 def load_eval_source(data: DataConfig) -> Source | None:
@@ -83,17 +88,11 @@ def available_splits(data: DataConfig) -> tuple[str, ...]:
     Raises:
         UserError: If there is no such data set, or there are several.
     """
-    _check_one(data)
-    if data.dataset == "digits":
-        return _DIGITS_SPLITS
-    if data.dataset.startswith(FOLDER_PREFIX):
-        return folder_source.available_splits(data)
-    if data.dataset.startswith(record_source.PREFIX):
-        return record_source.available_splits(data)
-    return tfds_source.available_splits(data)
+    return _kind(data).available_splits(data)
 
 
-def _check_one(data: DataConfig) -> None:
+def _kind(data: DataConfig) -> _Kind:
+    """Returns the kind of a single data set."""
     if len(data.sources) > 1:
         raise UserError(
             f"--dataset={data.dataset}: several sources are mixed for --train_mode=pretrain, and for distill without "
@@ -105,23 +104,5 @@ def _check_one(data: DataConfig) -> None:
             f"--dataset={data.dataset}: there is no folder {path}; if it is several sources, put those without "
             "folder: or tfrecord: first."
         )
-
-
-def _digits_source(split: str, flag: str) -> ArraySource:
-    """Handwritten digits of scikit-learn, 8x8 grey: 1347 for training, 450 for testing."""
-    from sklearn.datasets import load_digits
-    from sklearn.model_selection import train_test_split
-
-    digits = load_digits()
-    train, test = train_test_split(
-        np.arange(len(digits.target)), test_size=0.25, random_state=0, stratify=digits.target
-    )
-    parts = {"train": train, "test": test}
-    slices = slices_of_split(split, _DIGITS_SPLITS, lambda name: len(parts[name]), flag=flag, dataset="digits")
-    chosen = np.concatenate([parts[name][start:stop] for name, start, stop in slices])
-    # A pixel is a number of inked points, 0 to 16.
-    images = np.rint(digits.images[chosen] * (255 / 16)).astype(np.uint8)[..., np.newaxis]
-    names = [str(digit) for digit in digits.target_names]
-    source = ArraySource(f"digits ({split})", images, digits.target[chosen], names)
-    source.identity = (source.name.encode(),)
-    return source
+    name, colon, _ = data.dataset.partition(":")
+    return _KINDS.get(name + colon, tfds_source)

@@ -23,6 +23,9 @@ _PARTS_PER_EPOCH = 16
 _SHUFFLE_BYTES = 2**29
 _MIN_SHUFFLED_RECORDS = 1000
 
+# Ranges of records, and the key of the first record of each.
+_Cuts = list[tuple[int, RecordFile]]
+_Window = tuple[tuple[tf.Tensor, ...], ...]
 Parse = Callable[[tf.Tensor], tuple[tf.Tensor, tf.Tensor]]
 
 
@@ -189,7 +192,7 @@ class StreamSource(Source):
                 self.name,
             )
 
-    def _cut(self, start: int, stop: int) -> list[tuple[int, RecordFile]]:
+    def _cut(self, start: int, stop: int) -> _Cuts:
         """Returns the files, restricted to the keys from `start` to `stop`, and their first keys."""
         cuts = []
         for first, file in zip(self._firsts.tolist(), self._files, strict=True):
@@ -199,10 +202,10 @@ class StreamSource(Source):
                 cuts.append((begin, cut))
         return cuts
 
-    def _epoch(self, cuts: list[tuple[int, RecordFile]], seed: int, epoch: tf.Tensor) -> tf.data.Dataset:
+    def _epoch(self, cuts: _Cuts, seed: int, epoch: tf.Tensor) -> tf.data.Dataset:
         return self._shuffled(self._read(cuts, self._file_order(cuts, seed, epoch)), seed, epoch)
 
-    def _file_order(self, cuts: list[tuple[int, RecordFile]], seed: int, epoch: tf.Tensor) -> tf.Tensor:
+    def _file_order(self, cuts: _Cuts, seed: int, epoch: tf.Tensor) -> tf.Tensor:
         files = tf.range(len(cuts), dtype=tf.int64)
         return tf.random.experimental.stateless_shuffle(files, order_seed(seed, epoch), alg="philox")
 
@@ -212,7 +215,7 @@ class StreamSource(Source):
         tf.compat.v1.set_random_seed(seed + 1)
         return records.shuffle(self._buffer_size, seed=number + 1, reshuffle_each_iteration=False)
 
-    def _read(self, cuts: list[tuple[int, RecordFile]], order: tf.Tensor) -> tf.data.Dataset:
+    def _read(self, cuts: _Cuts, order: tf.Tensor) -> tf.data.Dataset:
         """Reads the ranges of files in an order; returns keys int64 [] and records string []."""
         firsts = tf.constant([first for first, _ in cuts], tf.int64)
         names = tf.constant([file.filename for _, file in cuts], tf.string)
@@ -243,13 +246,14 @@ def _windows(records: tf.data.Dataset) -> tf.data.Dataset:
     blank = tf.nest.map_structure(lambda spec: tf.zeros(spec.shape, spec.dtype), records.element_spec)
     start = (blank,) * NUM_CANDIDATES
 
-    def shift(window: tuple, *record: tf.Tensor) -> tuple[tuple, tuple]:
-        return (*window[1:], record), (*window[1:], record)
+    def shift(window: _Window, *record: tf.Tensor) -> tuple[_Window, _Window]:
+        shifted = (*window[1:], record)
+        return shifted, shifted
 
     # The first windows are not full yet.
     return records.scan(start, lambda window, record: shift(window, *record)).skip(NUM_CANDIDATES - 1)
 
 
-def _to_example(position: tf.Tensor, window: tuple) -> dict:
+def _to_example(position: tf.Tensor, window: _Window) -> Example:
     keys, records = zip(*window, strict=True)
     return {"position": position, "keys": tf.stack(keys), "records": records}

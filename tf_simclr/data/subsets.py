@@ -1,20 +1,22 @@
 """Few labels: a stratified, seeded choice of labelled examples."""
 
 import logging
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from tf_simclr.config import DataConfig, UserError, check
+from tf_simclr.config import DataConfig, check
 from tf_simclr.data import record_source
-from tf_simclr.data.source import Source
+from tf_simclr.data.source import Indices, Source
 from tf_simclr.files import one_line
 
 _LOG = logging.getLogger("tf_simclr")
 
 
 def choose_labelled(
-    labels: np.ndarray, num_classes: int, *, fraction: float = 1.0, per_class: int = 0, seed: int = 0
-) -> np.ndarray:
+    labels: NDArray[Any], num_classes: int, *, fraction: float = 1.0, per_class: int = 0, seed: int = 0
+) -> Indices:
     """Chooses the same share, or the same number, of every class.
 
     Each class has one seeded order, and the choice is its beginning. With the same seed, a larger share contains
@@ -54,65 +56,35 @@ def few_labels(source: Source, data: DataConfig) -> Source:
     Raises:
         UserError: If there are no labels, or too few of a class.
     """
-    if source.class_names is None:
-        raise UserError(
-            f"--train_split={data.labelled_split}: {source.name} has no labels, which this stage learns from; "
-            "name a split or a data set with labels."
-        )
-    check(
-        len(source.class_names) > 1,
-        "train_split",
-        data.labelled_split,
-        f"{source.name} has a single class, {one_line(source.class_names[0])}; there is nothing to tell apart: name "
-        "data with a folder, or a label, for each class.",
-    )
+    flag, split = "train_split", data.labelled_split
+    what = f"{source.name} has no labels, which this stage learns from; name a split or a data set with labels."
+    check(source.class_names is not None, flag, split, what)
+    names = source.class_names or ()
+    only = f"{source.name} has a single class, {one_line(names[0])}; there is nothing to tell apart: name data with "
+    check(len(names) > 1, flag, split, f"{only}a folder, or a label, for each class.")
     if not data.few_labels:
         return _all_labelled(source) if source.num_unlabelled else source
-    labels, num_classes = source.read_labels(), len(source.class_names)
-    counts = np.bincount(labels[labels >= 0], minlength=num_classes)
+    labels = source.read_labels()
+    counts = np.bincount(labels[labels >= 0], minlength=len(names))
     smallest = int(counts.argmin())
-    where = f"{source.name} has {counts[smallest]} labelled examples of its smallest class, "
-    where += f"{source.class_names[smallest]}"
-    check(
-        counts[smallest] > 0,
-        "train_split",
-        data.labelled_split,
-        f"{where}; {_fix_for_empty_class(data, counts)}.",
-    )
-    check(
-        data.labels_per_class <= counts[smallest],
-        "labels_per_class",
-        data.labels_per_class,
-        f"{where}; use at most {counts[smallest]}.",
-    )
-    check(
-        _share(data.label_fraction, counts[smallest]) > 0,
-        "label_fraction",
-        data.label_fraction,
-        f"{where}, of which none would be left; use a larger share, or --labels_per_class.",
-    )
-    indices = choose_labelled(
-        labels,
-        num_classes,
-        fraction=data.label_fraction,
-        per_class=data.labels_per_class,
-        seed=data.label_seed,
-    )
+    least, fraction, number = int(counts[smallest]), data.label_fraction, data.labels_per_class
+    where = f"{source.name} has {least} labelled examples of its smallest class, {names[smallest]}"
+    check(least > 0, flag, split, f"{where}; {_fix_for_empty_class(data, counts)}.")
+    check(number <= least, "labels_per_class", number, f"{where}; use at most {least}.")
+    fix = f"{where}, of which none would be left; use a larger share, or --labels_per_class."
+    check(_share(fraction, least) > 0, "label_fraction", fraction, fix)
+    indices = choose_labelled(labels, len(names), fraction=fraction, per_class=number, seed=data.label_seed)
     return source.subset(indices, f"{source.name}, {len(indices)} labels")
 
 
 def _all_labelled(source: Source) -> Source:
     indices = np.flatnonzero(source.read_labels() >= 0)
-    _LOG.info(
-        "%d of the %d images of %s have no label: learning from the others, which are kept in memory.",
-        source.num_unlabelled,
-        source.num_examples,
-        source.name,
-    )
+    line = "%d of the %d images of %s have no label: learning from the others, which are kept in memory."
+    _LOG.info(line, source.num_unlabelled, source.num_examples, source.name)
     return source.subset(indices, f"{source.name}, {len(indices)} labels")
 
 
-def _fix_for_empty_class(data: DataConfig, counts: np.ndarray) -> str:
+def _fix_for_empty_class(data: DataConfig, counts: NDArray[np.int64]) -> str:
     counted_from_1 = data.dataset.startswith(record_source.PREFIX) and not counts[0] and counts[1:].all()
     if counted_from_1 and data.tfrecord_first_label == 0:
         return "use --tfrecord_first_label=1 if the labels are counted from 1, or a part that has some of every class"

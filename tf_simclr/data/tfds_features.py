@@ -14,11 +14,7 @@ def _features_of(builder: Any, kind: type) -> list[str]:
 
 
 def image_key(builder: Any, data: DataConfig) -> str:
-    """Returns the feature that is the image.
-
-    Raises:
-        UserError: it is not known which one.
-    """
+    """Returns the feature that is the image; raises UserError if there is none, or several and none is named."""
     import tensorflow_datasets as tfds
 
     keys = _features_of(builder, tfds.features.Image)
@@ -32,11 +28,7 @@ def image_key(builder: Any, data: DataConfig) -> str:
 
 
 def label_key(builder: Any, data: DataConfig) -> str | None:
-    """Returns the feature that is the label; None without labels.
-
-    Raises:
-        UserError: it is not known which one.
-    """
+    """Returns the feature that is the label; None without labels. Raises UserError like `image_key`."""
     import tensorflow_datasets as tfds
 
     keys = _features_of(builder, tfds.features.ClassLabel)

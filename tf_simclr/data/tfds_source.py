@@ -10,11 +10,12 @@ from typing import Any
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from tf_simclr.config import DataConfig, UserError
 from tf_simclr.data.random_access import ArraySource, EncodedImages
 from tf_simclr.data.record_files import RecordFile
-from tf_simclr.data.source import Source, check_bad_images
+from tf_simclr.data.source import Example, Source, check_bad_images
 from tf_simclr.data.splits import bad_part, missing_split, split_terms
 from tf_simclr.data.stream_source import StreamSource, shuffle_buffer_size
 from tf_simclr.data.tfds_features import image_key, label_key
@@ -34,27 +35,15 @@ logging.getLogger("absl").addFilter(_is_for_users)
 
 
 def available_splits(data: DataConfig) -> tuple[str, ...]:
-    """Returns the splits of the data set; prepares it if necessary.
-
-    Raises:
-        UserError: If there is no such data set, or it cannot be prepared.
-    """
+    """Returns the splits of the data set; prepares it if necessary. Raises UserError like `load`."""
     return tuple(_open(data).info.splits)
 
 
 def load(data: DataConfig, split: str, flag: str) -> Source:
-    """Opens one split of a TFDS data set; prepares the data set if necessary.
+    """Opens one split of a TFDS data set, see `sources.load_source`; prepares the data set if necessary.
 
     Images of one size that fit into memory are kept there decoded. `cache_dataset` keeps others there encoded.
     All other images are streamed.
-
-    Args:
-        data: The data set.
-        split: A split, a part of one, or a sum of these.
-        flag: The flag that named the split, for messages.
-
-    Returns:
-        The examples of the split.
 
     Raises:
         UserError: If there is no such data set or split, it has no images or several possible features, or it cannot
@@ -78,7 +67,7 @@ def load(data: DataConfig, split: str, flag: str) -> Source:
 
 def load_with_label_sets(
     data: DataConfig, split: str, keys: Sequence[str], *, flag: str
-) -> tuple[Source, dict[str, np.ndarray]]:
+) -> tuple[Source, dict[str, NDArray[np.bool_]]]:
     """Opens one split of a TFDS data set whose images have several classes each.
 
     Args:
@@ -107,9 +96,8 @@ def _read(data: DataConfig, opened: "_Split") -> Source:
     builder, num_examples = opened.builder, opened.info.num_examples
     shape = builder.info.features[opened.image_key].shape
     if None not in shape and num_examples * math.prod(shape) <= MAX_BYTES_IN_MEMORY:
-        source, num_bad = opened.load_arrays()
-        fraction = data.max_bad_image_fraction
-        check_bad_images(source, num_bad=num_bad, num_seen=num_examples, max_fraction=fraction)
+        source, fraction = opened.load_arrays(), data.max_bad_image_fraction
+        check_bad_images(source, num_bad=source.num_left_out, num_seen=num_examples, max_fraction=fraction)
         return source
     if data.cache_dataset:
         return opened.load_encoded()
@@ -151,7 +139,7 @@ class _Split:
         wanted = {key: True for key in (self.image_key, self.label_key) if key}
         return tfds.decode.PartialDecoding(wanted, decoders={self.image_key: tfds.decode.SkipDecoding()})
 
-    def pick(self, example: dict) -> tuple[tf.Tensor, tf.Tensor]:
+    def pick(self, example: Example) -> tuple[tf.Tensor, tf.Tensor]:
         """Returns the encoded image, string [], and the label, int32 [] (-1 without labels)."""
         label = tf.cast(example[self.label_key], tf.int32) if self.label_key else tf.constant(-1)
         return example[self.image_key], label
@@ -161,14 +149,13 @@ class _Split:
         import tensorflow_datasets as tfds
 
         config = tfds.ReadConfig(try_autocache=False)
-        options = {"decoders": self.decoding, "read_config": config, "shuffle_files": False}
-        return self.builder.as_dataset(split=self.split, **options).map(self.pick)
+        return self.builder.as_dataset(split=self.split, decoders=self.decoding, read_config=config).map(self.pick)
 
     def first_label(self) -> int:
         return int(next(iter(self.encoded().take(1)))[1])
 
-    def load_arrays(self) -> tuple[ArraySource, int]:
-        """Decodes all images; returns the source without the unreadable ones, and their number."""
+    def load_arrays(self) -> ArraySource:
+        """Decodes all images; leaves out the unreadable ones."""
         height, width, channels = self.builder.info.features[self.image_key].shape
         shape = [height, width, 1 if channels == 1 else 3]
 
@@ -188,7 +175,7 @@ class _Split:
         source.num_left_out = len(bad)
         for index in bad:
             source.add_bad_image(f"example {index}")
-        return source, len(bad)
+        return source
 
     def load_encoded(self) -> EncodedImages:
         """Keeps all encoded images in memory."""
@@ -215,19 +202,19 @@ class _Split:
             )
         return classes
 
-    def label_sets(self, key: str) -> np.ndarray:
+    def label_sets(self, key: str) -> NDArray[np.bool_]:
         """Returns the classes that a feature names for each image, bool [N, K], in the order of the files."""
         import tensorflow_datasets as tfds
 
         num_classes = self.classes_of_sets(key).num_classes
 
-        def to_set(example: dict) -> tf.Tensor:
+        def to_set(example: Example) -> tf.Tensor:
             rows = tf.one_hot(example[key], num_classes, on_value=True, off_value=False)
             return tf.reduce_any(rows, axis=0)
 
         config = tfds.ReadConfig(try_autocache=False, interleave_cycle_length=1)
-        options = {"read_config": config, "decoders": tfds.decode.PartialDecoding({key: True})}
-        examples = self.builder.as_dataset(split=self.split, shuffle_files=False, **options)
+        decoders = tfds.decode.PartialDecoding({key: True})
+        examples = self.builder.as_dataset(split=self.split, decoders=decoders, read_config=config)
         return np.concatenate(list(examples.map(to_set).batch(4096).as_numpy_iterator()))
 
     def stream(self) -> StreamSource:

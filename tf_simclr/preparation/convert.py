@@ -24,9 +24,9 @@ class Conversion(NamedTuple):
     """Settings of the conversion of an image.
 
     Attributes:
-        short_side: maximum of the shorter side in pixels; 0 keeps the size.
+        short_side: Maximum of the shorter side in pixels; 0 keeps the size.
         quality: JPEG quality of images that are encoded again, 1 to 100.
-        max_pixels: images that declare more are not decoded.
+        max_pixels: Images that declare more are not decoded.
     """
 
     short_side: int
@@ -42,12 +42,7 @@ class Converted(NamedTuple):
 
 
 class ReadError(Exception):
-    """A possibly intact image could not be read; a later attempt may succeed.
-
-    Args:
-        path: path of the image.
-        problem: what went wrong.
-    """
+    """A possibly intact image could not be read; a later attempt may succeed."""
 
     def __init__(self, path: str, problem: str):
         super().__init__(path, problem)  # The parent of a process makes its copy from these.
@@ -55,11 +50,7 @@ class ReadError(Exception):
 
 
 def convert_files(paths: Sequence[str], conversion: Conversion) -> list[Converted]:
-    """Converts the images of some files; see `convert_image`.
-
-    Raises:
-        ReadError: if the cause is not the image itself.
-    """
+    """Converts the images of some files; see `convert_image`. Raises ReadError if the image is not the cause."""
     return [_convert_file(path, conversion) for path in paths]
 
 
@@ -109,15 +100,14 @@ def convert_image(encoded: bytes, conversion: Conversion) -> bytes:
 
     Args:
         encoded: JPEG, PNG, BMP, GIF, WebP, TIFF or PPM.
-        conversion: settings of the conversion.
+        conversion: Settings of the conversion.
 
     Raises:
-        Exception: if it has another format, is damaged or too large, or its pixels have no known range.
+        Exception: If it has another format, is damaged or too large, or its pixels have no known range.
     """
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # Pillow has another limit, and warns about some damage; here damage is an error or ignored.
+        # Pillow has another limit, and warns about some damage; here damage is an error or ignored.
+        warnings.simplefilter("ignore")
         with Image.open(io.BytesIO(encoded), formats=_FORMATS) as image:
             width, height = image.size
             if width * height > conversion.max_pixels:
@@ -148,10 +138,7 @@ def _encode(image: Image.Image, is_lossy: bool, conversion: Conversion) -> bytes
     plain = _shrink(_to_8_bits(ImageOps.exif_transpose(image)), conversion.short_side)
     plain.info.clear()  # The metadata may be wrong now.
     file = io.BytesIO()
-    if is_lossy:
-        plain.save(file, "JPEG", quality=conversion.quality)
-    else:
-        plain.save(file, "PNG")
+    plain.save(file, "JPEG" if is_lossy else "PNG", quality=conversion.quality)
     return file.getvalue()
 
 

@@ -26,14 +26,14 @@ from tf_simclr.data import (
     load_source,
     match_classes,
 )
-from tf_simclr.data.manifest import Shard
+from tf_simclr.data.manifest import UNREADABLE_FILE, Shard
 from tf_simclr.data.sources import FOLDER_PREFIX
 from tf_simclr.data.splits import UNLABELLED, find_split
 from tf_simclr.evaluation.features import digest
 from tf_simclr.files import counted, one_line, shown_path
 from tf_simclr.images.decode import MAX_PIXELS
 from tf_simclr.preparation.convert import Conversion, Converted, ReadError, convert_files, start_worker
-from tf_simclr.preparation.record_writer import UNREADABLE, PreparedFiles, Row
+from tf_simclr.preparation.record_writer import PreparedFiles, Row
 from tf_simclr.terminal.entry import check_addresses
 from tf_simclr.terminal.interrupts import interrupts_tell
 from tf_simclr.terminal.progress import Progress
@@ -227,7 +227,6 @@ def _write_missing(config: PrepareConfig, splits: Mapping[str, _Split], files: P
     places = ((splits[shard.split], place) for shard in missing for place in range(shard.start, shard.stop))
     images = convert(split.path(place) for split, place in places)
     progress = Progress(total - num_missing, total)
-    done = itertools.count(total - num_missing + 1)
 
     def rows(shard: Shard) -> Iterator[Row]:
         split = splits[shard.split]
@@ -244,7 +243,7 @@ def _write_missing(config: PrepareConfig, splits: Mapping[str, _Split], files: P
                 max_fraction=config.data.max_bad_image_fraction,
                 can_prepare=False,
             )
-            progress.update(next(done))
+            progress.add()
             yield Row(name, int(split.labels[key]), image, problem)
 
     with contextlib.closing(progress):
@@ -260,7 +259,7 @@ def _report(files: PreparedFiles, splits: Mapping[str, _Split]) -> None:
         _LOG.info("%s: %s in %s, %s.", name, images, shards, size)
     unreadable = [f"{image} ({problem})" for name in files.splits for image, problem in files.unreadable(name).items()]
     if unreadable:
-        where = os.path.join(files.directory, UNREADABLE)
+        where = os.path.join(files.directory, UNREADABLE_FILE)
         images, shown = counted(len(unreadable), "unreadable image"), ", ".join(unreadable[:_NUM_NAMED])
         _LOG.info("Left out %s, listed in %s: %s.", images, where, shown)
     sizes = {name: split["num_examples"] for name, split in files.splits.items()}

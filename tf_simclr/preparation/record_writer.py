@@ -10,7 +10,16 @@ from typing import Any, NamedTuple
 import tensorflow as tf
 
 from tf_simclr.config import UserError, check
-from tf_simclr.data.manifest import PREPARED_FORM, Shard, differences, new_manifest, shards_of
+from tf_simclr.data.manifest import (
+    MANIFEST_FILE,
+    PREPARED_FORM,
+    UNFINISHED_FILE,
+    UNREADABLE_FILE,
+    Shard,
+    differences,
+    new_manifest,
+    shards_of,
+)
 from tf_simclr.files import (
     TEMPORARY,
     delete_leftovers,
@@ -24,23 +33,18 @@ from tf_simclr.files import (
 )
 from tf_simclr.runs.ownership import LOCK, owning
 
-MANIFEST = "manifest.json"
-UNREADABLE = "unreadable.txt"
-# The manifest of unfinished output.
-_UNFINISHED = "unfinished.json"
 _RECORDS = r"\w+-\d{5,}-of-\d{5,}\.tfrecord"
-_OUR_NAMES = rf"{_RECORDS}|{re.escape(MANIFEST)}|{re.escape(_UNFINISHED)}|{re.escape(UNREADABLE)}"
-_FIX = "use another directory, or start again with --overwrite=True"
+_OUR_NAMES = "|".join([_RECORDS, *map(re.escape, (MANIFEST_FILE, UNFINISHED_FILE, UNREADABLE_FILE))])
 
 
 class Row(NamedTuple):
     """One image of a file.
 
     Attributes:
-        name: name of the image.
-        label: number of its class; negative for none.
-        image: encoded image.
-        problem: reason if it is unreadable, else empty.
+        name: Name of the image.
+        label: Number of its class; negative for none.
+        image: Encoded image.
+        problem: Reason if it is unreadable, else empty.
     """
 
     name: str
@@ -54,12 +58,14 @@ class PreparedFiles:
 
     A record is a `tf.train.Example` with `image` (encoded), `file_name` and, if there are labels, `label`.
 
+    All methods raise UserError if the directory cannot be read or written.
+
     Args:
-        output: the directory.
-        overwrite: whether to start again and delete this program's earlier output there, finished or not.
+        output: The directory.
+        overwrite: Whether to start again and delete this program's earlier output there, finished or not.
 
     Raises:
-        UserError: if the directory contains anything else.
+        UserError: If the directory contains anything else.
     """
 
     def __init__(self, output: str, *, overwrite: bool):
@@ -78,24 +84,28 @@ class PreparedFiles:
     @property
     def splits(self) -> Mapping[str, Mapping[str, Any]]:
         """The manifest's entry of each split."""
-        return self._manifest["splits"]
+        splits: dict[str, dict[str, Any]] = self._manifest["splits"]
+        return splits
 
     @property
     def is_finished(self) -> bool:
         """Whether all files are written and still there."""
-        return os.path.isfile(self._path(MANIFEST)) and not self.missing
+        return os.path.isfile(self._path(MANIFEST_FILE)) and not self.missing
 
     @property
     def missing(self) -> list[Shard]:
         """The files that are still to be written."""
-        entries = [entry for split in self.splits.values() for entry in split["files"]]
-        sizes = {entry["name"]: entry["bytes"] for entry in entries}
+        sizes = {entry["name"]: entry["bytes"] for entry in self._entries}
         return [shard for shard in self.shards if self._size(shard.name) != sizes.get(shard.name, -1)]
 
     @property
     def shards(self) -> list[Shard]:
         """All files."""
         return [shard for name, split in self.splits.items() for shard in shards_of(name, split)]
+
+    @property
+    def _entries(self) -> list[Mapping[str, Any]]:
+        return [entry for split in self.splits.values() for entry in split["files"]]
 
     @property
     def how_to_go_on(self) -> str:
@@ -116,18 +126,18 @@ class PreparedFiles:
         return {name: problem for entry in self.splits[split]["files"] for name, problem in entry["unreadable"].items()}
 
     def goes_on(self, settings: Mapping[str, Any]) -> bool:
-        """Returns whether the existing output has the same settings and is kept.
-
-        Args:
-            settings: settings that determine the files, as JSON values.
+        """Returns whether the existing output has the same settings, JSON values, and is kept.
 
         Raises:
-            UserError: if it has other settings and must not be overwritten.
+            UserError: If it has other settings and must not be overwritten.
         """
         if not self._manifest or self._overwrite:
             return False
         if changed := differences(self._manifest["settings"], settings):
-            raise UserError(f"--output={self._output}: was prepared with {listed(changed)}; {_FIX}.")
+            raise UserError(
+                f"--output={self._output}: was prepared with {listed(changed)}; use another directory, or start again "
+                "with --overwrite=True."
+            )
         return True
 
     @contextlib.contextmanager
@@ -135,7 +145,7 @@ class PreparedFiles:
         """Locks the directory, and reads again what other processes may have written.
 
         Raises:
-            UserError: if another process writes there, or the directory cannot be written.
+            UserError: If another process writes there.
         """
         with contextlib.ExitStack() as stack:
             with self._report_unwritable():
@@ -145,21 +155,9 @@ class PreparedFiles:
             yield
 
     def begin(
-        self,
-        settings: Mapping[str, Any],
-        class_names: Sequence[str] | None,
-        sizes: Mapping[str, tuple[int, int]],
+        self, settings: Mapping[str, Any], class_names: Sequence[str] | None, sizes: Mapping[str, tuple[int, int]]
     ) -> None:
-        """Starts new output; the directory must be locked.
-
-        Args:
-            settings: see `goes_on`.
-            class_names: name of each class; None without labels.
-            sizes: number of images and of files, by split.
-
-        Raises:
-            UserError: if the directory cannot be written.
-        """
+        """Starts new output; the directory must be locked. See `new_manifest` for the arguments."""
         with self._report_unwritable():
             self._take_up()
             self._delete_files()
@@ -168,11 +166,7 @@ class PreparedFiles:
             self._write_manifest()
 
     def go_on(self) -> None:
-        """Resumes existing output, which becomes unfinished; the directory must be locked.
-
-        Raises:
-            UserError: if the directory cannot be written.
-        """
+        """Resumes existing output, which becomes unfinished; the directory must be locked."""
         with self._report_unwritable():
             self._take_up()
             lost = {shard.name for shard in self.missing}
@@ -181,64 +175,43 @@ class PreparedFiles:
             self._write_manifest()
 
     def write(self, shard: Shard, rows: Iterable[Row]) -> None:
-        """Writes one file.
-
-        Args:
-            shard: the file.
-            rows: its images.
-
-        Raises:
-            UserError: if it cannot be written.
-        """
+        """Writes one file of some images."""
         unreadable, count = {}, 0
-        try:
-            with replacing(self._path(shard.name)) as temporary:
-                with tf.io.TFRecordWriter(temporary) as writer:
-                    for row in rows:
-                        if row.problem:
-                            unreadable[row.name] = row.problem
-                        else:
-                            writer.write(_record(row))
-                            count += 1
-                entry = {
-                    "name": shard.name,
-                    "num_examples": count,
-                    "bytes": os.path.getsize(temporary),
-                    "sha256": _sha256(temporary),
-                    "unreadable": unreadable,
-                }
+        with self._report_unwritable(shard.name), replacing(self._path(shard.name)) as temporary:
+            with tf.io.TFRecordWriter(temporary) as writer:
+                for row in rows:
+                    if row.problem:
+                        unreadable[row.name] = row.problem
+                    else:
+                        writer.write(_record(row))
+                        count += 1
+            entry = {
+                "name": shard.name,
+                "num_examples": count,
+                "bytes": os.path.getsize(temporary),
+                "sha256": _sha256(temporary),
+                "unreadable": unreadable,
+            }
+        with self._report_unwritable(shard.name):
             self._keep(shard.split, [*self.splits[shard.split]["files"], entry])
             self._write_manifest()
-        except (OSError, tf.errors.OpError) as error:
-            raise UserError(
-                f"--output={self._output}: cannot write {shard.name} ({first_line(error)}); free some space and "
-                f"{self.how_to_go_on}."
-            ) from error
 
     def finish(self) -> None:
-        """Lists the unreadable images, then gives the manifest its name.
-
-        Raises:
-            UserError: if they cannot be written.
-        """
-        try:
+        """Lists the unreadable images, then gives the manifest its name."""
+        with self._report_unwritable(MANIFEST_FILE):
             self._write_unreadable()
-            os.replace(self._path(_UNFINISHED), self._path(MANIFEST))
-        except (OSError, tf.errors.OpError) as error:
-            raise UserError(
-                f"--output={self._output}: cannot write {MANIFEST} ({first_line(error)}); free some space and "
-                f"{self.how_to_go_on}."
-            ) from error
+            os.replace(self._path(UNFINISHED_FILE), self._path(MANIFEST_FILE))
 
     @contextlib.contextmanager
-    def _report_unwritable(self) -> Iterator[None]:
+    def _report_unwritable(self, name: str | None = None) -> Iterator[None]:
         try:
             yield
         except (OSError, tf.errors.OpError) as error:
-            raise UserError(
-                f"--output={self._output}: cannot be written ({first_line(error)}); name a directory that you may "
-                "write to."
-            ) from error
+            if name is None:
+                what, fix = "cannot be written", "name a directory that you may write to"
+            else:
+                what, fix = f"cannot write {name}", f"free some space and {self.how_to_go_on}"
+            raise UserError(f"--output={self._output}: {what} ({first_line(error)}); {fix}.") from error
 
     def _keep(self, split: str, entries: Sequence[Mapping[str, Any]]) -> None:
         content = self._manifest["splits"][split]
@@ -248,16 +221,15 @@ class PreparedFiles:
 
     def _take_up(self) -> None:
         """Renames the manifest to that of unfinished output."""
-        if os.path.lexists(self._path(MANIFEST)):
-            os.replace(self._path(MANIFEST), self._path(_UNFINISHED))
+        if os.path.lexists(self._path(MANIFEST_FILE)):
+            os.replace(self._path(MANIFEST_FILE), self._path(UNFINISHED_FILE))
 
     def _delete_files(self) -> None:
         """Deletes only the files of the manifest; others may belong to somebody else, whatever their names."""
         if not self._manifest:
             return
-        entries = [entry for split in self.splits.values() for entry in split["files"]]
-        names = [entry["name"] for entry in entries if re.fullmatch(_RECORDS, entry["name"])]
-        for name in [*names, UNREADABLE]:
+        names = [entry["name"] for entry in self._entries if re.fullmatch(_RECORDS, entry["name"])]
+        for name in [*names, UNREADABLE_FILE]:
             with contextlib.suppress(FileNotFoundError):
                 os.remove(self._path(name))
 
@@ -267,12 +239,11 @@ class PreparedFiles:
             for split in self.splits
             for name, problem in self.unreadable(split).items()
         ]
-        path = self._path(UNREADABLE)
-        if not lines:
+        if lines:
+            write_text(self._path(UNREADABLE_FILE), "".join(lines))
+        else:
             with contextlib.suppress(FileNotFoundError):
-                os.remove(path)
-            return
-        write_text(path, "".join(lines))
+                os.remove(self._path(UNREADABLE_FILE))
 
     def _path(self, name: str) -> str:
         return os.path.join(self.directory, name)
@@ -295,24 +266,22 @@ class PreparedFiles:
 
     def _read_manifest(self) -> dict[str, Any]:
         """Returns the manifest, finished or not; {} if there is none, or one of another program."""
-        for name in (MANIFEST, _UNFINISHED):
-            if manifest := find_json(self._path(name), PREPARED_FORM):
-                return manifest
-        return {}
+        found = (find_json(self._path(name), PREPARED_FORM) for name in (MANIFEST_FILE, UNFINISHED_FILE))
+        return next(filter(None, found), {})
 
     def _write_manifest(self) -> None:
-        write_json(self._path(_UNFINISHED), self._manifest)
+        write_json(self._path(UNFINISHED_FILE), self._manifest)
 
 
 def _record(row: Row) -> bytes:
-    feature = {
-        "image": tf.train.Feature(bytes_list=tf.train.BytesList(value=[row.image])),
-        "file_name": tf.train.Feature(bytes_list=tf.train.BytesList(value=[row.name.encode()])),
-    }
+    def of_bytes(value: bytes) -> tf.train.Feature:
+        return tf.train.Feature(bytes_list=tf.train.BytesList(value=[value]))
+
+    feature = {"image": of_bytes(row.image), "file_name": of_bytes(row.name.encode())}
     if row.label >= 0:
         feature["label"] = tf.train.Feature(int64_list=tf.train.Int64List(value=[row.label]))
     example = tf.train.Example(features=tf.train.Features(feature=feature))
-    return example.SerializeToString(deterministic=True)
+    return bytes(example.SerializeToString(deterministic=True))
 
 
 def _sha256(path: str) -> str:
