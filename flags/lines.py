@@ -1,5 +1,6 @@
 """Command lines and flagfiles as lists of flags, and the flags among them that apply to a stage."""
 
+import collections
 import dataclasses
 import difflib
 import errno
@@ -38,7 +39,7 @@ def of_stage(arguments: Sequence[str], stage: str | None) -> list[str]:
         UserError: if a flag of any stage is unknown, or cannot be set for a single stage.
     """
     general: list[str] = []
-    special: dict[str, list[str]] = {name: [] for name in TRAIN_MODES}
+    special: dict[str, list[str]] = collections.defaultdict(list)
     for argument in arguments:
         name, equals, value = argument.partition("=")
         owner, dot, flag = name.lstrip("-").partition(".")
@@ -55,9 +56,9 @@ def of_stage(arguments: Sequence[str], stage: str | None) -> list[str]:
         if not equals and flag in all_settings() and all_settings()[flag].kind not in (bool, bool | None):
             raise UserError(f"{argument}: flags of one stage are written --STAGE.NAME=VALUE.")
         special[owner].append(f"--{flag}{equals}{value}")
-    for owner in TRAIN_MODES if stage is None else ():  # Mistakes in flags of other stages must show too.
+    for owner, own in special.items() if stage is None else ():  # Mistakes in flags of other stages must show too.
         try:
-            parse(special[owner])
+            parse(own)
         except UserError as error:
             raise UserError(f"--{owner}.{str(error).removeprefix('--')}") from error
     return general if stage is None else [*general, *special[stage]]
