@@ -77,15 +77,10 @@ def test_epoch_candidates_mix_well():
 
 
 @pytest.mark.slow
-def test_train_dataset_resumed_equals_skipped(source, whole):
-    assert_equal(whole[7:10], batches(source, 3, first_step=7))
-
-
-@pytest.mark.slow
-def test_train_dataset_replicas_get_the_rows_of_one_replica(source, whole):
+def test_train_dataset_of_resumed_replicas_has_the_rows_of_one_replica(source, whole):
     plan = BatchPlan(global_batch_size=6, num_replicas=2, total_replicas=2)
-    parts = batches(source, 4, plan=plan, first_step=1)
-    for step, batch in enumerate(whole[1:3]):
+    parts = batches(source, 4, plan=plan, first_step=7)
+    for step, batch in enumerate(whole[7:9]):
         pair = parts[2 * step : 2 * step + 2]
         np.testing.assert_array_equal(np.concatenate([part["labels"] for part in pair]), batch["labels"])
         for number in range(2):
