@@ -349,12 +349,6 @@ def test_other_modes_take_one_number_of_labels(arguments):
     )
 
 
-@pytest.mark.parametrize("mode", ["supervised", "label_efficiency"])
-def test_text_is_no_number_of_labels_in_any_mode(mode):
-    with pytest.raises(UserError, match=r"^--labels_per_class=few: use a whole number "):
-        parse_command_line([f"--mode={mode}", "--labels_per_class=few"])
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -190,6 +190,7 @@ def test_whole_run_has_the_results_of_its_stages():
     assert weights[2] < 0.5 * weights[1] < 0.5 * weights[0] and weights[1] == weights[3]
 
 
+@pytest.mark.slow
 def test_whole_run_starts_each_stage_from_the_one_before():
     """A layer that finetuning does not train stays as it was pretrained; that of the baseline does not."""
     directory = finished_whole().directory
@@ -203,6 +204,7 @@ def test_whole_run_starts_each_stage_from_the_one_before():
     np.testing.assert_array_equal(supervised, 0)
 
 
+@pytest.mark.slow
 def test_whole_run_started_again_prints_its_table_and_changes_nothing(log):
     run, events = finished_whole(), []
     before = run.files()
