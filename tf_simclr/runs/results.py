@@ -30,8 +30,9 @@ class ResultFiles:
     def __init__(self, config: ExperimentConfig, eval_fingerprint: str | None = None):
         self._directory = str(config.model_dir)
         settings = config.to_dict()
-        self._evaluated = {name: settings[name] for name in _EVALUATION_SETTINGS}
-        self._fingerprint = {"eval_fingerprint": eval_fingerprint}
+        self._evaluated = {name: settings[name] for name in _EVALUATION_SETTINGS} | {
+            "eval_fingerprint": eval_fingerprint
+        }
         self._what = "linear probe" if config.train.is_contrastive else config.train.train_mode
         name = config.evaluation.eval_name
         self._stem = os.path.join(self._directory, f"result_{name}" if name else "result")
@@ -64,17 +65,16 @@ class ResultFiles:
         write_outcome(self._directory, confusion_path(f"{self._stem}.json"), to_csv(confusion))
 
     def _write(self, path: str, result: Mapping[str, Any]) -> None:
-        content = dict(result) | self._evaluated | self._fingerprint
-        write_outcome(self._directory, path, to_json(content))
+        write_outcome(self._directory, path, to_json(dict(result) | self._evaluated))
 
     def finished(self, total_steps: int) -> dict[str, Any] | None:
         """Returns the result of a run that has reached `total_steps`; None if there is none, or of other images."""
         result = self._result_of_training()
         if result is None or not self._is_of_same_images(result):
             return None
-        for name in (*self._evaluated, *self._fingerprint):
-            result.pop(name, None)
-        return result if result["global_step"] >= total_steps else None
+        if result["global_step"] < total_steps:
+            return None
+        return {name: value for name, value in result.items() if name not in self._evaluated}
 
     def check_keeps_result(self) -> None:
         """Raises UserError if an evaluation would replace the result of training by one on other images."""
@@ -91,9 +91,8 @@ class ResultFiles:
         return result if result is not None and NUM_BAD_IMAGES in result else None
 
     def _is_of_same_images(self, result: Mapping[str, Any]) -> bool:
-        of_settings = all(result.get(name) == value for name, value in self._evaluated.items())
         # Earlier versions wrote no fingerprint.
-        return of_settings and all(result.get(name, value) == value for name, value in self._fingerprint.items())
+        return all(result.get(name, value) == value for name, value in self._evaluated.items())
 
     def describe(self, result: Mapping[str, Any]) -> str:
         """Returns one line for the user."""
