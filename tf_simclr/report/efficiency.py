@@ -68,7 +68,7 @@ def render_page(config: LabelEfficiencyConfig, outcome: Outcome, scores: Sequenc
     trained = {}
     if stages:  # Methods that use only pixels train nothing.
         networks = [[name, stage.model.describe()] for name, stage in stages.items()]
-        about = html.text("Of the first draw of the fewest labels; the other runs differ only in labels and seeds.")
+        about = html.text("From the first draw of the fewest labels; other runs differ only in labels and seeds.")
         table = html.table(["stage", "network"], networks, "plain")
         trained = {"Networks": table, "Settings": about + sections.settings(stages)}
     return html.render(
