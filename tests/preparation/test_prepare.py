@@ -214,6 +214,11 @@ def photos(tmp_path):
     return tmp_path / "photos"
 
 
+@pytest.fixture
+def out(tmp_path):
+    return tmp_path / "out"
+
+
 def config(folder, output, **settings):
     settings = {"prepare_shards": 3, "prepare_workers": 1} | settings
     bad = settings.pop("max_bad_image_fraction", 0.5)
@@ -246,23 +251,23 @@ def files(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def test_records_hold_all_images_with_labels_mixed_over_the_files(photos, tmp_path):
-    prepare(config(photos, tmp_path / "out"))
+def test_records_hold_all_images_with_labels_mixed_over_the_files(out, photos, tmp_path):
+    prepare(config(photos, out))
     names = [f"train-{number:05}-of-00003.tfrecord" for number in range(3)]
-    assert sorted(files(tmp_path / "out")) == ["manifest.json", *names]
-    parts = [read(tmp_path / "out" / name) for name in names]
+    assert sorted(files(out)) == ["manifest.json", *names]
+    parts = [read(out / name) for name in names]
     rows = [row for part in parts for row in part]
     assert sorted(name for name, _, _ in rows) == NAMES != [name for name, _, _ in rows]
     for name, label, image in rows:
         assert label == name.startswith("dog")
         assert image == (photos / name).read_bytes()
     assert all({label for _, label, _ in part} == {0, 1} for part in parts)
-    manifest = manifest_of(tmp_path / "out")
+    manifest = manifest_of(out)
     assert (manifest["format"], manifest["class_names"]) == ("tf_simclr-prepared-1", ["cat", "dog"])
     split = manifest["splits"]["train"]
     assert (split["num_examples"], split["num_unreadable"]) == (20, 0)
     for entry, name, part in zip(split["files"], names, parts, strict=True):
-        content = (tmp_path / "out" / name).read_bytes()
+        content = (out / name).read_bytes()
         assert (entry["name"], entry["num_examples"], entry["bytes"]) == (name, len(part), len(content))
         assert entry["sha256"] == hashlib.sha256(content).hexdigest()
     assert manifest["settings"]["prepare_shards"] == 3
@@ -287,28 +292,28 @@ def splits(photos, tmp_path):
     return tmp_path / "splits"
 
 
-def test_all_splits_are_prepared_and_a_flat_one_has_no_labels(splits, tmp_path):
+def test_all_splits_are_prepared_and_a_flat_one_has_no_labels(out, splits):
     write_images(splits / "test", 2)
-    prepare(config(splits, tmp_path / "out"))
-    manifest = manifest_of(tmp_path / "out")
+    prepare(config(splits, out))
+    manifest = manifest_of(out)
     assert {name: split["num_examples"] for name, split in manifest["splits"].items()} == {"train": 20, "test": 2}
     assert manifest["class_names"] == ["cat", "dog"]
-    rows = [row[:2] for n in range(2) for row in read(tmp_path / "out" / f"test-0000{n}-of-00002.tfrecord")]
+    rows = [row[:2] for n in range(2) for row in read(out / f"test-0000{n}-of-00002.tfrecord")]
     assert sorted(rows) == [("test/000.png", None), ("test/001.png", None)]
 
 
-def test_flat_folder_has_no_class_names_and_images_are_resized(tmp_path):
+def test_flat_folder_has_no_class_names_and_images_are_resized(out, tmp_path):
     folder = write_images(tmp_path / "flat", 3, size=30)
-    prepare(config(folder, tmp_path / "out", prepare_shards=1, prepare_short_side=15))
-    assert manifest_of(tmp_path / "out")["class_names"] is None
-    rows = read(tmp_path / "out" / "train-00000-of-00001.tfrecord")
+    prepare(config(folder, out, prepare_shards=1, prepare_short_side=15))
+    assert manifest_of(out)["class_names"] is None
+    rows = read(out / "train-00000-of-00001.tfrecord")
     assert [size_of(image) for _, _, image in rows] == [(16, 15)] * 3
 
 
-def test_number_of_files_follows_from_their_size(tmp_path):
+def test_number_of_files_follows_from_their_size(out, tmp_path):
     folder = write_images(tmp_path / "flat", 16, size=250)
-    prepare(config(folder, tmp_path / "out", prepare_shards=0, prepare_shard_megabytes=1))
-    sizes = [entry["bytes"] for entry in manifest_of(tmp_path / "out")["splits"]["train"]["files"]]
+    prepare(config(folder, out, prepare_shards=0, prepare_shard_megabytes=1))
+    sizes = [entry["bytes"] for entry in manifest_of(out)["splits"]["train"]["files"]]
     assert len(sizes) == 3  # Of 16 x 188 kB of noise.
     assert all(0.8e6 < size < 1.2e6 for size in sizes)
 
@@ -355,23 +360,22 @@ def test_interrupted_output_goes_on_to_the_same_bytes(photos, tmp_path, monkeypa
     assert [path.stat().st_ino for path in finished] == before  # They are not written again.
 
 
-def test_second_process_is_refused_and_the_first_ends_as_if_alone(photos, tmp_path, monkeypatch):
+def test_second_process_is_refused_and_the_first_ends_as_if_alone(out, photos, tmp_path, monkeypatch):
     prepare(config(photos, tmp_path / "alone"))
     messages = []
 
     def record(row, make=prepared_files._record):
         if not messages:
-            messages.append(refusal(photos, tmp_path / "out"))
+            messages.append(refusal(photos, out))
         return make(row)
 
     monkeypatch.setattr(prepared_files, "_record", record)
-    prepare(config(photos, tmp_path / "out"))
-    assert messages[0].startswith(f"--output={tmp_path}/out: another process writes there (host ")
-    assert files(tmp_path / "out") == files(tmp_path / "alone")
+    prepare(config(photos, out))
+    assert messages[0].startswith(f"--output={out}: another process writes there (host ")
+    assert files(out) == files(tmp_path / "alone")
 
 
-def test_overwriting_begins_anew_and_then_goes_on(photos, tmp_path, monkeypatch):
-    out = tmp_path / "out"
+def test_overwriting_begins_anew_and_then_goes_on(out, photos, monkeypatch):
     prepare(config(photos, out))
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt, match="without --overwrite"):
         Stopped(patch, 10, KeyboardInterrupt())
@@ -388,42 +392,40 @@ def test_overwriting_begins_anew_and_then_goes_on(photos, tmp_path, monkeypatch)
     assert finished.read_bytes() == before
 
 
-def test_finished_output_is_described_and_not_converted_again(photos, tmp_path, monkeypatch, log):
-    prepare(config(photos, tmp_path / "out"))
-    before = files(tmp_path / "out")
+def test_finished_output_is_described_and_not_converted_again(out, photos, monkeypatch, log):
+    prepare(config(photos, out))
+    before = files(out)
     assert re.search(r"^train: 20 images in 3 files, \d+\.\d kB\.$", "\n".join(log.messages), re.MULTILINE)
-    assert f"python -m tf_simclr --flagfile=photos --dataset=tfrecord:{tmp_path}/out" in log.text
+    assert f"python -m tf_simclr --flagfile=photos --dataset=tfrecord:{out}" in log.text
     log.clear()
     monkeypatch.setattr(module, "convert_files", None)
-    prepare(config(photos, tmp_path / "out"))
-    assert f"Already prepared: {tmp_path / 'out'}." in log.messages
+    prepare(config(photos, out))
+    assert f"Already prepared: {out}." in log.messages
     assert "train: 20 images in 3 files" in log.text
-    assert files(tmp_path / "out") == before
+    assert files(out) == before
 
 
-def test_lost_and_damaged_files_are_written_again(photos, tmp_path):
+def test_lost_and_damaged_files_are_written_again(out, photos):
     (photos / NAMES[3]).write_bytes(b"")
-    prepare(config(photos, tmp_path / "out"))
-    before = files(tmp_path / "out")
-    first, second, _ = sorted((tmp_path / "out").glob("*.tfrecord"))
+    prepare(config(photos, out))
+    before = files(out)
+    first, second, _ = sorted((out).glob("*.tfrecord"))
     first.unlink()
     second.write_bytes(second.read_bytes()[:-1])
-    prepare(config(photos, tmp_path / "out"))
-    assert files(tmp_path / "out") == before
+    prepare(config(photos, out))
+    assert files(out) == before
 
 
-def test_full_disk_keeps_finished_files(photos, tmp_path, monkeypatch):
+def test_full_disk_keeps_finished_files(out, photos, monkeypatch):
     full = tf.errors.ResourceExhaustedError(None, None, "No space left on device")
     with monkeypatch.context() as patch:
         Stopped(patch, 8, full)
-        message = refusal(photos, tmp_path / "out")
-    assert message == (
-        f"--output={tmp_path / 'out'}: cannot write train-00001-of-00003.tfrecord (No space left on device); free "
-        "some space and start the same command again: it goes on from there."
-    )
-    assert sorted(files(tmp_path / "out")) == ["train-00000-of-00003.tfrecord", "unfinished.json"]
-    prepare(config(photos, tmp_path / "out"))
-    assert len(files(tmp_path / "out")) == 4
+        message = refusal(photos, out)
+    what = "cannot write train-00001-of-00003.tfrecord (No space left on device); free some space"
+    assert message == f"--output={out}: {what} and start the same command again: it goes on from there."
+    assert sorted(files(out)) == ["train-00000-of-00003.tfrecord", "unfinished.json"]
+    prepare(config(photos, out))
+    assert len(files(out)) == 4
 
 
 PARENT = """
@@ -456,39 +458,38 @@ def test_processes_end_with_the_one_that_started_them(tmp_path):
 
 
 @pytest.mark.slow
-def test_process_that_is_ended_from_outside_is_told(photos, tmp_path, monkeypatch):
+def test_process_that_is_ended_from_outside_is_told(out, photos, monkeypatch):
     monkeypatch.setattr(module, "start_worker", os.abort)
-    message = refusal(photos, tmp_path / "out", prepare_workers=2)
+    message = refusal(photos, out, prepare_workers=2)
     assert message.startswith("--prepare_workers=2: one of 2 processes was ended from outside")
 
 
 # ---- Damaged images
 
 
-def test_unreadable_images_are_left_out_counted_and_listed(photos, tmp_path, log):
+def test_unreadable_images_are_left_out_counted_and_listed(out, photos, tmp_path, log):
     bad = ["cat/002.png", "dog/004.png"]
     for name in bad:
         (photos / name).write_text("no image")
-    prepare(config(photos, tmp_path / "out"))
-    rows = [row for path in sorted((tmp_path / "out").glob("*.tfrecord")) for row in read(path)]
+    prepare(config(photos, out))
+    rows = [row for path in sorted((out).glob("*.tfrecord")) for row in read(path)]
     assert sorted(name for name, _, _ in rows) == [name for name in NAMES if name not in bad]
-    split = manifest_of(tmp_path / "out")["splits"]["train"]
+    split = manifest_of(out)["splits"]["train"]
     assert (split["num_examples"], split["num_unreadable"]) == (18, 2)
-    lines = (tmp_path / "out" / "unreadable.txt").read_text().splitlines()
-    assert sorted(line.split("\t") for line in lines) == [
-        [name, "is no JPEG, PNG, BMP, GIF, WebP, TIFF or PPM image"] for name in bad
-    ]
+    problem = "is no JPEG, PNG, BMP, GIF, WebP, TIFF or PPM image"
+    lines = (out / "unreadable.txt").read_text().splitlines()
+    assert sorted(lines) == [f"{name}\t{problem}" for name in bad]
     assert f"Left out 2 unreadable images, listed in {tmp_path / 'out' / 'unreadable.txt'}: " in log.text
 
 
-def test_too_many_unreadable_images_stop_until_they_are_tolerated(photos, tmp_path):
+def test_too_many_unreadable_images_stop_until_they_are_tolerated(out, photos):
     for number in range(6):
         (photos / NAMES[number]).rename((photos / NAMES[number]).with_suffix(".tif")).write_bytes(b"")
-    message = refusal(photos, tmp_path / "out", max_bad_image_fraction=0.1)
+    message = refusal(photos, out, max_bad_image_fraction=0.1)
     assert message.startswith("--max_bad_image_fraction=0.1: 6 of 20 images of folder:")
     assert message.endswith(".tif; fix or remove them, or tolerate a larger share.")  # It does not recommend itself.
-    prepare(config(photos, tmp_path / "out", max_bad_image_fraction=0.3))
-    assert manifest_of(tmp_path / "out")["splits"]["train"]["num_examples"] == 14
+    prepare(config(photos, out, max_bad_image_fraction=0.3))
+    assert manifest_of(out)["splits"]["train"]["num_examples"] == 14
 
 
 @pytest.mark.parametrize(
@@ -498,9 +499,8 @@ def test_too_many_unreadable_images_stop_until_they_are_tolerated(photos, tmp_pa
         (MemoryError(), "memory ran out: use fewer --prepare_workers"),
     ],
 )
-def test_possibly_intact_image_is_not_left_out(photos, tmp_path, monkeypatch, error, problem):
+def test_possibly_intact_image_is_not_left_out(out, photos, tmp_path, monkeypatch, error, problem):
     """The second of three files cannot be read at first."""
-    out = tmp_path / "out"
     prepare(config(photos, tmp_path / "whole"))
     name = read(tmp_path / "whole" / "train-00001-of-00003.tfrecord")[1][0]
 
@@ -512,25 +512,23 @@ def test_possibly_intact_image_is_not_left_out(photos, tmp_path, monkeypatch, er
     with monkeypatch.context() as patch:
         patch.setattr(image_files, "open", open_or_fail, raising=False)
         message = refusal(photos, out, max_bad_image_fraction=1)
-    assert message == (
-        f"--dataset=folder:{photos}: {photos / name} could not be read ({problem}); fix that and start the same "
-        "command again: it goes on from there."
-    )
+    what = f"{photos / name} could not be read ({problem}); fix that"
+    assert message == f"--dataset=folder:{photos}: {what} and start the same command again: it goes on from there."
     assert sorted(files(out)) == ["train-00000-of-00003.tfrecord", "unfinished.json"]
     prepare(config(photos, out))
     assert files(out) == files(tmp_path / "whole")
 
 
-def test_folder_that_vanishes_stops(photos, tmp_path, monkeypatch):
+def test_folder_that_vanishes_stops(out, photos, tmp_path, monkeypatch):
     def unmount(splits):
         photos.rename(tmp_path / "unmounted")
         return []
 
     monkeypatch.setattr(module, "_image_states", unmount)
-    assert "(its folder is gone); fix that and start" in refusal(photos, tmp_path / "out")
+    assert "(its folder is gone); fix that and start" in refusal(photos, out)
 
 
-def test_unknown_state_of_an_image_stops(photos, tmp_path, monkeypatch):
+def test_unknown_state_of_an_image_stops(out, photos, monkeypatch):
     """Otherwise the same images would seem to be others later."""
     stat = os.stat
 
@@ -540,9 +538,9 @@ def test_unknown_state_of_an_image_stops(photos, tmp_path, monkeypatch):
         return stat(path, **options)
 
     monkeypatch.setattr(os, "stat", stat_or_fail)
-    message = refusal(photos, tmp_path / "out")
+    message = refusal(photos, out)
     assert f"{photos / NAMES[3]} could not be read (Permission denied)" in message
-    assert not (tmp_path / "out").exists()
+    assert not (out).exists()
 
 
 def test_reading_error_reaches_the_parent_process():
@@ -553,14 +551,12 @@ def test_reading_error_reaches_the_parent_process():
 # ---- Bad input
 
 
-def test_output_of_other_settings_is_refused_and_kept(photos, tmp_path):
-    out = tmp_path / "out"
+def test_output_of_other_settings_is_refused_and_kept(out, photos):
     prepare(config(photos, out))
     before = files(out)
     fix = "; use another directory, or start again with --overwrite=True."
-    assert refusal(photos, out, prepare_short_side=8, seed=1) == (
-        f"--output={out}: was prepared with --prepare_short_side=0, not 8, --seed=0, not 1{fix}"
-    )
+    settings = f"--output={out}: was prepared with --prepare_short_side=0, not 8, --seed=0, not 1"
+    assert refusal(photos, out, prepare_short_side=8, seed=1) == f"{settings}{fix}"
     os.utime(photos / NAMES[0], ns=(0, 0))
     images = f"--output={out}: was prepared with other images, of folder:{photos.name}"
     assert refusal(photos, out) == f"{images}{fix}"
@@ -569,8 +565,7 @@ def test_output_of_other_settings_is_refused_and_kept(photos, tmp_path):
     assert files(out) == before
 
 
-def test_overwriting_deletes_only_files_of_this_program(photos, tmp_path):
-    out = tmp_path / "out"
+def test_overwriting_deletes_only_files_of_this_program(out, photos):
     (photos / NAMES[0]).write_bytes(b"")
     prepare(config(photos, out, prepare_shards=5))
     (out / "train-00007-of-00009.tfrecord").write_text("mine")
@@ -595,18 +590,16 @@ def test_damaged_manifest_is_none_of_ours(tmp_path, damage):
         PreparedFiles(str(tmp_path), overwrite=True)
 
 
-def test_directory_of_others_is_refused(photos, tmp_path):
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "manifest.json").write_text('{"format": "of another program"}')
+def test_directory_of_others_is_refused(out, photos):
+    (out).mkdir()
+    (out / "manifest.json").write_text('{"format": "of another program"}')
     for overwrite in (False, True):
-        assert refusal(photos, tmp_path / "out", overwrite=overwrite) == (
-            f"--output={tmp_path / 'out'}: holds files that were not prepared here (manifest.json); name a new or "
-            "an empty directory."
-        )
-    assert list(files(tmp_path / "out")) == ["manifest.json"]
+        message = "holds files that were not prepared here (manifest.json); name a new or an empty directory."
+        assert refusal(photos, out, overwrite=overwrite) == f"--output={out}: {message}"
+    assert list(files(out)) == ["manifest.json"]
 
 
-def test_output_that_cannot_be_written_is_refused(photos, tmp_path):
+def test_output_that_cannot_be_written_is_refused(out, photos, tmp_path):
     (tmp_path / "file").write_text("x")
     assert "cannot be read (Not a directory); name another" in refusal(photos, tmp_path / "file" / "out")
     assert "cannot be written (" in refusal(photos, "/proc/out")
@@ -615,24 +608,24 @@ def test_output_that_cannot_be_written_is_refused(photos, tmp_path):
     assert not (photos / "out").exists()
 
 
-def test_data_that_is_no_folder_is_refused(tmp_path):
+def test_data_that_is_no_folder_is_refused(out, tmp_path):
     with pytest.raises(UserError, match=r"^--dataset=digits: only folders of images are prepared; name one as"):
         PrepareConfig(data=DataConfig(dataset="digits"), output="out")
-    assert "does not exist" in refusal(tmp_path / "nothing", tmp_path / "out")
+    assert "does not exist" in refusal(tmp_path / "nothing", out)
 
 
-def test_splits_of_other_classes_are_refused(splits, tmp_path):
+def test_splits_of_other_classes_are_refused(out, splits):
     for name in ("cat", "horse"):
         write_images(splits / "test" / name, 1)
     message = "has 2 classes (cat, horse), the splits before it 2 classes (cat, dog); add a folder of each"
-    assert message in refusal(splits, tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+    assert message in refusal(splits, out)
+    assert not (out).exists()
 
 
-def test_split_that_lacks_a_class_keeps_the_labels_of_the_first(splits, tmp_path):
+def test_split_that_lacks_a_class_keeps_the_labels_of_the_first(out, splits):
     write_images(splits / "test" / "dog", 2)
-    prepare(config(splits, tmp_path / "out"))
-    source = load_source(DataConfig(dataset=f"tfrecord:{tmp_path / 'out'}"), "test")
+    prepare(config(splits, out))
+    source = load_source(DataConfig(dataset=f"tfrecord:{out}"), "test")
     assert (source.class_names, source.read_labels().tolist()) == (("cat", "dog"), [1, 1])
 
 
