@@ -45,6 +45,7 @@ def folder(tmp_path_factory):
     return write_greys(root, range(24, 30), num_files=1, split="test")
 
 
+@pytest.mark.slow
 def test_fingerprint_does_not_depend_on_memory(folder):
     stream, cached = (open_train(folder, cache_dataset=cache) for cache in (False, True))
     assert stream.fingerprint() == cached.fingerprint() != open_train(folder, "test").fingerprint()
@@ -86,6 +87,7 @@ def test_split_of_a_folder_may_have_any_of_its_usual_names_but_one(tmp_path):
         open_train(tmp_path)
 
 
+@pytest.mark.slow
 def test_folder_glob_and_single_file(folder, monkeypatch):
     monkeypatch.setenv("HOME", str(folder.parent))
     assert open_train(f"~/{folder.name}").num_examples == 24
@@ -226,6 +228,7 @@ def test_refusal_names_the_features(folder):
 # ---- Classes
 
 
+@pytest.mark.slow
 def test_classes_are_counted_over_all_splits_once(tmp_path, log):
     write(tmp_path / "train-0.tfrecord", [example(png(n), n) for n in range(5)])
     write(tmp_path / "test-0.tfrecord", [example(png(n), 0) for n in range(3)])
@@ -251,6 +254,7 @@ def test_classes_are_counted_if_another_split_has_no_labels(tmp_path, label_key)
     assert load_source(config(tmp_path), "unlabelled").num_classes is None
 
 
+@pytest.mark.slow
 def test_labels_that_are_counted_from_1(tmp_path):
     write(tmp_path / "train-0.tfrecord", [example(png(n), 1 + n % 2) for n in range(6)])
     few = {"labels_per_class": 2}
@@ -276,6 +280,7 @@ def partly(tmp_path):
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_classes", usual(0, 2))
 def test_negative_labels_are_none(partly, log, num_classes):
     data = config(partly, tfrecord_num_classes=num_classes)
@@ -286,6 +291,7 @@ def test_negative_labels_are_none(partly, log, num_classes):
     assert sum("Reading the labels of 24 records" in message for message in log.messages) == 1
 
 
+@pytest.mark.slow
 def test_few_labels_are_chosen_from_the_labelled_images(partly, log):
     data = config(partly)
     labelled = [number for number in range(24) if number % 3]
@@ -297,6 +303,7 @@ def test_few_labels_are_chosen_from_the_labelled_images(partly, log):
     assert sorted(labels) == [0] * 7 + [1] * 7
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_classes", [0, 2])
 def test_split_of_negative_labels_is_one_without(tmp_path, num_classes):
     write(tmp_path / "train-0.tfrecord", [example(png(n), n % 2) for n in range(6)])
@@ -310,6 +317,7 @@ def test_split_of_negative_labels_is_one_without(tmp_path, num_classes):
         assert load_source(data, "test").class_names is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_classes", usual(0, also=[2]))
 def test_records_of_splits_are_added(tmp_path, num_classes):
     write(tmp_path / "train-0.tfrecord", [example(png(n), n % 2) for n in range(6)])

@@ -108,6 +108,7 @@ def test_stream_order_is_that_of_the_run_on_any_part(config):
     assert sorted(first + second) == list(range(40))
 
 
+@pytest.mark.slow
 def test_unreadable_images_are_told(config):
     source = load_source(config("tiny_damaged_fixed", max_bad_image_fraction=0.5), "train")
     assert source.num_examples == 30 and len(source.bad_image_names()) == source.num_left_out == 1
