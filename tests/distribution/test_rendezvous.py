@@ -10,10 +10,8 @@ import pytest
 
 from tests.support.runs import free_addresses
 from tf_simclr.config import UserError
-from tf_simclr.distribution import listening as listening_module
 from tf_simclr.distribution import proofs, rendezvous
 from tf_simclr.distribution.cluster import Cluster
-from tf_simclr.distribution.listening import listening
 
 TOKEN = "0123456789abcdef0123"
 SAME = "give all workers the same TF_SIMCLR_CLUSTER_TOKEN and the same list of workers"
@@ -245,41 +243,17 @@ def test_address_where_nothing_answers_is_told_to_all(make_workers):
     )
 
 
-@pytest.mark.parametrize(
-    ("host", "known_as", "others", "bound"),
-    [
-        ("127.0.0.1", "127.0.0.1", "10.0.0.2", "127.0.0.1"),
-        ("localhost", "127.0.0.1", "10.0.0.2", "127.0.0.1"),
-        ("host0", "127.0.0.1", "host0", "127.0.0.1"),
-        ("host0", "127.0.1.1", "host1", "all"),  # Its own name is a loopback address here, as on Debian.
-        ("host0", "192.0.2.1", "host1", "all"),  # No address of this machine: behind a mapped port.
-        ("host0", None, "host1", "all"),
-    ],
-)
-def test_worker_listens_at_the_address_that_names_it(monkeypatch, host, known_as, others, bound):
-    def resolve(name, port, **others):
-        if known_as is None:
-            raise socket.gaierror(socket.EAI_NONAME, "not known")
-        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", (known_as, port))]
-
-    monkeypatch.setattr(listening_module.socket, "getaddrinfo", resolve)
-    port = place(free_addresses(1)[0])[1]
-    with listening(Cluster((f"{host}:{port}", f"{others}:{port + 1}"), 0, "TF_CONFIG")) as listeners:
-        assert [listener.getsockname()[1] for listener in listeners] == [port]
-        address = listeners[0].getsockname()[0]
-        assert address == bound or (bound == "all" and address in ("::", "0.0.0.0"))
-
-
 # ---- Strangers at the chief's port
 
 
-FOREIGN = [
+# The third is too long for a line.
+FOREIGN = (
     b"GET / HTTP/1.1\r\n\r\n",
     b"\xff\n",
-    b"[" * 200_000,  # Too long for a line.
+    b"[" * 200_000,
     b'{"worker": 1',
     b"0" * 32 + b"\n" + b"[" * 50_000 + b"\n",
-]
+)
 
 
 @pytest.mark.parametrize("content", FOREIGN, ids=lambda content: str(content[:20]))
