@@ -5,18 +5,17 @@ from typing import NamedTuple
 
 import tensorflow as tf
 
-# 2^-24 is the smallest number of float16: what is lost at this scale, no scale brings back. The bound keeps
-# the scale finite where nothing can overflow, as when only the classifier is trained, which is float32.
+# 2^-24 is the smallest number of float16, so a larger scale saves no gradient. The bound keeps the scale finite
+# if nothing can overflow, such as in training of the classifier alone, which is float32.
 _LARGEST = 2.0**24
 
 
 class ScaledStep(NamedTuple):
-    """What became of one step.
+    """The outcome of one step.
 
     Attributes:
-        taken: bool `[]`: every gradient is finite, so the step is to be taken.
-        scale: float32 `[]`: the scale that the step was computed with; NaN where gradients overflow that
-            were not scaled up, which no scale can fix.
+        taken: bool `[]`, true if every gradient is finite, so that the step can be taken.
+        scale: float32 `[]`, the scale of this step; NaN if gradients overflow at scale 1, which no scale can fix.
     """
 
     taken: tf.Tensor
@@ -24,24 +23,23 @@ class ScaledStep(NamedTuple):
 
 
 class LossScale(tf.Module):
-    """A factor for the loss that follows what the gradients in float16 can bear.
+    """A factor for the loss that keeps the gradients within float16.
 
-    Mixed precision training (arXiv 1710.03740), section 3.2, with a factor found while training: it is
-    halved by every step whose gradients overflow, down to 1, and doubled after `growth_interval` steps in a
-    row without overflow. A step that overflows must be left out by whoever takes it.
+    Mixed precision training (arXiv 1710.03740), section 3.2, with a factor found while training: every step
+    whose gradients overflow halves it, down to 1; `growth_interval` steps in a row without overflow double
+    it. The caller leaves out a step that overflows.
 
-    Call its methods in replica context, with gradients that are equal on all replicas; the scale then is
-    too.
+    Call its methods in replica context, with gradients that are equal on all replicas; so the scale is too.
 
     Args:
         initial: the scale at the start, a power of 2.
-        growth_interval: steps without overflow after which it doubles.
+        growth_interval: number of steps without overflow that double it.
     """
 
-    def __init__(self, initial: float = 2.0**15, growth_interval: int = 2000):
+    def __init__(self, initial: float = 2.0**15, growth_interval: int = 2000) -> None:
         super().__init__()
         self._growth_interval = growth_interval
-        # As with moving averages, each replica keeps a copy that only the step writes.
+        # Like a moving average: each replica has a copy that only the step writes.
         own = {
             "trainable": False,
             "synchronization": tf.VariableSynchronization.ON_READ,
@@ -59,11 +57,7 @@ class LossScale(tf.Module):
         return [gradient / self.scale for gradient in gradients]
 
     def update(self, gradients: Sequence[tf.Tensor]) -> ScaledStep:
-        """Adapts the scale to the outcome of a step.
-
-        Args:
-            gradients: of all variables, summed over the replicas.
-        """
+        """Adapts the scale to the gradients of all variables, summed over the replicas."""
         scale = tf.identity(self.scale)
         finite = tf.reduce_all([tf.reduce_all(tf.math.is_finite(gradient)) for gradient in gradients])
         good_steps = tf.where(finite, self.good_steps + 1, 0)

@@ -22,16 +22,16 @@ def lars_update(
     weight_decay: float,
     trust_coefficient: float,
 ) -> tf.Tensor:
-    """What layer-wise adaptive rate scaling gives to momentum: a step that fits the size of the variable.
+    """Layer-wise adaptive rate scaling: a step that fits the size of the variable, for momentum.
 
-    LARS (arXiv 1708.03888), algorithm 1. It differs from it as the authors' code does: the denominator is
-    the norm of the decayed gradient, not the sum of two norms. No Nesterov step.
+    LARS (arXiv 1708.03888), algorithm 1, with the difference of the authors' code: the denominator is the
+    norm of the decayed gradient, not the sum of two norms. No Nesterov step.
 
         g <- g + weight_decay * w
-        trust = trust_coefficient * |w| / |g|, or 1 where either norm is 0
+        trust = trust_coefficient * |w| / |g|, or 1 if either norm is 0
         step = learning_rate * trust * g
 
-    What is left is plain momentum; an excluded variable takes `learning_rate * g` there:
+    Plain momentum follows; the step of an excluded variable is `learning_rate * g`:
 
         v <- momentum * v + step
         w <- w - v
@@ -57,20 +57,19 @@ def lars_update(
 class LARS(tf.keras.optimizers.Optimizer):
     """Layer-wise adaptive rate scaling: momentum on the steps of `lars_update`.
 
-    LARS (arXiv 1708.03888). It differs from the usual implementations in how variables are excluded: by
-    object, not by patterns of names, so that renaming a layer changes nothing.
+    LARS (arXiv 1708.03888). Unlike the usual implementations it excludes variables by object, not by
+    patterns of names, so that renaming a layer changes nothing.
 
     Args:
         learning_rate: float, or a schedule such as `WarmupCosine`. A float is kept in float32 by Keras.
         excluded: the variables without decay and trust ratio (batch norm, biases, the supervised head);
-            `()` for none. Objects cannot be serialised: `get_config` leaves them out, and `from_config`
-            asks for them.
+            `()` for none. `get_config` cannot serialise them, so `from_config` needs them again.
         momentum: in [0, 1).
         weight_decay: >= 0.
         trust_coefficient: > 0.
         name: name of the optimizer.
-        **kwargs: those of `tf.keras.optimizers.Optimizer`. `jit_compile` is off unless it is given: the
-            training step, not the optimizer, decides what is compiled.
+        **kwargs: those of `tf.keras.optimizers.Optimizer`. `jit_compile` is off by default, because the
+            training step decides about compilation.
 
     Raises:
         ValueError: if momentum, weight decay or trust coefficient is out of range.
@@ -78,7 +77,7 @@ class LARS(tf.keras.optimizers.Optimizer):
 
     def __init__(
         self,
-        learning_rate: float | Callable,
+        learning_rate: float | Callable[..., tf.Tensor],
         *,
         excluded: Sequence[Any],
         momentum: float = 0.9,
@@ -86,7 +85,7 @@ class LARS(tf.keras.optimizers.Optimizer):
         trust_coefficient: float = 0.001,
         name: str = "LARS",
         **kwargs: Any,
-    ):
+    ) -> None:
         if not 0 <= momentum < 1 or weight_decay < 0 or trust_coefficient <= 0:
             raise ValueError(
                 "LARS needs momentum in [0, 1), weight_decay of at least 0 and trust_coefficient above 0; "
@@ -103,11 +102,7 @@ class LARS(tf.keras.optimizers.Optimizer):
         self._excluded = frozenset(self._var_key(variable) for variable in excluded)
 
     def build(self, var_list: Sequence[Any]) -> None:
-        """Makes the velocity v of each variable.
-
-        Args:
-            var_list: the variables that will be trained.
-        """
+        """Makes the velocity v of each variable to train."""
         super().build(var_list)
         if getattr(self, "_built", False):
             return
@@ -117,12 +112,7 @@ class LARS(tf.keras.optimizers.Optimizer):
         self._built = True
 
     def update_step(self, gradient: tf.Tensor, variable: tf.Variable) -> None:
-        """Updates a variable and its velocity.
-
-        Args:
-            gradient: the variable's dtype and shape.
-            variable: one of those that the optimizer was built for.
-        """
+        """Updates a variable that the optimizer was built for, and its velocity."""
         key = self._var_key(variable)
         learning_rate = tf.cast(self.learning_rate, variable.dtype)
         if key in self._excluded:
@@ -145,8 +135,8 @@ class LARS(tf.keras.optimizers.Optimizer):
         )
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the arguments that make the same optimizer again, but for `excluded`."""
-        return super().get_config() | {
+        """Returns the arguments of an equal optimizer, without `excluded`."""
+        return dict(super().get_config()) | {
             "learning_rate": self._serialize_hyperparameter(self._learning_rate),
             "momentum": self._momentum,
             "weight_decay": self._gradient_decay,
@@ -157,15 +147,15 @@ class LARS(tf.keras.optimizers.Optimizer):
 def make_optimizer(
     name: str,
     *,
-    learning_rate: float | Callable,
+    learning_rate: float | Callable[..., tf.Tensor],
     momentum: float,
     weight_decay: float,
     excluded: Sequence[Any],
 ) -> Any:
     """Makes one of the optimizers of the authors' code; call it inside the strategy's scope.
 
-    `weight_decay` and `excluded` act inside LARS and LAMB only. For `momentum` and `adam` the L2 penalty
-    belongs to the loss (`losses.l2_loss`), where the task adds it.
+    `weight_decay` and `excluded` act inside LARS and LAMB only. For `momentum` and `adam` the task adds the L2
+    penalty (`losses.l2_loss`) to the loss.
 
     Args:
         name: `lars`, `lamb` (tensorflow-addons), `momentum` (SGD with Nesterov momentum) or `adam`.
@@ -179,7 +169,7 @@ def make_optimizer(
         `apply_gradients` treat them alike.
 
     Raises:
-        UserError: if the name is unknown, or `lamb` cannot be had in this environment.
+        UserError: if the name is unknown, or this environment has no `lamb`.
     """
     if name == "lars":
         return LARS(learning_rate, excluded=excluded, momentum=momentum, weight_decay=weight_decay)
@@ -192,17 +182,17 @@ def make_optimizer(
 
 
 def build_optimizer(optimizer: Any, variables: Sequence[Any]) -> None:
-    """Makes all state of an optimizer before its first step, for its checkpoint to restore into.
+    """Makes all state of an optimizer before its first step, so that a checkpoint can restore it.
 
     Args:
         optimizer: from `make_optimizer`.
-        variables: the variables that will be trained, in the order of every later call.
+        variables: the variables to train, in the order of every later call.
 
     Raises:
         ValueError: if the optimizer is LAMB and an excluded variable shares its name with one that is not.
     """
     variables = list(variables)
-    # Variables of a strategy know it; their state must be made in its scope, wherever the caller stands.
+    # The state of a strategy's variables must be made in its scope, even if the caller is outside.
     strategy = getattr(variables[0], "distribute_strategy", None) if variables else None
     with strategy.scope() if strategy else contextlib.nullcontext():
         if not _is_legacy(optimizer):
@@ -219,14 +209,14 @@ def apply_gradients(
     *,
     where: tf.Tensor | None = None,
 ) -> None:
-    """Applies gradients that were summed over the replicas already; call it in replica context.
+    """Applies gradients that are already summed over the replicas; call it in replica context.
 
     Args:
         optimizer: from `make_optimizer`.
         gradients: one for each variable, in its dtype and shape, equal on all replicas.
         variables: the variables that `build_optimizer` was given.
-        where: bool `[]`, equal on all replicas: false leaves the variables and the optimizer's state as they
-            are, and only counts the step; None for true.
+        where: bool `[]`, equal on all replicas: false only counts the step and leaves the variables and the
+            optimizer's state as they are; None for true.
 
     Raises:
         ValueError: if a gradient is missing: the loss does not depend on that variable.
@@ -235,10 +225,10 @@ def apply_gradients(
     unreachable = [variable.name for gradient, variable in pairs if gradient is None]
     if unreachable:
         raise ValueError(f"the loss does not depend on these variables; leave them out: {', '.join(unreachable)}.")
-    state: list = []
+    state: list[Any] = []
     if where is not None:
         state = [*variables, *(v for v in optimizer.variables() if v is not optimizer.iterations)]
-    # Replicas meet in the optimizer, which they could not in one branch of a condition.
+    # The optimizer has collectives, which cannot run in one branch of a condition.
     before = [tf.identity(variable) for variable in state]
     if _is_legacy(optimizer):
         optimizer.apply_gradients(pairs, experimental_aggregate_gradients=False)
@@ -264,7 +254,7 @@ def _is_legacy(optimizer: Any) -> bool:
     return isinstance(optimizer, tf.keras.optimizers.legacy.Optimizer)
 
 
-def _make_lamb(learning_rate: float | Callable, weight_decay: float, excluded: Sequence[Any]) -> Any:
+def _make_lamb(learning_rate: float | Callable[..., tf.Tensor], weight_decay: float, excluded: Sequence[Any]) -> Any:
     if sys.version_info >= (3, 12):
         raise UserError(
             "--optimizer=lamb: needs tensorflow-addons, which has no release for Python 3.12 or newer; "
@@ -272,7 +262,7 @@ def _make_lamb(learning_rate: float | Callable, weight_decay: float, excluded: S
         )
     try:
         with warnings.catch_warnings():
-            # It announces the end of its own development at every import.
+            # Every import announces the end of its development.
             warnings.filterwarnings("ignore", message=r"\s*TensorFlow Addons \(TFA\) has ended", category=UserWarning)
             from tensorflow_addons.optimizers import LAMB
     except ImportError as error:
@@ -285,6 +275,6 @@ def _make_lamb(learning_rate: float | Callable, weight_decay: float, excluded: S
 
 
 def _exact_name_pattern(name: str) -> str:
-    """Matches one variable's name and nothing else: on a replica the name has a suffix of its own."""
+    """Returns a pattern of one variable's name and nothing else; on a replica the name has a suffix."""
     stem, _, output = name.partition(":")
     return rf"^{re.escape(stem)}(/replica_\d+)?:{output or '0'}$"

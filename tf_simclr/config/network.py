@@ -5,7 +5,16 @@ from typing import ClassVar
 
 from tf_simclr.config.setting import Settings, setting
 
-RESNET_DEPTHS = (10, 18, 34, 50, 101, 152, 200)
+# Residual blocks in each of the four groups, by depth.
+RESNET_BLOCKS = {
+    10: (1, 1, 1, 1),
+    18: (2, 2, 2, 2),
+    34: (3, 4, 6, 3),
+    50: (3, 4, 6, 3),
+    101: (3, 4, 23, 3),
+    152: (3, 8, 36, 3),
+    200: (3, 24, 36, 3),
+}
 MAX_WIDTH = 32
 
 
@@ -15,7 +24,7 @@ class ModelConfig(Settings):
 
     topic: ClassVar[str] = "network"
 
-    resnet_depth: int = setting(50, "Depth of the ResNet.", RESNET_DEPTHS)
+    resnet_depth: int = setting(50, "Depth of the ResNet.", tuple(RESNET_BLOCKS))
     width_multiplier: float = setting(
         1.0,
         "Multiplier of all numbers of filters.",

@@ -1,8 +1,7 @@
-"""Costs of a network, counted without building it: its builders are handed one that adds no layers, but counts."""
+"""Costs of a network, counted by a builder that adds no layers."""
 
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
@@ -12,7 +11,7 @@ from tf_simclr.models.heads import build_projection_head
 from tf_simclr.models.layers import BranchMix, BranchSum, ShortcutPooling
 from tf_simclr.models.resnet import build_stages
 
-# Both moving averages of batch norm are counted as parameters, as the paper's tables have it.
+# Parameters include both moving averages of batch norm, like the paper's tables.
 _BATCH_NORM_PARAMETERS = 4
 
 
@@ -22,7 +21,7 @@ class Product:
 
     Attributes:
         flops: operations of the forward pass; the gradients by its kernel and by its input take as many each.
-        on_stage_input: whether nothing that can be trained lies between the input of its stage and it.
+        on_stage_input: whether no trainable layer lies between the input of its stage and it.
     """
 
     flops: int
@@ -31,23 +30,28 @@ class Product:
 
 @dataclasses.dataclass(frozen=True)
 class StageCost:
-    """What a stage of the network costs.
+    """Costs of a stage, in the place of the stage.
 
     Attributes:
         group: 0 for the stem, 1 to 4 for the block groups; 0 for a layer of the projection head.
         parameters: Numbers in all variables, moving averages included.
         products: Convolutions and dense layers of one image.
         kept: Numbers of one image that the forward pass keeps for the gradient.
-        outputs: Numbers of one image in the output of the stage.
         largest: Numbers of one image in the largest output of a layer.
+        output_shape: `{"features": shape}` of the output for one image, like that of a stage.
     """
 
     group: int
     parameters: int
     products: tuple[Product, ...]
     kept: int
-    outputs: int
     largest: int
+    output_shape: dict[str, tuple[int, ...]]
+
+    @property
+    def outputs(self) -> int:
+        """Numbers of one image in the output of the stage."""
+        return math.prod(self.output_shape["features"])
 
     @property
     def flops(self) -> int:
@@ -57,65 +61,56 @@ class StageCost:
 
 @dataclasses.dataclass(frozen=True)
 class Activation:
-    """Stands in for a tensor: its shape without the batch, and whether a kernel of its stage lies before it."""
+    """A tensor's shape without the batch, and whether a kernel of its stage lies before it."""
 
     shape: tuple[int, ...]
     trained: bool = False
 
 
-class _CountedStage:
-    """What a builder that counts returns instead of a stage."""
-
-    def __init__(self, cost: StageCost, features: Activation):
-        self.cost = cost
-        self.output_shape = {"features": features.shape}
-
-
 class CountingBuilder:
-    """Takes the place of a `StageBuilder`, and counts what that would add.
+    """A `StageBuilder` that counts instead of adding layers.
 
     Args:
         config: of the network.
         input_shape: of one example, without the batch; static.
-        on_finish: is given the last activation of the stage.
+        finished: list of the finished stages, to add this one to.
     """
 
-    def __init__(self, config: ModelConfig, input_shape: tuple[int, ...], on_finish: Callable[[Activation], None]):
+    def __init__(self, config: ModelConfig, input_shape: tuple[int, ...], finished: list[StageCost]) -> None:
         self.config = config
-        self.inputs = Activation(tuple(input_shape))
-        self._on_finish = on_finish
-        self._parameters = 0
+        self.inputs = Activation(input_shape)
+        self._parameters = self._kept = self._largest = 0
         self._products: list[Product] = []
-        self._kept = 0
-        self._largest = 0
+        self._finished = finished
 
-    def conv(self, inputs: Activation, filters: int, kernel_size: int, *, strides: int = 1, name: str):
+    def conv(
+        self, inputs: Activation, filters: int, kernel_size: int, *, strides: int = 1, **_others: Any
+    ) -> Activation:
         """Counts a convolution without bias."""
-        del name
         return self._convolve(inputs, filters, kernel_size, strides)
 
-    def norm(self, inputs: Activation, *, center: bool = True, relu: bool = True, **others: Any):
+    def norm(self, inputs: Activation, *, center: bool = True, relu: bool = True, **_others: Any) -> Activation:
         """Counts the parameters of batch norm, and the output of the rectifier."""
-        del others
         self._keep(inputs.shape if relu else ())
         self._parameters += (_BATCH_NORM_PARAMETERS - (not center)) * inputs.shape[-1]
         return dataclasses.replace(inputs, trained=True)
 
-    def add(self, first: Activation, second: Activation):
+    def add(self, first: Activation, second: Activation) -> Activation:
         """Returns the sum of both."""
         return dataclasses.replace(first, trained=first.trained or second.trained)
 
-    def average(self, inputs: Activation):
+    def average(self, inputs: Activation) -> Activation:
         """Returns the mean over the positions."""
         return dataclasses.replace(inputs, shape=(1, 1, inputs.shape[-1]))
 
-    def layer(self, layer_class: type, inputs: Any, *args: Any, use_bias: bool = True, **kwargs: Any):
+    def layer(self, layer_class: type, inputs: Any, *args: Any, use_bias: bool = True, **kwargs: Any) -> Activation:
         """Counts any other layer.
 
         Raises:
-            TypeError: it is of a class whose cost is not known here.
+            TypeError: its class has no known cost.
         """
-        layers, first = tf.keras.layers, inputs[0] if isinstance(inputs, list) else inputs
+        layers = tf.keras.layers
+        first: Activation = inputs[0] if isinstance(inputs, list) else inputs
         if layer_class is layers.Dense:
             return self._multiply(first, args[0], use_bias)
         if layer_class is layers.Conv2D:
@@ -130,20 +125,19 @@ class CountingBuilder:
         if layer_class in (layers.ReLU, layers.Multiply):
             self._keep(first.shape)
             return first
-        raise TypeError(f"tf_simclr.models.counting: what {layer_class.__name__} costs is not known; add it here.")
+        raise TypeError(f"tf_simclr.models.counting: the cost of {layer_class.__name__} is unknown; add it here.")
 
-    def finish(self, features: Activation, *, group: int = 0, **others: Any) -> _CountedStage:
+    def finish(self, features: Activation, *, group: int = 0, **_others: Any) -> StageCost:
         """Returns the costs of the stage that ends in `features`."""
-        del others
-        self._on_finish(features)
-        outputs = math.prod(features.shape)
-        products = tuple(self._products)
-        return _CountedStage(
-            StageCost(group, self._parameters, products, self._kept, outputs, max(self._largest, outputs)),
-            features,
-        )
+        largest = max(self._largest, math.prod(features.shape))
+        shape = {"features": features.shape}
+        cost = StageCost(group, self._parameters, tuple(self._products), self._kept, largest, shape)
+        self._finished.append(cost)
+        return cost
 
-    def _convolve(self, inputs, filters, kernel_size, strides=1, *, bias=False):
+    def _convolve(
+        self, inputs: Activation, filters: int, kernel_size: int, strides: int = 1, *, bias: bool = False
+    ) -> Activation:
         outputs = _stride(inputs, strides)
         if strides > 1 and kernel_size > 1:
             self._keep(inputs.shape)  # The padded copy.
@@ -153,7 +147,7 @@ class CountingBuilder:
         self._parameters += filters * bias
         return Activation((*outputs.shape[:-1], filters), trained=True)
 
-    def _multiply(self, inputs, units, bias):
+    def _multiply(self, inputs: Activation, units: int, bias: bool) -> Activation:
         self._keep((units,))
         self._add_product(inputs, inputs.shape[-1] * units, 1)
         self._parameters += units * bias
@@ -176,7 +170,7 @@ def _stride(inputs: Activation, strides: int) -> Activation:
 
 @dataclasses.dataclass(frozen=True)
 class NetworkCost:
-    """What a network costs, stage by stage.
+    """Costs of a network, stage by stage.
 
     Attributes:
         encoder: the stem, then the residual blocks.
@@ -205,25 +199,17 @@ class NetworkCost:
 
 
 def count_network(config: ModelConfig) -> NetworkCost:
-    """Counts what the encoder and the projection head cost.
+    """Counts the costs of the encoder and the projection head for images of side `config.image_size`."""
+    finished: list[StageCost] = []
 
-    Args:
-        config: of the network; `image_size` is the side of the images.
-    """
-    side = config.image_size
+    def make_builder(config: ModelConfig, input_shape: tuple[Any, ...], _name: str) -> CountingBuilder:
+        if len(input_shape) == 3:
+            sides = finished[-1].output_shape["features"][:2] if finished else (config.image_size,) * 2
+            input_shape = (*sides, input_shape[-1])
+        return CountingBuilder(config, input_shape, finished)
 
-    def make_builder(config, input_shape, name):
-        del name
-        shape = (side, side, input_shape[-1]) if len(input_shape) == 3 else input_shape
-        return CountingBuilder(config, shape, on_finish)
-
-    def on_finish(features: Activation) -> None:
-        nonlocal side
-        side = features.shape[0]
-
-    builder: Any = make_builder  # It does what the networks need of the class.
-    encoder: Any = build_stages(config, builder)
+    encoder = build_stages(config, make_builder)
     width = encoder[-1].output_shape["features"][-1]
-    head: Any = build_projection_head(config, width, builder)
+    head = build_projection_head(config, width, make_builder)
     widths = (width, *(stage.output_shape["features"][-1] for stage in head))
-    return NetworkCost(tuple(s.cost for s in encoder), tuple(s.cost for s in head), widths)
+    return NetworkCost(tuple(encoder), tuple(head), widths)

@@ -1,26 +1,29 @@
 """The projection head and the supervised head."""
 
+from collections.abc import Callable
+from typing import Any
+
 import tensorflow as tf
 
 from tf_simclr.config import ModelConfig
-from tf_simclr.models.layers import Stage, StageBuilder
+from tf_simclr.models.layers import StageBuilder
 
 
 def build_projection_head(
-    config: ModelConfig, in_features: int, make_builder: type[StageBuilder] = StageBuilder
-) -> list[Stage]:
-    """Builds the layers of the projection head, each a stage: dense, batch norm and, but for the last, ReLU.
+    config: ModelConfig, in_features: int, make_builder: Callable[..., Any] = StageBuilder
+) -> list[Any]:
+    """Builds the layers of the projection head, each a stage: dense, batch norm and, except in the last, ReLU.
 
-    SimCLRv2, section 2.1: the deeper the head, the more it pays to finetune from its middle. The
-    last layer is `proj_out_dim` wide and its batch norm has no offset.
+    SimCLRv2 (arXiv 2006.10029), section 2.1. The last layer is `proj_out_dim` wide and its batch norm has no
+    offset.
 
     Args:
         config: `proj_head_mode`, `num_proj_layers`, `proj_out_dim`.
         in_features: width of the encoder's output, and of the hidden layers.
-        make_builder: what adds the layers of a stage.
+        make_builder: class of the builders of the stages.
 
     Returns:
-        `config.num_head_layers` stages from `[B, in_features]` to `[B, proj_out_dim]`.
+        `config.num_head_layers` stages (see `resnet.build_stages`) from `[B, in_features]` to `[B, proj_out_dim]`.
     """
     stages = []
     for index in range(config.num_head_layers):
@@ -42,9 +45,9 @@ def build_supervised_head(config: ModelConfig, num_classes: int, in_features: in
     """Builds the linear classifier `[B, in_features]` to `[B, num_classes]`.
 
     Args:
-        config: `zero_init_logits_layer` starts its kernel at zero, which the paper's finetuning uses.
+        config: `zero_init_logits_layer` starts its kernel at zero, as in the paper's finetuning.
         num_classes: at least 2.
-        in_features: width of the layer that it sits on.
+        in_features: width of the layer below.
     """
     kernel = "zeros" if config.zero_init_logits_layer else tf.keras.initializers.RandomNormal(stddev=0.01)
     head = tf.keras.layers.Dense(

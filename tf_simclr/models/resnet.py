@@ -1,42 +1,38 @@
 """ResNet, ResNet-D with selective kernels, and squeeze-and-excitation, as a list of stages."""
 
+from collections.abc import Callable
+from typing import Any
+
 import tensorflow as tf
 
 from tf_simclr.config import ModelConfig
+from tf_simclr.config.network import RESNET_BLOCKS
 from tf_simclr.models.layers import BranchMix, BranchSum, ShortcutPooling, Stage, StageBuilder
 
-_BLOCKS = {
-    10: (1, 1, 1, 1),
-    18: (2, 2, 2, 2),
-    34: (3, 4, 6, 3),
-    50: (3, 4, 6, 3),
-    101: (3, 4, 23, 3),
-    152: (3, 8, 36, 3),
-    200: (3, 24, 36, 3),
-}
 _FIRST_BOTTLENECK_DEPTH = 50
 _BOTTLENECK_EXPANSION = 4
 _GROUP_FILTERS = (64, 128, 256, 512)
 
 
-def build_stages(config: ModelConfig, make_builder: type[StageBuilder] = StageBuilder) -> list[Stage]:
-    """Builds the stages of the encoder: the stem, then one stage a residual block.
+def build_stages(config: ModelConfig, make_builder: Callable[..., Any] = StageBuilder) -> list[Any]:
+    """Builds the stages of the encoder: the stem, then one stage for each residual block.
 
-    Follows arXiv 1512.03385 as the authors of SimCLRv2 have it: the stride of a bottleneck is on its
-    3x3 convolution, the first block of each group has a projection shortcut, and `sk_ratio > 0`
+    ResNet (arXiv 1512.03385) with the choices of the authors of SimCLRv2: the stride of a bottleneck is on
+    its 3x3 convolution, the first block of each group has a projection shortcut, and `sk_ratio > 0`
     switches ResNet-D (arXiv 1812.01187) and selective kernels (arXiv 1903.06586) on together.
 
     Args:
         config: depth, width, SK and SE ratios; `image_size <= 32` takes the small stem.
-        make_builder: what adds the layers of a stage.
+        make_builder: class of the builders of the stages.
 
     Returns:
-        The stages, from images `[B, H, W, 3]` in [0, 1] to the features of the last block.
+        The stages (with a `StageBuilder`, of class `Stage`), from images `[B, H, W, 3]` in [0, 1] to the features
+        of the last block.
     """
     stem = _stem(make_builder(config, (None, None, 3), "stem"))
     stages = [stem]
     channels = stem.output_shape["features"][-1]
-    for group, num_blocks in enumerate(_BLOCKS[config.resnet_depth], start=1):
+    for group, num_blocks in enumerate(RESNET_BLOCKS[config.resnet_depth], start=1):
         filters = scaled_filters(_GROUP_FILTERS[group - 1], config)
         for block in range(num_blocks):
             builder = make_builder(config, (None, None, channels), f"block_group{group}_block{block + 1}")
@@ -58,19 +54,23 @@ def endpoint_strides(config: ModelConfig) -> dict[str, int]:
 
 def nearest_depth(num_blocks: int, *, bottleneck: bool) -> int:
     """Returns the depth of the ResNet whose number of blocks is nearest to this one."""
-    depths = [depth for depth in _BLOCKS if bottleneck == (depth >= _FIRST_BOTTLENECK_DEPTH)]
-    return min(depths, key=lambda depth: abs(sum(_BLOCKS[depth]) - num_blocks))
+    depths = [depth for depth in RESNET_BLOCKS if bottleneck == _has_bottlenecks(depth)]
+    return min(depths, key=lambda depth: abs(sum(RESNET_BLOCKS[depth]) - num_blocks))
 
 
 def encoder_width(config: ModelConfig) -> int:
     """Returns the number of channels of the encoder's output."""
-    expansion = _BOTTLENECK_EXPANSION if config.resnet_depth >= _FIRST_BOTTLENECK_DEPTH else 1
+    expansion = _BOTTLENECK_EXPANSION if _has_bottlenecks(config.resnet_depth) else 1
     return expansion * scaled_filters(_GROUP_FILTERS[-1], config)
 
 
 def scaled_filters(filters: int, config: ModelConfig) -> int:
     """Returns `filters` times the width multiplier, rounded, at least 1."""
     return max(1, round(filters * config.width_multiplier))
+
+
+def _has_bottlenecks(depth: int) -> bool:
+    return depth >= _FIRST_BOTTLENECK_DEPTH
 
 
 def _stem(builder: StageBuilder) -> Stage:
@@ -88,13 +88,12 @@ def _stem(builder: StageBuilder) -> Stage:
         initial = builder.conv(builder.inputs, filters, 7, strides=2, name="conv1")
     features = builder.norm(initial, name="norm")
     if not config.cifar_stem:
-        pooling = tf.keras.layers.MaxPooling2D
-        features = builder.layer(pooling, features, 3, strides=2, padding="same")
+        features = builder.layer(tf.keras.layers.MaxPooling2D, features, 3, strides=2, padding="same")
     return builder.finish(features, endpoints={"initial_conv": initial}, endpoint="initial_max_pool")
 
 
-def _residual_block(builder: StageBuilder, filters: int, strides: int, *, projection: bool):
-    bottleneck = builder.config.resnet_depth >= _FIRST_BOTTLENECK_DEPTH
+def _residual_block(builder: StageBuilder, filters: int, strides: int, *, projection: bool) -> tf.Tensor:
+    bottleneck = _has_bottlenecks(builder.config.resnet_depth)
     out_filters = filters * (_BOTTLENECK_EXPANSION if bottleneck else 1)
     shortcut = builder.inputs
     if projection:
@@ -115,7 +114,7 @@ def _residual_block(builder: StageBuilder, filters: int, strides: int, *, projec
     return builder.layer(tf.keras.layers.ReLU, builder.add(x, shortcut))
 
 
-def _projection_shortcut(builder: StageBuilder, filters: int, strides: int):
+def _projection_shortcut(builder: StageBuilder, filters: int, strides: int) -> tf.Tensor:
     x = builder.inputs
     if builder.config.sk_ratio > 0:
         x = builder.layer(ShortcutPooling, x, strides)
@@ -124,8 +123,8 @@ def _projection_shortcut(builder: StageBuilder, filters: int, strides: int):
     return builder.norm(x, name="shortcut_norm", relu=False)
 
 
-def _selective_kernel(builder: StageBuilder, inputs, filters: int, strides: int):
-    """Two branches as one convolution with twice the filters, mixed by a learned attention."""
+def _selective_kernel(builder: StageBuilder, inputs: tf.Tensor, filters: int, strides: int) -> tf.Tensor:
+    """Adds two branches as one convolution with twice the filters, mixed by a learned attention."""
     branches = builder.conv(inputs, 2 * filters, 3, strides=strides, name="conv2")
     branches = builder.norm(branches, name="norm2")
     pooled = builder.layer(BranchSum, builder.average(branches))
@@ -135,10 +134,10 @@ def _selective_kernel(builder: StageBuilder, inputs, filters: int, strides: int)
     return builder.layer(BranchMix, [branches, logits])
 
 
-def _squeeze_excitation(builder: StageBuilder, inputs, filters: int):
-    """Channel attention (arXiv 1709.01507) on the output of the block's last batch norm."""
+def _squeeze_excitation(builder: StageBuilder, inputs: tf.Tensor, filters: int) -> tf.Tensor:
+    """Adds channel attention (arXiv 1709.01507) to the output of the block's last batch norm."""
     conv = tf.keras.layers.Conv2D
-    # An initializer that is called twice returns the same numbers twice: one for each.
+    # An initializer returns the same numbers in each call, so each layer has its own.
     scaling = tf.keras.initializers.VarianceScaling
     squeezed = max(1, int(filters * builder.config.se_ratio))
     x = builder.average(inputs)

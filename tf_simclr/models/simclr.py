@@ -1,13 +1,14 @@
 """The whole network: encoder, projection head and supervised head."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import tensorflow as tf
 
 from tf_simclr.config import ModelConfig
 from tf_simclr.models.heads import build_projection_head, build_supervised_head
 from tf_simclr.models.layers import Stage, StageBuilder
-from tf_simclr.models.normalization import update_moving_statistics
+from tf_simclr.models.normalization import BatchNormalization, update_moving_statistics
 from tf_simclr.models.recompute import recomputed
 from tf_simclr.models.resnet import build_stages
 
@@ -16,7 +17,7 @@ Statistics = list[tuple[tf.Tensor, tf.Tensor]]
 
 
 class ForwardPass(NamedTuple):
-    """What one forward pass computed.
+    """Results of one forward pass.
 
     Attributes:
         endpoints: the named outputs, `initial_conv` to `logits_sup`, and `default`, in the dtype of the
@@ -32,27 +33,24 @@ class ForwardPass(NamedTuple):
 
 
 class SimCLRModel(tf.keras.Model):
-    """An encoder with a projection head and, where there are classes, a supervised head.
+    """An encoder with a projection head and, if there are classes, a supervised head.
 
-    `forward` is pure; `model(images, training=True)` also updates the moving averages of batch
-    norm, as users of Keras expect.
+    `forward` is pure. `model(images, training=True)` also updates the moving averages of batch norm, like
+    a Keras model.
 
     Args:
         config: of the network.
         num_classes: of the supervised head; None for none.
-        make_builder: what adds the layers of a stage.
+        make_builder: class of the builders of the stages.
 
     Attributes:
-        recompute: whether a gradient computes the inside of each stage a second time instead of keeping it
-            from the forward pass (arXiv 1604.06174): less memory for a second forward pass.
+        recompute: whether a gradient computes the inside of each stage again instead of keeping it
+            (arXiv 1604.06174): less memory for a second forward pass.
     """
 
     def __init__(
-        self,
-        config: ModelConfig,
-        num_classes: int | None = None,
-        make_builder: type[StageBuilder] = StageBuilder,
-    ):
+        self, config: ModelConfig, num_classes: int | None = None, make_builder: Callable[..., Any] = StageBuilder
+    ) -> None:
         super().__init__(name="simclr", dtype=config.variable_dtype)
         self.config = config
         self.num_classes = num_classes
@@ -61,14 +59,15 @@ class SimCLRModel(tf.keras.Model):
         features = self.encoder[-1].output_shape["features"][-1]
         self.projection_head: list[Stage] = build_projection_head(config, features, make_builder)
         self._num_used_head_layers = len(self.projection_head)
+        self._head_widths = [features, *(stage.output_shape["features"][-1] for stage in self.projection_head)]
         self.supervised_head = None
         if num_classes is not None:
-            widths = [features, *(stage.output_shape["features"][-1] for stage in self.projection_head)]
-            self.supervised_head = build_supervised_head(config, num_classes, widths[config.ft_proj_selector])
+            width = self._head_widths[config.ft_proj_selector]
+            self.supervised_head = build_supervised_head(config, num_classes, width)
         self.built = True
 
     @property
-    def norms(self):
+    def norms(self) -> list[BatchNormalization]:
         """All batch-norm layers, in the order of `ForwardPass.statistics`."""
         return [norm for stage in (*self.encoder, *self.projection_head) for norm in stage.norms]
 
@@ -80,15 +79,13 @@ class SimCLRModel(tf.keras.Model):
             shapes = stage.output_shape
             channels |= {name: shape[-1] for name, shape in shapes["endpoints"].items()}
             channels |= {stage.endpoint: shapes["features"][-1]} if stage.endpoint else {}
-        features = shapes["features"][-1]
-        projected = [features, *(stage.output_shape["features"][-1] for stage in self.projection_head)]
-        channels |= dict.fromkeys(("final_avg_pool", "default", "proj_head_input"), features)
-        channels |= {"proj_head_output": projected[-1]}
+        channels |= dict.fromkeys(("final_avg_pool", "default", "proj_head_input"), self._head_widths[0])
+        channels |= {"proj_head_output": self._head_widths[-1]}
         return channels | ({} if self.num_classes is None else {"logits_sup": self.num_classes})
 
     @property
     def used_variables(self) -> list[tf.Variable]:
-        """All variables but those that the classifier has no use for; see `freeze_for_finetuning`."""
+        """All variables except those that the classifier does not use; see `freeze_for_finetuning`."""
         parts = [*self.encoder, *self.projection_head[: self._num_used_head_layers]]
         parts += [] if self.supervised_head is None else [self.supervised_head]
         return [variable for part in parts for variable in part.variables]
@@ -98,14 +95,14 @@ class SimCLRModel(tf.keras.Model):
         """Numbers in `used_variables`, batch-norm statistics included."""
         return sum(variable.shape.num_elements() for variable in self.used_variables)
 
-    def forward(self, images, *, training: bool, detach_supervised_head: bool = False) -> ForwardPass:
+    def forward(self, images: Any, *, training: bool, detach_supervised_head: bool = False) -> ForwardPass:
         """Computes every output without changing any variable.
 
         Args:
             images: `[B, H, W, 3]`, in [0, 1].
-            training: batch norm with the statistics of this batch.
-            detach_supervised_head: no gradient from the logits into the rest of the network, as the
-                online linear probe needs.
+            training: use the statistics of this batch in batch norm.
+            detach_supervised_head: stop the gradient from the logits into the rest of the network, for the
+                online linear probe.
 
         Raises:
             ValueError: the images are integers, of another shape, or none.
@@ -113,7 +110,7 @@ class SimCLRModel(tf.keras.Model):
         images = tf.convert_to_tensor(images)
         check_images(images)
         endpoints: dict[str, tf.Tensor] = {}
-        statistics: list = []
+        statistics: Statistics = []
         x = tf.cast(images, self.config.compute_dtype)
         for stage in self.encoder:
             outputs = self._run(stage, x, training)
@@ -137,22 +134,22 @@ class SimCLRModel(tf.keras.Model):
         endpoints = {name: self._widen(value) for name, value in endpoints.items()}
         return ForwardPass(endpoints, head_layers, statistics)
 
-    def _run(self, stage: Stage, inputs, training: bool) -> dict:
+    def _run(self, stage: Stage, inputs: tf.Tensor, training: bool) -> Any:
         if not (training and self.recompute):
             return stage(inputs, training=training)
 
         names = ("features", "statistics", "endpoints")  # The gradient of the first starts recomputing.
 
-        def run(x):
+        def run(x: tf.Tensor) -> list[Any]:
             outputs = stage(x, training=True)
             return [outputs[name] for name in names]
 
         return dict(zip(names, recomputed(run)(inputs), strict=True))
 
-    def _widen(self, tensor):
+    def _widen(self, tensor: tf.Tensor) -> tf.Tensor:
         return tf.cast(tensor, self.config.variable_dtype)
 
-    def call(self, images, training: bool = False):
+    def call(self, images: tf.Tensor, training: bool = False) -> dict[str, tf.Tensor]:
         """Returns the named outputs for images `[B, H, W, 3]` in [0, 1]."""
         outputs = self.forward(images, training=training)
         if training:
@@ -172,10 +169,9 @@ class SimCLRModel(tf.keras.Model):
             stage.trainable = block < self.encoder[-1].group
 
     def freeze_for_finetuning(self, block: int = -1) -> None:
-        """Leaves trainable what the supervised head depends on, beyond what `block` freezes.
+        """Freezes up to `block`, and the part of the network that the supervised head does not use.
 
-        The layers of the projection head behind the one that the supervised head sits on are frozen:
-        their weights, and their batch-norm statistics.
+        That part is the layers of the projection head above its own: their weights and batch-norm statistics.
 
         Args:
             block: as for `freeze_after_block`.
@@ -186,7 +182,7 @@ class SimCLRModel(tf.keras.Model):
         for stage in self.projection_head[self._num_used_head_layers :]:
             stage.trainable = False
 
-    def variable_tree(self) -> dict:
+    def variable_tree(self) -> dict[str, Any]:
         """Returns all variables as nested dictionaries: part, stage, layer, variable.
 
         Checkpoints are written with these keys, which do not depend on Keras' own numbering.
@@ -201,7 +197,7 @@ class SimCLRModel(tf.keras.Model):
 
 
 def check_images(images: tf.Tensor) -> None:
-    """Raises ValueError for what is no batch of images, by what is known before anything runs."""
+    """Raises ValueError unless dtype and static shape are those of a batch of images."""
     if not images.dtype.is_floating:
         raise ValueError(f"images are {images.dtype.name}; give floats in [0, 1]: tf.cast(images, tf.float32) / 255.")
     shape = images.shape
@@ -209,11 +205,11 @@ def check_images(images: tf.Tensor) -> None:
         raise ValueError(f"images have the shape {shape}; give [batch, height, width, 3], one image or more.")
 
 
-def _layer_tree(stage: Stage) -> dict:
+def _layer_tree(stage: Stage) -> dict[str, Any]:
     return {layer.name.rpartition("/")[2]: _variables_of(layer) for layer in stage.layers if layer.weights}
 
 
-def _variables_of(layer: tf.keras.layers.Layer) -> dict:
+def _variables_of(layer: tf.keras.layers.Layer) -> dict[str, Any]:
     names = ("kernel", "bias", "gamma", "beta", "moving_mean", "moving_variance")
     return {name: variable for name in names if (variable := getattr(layer, name, None)) is not None}
 

@@ -101,9 +101,7 @@ class Task(abc.ABC):
         optimizers.apply_gradients(self.optimizer, gradients, self.model.trainable_variables, where=taken)
         update_moving_statistics(self.model.norms, statistics, where=taken)
         self._finish_step(batch, taken)
-        metrics = {name: tf.cast(value, tf.float32) for name, value in metrics.items()}
-        means: Metrics = collectives.cross_replica_mean(metrics)
-        return means
+        return collectives.cross_replica_mean({k: tf.cast(v, tf.float32) for k, v in metrics.items()})
 
     def compute_gradients(self, batch: Batch) -> tuple[list[tf.Tensor], Statistics, Metrics]:
         """Computes one step without taking it, in replica context.
@@ -139,8 +137,8 @@ class Task(abc.ABC):
 
     def _reduce(self, gradients: list[tf.Tensor]) -> list[tf.Tensor]:
         """Returns the gradients over all replicas from those of this replica's summand."""
-        summed: list[tf.Tensor] = collectives.cross_replica_sum(gradients)
-        return self.loss_scale.unscale(summed) if self.loss_scale else summed
+        gradients = collectives.cross_replica_sum(gradients)
+        return self.loss_scale.unscale(gradients) if self.loss_scale else gradients
 
     def eval_step(self, batch: Batch) -> Metrics:
         """Classifies examples, in replica context.

@@ -1,4 +1,4 @@
-"""A memory for pretraining: projections of earlier batches, by a momentum encoder, as more negatives."""
+"""A memory of more negatives for pretraining: projections of earlier batches by a momentum encoder."""
 
 from typing import Any
 
@@ -11,46 +11,46 @@ from tf_simclr.models import SimCLRModel, build_simclr_model, update_moving_stat
 
 
 class MomentumMemory:
-    """A queue of projections that a moving average of the network's weights has made of earlier batches.
+    """A queue of projections of earlier batches, by a moving average of the network's weights.
 
     The memory of SimCLRv2 (arXiv 2006.10029, section 2.1), after MoCo (arXiv 1911.05722, section 3.2). The
-    paper has 64K entries, a decay of 0.999, and the outputs of the averaged network as negatives. What it
-    leaves open was chosen so:
+    paper has 64K entries, a decay of 0.999, and the outputs of the averaged network as negatives. It leaves
+    open the choices below.
 
-    - The loss of the batch stays: positives and negatives of the trained network. What is stored are negatives
-      beside them, both views of each image, for both views. In MoCo the positive is the average's too.
-    - A step has the negatives of earlier steps alone. After it the average takes in the new weights, and what it
-      projects the batch to replaces the oldest entries.
-    - The average normalises with the statistics of the batch, as MoCo's does, and as what its outputs are compared
-      with; with `global_bn` that of all replicas. Its moving averages are those of its own batches. MoCo's
-      shuffling between devices is left out, as no positive comes from the average.
-    - An empty memory adds no negatives, where MoCo begins with random ones. Until the first batch is stored
-      the average is the network itself, whatever that was started from.
+    - The loss of the batch stays: positives and negatives come from the trained network. The stored rows are
+      further negatives, both views of each image, for both views. In MoCo the average gives the positive too.
+    - A step has the negatives of earlier steps alone. After it the average takes in the new weights, and its
+      projections of the batch replace the oldest entries.
+    - The average normalises with the statistics of the batch, as in MoCo; with `global_bn`, of the batch of all
+      replicas. It has its own moving averages. MoCo's shuffling between devices is left out, because no
+      positive comes from the average.
+    - An empty memory adds no negatives; MoCo begins with random ones. Until the first batch is stored, the
+      average is the network itself.
 
     Make it in the strategy's scope. Its variables are equal on all replicas.
 
     Args:
-        model: the network that is trained.
-        contrast: `memory_size`, `memory_momentum`, and `hidden_norm`, which holds for what is stored too.
+        model: the trained network.
+        contrast: `memory_size`, `memory_momentum`, and `hidden_norm`, which holds for the stored rows too.
     """
 
-    def __init__(self, model: SimCLRModel, contrast: ContrastConfig):
+    def __init__(self, model: SimCLRModel, contrast: ContrastConfig) -> None:
         self._contrast = contrast
         self._network = build_simclr_model(model.config)
         shape = [contrast.memory_size, model.endpoint_channels["proj_head_output"]]
         self._queue = tf.Variable(tf.zeros(shape, model.variable_dtype), trainable=False, name="memory_queue")
-        # How many were ever stored: the next place and the number of valid entries follow from it.
+        # Of all steps: the next place and the number of valid entries follow from it.
         self._num_stored = tf.Variable(0, trainable=False, dtype=tf.int64, name="memory_num_stored")
 
     @property
     def num_valid(self) -> tf.Tensor:
-        """How many entries are projections of a batch, int32 `[]`: the first ones, in the end all."""
+        """Number of entries that hold a projection, int32 `[]`: the first ones, in the end all."""
         stored = tf.minimum(tf.identity(self._num_stored), self._contrast.memory_size)
         return tf.cast(stored, tf.int32)
 
     @property
     def negatives(self) -> StoredNegatives:
-        """The entries, `[memory_size, d]`, and how many of them are valid."""
+        """The entries, `[memory_size, d]`, and the number of the valid ones."""
         return StoredNegatives(self._queue, self.num_valid)
 
     def variable_tree(self) -> dict[str, Any]:
@@ -59,7 +59,7 @@ class MomentumMemory:
         return {"network": network, "queue": self._queue, "num_stored": self._num_stored}
 
     def update(self, model: SimCLRModel, views: tuple[tf.Tensor, ...], *, where: tf.Tensor | None = None) -> None:
-        """Takes in the weights and the batch of a step that was taken, in replica context.
+        """Takes in the weights and the batch of a step, in replica context.
 
         Args:
             model: the trained network, with its new weights.
@@ -72,7 +72,7 @@ class MomentumMemory:
         projections = outputs.head_layers[-1]
         if self._contrast.hidden_norm:
             projections = tf.math.l2_normalize(projections, axis=-1)
-        # Image by image, so that the order is the same whatever the number of replicas.
+        # Image by image, so that the order does not depend on the number of replicas.
         by_image = collectives.all_gather_batch(tf.stack(tf.split(projections, len(views)), axis=1))
         self._store(tf.reshape(by_image, [-1, projections.shape[-1]]), where)
 
@@ -95,11 +95,11 @@ class MomentumMemory:
 
 
 def _weights(model: SimCLRModel) -> list[tf.Variable]:
-    """Returns what an optimizer changes in encoder and projection head, in a fixed order."""
+    """Returns the trainable variables of encoder and projection head, in a fixed order."""
     return [v for stage in (*model.encoder, *model.projection_head) for v in stage.trainable_variables]
 
 
-def _chosen(where: tf.Tensor | None, new: list, old: list) -> list:
+def _chosen(where: tf.Tensor | None, new: list[tf.Tensor], old: list[tf.Tensor]) -> list[tf.Tensor]:
     if where is None:
         return new
     return [tf.where(where, value, before) for value, before in zip(new, old, strict=True)]

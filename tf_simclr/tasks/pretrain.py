@@ -149,10 +149,10 @@ class PretrainTask(Task):
                 _, outputs = self._forward(chunk(number))
             upstream = [values[number] for values in tf.nest.flatten(outputs_gradient)]
             gradient = tape.gradient(tf.nest.flatten(outputs), variables, output_gradients=upstream)
-            return tf.nest.map_structure(tf.add, total, gradient)
+            return [tf.add(*pair) for pair in zip(total, gradient, strict=True)]
 
         numbers = tf.range(self._contrast.contrast_chunks)
-        return tf.foldl(add, numbers, initializer=gradients, parallel_iterations=1)
+        return list(tf.foldl(add, numbers, initializer=gradients, parallel_iterations=1))
 
 
 class MemoryPretrainTask(PretrainTask):
