@@ -15,7 +15,7 @@ from tf_simclr.models import build_simclr_model, resnet
 
 def main(path):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(resnet._BLOCKS, 50, (1, 1, 1, 1))
+        patch.setitem(resnet.RESNET_BLOCKS, 50, (1, 1, 1, 1))
         model = randomize(build_simclr_model(tiny_config(precision="float32", sk_ratio=0.0625, resnet_depth=50), 10))
         save_model(model, path, {"settings": {"weight_decay": 1e-4}})
     images = random_images(4, 16, 16, dtype="float32")

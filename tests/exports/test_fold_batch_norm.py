@@ -69,7 +69,7 @@ def reloaded(directory):
     ids=str,
 )
 def test_folded_network_gives_the_same_outputs(changes, monkeypatch):
-    monkeypatch.setitem(resnet._BLOCKS, 50, (1, 1, 1, 1))
+    monkeypatch.setitem(resnet.RESNET_BLOCKS, 50, (1, 1, 1, 1))
     model = make_model(**changes)
     folded = fold_batch_norm(model)
     assert not folded.norms

@@ -17,7 +17,7 @@ NETWORKS = {"SK, large stem": {"resnet_depth": 50, "sk_ratio": 0.0625, "image_si
 
 @pytest.fixture(autouse=True)
 def _one_block_a_group(monkeypatch):
-    monkeypatch.setitem(resnet._BLOCKS, 50, (1, 1, 1, 1))
+    monkeypatch.setitem(resnet.RESNET_BLOCKS, 50, (1, 1, 1, 1))
 
 
 def make_model(**changes):

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.stack]
 @pytest.fixture(scope="module")
 def model():
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(resnet._BLOCKS, 50, (1, 1, 1, 1))
+        patch.setitem(resnet.RESNET_BLOCKS, 50, (1, 1, 1, 1))
         config = tiny_config(resnet_depth=50, sk_ratio=0.0625, image_size=SIZE, precision="float32")
         return randomize(build_simclr_model(config, 7))
 
@@ -28,7 +28,7 @@ def model():
 def directory(model, tmp_path_factory):
     path = tmp_path_factory.mktemp("tflite")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setitem(resnet._BLOCKS, 50, (1, 1, 1, 1))  # The folded network is built anew.
+        patch.setitem(resnet.RESNET_BLOCKS, 50, (1, 1, 1, 1))  # The folded network is built anew.
         write_tflite(model, str(path), {"image_size": SIZE})
     assert json.loads((path / "metadata.json").read_text())["image_size"] == SIZE
     return path

@@ -197,14 +197,14 @@ def test_memory_is_float32_in_16_bits_and_a_step_that_overflows_leaves_it_as_it_
 def test_checkpoint_restores_the_memory_and_another_run_leaves_it_out(tmp_path):
     task = make_task("float32")
     Run(task, range(2), precision="float32")
-    path = Checkpoints(str(tmp_path), task).save()
+    Checkpoints(str(tmp_path), task).save()
     model = build_simclr_model(tiny_config(precision="float32"), CLASSES)
     line = initialize_from(str(tmp_path), model)
     assert line.endswith(" variables matched; its memory of negatives is left out.")
     assert_identical(snapshot(model), snapshot(task.model))
     expected = Run(task, [2], precision="float32")
     again = make_task("float32")
-    assert Checkpoints(str(tmp_path), again).restore(path) == 2
+    assert Checkpoints(str(tmp_path), again).restore() == 2
     received = Run(again, [2], precision="float32")
     assert_identical(received.memories[0], expected.memories[0])
     assert_identical(received.networks[0], expected.networks[0])
