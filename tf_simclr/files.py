@@ -108,6 +108,25 @@ def write_text(path: str, text: str | bytes) -> None:
         file.write(text.encode() if isinstance(text, str) else text)
 
 
+@contextlib.contextmanager
+def reporting_write_errors(what: str, fix: str) -> Iterator[None]:
+    """Turns errors of a file system into one line.
+
+    Args:
+        what: The flag with its value, or the path.
+        fix: The user's remedy, for the message.
+
+    Raises:
+        UserError: The block cannot write.
+    """
+    from tensorflow.errors import OpError
+
+    try:
+        yield
+    except (OSError, OpError) as error:
+        raise UserError(f"{what}: cannot be written ({first_line(error)}); {fix}.") from error
+
+
 def write_json(path: str, content: JsonContent) -> None:
     """Writes `content` as a file of JSON, whole or not at all; raises like `write_text`."""
     write_text(path, to_json(content))

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
+from tests.support.runs import eagerly
 from tf_simclr.evaluation import classifiers
 from tf_simclr.evaluation.classifiers import (
     L2_PENALTIES,
@@ -35,73 +36,29 @@ def softmax(logits):
 # ---- Logistic regression
 
 
-def sklearn_path(examples, num_fit, penalties=L2_PENALTIES):
-    """Accuracy and cross entropy on the validation examples of every penalty, each fitted from scratch."""
+def parts(examples, count):
+    """The first examples, and those for validation."""
+    return type(examples)(*(part[:count] for part in examples)), type(examples)(*(part[count:] for part in examples))
+
+
+def fit_clusters(examples, num_classes=NUM_CLASSES, **options):
+    return fit_lbfgs(*parts(examples, 80), num_classes, **options)
+
+
+def from_scratch(l2, features, labels):
     from sklearn.linear_model import LogisticRegression
+
+    return LogisticRegression(C=1 / l2, max_iter=5000, tol=1e-9).fit(features.astype(np.float64), labels)
+
+
+def sklearn_path(examples, penalties):
+    """Accuracy, negative cross entropy and penalty of every fit from scratch, on the validation examples."""
     from sklearn.metrics import log_loss
 
-    features, labels = examples.features.astype(np.float64), examples.labels
+    train, (features, labels) = parts(examples, 80)
     for l2 in penalties:
-        model = LogisticRegression(C=1 / l2, max_iter=5000, tol=1e-8)
-        model.fit(features[:num_fit], labels[:num_fit])
-        probabilities = model.predict_proba(features[num_fit:])
-        yield model.score(features[num_fit:], labels[num_fit:]), log_loss(labels[num_fit:], probabilities), l2
-
-
-def test_penalties_are_those_of_the_paper():
-    assert len(L2_PENALTIES) == 45
-    assert (L2_PENALTIES.min(), L2_PENALTIES.max()) == pytest.approx((1e-6, 1e5))
-    np.testing.assert_allclose(np.diff(np.log10(L2_PENALTIES)), 11 / 44)
-
-
-def test_lbfgs_chooses_and_fits_as_scikit_learn_from_scratch():
-    from sklearn.linear_model import LogisticRegression
-
-    examples, test = clusters(), clusters(seed=1)
-    fit = fit_lbfgs(examples, 80)
-    accuracy, _, l2 = min(sklearn_path(examples, 80), key=lambda one: (-one[0], one[1]))
-    assert (fit.l2_penalty, fit.validation_accuracy) == pytest.approx((l2, accuracy))
-    assert fit.converged
-    model = LogisticRegression(C=1 / l2, max_iter=5000, tol=1e-10).fit(
-        examples.features.astype(np.float64), examples.labels
-    )
-    expected = model.predict_proba(test.features.astype(np.float64))
-    np.testing.assert_allclose(softmax(fit.logits(test.features, NUM_CLASSES)), expected, atol=2e-3)
-
-
-def test_lbfgs_finds_where_the_gradient_of_the_stated_loss_is_zero():
-    examples = clusters()
-    fit = fit_lbfgs(examples, 80)
-    probabilities = softmax(fit.logits(examples.features, NUM_CLASSES))
-    targets = np.eye(NUM_CLASSES)[examples.labels]
-    gradient = (probabilities - targets).T @ examples.features + fit.l2_penalty * fit.model.coef_
-    assert np.abs(gradient).max() < 2e-4 * len(examples.labels)
-    assert np.abs((probabilities - targets).sum(axis=0)).max() < 2e-4 * len(examples.labels)
-
-
-def test_lbfgs_of_two_classes_has_two_logits():
-    from sklearn.linear_model import LogisticRegression
-
-    examples = clusters(num_classes=2)
-    fit = fit_lbfgs(examples, 80)
-    model = LogisticRegression(C=1 / fit.l2_penalty).fit(examples.features.astype(np.float64), examples.labels)
-    expected = model.predict_proba(examples.features.astype(np.float64))
-    np.testing.assert_allclose(softmax(fit.logits(examples.features, 2)), expected, atol=1e-6)
-
-
-def test_lbfgs_gives_a_class_without_examples_no_chance():
-    examples = clusters()
-    labels = np.where(examples.labels == 3, 5, examples.labels)
-    fit = fit_lbfgs(Examples(examples.features, labels), 80)
-    logits = fit.logits(examples.features, 7)
-    assert np.isfinite(logits).all()
-    assert set(logits.argmax(axis=1)) <= {0, 1, 2, 5}
-    assert softmax(logits)[:, [3, 4, 6]].max() < 1e-300
-
-
-def test_lbfgs_that_is_stopped_says_so(monkeypatch):
-    monkeypatch.setattr(classifiers, "_MAX_ITERATIONS", 1)
-    assert not fit_lbfgs(clusters(), 80).converged
+        model = from_scratch(l2, *train)
+        yield model.score(features, labels), -log_loss(labels, model.predict_proba(features)), l2
 
 
 @pytest.fixture
@@ -110,12 +67,52 @@ def few_penalties(monkeypatch):
     return classifiers.L2_PENALTIES
 
 
-def test_lbfgs_takes_the_penalty_that_is_best_by_the_accuracy_that_is_asked_for(few_penalties):
+def test_penalties_are_those_of_the_paper():
+    assert len(L2_PENALTIES) == 45
+    assert (L2_PENALTIES.min(), L2_PENALTIES.max()) == pytest.approx((1e-6, 1e5))
+    np.testing.assert_allclose(np.diff(np.log10(L2_PENALTIES)), 11 / 44)
+
+
+@pytest.mark.parametrize("num_classes", [2, NUM_CLASSES])
+def test_lbfgs_chooses_and_fits_as_scikit_learn_from_scratch(few_penalties, num_classes):
+    examples, test = clusters(num_classes=num_classes), clusters(num_classes=num_classes, seed=1)
+    fit = fit_clusters(examples, num_classes)
+    accuracy, _, l2 = max(sklearn_path(examples, few_penalties))
+    assert (fit.l2_penalty, fit.validation_score) == pytest.approx((l2, accuracy))
+    assert (fit.converged, fit.num_train, fit.num_validation) == (True, 80, 40)
+    expected = from_scratch(l2, *examples).predict_proba(test.features.astype(np.float64))
+    np.testing.assert_allclose(softmax(fit.logits(test.features)), expected, atol=2e-3)
+
+
+def test_lbfgs_finds_where_the_gradient_of_the_stated_loss_is_zero(few_penalties):
     examples = clusters()
-    fit = fit_lbfgs(examples, 80, accuracy=lambda predictions, labels: -float(np.mean(predictions == labels)))
-    path = list(sklearn_path(examples, 80, few_penalties))
-    assert fit.validation_accuracy == pytest.approx(-min(accuracy for accuracy, _, _ in path))
-    assert fit.validation_accuracy != pytest.approx(-fit_lbfgs(examples, 80).validation_accuracy)
+    fit = fit_clusters(examples)
+    errors = softmax(fit.logits(examples.features)) - np.eye(NUM_CLASSES)[examples.labels]
+    gradient = errors.T @ examples.features + fit.l2_penalty * fit.models[0].coef_
+    assert np.abs(gradient).max() < 2e-4 * len(examples.labels)
+    assert np.abs(errors.sum(axis=0)).max() < 2e-4 * len(examples.labels)
+
+
+def test_lbfgs_gives_a_class_without_examples_no_chance(few_penalties):
+    examples = clusters()
+    labels = np.where(examples.labels == 3, 5, examples.labels)
+    logits = fit_clusters(Examples(examples.features, labels), 7).logits(examples.features)
+    assert np.isfinite(logits).all()
+    assert set(logits.argmax(axis=1)) <= {0, 1, 2, 5}
+    assert softmax(logits)[:, [3, 4, 6]].max() < 1e-300
+
+
+def test_lbfgs_that_is_stopped_says_so(monkeypatch, few_penalties):
+    monkeypatch.setattr(classifiers, "_MAX_ITERATIONS", 1)
+    assert not fit_clusters(clusters()).converged
+
+
+def test_lbfgs_takes_the_penalty_that_is_best_by_the_requested_accuracy(few_penalties):
+    examples = clusters()
+    fit = fit_clusters(examples, accuracy=lambda predictions, labels: -float(np.mean(predictions == labels)))
+    path = list(sklearn_path(examples, few_penalties))
+    assert fit.validation_score == pytest.approx(-min(accuracy for accuracy, _, _ in path))
+    assert fit.validation_score != pytest.approx(-fit_clusters(examples).validation_score)
 
 
 # ---- One class against the rest
@@ -135,47 +132,49 @@ def mean_accuracy(logits, examples):
 
 
 def test_one_vs_rest_chooses_and_fits_as_scikit_learn_from_scratch(few_penalties):
-    from sklearn.linear_model import LogisticRegression
-
     examples, test = labelled_sets(), labelled_sets(seed=1)
-    features = examples.features.astype(np.float64)
+    train, validation = parts(examples, 60)
 
-    def scratch(l2, stop, to):
+    def scratch(l2, examples, to):
         columns = []
         for number in range(3):
-            rows = np.flatnonzero(examples.is_known[:stop, number])
-            model = LogisticRegression(C=1 / l2, max_iter=5000, tol=1e-9)
-            model.fit(features[rows], examples.is_positive[rows, number])
-            columns.append(model.decision_function(to))
+            known = examples.is_known[:, number]
+            model = from_scratch(l2, examples.features[known], examples.is_positive[known, number])
+            columns.append(model.decision_function(to.features.astype(np.float64)))
         return np.stack(columns, axis=1)
 
-    validation = LabelledSets(*(part[60:] for part in examples))
-    path = [(mean_accuracy(scratch(l2, 60, features[60:]), validation), l2) for l2 in few_penalties]
-    fit = fit_one_vs_rest(examples, 60, mean_accuracy)
+    path = [(mean_accuracy(scratch(l2, train, validation), validation), l2) for l2 in few_penalties]
+    fit = fit_one_vs_rest(train, validation, mean_accuracy)
     assert (fit.validation_score, fit.l2_penalty) == pytest.approx(max(path))
-    assert fit.converged
-    expected = scratch(fit.l2_penalty, 90, test.features.astype(np.float64))
-    np.testing.assert_allclose(fit.logits(test.features), expected, atol=5e-3)
+    assert (fit.converged, fit.num_train, fit.num_validation) == (True, 60, 30)
+    np.testing.assert_allclose(fit.logits(test.features), scratch(fit.l2_penalty, examples, test), atol=5e-3)
 
 
-def test_one_vs_rest_learns_nothing_from_what_is_not_known(few_penalties):
+def test_one_vs_rest_learns_nothing_from_unknown_classes(few_penalties):
     examples = labelled_sets()
     flipped = examples._replace(is_positive=examples.is_positive ^ ~examples.is_known)
-    fits = [fit_one_vs_rest(one, 60, mean_accuracy) for one in (examples, flipped)]
+    fits = [fit_one_vs_rest(*parts(one, 60), mean_accuracy) for one in (examples, flipped)]
     np.testing.assert_array_equal(*(fit.logits(examples.features) for fit in fits))
 
 
 # ---- SGD
 
+EPOCHS = 6
+
+
+@pytest.fixture
+def few_epochs(monkeypatch):
+    monkeypatch.setattr(classifiers, "_SGD_EPOCHS", EPOCHS)
+
 
 def sgd_by_hand(examples, num_classes):
-    """All examples a batch: 90 steps of Nesterov momentum, in plain NumPy."""
+    """All examples a batch: some steps of Nesterov momentum, in plain NumPy."""
     features, targets = examples.features.astype(np.float64), np.eye(num_classes)[examples.labels]
     count = len(features)
     variables = [np.zeros([features.shape[1], num_classes]), np.zeros(num_classes)]
     velocities = [0.0, 0.0]
-    for step in range(90):
-        rate = 0.1 * count / 256 * (1 + math.cos(math.pi * step / 90)) / 2
+    for step in range(EPOCHS):
+        rate = 0.1 * count / 256 * (1 + math.cos(math.pi * step / EPOCHS)) / 2
         errors = (softmax(features @ variables[0] + variables[1]) - targets) / count
         gradients = [features.T @ errors + 1e-6 * variables[0], errors.sum(axis=0)]
         for number, gradient in enumerate(gradients):
@@ -184,21 +183,21 @@ def sgd_by_hand(examples, num_classes):
     return variables
 
 
-@pytest.mark.slow
-def test_sgd_is_the_recurrence_of_the_paper():
+def test_sgd_is_the_recurrence_of_the_paper(few_epochs):
     examples = clusters()
-    classifier = fit_sgd(examples, NUM_CLASSES)
+    with eagerly():
+        classifier = fit_sgd(examples, NUM_CLASSES)
     for ours, expected in zip(classifier.get_weights(), sgd_by_hand(examples, NUM_CLASSES), strict=True):
         np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.slow
-def test_sgd_of_several_batches_is_the_same_for_the_same_seed(monkeypatch):
+def test_sgd_of_several_batches_is_the_same_for_the_same_seed(few_epochs, monkeypatch):
     monkeypatch.setattr(classifiers, "_SGD_BATCH_SIZE", 32)
 
     def weights(seed):
-        tf.keras.utils.set_random_seed(seed + 5)  # What happened before makes no difference.
-        return fit_sgd(clusters(), NUM_CLASSES, seed=7).get_weights()
+        tf.keras.utils.set_random_seed(seed + 5)  # Earlier random numbers make no difference.
+        with eagerly():
+            return fit_sgd(clusters(), NUM_CLASSES, seed=7).get_weights()
 
     for first, second in zip(weights(0), weights(1), strict=True):
         np.testing.assert_array_equal(first, second)

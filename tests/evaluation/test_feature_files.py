@@ -1,28 +1,24 @@
-"""Files of features: going on after whatever stops a process, and what is never replaced unasked."""
+"""Files of features: continuing after whatever stops a process, and files that are never replaced unasked."""
 
 import json
 
 import numpy as np
 import pytest
 
+from tests.evaluation.conftest import refusal
 from tf_simclr.config import UserError
 from tf_simclr.evaluation import feature_files
 from tf_simclr.evaluation.feature_files import FeatureFiles, Rows
 
 NUM_IMAGES = 10
-CONTENTS = {
-    "dataset": "digits",
-    "split": "train",
-    "endpoint": "default",
-    "shard_size": 4,
-    "weights": "w",
-    "class_names": ["a", "b"],
-}
+CONTENTS = {"dataset": "digits", "split": "train", "endpoint": "default", "shard_size": 4, "weights": "w"}
+CONTENTS |= {"images": "i", "class_names": ["a", "b"]}
+REPLACE = "use another name, or replace it with --overwrite=True."
 
 
-def start(path, *, overwrite=False, **changes):
+def start(path, *, overwrite=False, checkpoint="run/ckpt-1", **changes):
     files = FeatureFiles(str(path), overwrite=overwrite)
-    with files.owning(CONTENTS | changes, num_images=NUM_IMAGES, checkpoint="run/ckpt-1"):
+    with files.owning(CONTENTS | changes, num_images=NUM_IMAGES, checkpoint=checkpoint):
         pass
     return files
 
@@ -32,13 +28,6 @@ def write_missing(files):
         numbers = np.arange(shard.start, shard.stop)
         names = [f"image {number}" for number in numbers]
         files.write(shard, Rows(np.float32(numbers)[:, np.newaxis], np.int32(numbers % 2), names), [])
-
-
-def refusal(function, *arguments, **settings):
-    with pytest.raises(UserError) as error:
-        function(*arguments, **settings)
-    assert "\n" not in str(error.value)
-    return str(error.value)
 
 
 def contents(folder):
@@ -65,25 +54,22 @@ def test_second_process_is_refused_and_nothing_of_the_first_is_deleted(path):
     assert "exists already" in refusal(start, path)
 
 
-def test_what_killed_processes_have_left_is_deleted(path):
-    for name in (
-        "f.npz.json.123.tmp",
-        "f-00001-of-00003.npz.0123456789abcdef.tmp",
-        "g.npz.0123456789abcdef.tmp",
-    ):
+def test_leftovers_of_killed_processes_are_deleted(path):
+    kept = "g.npz.0123456789abcdef.tmp"
+    for name in ("f.npz.json.123.tmp", "f-00001-of-00003.npz.0123456789abcdef.tmp", kept):
         (path.parent / name).touch()
     start(path)
-    assert set(contents(path.parent)) == {"f.npz.json", "g.npz.0123456789abcdef.tmp"}
+    assert set(contents(path.parent)) == {"f.npz.json", kept}
 
 
-# ---- Going on
+# ---- Continuing
 
 
 @pytest.mark.parametrize("shard_size", [4, NUM_IMAGES], ids=["files", "file"])
 @pytest.mark.parametrize("moment", ["before", "after"])
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()], ids=repr)
 @pytest.mark.parametrize("count", [1, 2, 3])
-def test_output_stopped_at_its_manifest_goes_on(path, tmp_path, monkeypatch, shard_size, moment, error, count):
+def test_output_stopped_at_its_manifest_continues(path, tmp_path, monkeypatch, shard_size, moment, error, count):
     """At the first, second, ... time that the manifest is written, and just before or just after."""
     real, calls = feature_files.write_json, []
 
@@ -111,11 +97,36 @@ def test_output_stopped_at_its_manifest_goes_on(path, tmp_path, monkeypatch, sha
     assert contents(path.parent) == contents(tmp_path / "whole")
 
 
-def test_settings_may_change_while_nothing_is_finished(path):
+def test_full_disk_keeps_the_finished_files(path, monkeypatch):
+    save, calls = feature_files.save_npz, []
+
+    def fill(*arguments):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise OSError(28, "No space left on device")
+        save(*arguments)
+
+    monkeypatch.setattr(feature_files, "save_npz", fill)
+    message = refusal(write_missing, start(path))
+    assert "cannot write f-00001-of-00003.npz ([Errno 28] No space left on device); free some space" in message
+    assert sorted(contents(path.parent)) == ["f-00000-of-00003.npz", "f.npz.json"]
+    write_missing(start(path))
+    assert len(calls) == 4
+
+
+def test_settings_may_change_until_a_file_is_finished(path):
     start(path, endpoint="logits_sup")
     write_missing(start(path))
-    message = refusal(start, path, endpoint="logits_sup", overwrite=False)
-    assert message == (f"--output={path}: exists already; use another name, or replace it with --overwrite=True.")
+    assert refusal(start, path, endpoint="logits_sup") == f"--output={path}: exists already; {REPLACE}"
+    (path.parent / "f-00001-of-00003.npz").unlink()
+    before = contents(path.parent)
+    for changes, difference in (
+        ({"endpoint": "logits_sup"}, "--endpoint=default, not logits_sup"),
+        ({"weights": "v", "checkpoint": "run/ckpt-2"}, "the weights of ckpt-1, not of run/ckpt-2"),
+        ({"images": "j"}, "other images"),
+    ):
+        assert refusal(start, path, **changes) == f"--output={path}: exists with {difference}; {REPLACE}"
+    assert contents(path.parent) == before
 
 
 def test_file_that_the_manifest_does_not_have_yet_belongs_to_its_settings(path, monkeypatch):
@@ -123,38 +134,24 @@ def test_file_that_the_manifest_does_not_have_yet_belongs_to_its_settings(path, 
     monkeypatch.setattr(files, "_write_manifest", lambda: None)
     write_missing(files)
     before = contents(path.parent)
-    assert refusal(start, path, endpoint="logits_sup") == (
-        f"--output={path}: exists with --endpoint=default, not logits_sup; use another name, or replace it with "
-        "--overwrite=True."
-    )
+    assert "exists with --endpoint=default, not logits_sup" in refusal(start, path, endpoint="logits_sup")
     assert contents(path.parent) == before
 
 
-# ---- What is somebody else's
+# ---- Files of others
+
+
+def manifest(**changes):
+    return json.dumps({"contents": CONTENTS, "checkpoint": "c", "num_images": 10, "files": {}} | changes)
 
 
 FOREIGN = {
     "another": '{"mine": 1}',
-    "no object": "[1, 2]",
     "no JSON": "notes",
-    "empty": "",
-    "nested": "[" * 100_000,
-    "entry": json.dumps(
-        {"contents": CONTENTS, "checkpoint": "c", "num_images": 10, "files": {"f-00000-of-00003.npz": 1}}
-    ),
-    "files": json.dumps({"files": {"a": {"num_rows": 1}}}),
-    "shard size": json.dumps(
-        {"contents": CONTENTS | {"shard_size": 0}, "checkpoint": "c", "num_images": 10, "files": {}}
-    ),
-    "no images": json.dumps({"contents": CONTENTS, "checkpoint": "c", "num_images": 0, "files": {}}),
-    "names": json.dumps(
-        {
-            "contents": CONTENTS,
-            "checkpoint": "c",
-            "num_images": 10,
-            "files": {"f-00000-of-00003.npz": {"num_rows": 1, "num_bytes": 1, "unreadable": [1]}},
-        }
-    ),
+    "entry": manifest(files={"f-00000-of-00003.npz": 1}),
+    "shard size": manifest(contents=CONTENTS | {"shard_size": 0}),
+    "no images": manifest(num_images=0),
+    "names": manifest(files={"f-00000-of-00003.npz": {"num_rows": 1, "num_bytes": 1, "unreadable": [1]}}),
 }
 
 
@@ -162,14 +159,13 @@ FOREIGN = {
 def test_file_in_the_place_of_the_manifest_is_replaced_only_where_asked(path, text):
     manifest = path.with_suffix(".npz.json")
     manifest.write_text(text)
-    message = f"--output={path}: exists already; use another name, or replace it with --overwrite=True."
-    assert refusal(start, path) == message
+    assert refusal(start, path) == f"--output={path}: exists already; {REPLACE}"
     assert manifest.read_text() == text
     write_missing(start(path, overwrite=True))
     assert json.loads(manifest.read_text())["contents"] == CONTENTS
 
 
-def test_overwriting_deletes_what_the_manifest_names_and_nothing_else(path):
+def test_overwriting_deletes_the_files_of_the_manifest_and_no_others(path):
     write_missing(start(path))
     mine = [path.parent / name for name in ("f-00000-of-00099.npz", "f-notes.npz", "g.npz", "f.npy")]
     for file in mine:
@@ -177,3 +173,14 @@ def test_overwriting_deletes_what_the_manifest_names_and_nothing_else(path):
     write_missing(start(path, overwrite=True, shard_size=NUM_IMAGES))
     assert sorted(contents(path.parent)) == sorted(["f.npz", "f.npz.json", *(file.name for file in mine)])
     assert {file.read_text() for file in mine} == {"mine"}
+    (path.parent / "f.npz.json").unlink()
+    assert refusal(start, path) == f"--output={path}: exists already; {REPLACE}"
+
+
+def test_output_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("x")
+    path = tmp_path / "file" / "f.npz"
+    assert refusal(start, path).startswith(f"--output={path}: cannot be written (")
+    (tmp_path / "f.npz").mkdir()
+    assert "is a directory; name a file" in refusal(start, tmp_path / "f.npz")
+    assert "write to a local file" in refusal(start, "gs://bucket/f.npz")

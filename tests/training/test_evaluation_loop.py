@@ -10,7 +10,7 @@ import tensorflow as tf
 from tests.support.networks import replicas
 from tf_simclr.augment import EvalView
 from tf_simclr.data import ArraySource, BatchPlan, eval_dataset
-from tf_simclr.evaluation.feature_batches import extract_features
+from tf_simclr.evaluation.features import extract_features
 from tf_simclr.metrics.scores import classification_scores
 from tf_simclr.tasks.finetune import FinetuneTask
 from tf_simclr.training.evaluation_loop import evaluate, make_eval_function

@@ -1,4 +1,4 @@
-"""Frozen features, and what is done with them: linear probes, nearest neighbours, feature files, maps.
+"""Frozen features: linear probes, nearest neighbours, feature files and maps.
 
 Imports `training` and everything below it.
 """

@@ -1,14 +1,19 @@
-"""Classifiers on features that stay as they are: logistic regression, and nearest neighbours."""
+"""Classifiers on frozen features: logistic regression and nearest neighbours."""
 
+import functools
 import warnings
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 from scipy import special
 
 from tf_simclr.schedules import WarmupCosine, scale_learning_rate
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 L2_PENALTIES = np.logspace(-6, 5, 45)
 _MAX_ITERATIONS = 1000
@@ -18,11 +23,8 @@ _SGD_EPOCHS = 90
 _SGD_BATCH_SIZE = 4096
 _SGD_LEARNING_RATE = 0.1
 _SGD_WEIGHT_DECAY = 1e-6
-# The logarithm of what is no probability at all.
+# Stands for the logarithm of 0.
 _LOG_ZERO = float(np.log(np.finfo(np.float64).tiny))
-
-
-Accuracy = Callable[[np.ndarray, np.ndarray], float]
 
 
 class Examples(NamedTuple):
@@ -33,73 +35,157 @@ class Examples(NamedTuple):
         labels: integers `[N]`, 0 or more.
     """
 
-    features: np.ndarray
-    labels: np.ndarray
+    features: NDArray[Any]
+    labels: NDArray[Any]
 
 
-class LogisticRegressionFit(NamedTuple):
-    """What logistic regression gives.
+class LabelledSets(NamedTuple):
+    """Features and the classes of each example, of which there may be several.
 
     Attributes:
-        model: of scikit-learn, fitted.
-        l2_penalty: that was chosen.
-        validation_accuracy: with it, before the validation examples were learnt from too.
-        converged: whether the last fit came to its end.
+        features: `[N, D]`.
+        is_positive: `[N, K]`, the classes of an example.
+        is_known: `[N, K]`; if false, the example is left out for that class.
     """
 
-    model: Any
+    features: NDArray[Any]
+    is_positive: NDArray[np.bool_]
+    is_known: NDArray[np.bool_]
+
+
+class PenalisedFit(NamedTuple):
+    """Logistic regressions with the L2 penalty that is best on validation examples, fitted to these too.
+
+    Attributes:
+        models: fitted models: one of all classes, or one for each class.
+        logits: takes features `[N, D]`, returns float64 `[N, K]`, see the functions that fit.
+        l2_penalty: the penalty.
+        validation_score: its score before the fit to the validation examples.
+        converged: whether the final fits converged.
+        num_train: number of the other examples.
+        num_validation: number of the validation examples.
+    """
+
+    models: "list[LogisticRegression]"
+    logits: Callable[[NDArray[Any]], NDArray[np.float64]]
     l2_penalty: float
-    validation_accuracy: float
+    validation_score: float
     converged: bool
-
-    def logits(self, features: np.ndarray, num_classes: int) -> np.ndarray:
-        """Returns float64 `[N, num_classes]`, very small for classes that no example was of."""
-        return _logits(self.model, features, num_classes)
+    num_train: int
+    num_validation: int
 
 
-def _top_1(predictions: np.ndarray, labels: np.ndarray) -> float:
+def top_1_accuracy(predictions: NDArray[Any], labels: NDArray[Any]) -> float:
+    """Returns the share of the predictions `[N]` that equal the labels `[N]`."""
     return float(np.mean(predictions == labels))
 
 
-def fit_lbfgs(examples: Examples, num_fit: int, *, accuracy: Accuracy = _top_1) -> LogisticRegressionFit:
+def fit_lbfgs(
+    train: Examples,
+    validation: Examples,
+    num_classes: int,
+    *,
+    accuracy: Callable[[NDArray[Any], NDArray[Any]], float] = top_1_accuracy,
+) -> PenalisedFit:
     """Fits a multinomial logistic regression by L-BFGS: SimCLR (arXiv 2002.05709), appendix B.8.
 
-    It minimises the sum of the cross entropies and l2 / 2 * |W|^2, where the biases are free; l2 is the one
-    of 45 values, evenly spread in the logarithm from 1e-6 to 1e5, that is best on the validation examples,
-    by `accuracy` and then by cross entropy. The fits go from the largest value to the smallest, each from
-    where the last one ended. With the chosen one the regression is fitted anew to all examples. Features
-    are taken as they are, as there: a standard deviation of 1 for each of them would let those that are
-    hardly ever above zero count as much as the others.
+    It minimises the sum of the cross entropies and l2 / 2 * |W|^2; the biases are free. The penalty l2 is the one of
+    45 values, evenly spread in the logarithm from 1e-6 to 1e5, that is best on the validation examples, by `accuracy`
+    and then by cross entropy. The fits go from the largest value to the smallest; each starts from the result of the
+    last one. The final fit starts anew, on all examples. As in the paper, features are not standardised: features that
+    are hardly ever above zero would count as much as the others.
 
     Args:
-        examples: the ones to fit to, and behind them those for validation.
-        num_fit: number of the first ones; they are of at least two classes.
+        train: the examples to fit to, of at least two classes.
+        validation: the examples to choose the penalty by.
+        num_classes: K.
         accuracy: takes predictions `[N]` and labels `[N]`.
+
+    Returns:
+        The fit. The logits are logarithms of probabilities, very small for classes without examples.
     """
-    features = np.asarray(examples.features, np.float64)
-    fitted = Examples(features[:num_fit], examples.labels[:num_fit])
-    validation = Examples(features[num_fit:], examples.labels[num_fit:])
-    num_classes = int(examples.labels.max()) + 1
-    model, path = _logistic_regression(warm_start=True), []
-    for l2 in L2_PENALTIES[::-1]:
-        _fit(model.set_params(C=1 / l2), fitted)
-        logits = _logits(model, validation.features, num_classes)
-        reached = accuracy(logits.argmax(axis=1), validation.labels)
-        path.append((reached, _likelihood(logits, validation.labels), float(l2)))
-    validation_accuracy, _, l2 = max(path)
+    train, everything, held_out = _joined(train, validation)
+
+    def scores(logits: NDArray[np.float64]) -> tuple[float, float]:
+        likelihood = np.mean(np.take_along_axis(logits, validation.labels[:, np.newaxis], axis=1))
+        return accuracy(logits.argmax(axis=1), validation.labels), float(likelihood)
+
+    path = _regularisation_path(train, lambda model: _logits(model, num_classes, held_out))
+    score, _, l2 = max((*scores(logits), l2) for l2, logits in path)
     model = _logistic_regression(C=1 / l2)
-    converged = _fit(model, Examples(features, examples.labels))
-    return LogisticRegressionFit(model, l2, validation_accuracy, converged)
+    converged = _fit(model, everything)
+    logits = functools.partial(_logits, model, num_classes)
+    return PenalisedFit([model], logits, l2, score, converged, len(train.labels), len(validation.labels))
 
 
-def _logistic_regression(**settings: Any) -> Any:
+def fit_one_vs_rest(
+    train: LabelledSets, validation: LabelledSets, score: Callable[[NDArray[np.float64], LabelledSets], float]
+) -> PenalisedFit:
+    """Fits a logistic regression for each class against the rest by L-BFGS, with one L2 penalty for all of them.
+
+    It proceeds like `fit_lbfgs`. Of penalties that are equally good, the largest wins.
+
+    Args:
+        train: the examples to fit to, some with and some without each class.
+        validation: the examples to choose the penalty by.
+        score: takes the logits `[N, K]` of examples, and these; more is better.
+
+    Returns:
+        The fit. The logits are logarithms of the odds of each class.
+    """
+    train, everything, held_out = _joined(train, validation)
+    classes = range(train.is_positive.shape[1])
+    columns = [
+        list(_regularisation_path(_of_class(train, number), lambda model: model.decision_function(held_out)))
+        for number in classes
+    ]
+    found = []
+    for of_penalty in zip(*columns, strict=True):
+        logits = np.stack([column for _, column in of_penalty], axis=1)
+        found.append((score(logits, validation), of_penalty[0][0]))
+    best, l2 = max(found)
+    models = [_logistic_regression(C=1 / l2) for _ in classes]
+    converged = [_fit(model, _of_class(everything, number)) for number, model in enumerate(models)]
+
+    def logits_of(features: NDArray[Any]) -> NDArray[np.float64]:
+        features = np.asarray(features, np.float64)
+        return np.stack([model.decision_function(features) for model in models], axis=1)
+
+    num_train, num_validation = len(train.features), len(validation.features)
+    return PenalisedFit(models, logits_of, l2, best, all(converged), num_train, num_validation)
+
+
+def _joined(train: Any, validation: Any) -> tuple[Any, Any, NDArray[np.float64]]:
+    """Returns `train` and all examples with features float64, and the features of `validation`."""
+    count = len(train.features)
+    features = np.concatenate([train.features, validation.features]).astype(np.float64)
+    others = (np.concatenate(parts) for parts in zip(train[1:], validation[1:], strict=True))
+    return train._replace(features=features[:count]), type(train)(features, *others), features[count:]
+
+
+def _of_class(examples: LabelledSets, number: int) -> Examples:
+    known = examples.is_known[:, number]
+    return Examples(examples.features[known], examples.is_positive[known, number])
+
+
+def _regularisation_path(
+    examples: Examples, logits_of: "Callable[[LogisticRegression], NDArray[np.float64]]"
+) -> Iterator[tuple[float, NDArray[np.float64]]]:
+    """Yields each penalty, the largest first, and the logits of the validation examples with it."""
+    model = _logistic_regression(warm_start=True)
+    for l2 in L2_PENALTIES[::-1]:
+        _fit(model.set_params(C=1 / l2), examples)
+        yield float(l2), logits_of(model)
+
+
+def _logistic_regression(**settings: Any) -> "LogisticRegression":
     from sklearn.linear_model import LogisticRegression
 
     return LogisticRegression(max_iter=_MAX_ITERATIONS, **settings)
 
 
-def _fit(model: Any, examples: Examples) -> bool:
-    """Fits `model`; returns whether it came to its end."""
+def _fit(model: "LogisticRegression", examples: Examples) -> bool:
+    """Fits `model`; returns whether it converged."""
     from sklearn.exceptions import ConvergenceWarning
     from threadpoolctl import threadpool_limits
 
@@ -111,99 +197,24 @@ def _fit(model: Any, examples: Examples) -> bool:
     return not caught
 
 
-def _logits(model: Any, features: np.ndarray, num_classes: int) -> np.ndarray:
+def _logits(model: "LogisticRegression", num_classes: int, features: NDArray[Any]) -> NDArray[np.float64]:
     scores = model.decision_function(np.asarray(features, np.float64))
-    if scores.ndim == 1:  # Of two classes scikit-learn gives the logarithm of the odds.
+    if scores.ndim == 1:  # For two classes, scikit-learn gives the logarithm of the odds.
         scores = np.stack([np.zeros_like(scores), scores], axis=1)
     return _of_all_classes(special.log_softmax(scores, axis=1), model.classes_, num_classes)
 
 
-def _likelihood(logits: np.ndarray, labels: np.ndarray) -> float:
-    return float(np.mean(np.take_along_axis(logits, labels[:, np.newaxis], axis=1)))
-
-
-class LabelledSets(NamedTuple):
-    """Features and the classes of each example, of which there may be several.
-
-    Attributes:
-        features: `[N, D]`.
-        is_positive: bool `[N, K]`, which classes an example is of.
-        is_known: bool `[N, K]`, false where that is not known: such an example is left out for that class.
-    """
-
-    features: np.ndarray
-    is_positive: np.ndarray
-    is_known: np.ndarray
-
-
-class OneVsRestFit(NamedTuple):
-    """What a logistic regression for each class gives.
-
-    Attributes:
-        models: of scikit-learn, fitted; one for each class.
-        l2_penalty: that was chosen, the same for all classes.
-        validation_score: with it, before the validation examples were learnt from too.
-        converged: whether all last fits came to their ends.
-    """
-
-    models: list[Any]
-    l2_penalty: float
-    validation_score: float
-    converged: bool
-
-    def logits(self, features: np.ndarray) -> np.ndarray:
-        """Returns the logarithms of the odds of each class, float64 `[N, K]`."""
-        features = np.asarray(features, np.float64)
-        return np.stack([model.decision_function(features) for model in self.models], axis=1)
-
-
-def fit_one_vs_rest(
-    examples: LabelledSets, num_fit: int, score: Callable[[np.ndarray, LabelledSets], float]
-) -> OneVsRestFit:
-    """Fits a logistic regression for each class by L-BFGS, with one L2 penalty for all of them.
-
-    As `fit_lbfgs`, of each class against the rest; of penalties that are equally good the larger is taken.
-
-    Args:
-        examples: the ones to fit to, and behind them those for validation.
-        num_fit: number of the first ones; there are some with and some without each class among them.
-        score: takes the logits `[N, K]` of examples, and these; more is better.
-    """
-    features = np.asarray(examples.features, np.float64)
-    everything = examples._replace(features=features)
-    fitted = LabelledSets(*(part[:num_fit] for part in everything))
-    validation = LabelledSets(*(part[num_fit:] for part in everything))
-    num_classes = examples.is_positive.shape[1]
-    logits = np.zeros([len(L2_PENALTIES), *validation.is_positive.shape])
-    for number in range(num_classes):
-        model, known = _logistic_regression(warm_start=True), _of_class(fitted, number)
-        for place, l2 in enumerate(L2_PENALTIES[::-1]):
-            _fit(model.set_params(C=1 / l2), known)
-            logits[place, :, number] = model.decision_function(validation.features)
-    scores = [score(of_penalty, validation) for of_penalty in logits]
-    best = int(np.argmax(scores))  # The first of equal ones.
-    l2 = float(L2_PENALTIES[::-1][best])
-    models = [_logistic_regression(C=1 / l2) for _ in range(num_classes)]
-    converged = [_fit(model, _of_class(everything, number)) for number, model in enumerate(models)]
-    return OneVsRestFit(models, l2, scores[best], all(converged))
-
-
-def _of_class(examples: LabelledSets, number: int) -> Examples:
-    known = examples.is_known[:, number]
-    return Examples(examples.features[known], examples.is_positive[known, number])
-
-
 def fit_sgd(examples: Examples, num_classes: int, *, seed: int = 0) -> tf.keras.Model:
-    """Fits a linear classifier as SimCLR (arXiv 2002.05709), section 3 and appendix B.6, does.
+    """Fits a linear classifier by SGD: SimCLR (arXiv 2002.05709), section 3 and appendix B.6.
 
-    Nesterov momentum of 0.9, 90 epochs of batches of 4096 or, where there are fewer examples, of all; the
-    learning rate is 0.1 * batch / 256 without warm-up, falling as a cosine; weight decay 1e-6. There each
-    epoch shows new crops and flips of the images; here each shows the same features.
+    Nesterov momentum of 0.9; 90 epochs of batches of 4096, or of all examples if there are fewer; learning rate
+    0.1 * batch / 256 without warm-up, falling as a cosine; weight decay 1e-6. Unlike the paper, each epoch shows the
+    same features: the images are not augmented.
 
     Args:
-        examples: to learn from.
-        num_classes: outputs of the classifier.
-        seed: of their order.
+        examples: examples to learn from.
+        num_classes: number of outputs.
+        seed: seed of the order of the examples.
 
     Returns:
         The classifier, from features `[N, D]` to logits `[N, num_classes]`.
@@ -230,32 +241,32 @@ def fit_sgd(examples: Examples, num_classes: int, *, seed: int = 0) -> tf.keras.
 
 
 def neighbour_logits(
-    examples: Examples, features: np.ndarray, num_classes: int, *, num_neighbors: int, temperature: float
-) -> np.ndarray:
-    """Returns what the nearest examples vote for, by cosine similarity.
+    examples: Examples, features: NDArray[Any], num_classes: int, *, num_neighbors: int, temperature: float
+) -> NDArray[np.float64]:
+    """Classifies by a vote of the nearest examples by cosine similarity.
 
     Weighted k-NN of Wu et al. 2018 (arXiv 1805.01978), section 3.4: each of the k nearest examples has
-    exp(similarity / temperature) votes for its own class; a share of the votes is a probability. On vectors
-    of length 1 the order of the similarities is that of the Euclidean distances, which scikit-learn works
-    off in parts that fit in memory.
+    exp(similarity / temperature) votes for its own class. On vectors of length 1, similarity and Euclidean distance
+    give the same order. scikit-learn computes the distances in parts that fit in memory.
 
     Args:
-        examples: that vote.
-        features: `[N, D]`, of what is to be classified.
-        num_classes: columns of the result.
+        examples: the examples that vote.
+        features: `[N, D]`, to be classified.
+        num_classes: number of columns of the result.
         num_neighbors: k, at most the number of examples.
         temperature: above 0.
 
     Returns:
-        Float64 `[N, num_classes]`, whose softmax is the shares.
+        `[N, num_classes]`; its softmax is each class's share of the votes.
     """
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.preprocessing import normalize
 
-    def votes(distances: np.ndarray) -> np.ndarray:
+    def votes(distances: NDArray[np.float64]) -> NDArray[np.float64]:
         similarity = 1 - distances**2 / 2
-        # Of the shares a factor makes no difference: this one keeps the exponentials finite.
-        return np.exp((similarity - similarity.max(axis=1, keepdims=True)) / temperature)
+        # The subtraction keeps the exponentials finite. It changes no share.
+        weights: NDArray[np.float64] = np.exp((similarity - similarity.max(axis=1, keepdims=True)) / temperature)
+        return weights
 
     model = KNeighborsClassifier(num_neighbors, weights=votes, algorithm="brute")
     model.fit(normalize(examples.features), examples.labels)
@@ -264,26 +275,27 @@ def neighbour_logits(
     return _of_all_classes(logits, model.classes_, num_classes)
 
 
-def _of_all_classes(logits: np.ndarray, classes: np.ndarray, num_classes: int) -> np.ndarray:
-    """Returns logits `[N, num_classes]` from those of some classes; the others come last."""
+def _of_all_classes(logits: NDArray[np.float64], classes: NDArray[Any], num_classes: int) -> NDArray[np.float64]:
+    """Returns logits `[N, num_classes]` from those of some classes; the others rank last."""
     everything = np.full([len(logits), num_classes], logits.min(initial=0.0) + _LOG_ZERO)
     everything[:, classes] = logits
     return everything
 
 
-def split_off_validation(labels: np.ndarray, *, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def split_off_validation(
+    labels: NDArray[Any], *, share: float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Divides examples in two, a share of each class for validation.
 
-    At least one example of each class is kept, and at least one goes to validation, except of classes that
-    have a single one.
+    At least one example of each class is kept. At least one goes to validation, if the class has several.
 
     Args:
         labels: integers `[N]`, 0 or more.
-        share: of each class for validation, above 0 and below 1.
-        seed: of the choice.
+        share: share of each class for validation, above 0 and below 1.
+        seed: seed of the choice.
 
     Returns:
-        Sorted numbers of the kept examples, and of those for validation; both int64.
+        Sorted numbers of the kept examples, and of the validation examples.
     """
     is_validation = np.zeros(len(labels), bool)
     for number in np.unique(labels):

@@ -1,4 +1,4 @@
-"""Features of a data set, into files: what one named output of a network says of every image."""
+"""Features of a data set, written to files: `--mode=embed`."""
 
 import contextlib
 import logging
@@ -9,8 +9,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from tf_simclr.config import EmbedConfig, check, public_dataset
 from tf_simclr.data import Source, load_source
 from tf_simclr.evaluation.feature_files import FeatureFiles, Rows
-from tf_simclr.evaluation.features import FeaturePass, Network, digest, image_names, load_inference_network
-from tf_simclr.files import counted, listed
+from tf_simclr.evaluation.features import (
+    FeaturePass,
+    Network,
+    digest,
+    image_names,
+    load_inference_network,
+    tell_unreadable,
+)
+from tf_simclr.files import counted
 from tf_simclr.terminal.entry import entry_point
 from tf_simclr.terminal.interrupts import interrupts_tell
 
@@ -21,9 +28,9 @@ _MAX_BYTES = 2**32
 
 @entry_point
 def embed(config: EmbedConfig) -> None:
-    """Writes features, labels and names of all readable images of a split; goes on where it was stopped.
+    """Writes features, labels and names of all readable images of a split; continues an interrupted output.
 
-    Or what they look like, where the output is a `.png`: see `maps.show_features`.
+    If the output is a `.png`, it is a map of the features; see `maps.show_features`.
 
     Args:
         config: network, data set and output.
@@ -32,7 +39,7 @@ def embed(config: EmbedConfig) -> None:
         UserError: a flag, a file or the data is wrong.
     """
     if config.is_shown:
-        from tf_simclr.evaluation.maps import show_features  # Without Matplotlib for the other formats.
+        from tf_simclr.evaluation.maps import show_features  # The other formats need no Matplotlib.
 
         show_features(config)
         return
@@ -57,17 +64,13 @@ def embed(config: EmbedConfig) -> None:
         "shape": shape,
     }
     with files.owning(contents, num_images=source.num_examples, checkpoint=network.path):
-        _LOG.info(
-            "Embedding %s: %s of %d px, output %s %s of %s.",
-            source.name,
-            counted(source.num_examples, "image"),
-            network.image_size,
-            config.endpoint,
-            shape,
-            network.path,
-        )
+        images = f"{counted(source.num_examples, 'image')} of {network.image_size} px"
+        _LOG.info("Embedding %s: %s, output %s %s of %s.", source.name, images, config.endpoint, shape, network.path)
         _embed_missing(config, network, source, names, files)
-    _report(source, files)
+    tell_unreadable(source.bad_image_names())
+    shards = files.shards
+    where = shards[0].name if len(shards) == 1 else f"{shards[0].name} to {shards[-1].name}"
+    _LOG.info("Wrote the features of %s: %s.", counted(files.num_rows, "image"), where)
 
 
 def _embed_missing(
@@ -75,17 +78,11 @@ def _embed_missing(
 ) -> None:
     """Writes the files that are not finished, one after the other."""
     missing = files.missing
-    # All files have the same batches: nothing is compiled twice, and what a file holds depends on no other.
-    features = FeaturePass(
-        network,
-        config.endpoint,
-        source,
-        data=config.data,
-        batch_size=min(config.eval_batch_size, config.shard_size),
-        names=names,
-    )
+    # The same for all files: nothing is compiled twice, and the content of a file depends on no other.
+    batch_size = min(config.eval_batch_size, config.shard_size)
+    features = FeaturePass(network, config.endpoint, source, data=config.data, batch_size=batch_size, names=names)
     num_missing = sum(shard.stop - shard.start for shard in missing)
-    features.skip(source.num_examples - num_missing, files.unreadable)
+    features.count(source.num_examples - num_missing, files.unreadable)
     with contextlib.closing(features), interrupts_tell(lambda: _what_is_written(files)):
         for shard in missing:
             part = features.read(shard.start, shard.stop)
@@ -103,17 +100,15 @@ def _check_memory(config: EmbedConfig, network: Network, num_images: int) -> Non
     shape = network.shapes[config.endpoint]
     bytes_per_image = 4 * math.prod(shape)
     most = _MAX_BYTES // bytes_per_image
-    check(
-        min(num_images, config.shard_size) <= most,
-        "shard_size",
-        config.shard_size,
+    fix = (
         f"{config.endpoint} {list(shape)} takes {bytes_per_image / 2**20:.1f} MiB an image, and a file is held in "
-        f"memory until it is written; use at most {most}.",
+        f"memory until it is written; use at most {most}."
     )
+    check(min(num_images, config.shard_size) <= most, "shard_size", config.shard_size, fix)
 
 
 def _image_states(names: Iterable[str], files: Iterable[str]) -> Iterator[bytes]:
-    """Yields what differs where the images do: other images may have come under the same names."""
+    """Yields the names of the images, and the sizes and times of their files: names may stay while images change."""
     for name in names:
         yield name.encode()
     for path in files:
@@ -123,12 +118,3 @@ def _image_states(names: Iterable[str], files: Iterable[str]) -> Iterator[bytes]
             yield b""
         else:
             yield f"{state.st_size} {state.st_mtime_ns}".encode()
-
-
-def _report(source: Source, files: FeatureFiles) -> None:
-    shards, unreadable = files.shards, source.bad_image_names()
-    where = shards[0].name if len(shards) == 1 else f"{shards[0].name} to {shards[-1].name}"
-    if unreadable:
-        images = counted(len(unreadable), "unreadable image")
-        _LOG.info("Left out %s: %s.", images, listed(list(unreadable)))
-    _LOG.info("Wrote the features of %s: %s.", counted(files.num_rows, "image"), where)

@@ -1,4 +1,4 @@
-"""Files of features: their formats, and the manifest by which an interrupted output goes on."""
+"""Files of features: their formats, and the manifest by which an interrupted output continues."""
 
 import contextlib
 import json
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 
 from tf_simclr.config import UserError, check, public_path
 from tf_simclr.files import (
@@ -21,6 +22,7 @@ from tf_simclr.files import (
     listed,
     plain_name,
     replacing,
+    reporting_write_errors,
     save_npz,
     write_json,
 )
@@ -30,7 +32,6 @@ _REPLACE = "use another name, or replace it with --overwrite=True"
 _FLAGS = ("dataset", "split", "endpoint", "shard_size")
 _MAX_FILES = 10**6
 _COUNT = between(0, 2**53)
-# What a manifest has, and of each finished file.
 _FORM = {
     "contents": {"shard_size": between(1, 2**53), "class_names": (None, [str]), str: object},
     "checkpoint": str,
@@ -40,21 +41,21 @@ _FORM = {
 
 
 class Rows(NamedTuple):
-    """What one file holds.
+    """Content of one file.
 
     Attributes:
-        features: float32 `[n, ...]`.
-        labels: int32 `[n]`, -1 where there is none.
-        names: of the images, n of them.
+        features: `[n, ...]`.
+        labels: `[n]`, -1 for none.
+        names: names of the n images.
     """
 
-    features: np.ndarray
-    labels: np.ndarray
+    features: NDArray[np.float32]
+    labels: NDArray[np.int32]
     names: Sequence[str]
 
 
 class Shard(NamedTuple):
-    """One file of an output, and the images that it is for: `start` to `stop` - 1 of the split."""
+    """One file of an output, and its images: `start` to `stop` - 1 of the split."""
 
     name: str
     start: int
@@ -64,12 +65,12 @@ class Shard(NamedTuple):
 class FeatureFiles:
     """The files of one output, each written whole or not at all, and a manifest beside them.
 
-    One file is named as the output is, several `features-00000-of-00012.npz`; `features.npz.json` is the
-    manifest: what is in the files, and which of them are finished.
+    One file has the name of the output, several are `features-00000-of-00012.npz`. `features.npz.json` is the
+    manifest: it describes the files and lists the finished ones.
 
     Args:
-        output: path, whose extension names the format.
-        overwrite: whether to replace what is there, unless it is an unfinished part of the same.
+        output: path; its extension names the format.
+        overwrite: whether to replace an output that exists. An unfinished output of the same contents continues.
 
     Raises:
         UserError: the output is finished already, or another program wrote it.
@@ -85,14 +86,8 @@ class FeatureFiles:
         check(not os.path.isdir(self._path(self._base)), "output", output, "is a directory; name a file.")
         if self._extension == ".parquet":
             _check_pyarrow(output)
-        is_there = not self.missing if self._manifest else bool(self._existing())
-        if is_there and not overwrite:
-            raise UserError(f"--output={output}: exists already; {_REPLACE}.")
-
-    @property
-    def class_names(self) -> list[str] | None:
-        """Of the labels; None without labels."""
-        return self._manifest["contents"]["class_names"]
+        exists = not self.missing if self._manifest else bool(self._existing())
+        check(overwrite or not exists, "output", output, f"exists already; {_REPLACE}.")
 
     @property
     def num_rows(self) -> int:
@@ -109,13 +104,10 @@ class FeatureFiles:
         """All files of the output."""
         total, size = self._manifest["num_images"], self._manifest["contents"]["shard_size"]
         count = -(-total // size)
+        names = [f"{self._stem}-{n:05d}-of-{count:05d}{self._extension}" for n in range(count)]
         return [
-            Shard(
-                self._base if count == 1 else f"{self._stem}-{n:05d}-of-{count:05d}{self._extension}",
-                n * size,
-                min((n + 1) * size, total),
-            )
-            for n in range(count)
+            Shard(name, n * size, min((n + 1) * size, total))
+            for n, name in enumerate(names if count > 1 else [self._base])
         ]
 
     @property
@@ -125,12 +117,12 @@ class FeatureFiles:
 
     @contextlib.contextmanager
     def owning(self, contents: Mapping[str, Any], *, num_images: int, checkpoint: str) -> Iterator[None]:
-        """Keeps other processes away; goes on with unfinished files of the same contents, or begins anew.
+        """Keeps other processes away; continues unfinished files of the same contents, or begins anew.
 
         Args:
-            contents: what determines the files: `dataset`, `split`, `endpoint`, `shard_size`,
-                `class_names`, and more; of JSON.
-            num_images: in the split.
+            contents: everything that determines the files, as JSON: `dataset`, `split`, `endpoint`, `shard_size`,
+                `class_names`, and more.
+            num_images: number of images in the split.
             checkpoint: path of the network.
 
         Raises:
@@ -138,32 +130,24 @@ class FeatureFiles:
                 written.
         """
         with contextlib.ExitStack() as stack:
-            try:
+            fix = "name a file in a directory that you may write to"
+            with reporting_write_errors(f"--output={self._output}", fix):
                 stack.enter_context(owning(self._path(f"{self._base}.lock"), "output", self._output))
                 self._begin(contents, num_images, checkpoint)
-            except (OSError, tf.errors.OpError) as error:
-                raise UserError(
-                    f"--output={self._output}: cannot be written ({first_line(error)}); name a file in a directory "
-                    "that you may write to."
-                ) from error
             yield
 
     def _begin(self, contents: Mapping[str, Any], num_images: int, checkpoint: str) -> None:
         begun = self._manifest = self._read_manifest()  # Another process may have written it until now.
-        goes_on = bool(begun) and begun["contents"] == dict(contents) and bool(self.missing)
-        if begun and not goes_on and not self._overwrite and self._existing():
+        is_same = bool(begun) and begun["contents"] == dict(contents) and bool(self.missing)
+        if begun and not is_same and not self._overwrite and self._existing():
             changed = _differences(begun, contents, checkpoint)
             how = f" with {listed(changed)}" if changed else " already"
             raise UserError(f"--output={self._output}: exists{how}; {_REPLACE}.")
         delete_leftovers(self._directory or ".", rf"{self._names}(\.json)?", min_age=0)
-        if not goes_on:
+        if not is_same:
             self._delete_files()
-            self._manifest = {
-                "contents": dict(contents),
-                "checkpoint": public_path(checkpoint),
-                "num_images": num_images,
-                "files": {},
-            }
+            start = {"checkpoint": public_path(checkpoint), "num_images": num_images}
+            self._manifest = {"contents": dict(contents), **start, "files": {}}
         self._write_manifest()
 
     def write(self, shard: Shard, rows: Rows, unreadable: Sequence[str]) -> None:
@@ -171,7 +155,7 @@ class FeatureFiles:
 
         Args:
             shard: the file.
-            rows: of the readable images.
+            rows: rows of the readable images.
             unreadable: names of the others.
 
         Raises:
@@ -180,7 +164,7 @@ class FeatureFiles:
         path = self._path(shard.name)
         try:
             with replacing(path) as temporary:
-                _WRITERS[self._extension](temporary, rows, self.class_names)
+                _WRITERS[self._extension](temporary, rows, self._manifest["contents"]["class_names"])
             self._manifest["files"][shard.name] = {
                 "num_rows": len(rows.names),
                 "num_bytes": os.path.getsize(path),
@@ -201,12 +185,12 @@ class FeatureFiles:
         path = self._path(shard.name)
         return entry is not None and os.path.isfile(path) and os.path.getsize(path) == entry["num_bytes"]
 
-    def _read_manifest(self) -> dict:
-        """Returns the manifest beside the output; {} where there is none, or one of another program."""
-        manifest = find_json(self._path(self._manifest_name), _FORM) or {}
-        # So that the list of its files has an end.
-        most = _MAX_FILES * manifest["contents"]["shard_size"] if manifest else 0
-        return manifest if manifest and manifest["num_images"] <= most else {}
+    def _read_manifest(self) -> dict[str, Any]:
+        """Returns the manifest beside the output; {} if there is none, or another program wrote it."""
+        manifest: dict[str, Any] = find_json(self._path(self._manifest_name), _FORM) or {}
+        # A damaged one may list files without end.
+        is_ours = bool(manifest) and manifest["num_images"] <= _MAX_FILES * manifest["contents"]["shard_size"]
+        return manifest if is_ours else {}
 
     def _write_manifest(self) -> None:
         write_json(self._path(self._manifest_name), self._manifest)
@@ -216,12 +200,12 @@ class FeatureFiles:
         return f"{self._base}.json"
 
     def _existing(self) -> list[str]:
-        """Returns the files that are named as those of the output are, also those of another program."""
+        """Returns the files that have the names of the output's files, also those of another program."""
         foreign = not self._manifest and os.path.lexists(self._path(self._manifest_name))
         try:
             names = list_names(self._directory or ".")
         except OSError:
-            names = []  # What is wrong with it, writing reports.
+            names = []  # Writing reports the error.
         return [name for name in names if re.fullmatch(self._names, name)] + [self._manifest_name] * foreign
 
     @property
@@ -230,13 +214,13 @@ class FeatureFiles:
         return rf"{re.escape(self._stem)}(-\d{{5,}}-of-\d{{5,}})?{re.escape(self._extension)}"
 
     def _delete_files(self) -> None:
-        """Deletes the files of the manifest: others may be somebody else's, whatever their names."""
+        """Deletes the files of the manifest. Other files may belong to the user, whatever their names."""
         for shard in self.shards if self._manifest else ():
             with contextlib.suppress(FileNotFoundError):
                 os.remove(self._path(shard.name))
 
 
-def _differences(begun: Mapping, contents: Mapping, checkpoint: str) -> list[str]:
+def _differences(begun: Mapping[str, Any], contents: Mapping[str, Any], checkpoint: str) -> list[str]:
     changed = []
     for key, new in contents.items():
         old = begun["contents"].get(key)
@@ -273,17 +257,17 @@ def _write_parquet(path: str, rows: Rows, class_names: Sequence[str] | None) -> 
 
 
 def _write_tfrecord(path: str, rows: Rows, class_names: Sequence[str] | None) -> None:
-    del class_names  # A record is for itself; the manifest has them.
+    del class_names  # The manifest has them.
     shape = tf.train.Feature(int64_list=tf.train.Int64List(value=rows.features.shape[1:]))
     with tf.io.TFRecordWriter(path) as writer:
         for features, label, name in zip(*rows, strict=True):
-            feature = {
+            values = {
                 "features": tf.train.Feature(float_list=tf.train.FloatList(value=features.ravel())),
                 "shape": shape,
                 "labels": tf.train.Feature(int64_list=tf.train.Int64List(value=[label])),
                 "names": tf.train.Feature(bytes_list=tf.train.BytesList(value=[name.encode()])),
             }
-            example = tf.train.Example(features=tf.train.Features(feature=feature))
+            example = tf.train.Example(features=tf.train.Features(feature=values))
             writer.write(example.SerializeToString(deterministic=True))
 
 

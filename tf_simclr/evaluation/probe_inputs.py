@@ -1,10 +1,7 @@
-"""The images that frozen features are tested on, and their features: each goes through the network once."""
+"""Images of an evaluation of frozen features, and their features."""
 
-import contextlib
 import logging
 from typing import NamedTuple
-
-import numpy as np
 
 from tf_simclr.config import DataConfig, LinearEvalConfig, ProbeConfig, UserError, check
 from tf_simclr.data import (
@@ -19,30 +16,42 @@ from tf_simclr.data import (
     splits_left,
 )
 from tf_simclr.evaluation.classifiers import Examples
-from tf_simclr.evaluation.features import FeaturePass, Features, Network
-from tf_simclr.files import counted, listed
+from tf_simclr.evaluation.features import Network, compute_features
 from tf_simclr.terminal.memory import available_memory
 
 _LOG = logging.getLogger("tf_simclr")
-# Of a feature: as float32, twice where validation images are put beside, and the copy that is fitted.
+# A feature as float32, twice while train and validation are joined, and as float64.
 _BYTES_PER_NUMBER = 16
 # Logits, their gradients and their exponentials as float64, while L-BFGS fits.
 _BYTES_PER_LOGIT = 24
 
 
 class Sources(NamedTuple):
-    """The images to learn from, those to choose settings by, where they are a split of their own, and the test."""
+    """Images to learn from, images to choose settings by (if they are a split of their own), and test images."""
 
     train: Source
     validation: Source | None
     test: Source
 
+    @property
+    def num_classes(self) -> int:
+        """Number of classes of the images to learn from; 0 without labels."""
+        return self.train.num_classes or 0
+
+
+class SplitExamples(NamedTuple):
+    """Features and labels of `Sources`."""
+
+    train: Examples
+    validation: Examples | None
+    test: Examples
+
 
 def open_sources(config: ProbeConfig) -> Sources:
-    """Opens the splits that `config` needs, each with labels, which are numbers of the training images' classes.
+    """Opens the splits that `config` needs. Their labels are numbers of the training images' classes.
 
-    The test is `eval_split`, or else test, or else validation. Validation images are a split of their own
-    where the data set has one beside these; not where labels are few, as those of a whole split would be more.
+    The test split is `eval_split`, or else test, or else validation. Validation images are a split of their own if the
+    data set has one left. With few labels they are not: a whole split has more labels than that.
 
     Raises:
         UserError: there is no such split, or no label, or only one class.
@@ -51,12 +60,11 @@ def open_sources(config: ProbeConfig) -> Sources:
     test_split = data.eval_split or _default_test_split(data)
     train = few_labels(load_source(data, data.labelled_split), data)
     test = load_source(data, test_split, flag="eval_split")
-    _check_classes(data, train, test, test_split)
+    fix = f"{test.name} has no labels to compare with; name a split or a data set with labels."
+    check(test.num_classes is not None, "eval_split", test_split, fix)
     test = _with_training_numbers(test, train)
-    needs_validation = isinstance(config, LinearEvalConfig) and config.linear_eval_protocol == "lbfgs"
-    validation = None
-    if needs_validation and not data.few_labels:
-        validation = _validation_source(data, train, test_split)
+    use_validation = _fits_by_lbfgs(config) and not data.few_labels
+    validation = _validation_source(data, train, test_split) if use_validation else None
     for line in data_lines(train, test):
         _LOG.info(line)
     if validation is not None:
@@ -64,8 +72,12 @@ def open_sources(config: ProbeConfig) -> Sources:
     return Sources(train, validation, test)
 
 
+def _fits_by_lbfgs(config: ProbeConfig) -> bool:
+    return isinstance(config, LinearEvalConfig) and config.linear_eval_protocol == "lbfgs"
+
+
 def _validation_source(data: DataConfig, train: Source, test_split: str) -> Source | None:
-    """Returns the validation images where they are a split of their own, with labels."""
+    """Returns the validation images if they are a split of their own, with labels."""
     free = find_split("validation", splits_left(available_splits(data), f"{data.labelled_split}+{test_split}"))
     source = load_source(data, free, flag="eval_split") if free else None
     if source is None or source.num_classes is None:
@@ -94,62 +106,40 @@ def _default_test_split(data: DataConfig) -> str:
     return split
 
 
-def _check_classes(data: DataConfig, train: Source, test: Source, test_split: str) -> None:
-    check(
-        test.num_classes is not None,
-        "eval_split",
-        test_split,
-        f"{test.name} has no labels to compare with; name a split or a data set with labels.",
-    )
-
-
 def check_memory(config: ProbeConfig, network: Network, sources: Sources) -> None:
-    """Raises UserError where the features of all images would not fit in the memory of this machine."""
+    """Raises UserError if the features of all images do not fit in the memory of this machine."""
     count = sum(source.num_examples for source in sources if source is not None)
-    num_logits = 0
-    if isinstance(config, LinearEvalConfig) and config.linear_eval_protocol == "lbfgs":
-        num_logits = sources.train.num_examples * int(sources.train.num_classes or 0)
+    num_logits = sources.train.num_examples * sources.num_classes if _fits_by_lbfgs(config) else 0
     check_features_fit(config.data, count, network.shapes[config.endpoint][0], num_logits=num_logits)
 
 
 def check_features_fit(data: DataConfig, num_images: int, size: int, *, num_logits: int = 0) -> None:
-    """Raises UserError where `size` features of each image, and logits, do not fit in the memory of this machine."""
+    """Raises UserError if `size` features of each image, and logits, do not fit in the memory of this machine."""
     needed = num_images * size * _BYTES_PER_NUMBER + num_logits * _BYTES_PER_LOGIT
-    there = available_memory()
+    free = available_memory()
     check(
-        there is None or needed <= there,
+        free is None or needed <= free,
         "train_split",
         data.labelled_split,
         f"the {size} features of {num_images} images take {needed / 2**30:.1f} GiB, and "
-        f"{(there or 0) / 2**30:.1f} are free; use a part of the split, such as train[:10%], or --labels_per_class.",
+        f"{(free or 0) / 2**30:.1f} are free; use a part of the split, such as train[:10%], or --labels_per_class.",
     )
 
 
-def compute_features(network: Network, endpoint: str, source: Source, *, data: DataConfig, batch_size: int) -> Features:
-    """Takes the images of a source through the network, each once.
+def compute_splits(config: ProbeConfig, network: Network, sources: Sources) -> SplitExamples:
+    """Takes the images of all splits through the network, each once; leaves out images without a label.
 
     Raises:
-        UserError: they cannot be read, or their features are not finite.
+        UserError: the features do not fit in memory or are not finite, or the images cannot be read.
     """
-    images = counted(source.num_examples, "image")
-    _LOG.info("Features of %s: %s of %d px.", source.name, images, network.image_size)
-    features = FeaturePass(network, endpoint, source, data=data, batch_size=batch_size)
-    with contextlib.closing(features):
-        part = features.read(0, source.num_examples)
-    if part.unreadable:
-        images = counted(len(part.unreadable), "unreadable image")
-        _LOG.info("Left out %s: %s.", images, listed(part.unreadable))
-    check(
-        bool(np.isfinite(part.features).all()),
-        "endpoint",
-        endpoint,
-        f"is not finite for some images of {source.name}; use another output or another checkpoint.",
-    )
-    return part
+    check_memory(config, network, sources)
+    train, test = (compute_examples(config, network, source) for source in (sources.train, sources.test))
+    validation = None if sources.validation is None else compute_examples(config, network, sources.validation)
+    return SplitExamples(train, validation, test)
 
 
 def compute_examples(config: ProbeConfig, network: Network, source: Source) -> Examples:
-    """Takes the images of a source through the network, each once; leaves out those without a label."""
+    """Takes the images of a source through the network, each once; leaves out images without a label."""
     part = compute_features(network, config.endpoint, source, data=config.data, batch_size=config.eval_batch_size)
     has_label = part.labels >= 0
     if not has_label.any():
@@ -157,6 +147,6 @@ def compute_examples(config: ProbeConfig, network: Network, source: Source) -> E
             f"--dataset={config.data.dataset}: no image of {source.name} has a label; name other splits with "
             "--train_split and --eval_split."
         )
-    if has_label.all():
+    if has_label.all():  # Indexing copies the features.
         return Examples(part.features, part.labels)
     return Examples(part.features[has_label], part.labels[has_label])

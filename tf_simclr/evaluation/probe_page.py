@@ -1,4 +1,4 @@
-"""The page of one evaluation of frozen features."""
+"""Page of one evaluation of frozen features."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,23 +14,8 @@ def render_probe_page(mode: str, result: Mapping[str, Any], confusion: Confusion
 
     Args:
         mode: `linear_eval` or `knn_eval`.
-        result: the content of its file.
-        confusion: None where there are too many classes.
-    """
-    return html.render(
-        f"Frozen features on {result['dataset']}",
-        f"{PROBES[mode]} on the frozen output {result['endpoint']} of {result['checkpoint']}.",
-        _sections(mode, result, confusion),
-    )
-
-
-def _sections(mode: str, result: Mapping[str, Any], confusion: Confusion | None) -> dict[str, str]:
-    """Returns the sections of the page of one evaluation of frozen features, by heading.
-
-    Args:
-        mode: `linear_eval` or `knn_eval`.
-        result: the content of its file.
-        confusion: None where there are too many classes.
+        result: content of the result file.
+        confusion: confusion matrix; None if there are too many classes.
     """
     header = ["evaluation", "learnt from", "tested on", *scores.SCORE_HEADINGS]
     row = [describe_probe(mode, result), *image_cells(result), *scores.score_cells(result, mode)]
@@ -38,7 +23,9 @@ def _sections(mode: str, result: Mapping[str, Any], confusion: Confusion | None)
     sections = {"Result": html.table(header, [row], "results")}
     if confusion is not None:
         sections["Confusion matrix"] = scores.show_confusion(str(result.get("test", mode)), confusion)
-    return sections | {"What was evaluated": html.table(["name", "value"], details, "settings")}
+    sections["What was evaluated"] = html.table(["name", "value"], details, "settings")
+    about = f"{PROBES[mode]} on the frozen output {result['endpoint']} of {result['checkpoint']}."
+    return html.render(f"Frozen features on {result['dataset']}", about, sections)
 
 
 def describe_probe(mode: str, result: Mapping[str, Any]) -> str:
@@ -48,5 +35,5 @@ def describe_probe(mode: str, result: Mapping[str, Any]) -> str:
 
 
 def image_cells(result: Mapping[str, Any]) -> list[str]:
-    """Returns what was learned from and tested on."""
+    """Returns the names of the images to learn from and of the test images."""
     return [str(result.get(split, scores.DASH)) for split in ("train", "test")]

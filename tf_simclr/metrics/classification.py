@@ -6,8 +6,7 @@ import tensorflow as tf
 def count_correct(logits: tf.Tensor, labels: tf.Tensor, top: int) -> tf.Tensor:
     """Returns 1 if the label is among the `top` largest logits, else 0.
 
-    Of equal logits, the lower class ranks first, as in argmax; so a classifier with equal logits for all classes is
-    not right about all of them. Logits that are not finite are never right.
+    Of equal logits, the lower class ranks first, as in argmax. Logits that are not finite are never right.
 
     Args:
         logits: `[B, classes]`.
@@ -28,7 +27,7 @@ def count_correct(logits: tf.Tensor, labels: tf.Tensor, top: int) -> tf.Tensor:
 def most_likely(logits: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
     """Returns the predicted class of each row of logits, and its probability.
 
-    Of equal logits, the lower class wins, as in `count_correct`.
+    Of equal logits, the lower class wins.
 
     Args:
         logits: `[B, classes]`.

@@ -4,15 +4,15 @@ import csv
 import io
 import os
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tf_simclr.files import read_bytes
 
 # A matrix of more classes would be too large for a file and a picture.
-MAX_CLASSES = 1000
-_CORNER = "class"
+_MAX_CLASSES = 1000
 _MAX_BYTES = 2**26
 
 
@@ -20,11 +20,11 @@ class Confusion(NamedTuple):
     """A confusion matrix.
 
     Attributes:
-        counts: int64 `[K, K]`, number of examples by true class (rows) and predicted class (columns).
+        counts: `[K, K]`, number of examples by true class (rows) and predicted class (columns).
         class_names: K names.
     """
 
-    counts: np.ndarray
+    counts: NDArray[np.int64]
     class_names: tuple[str, ...]
 
 
@@ -37,7 +37,7 @@ class Mistake(NamedTuple):
     share: float
 
 
-def count_confusions(predictions: np.ndarray, labels: np.ndarray, class_names: Sequence[str]) -> Confusion | None:
+def count_confusions(predictions: NDArray[Any], labels: NDArray[Any], class_names: Sequence[str]) -> Confusion | None:
     """Returns the confusion matrix; None for more than 1000 classes.
 
     Args:
@@ -46,7 +46,7 @@ def count_confusions(predictions: np.ndarray, labels: np.ndarray, class_names: S
         class_names: K names.
     """
     size = len(class_names)
-    if size > MAX_CLASSES:
+    if size > _MAX_CLASSES:
         return None
     chosen = predictions >= 0
     counts = np.bincount(labels[chosen] * size + predictions[chosen], minlength=size**2)
@@ -75,7 +75,7 @@ def to_csv(confusion: Confusion) -> str:
     """Returns a table with a row and a column for each class, with class names as row and column headings."""
     text = io.StringIO(newline="")
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([_CORNER, *confusion.class_names])
+    writer.writerow(["class", *confusion.class_names])
     for name, row in zip(confusion.class_names, confusion.counts.tolist(), strict=True):
         writer.writerow([name, *row])
     return text.getvalue()

@@ -1,7 +1,10 @@
 """Scores of a classifier on labelled examples."""
 
+from typing import Any
+
 import numpy as np
 import tensorflow as tf
+from numpy.typing import NDArray
 from scipy import special
 
 from tf_simclr.files import Form, between
@@ -15,19 +18,20 @@ _SCORES = (
     "expected_calibration_error",
 )
 _COUNTS = ("num_examples", "num_train_examples", "num_bad_images", "num_classes")
+_NUM_BINS = 15
 
 
 def scores_form(prefix: str = "") -> dict[str, Form]:
     """Returns the form of scores in a file of results, all optional; see `files.form_problem`.
 
     Args:
-        prefix: Prefix of their names, such as `eval/`.
+        prefix: prefix of their names, such as `eval/`.
     """
     scores = {f"{prefix}{name}?": (float, None) for name in _SCORES}
     return scores | {f"{prefix}{name}?": between(0, 2**53) for name in _COUNTS}
 
 
-def classification_scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def classification_scores(logits: NDArray[Any], labels: NDArray[Any]) -> dict[str, float]:
     """Returns accuracies and calibration, each from 0 to 1.
 
     Args:
@@ -39,19 +43,19 @@ def classification_scores(logits: np.ndarray, labels: np.ndarray) -> dict[str, f
         `label_top_1_accuracy`; `label_top_5_accuracy`, 1 if there are at most 5 classes;
         `mean_per_class_accuracy`; `expected_calibration_error`, for which less is better.
     """
-
-    def accuracy(top: int) -> float:
-        return float(tf.reduce_mean(count_correct(tf.constant(logits), tf.constant(labels), top)))
-
+    predictions, confidence = logits.argmax(axis=1), special.softmax(logits, axis=1).max(axis=1)
+    top_1, top_5 = (
+        float(tf.reduce_mean(count_correct(tf.constant(logits), tf.constant(labels), top))) for top in (1, 5)
+    )
     return {
-        "label_top_1_accuracy": accuracy(1),
-        "label_top_5_accuracy": accuracy(5),
-        "mean_per_class_accuracy": mean_per_class_accuracy(logits.argmax(axis=1), labels),
-        "expected_calibration_error": expected_calibration_error(special.softmax(logits, axis=1), labels),
+        "label_top_1_accuracy": top_1,
+        "label_top_5_accuracy": top_5,
+        "mean_per_class_accuracy": mean_per_class_accuracy(predictions, labels),
+        "expected_calibration_error": calibration_error(confidence, predictions == labels),
     }
 
 
-def mean_per_class_accuracy(predictions: np.ndarray, labels: np.ndarray) -> float:
+def mean_per_class_accuracy(predictions: NDArray[Any], labels: NDArray[Any]) -> float:
     """Returns the unweighted mean of the accuracies of the classes that occur.
 
     Args:
@@ -63,40 +67,28 @@ def mean_per_class_accuracy(predictions: np.ndarray, labels: np.ndarray) -> floa
     return float(np.mean(correct[counts > 0] / counts[counts > 0]))
 
 
-def expected_calibration_error(probabilities: np.ndarray, labels: np.ndarray, num_bins: int = 15) -> float:
+def calibration_error(confidence: NDArray[Any], is_correct: NDArray[np.bool_]) -> float:
     """Returns the gap between confidence and accuracy: Guo et al. 2017 (arXiv 1706.04599), equation 3.
 
-    The confidence of an example is its largest probability. Bins of equal width divide the examples by
-    confidence; a bin includes its upper bound but not its lower one. The gap between a bin's mean confidence and
-    its accuracy is weighted by its share of the examples.
-
-    Args:
-        probabilities: `[N, classes]` in [0, 1], N at least 1.
-        labels: integers `[N]`.
-        num_bins: number of bins between 0 and 1.
-    """
-    return calibration_error(probabilities.max(axis=1), probabilities.argmax(axis=1) == labels, num_bins=num_bins)
-
-
-def calibration_error(confidence: np.ndarray, is_correct: np.ndarray, *, num_bins: int = 15) -> float:
-    """Returns the expected calibration error of predictions; see `expected_calibration_error`.
+    15 bins of equal width divide the examples by confidence; a bin includes its upper bound but not its lower one.
+    The gap between a bin's mean confidence and its accuracy is weighted by its share of the examples.
 
     Args:
         confidence: `[N]` in [0, 1], the probability of the predicted class.
-        is_correct: bool `[N]`, whether that class is the right one.
-        num_bins: number of bins between 0 and 1.
+        is_correct: `[N]`, whether that class is the right one.
 
     Returns:
         The error; 0 without examples, NaN if a confidence is NaN.
     """
     if np.isnan(confidence).any():
         return float("nan")
-    bins = np.clip(np.ceil(confidence * num_bins).astype(np.int64) - 1, 0, num_bins - 1)
-    gaps = np.bincount(bins, is_correct - confidence, minlength=num_bins)
+    # The softmax of float32 may be a little above 1.
+    bins = np.clip(np.ceil(confidence * _NUM_BINS).astype(np.int64) - 1, 0, _NUM_BINS - 1)
+    gaps = np.bincount(bins, is_correct - confidence, minlength=_NUM_BINS)
     return float(np.abs(gaps).sum() / max(len(confidence), 1))
 
 
-def mean_average_precision(scores: np.ndarray, is_positive: np.ndarray, is_known: np.ndarray) -> float:
+def mean_average_precision(scores: NDArray[Any], is_positive: NDArray[np.bool_], is_known: NDArray[np.bool_]) -> float:
     """Returns the mean over classes of the 11-point average precision of PASCAL VOC 2007.
 
     The average precision of a class is the mean, over the recalls 0, 0.1, ..., 1, of the best precision at that
@@ -105,15 +97,15 @@ def mean_average_precision(scores: np.ndarray, is_positive: np.ndarray, is_known
 
     Args:
         scores: `[N, K]`.
-        is_positive: bool `[N, K]`, the classes of each example.
-        is_known: bool `[N, K]`; if false, the example does not count for that class.
+        is_positive: `[N, K]`, the classes of each example.
+        is_known: `[N, K]`; if false, the example does not count for that class.
     """
     columns = zip(scores.T, is_positive.T, is_known.T, strict=True)
     precisions = [_average_precision(s[known], positive[known]) for s, positive, known in columns]
     return float(np.nanmean(precisions))
 
 
-def _average_precision(scores: np.ndarray, is_positive: np.ndarray) -> float:
+def _average_precision(scores: NDArray[Any], is_positive: NDArray[np.bool_]) -> float:
     if not is_positive.any():
         return float("nan")
     hits = np.cumsum(is_positive[np.lexsort((is_positive, -scores))])

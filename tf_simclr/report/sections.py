@@ -9,8 +9,7 @@ from typing import Any
 from tf_simclr.augment import EvalView
 from tf_simclr.config import ExperimentConfig
 from tf_simclr.data import BatchPlan, eval_dataset, load_eval_source
-from tf_simclr.evaluation.feature_batches import extract_features
-from tf_simclr.evaluation.features import sample_source
+from tf_simclr.evaluation.features import extract_features, sample_source
 from tf_simclr.files import counted, list_names
 from tf_simclr.rendering import html, plots
 from tf_simclr.rendering.scores import DASH, SCORE_HEADINGS, score_cells

@@ -1,4 +1,4 @@
-"""One network on one data set after the other: transfer and robustness.
+"""Evaluation of one network on one data set after the other: transfer and robustness.
 
 Imports `evaluation` and everything below it.
 """

@@ -1,4 +1,4 @@
-"""The data sets of transfer: how each is split, and what it is measured by."""
+"""The data sets of transfer, with their splits and metrics."""
 
 import dataclasses
 
@@ -12,14 +12,14 @@ class TransferDataset:
     """One data set.
 
     Attributes:
-        dataset: its name in TFDS, or whatever `--dataset` takes.
+        dataset: its name in TFDS, or any value of `--dataset`.
         metric: one of the three above.
-        train: the split to learn from.
-        validation: the split to choose settings by, which is learnt from in the end; None: a part of `train` is
-            held out, or whatever validation images there are.
-        test: the split for the result; None for test, or else validation.
-        label_sets: the feature with all classes of an image, and the one with those that are plain to see; None
-            where an image has one class.
+        train: split to learn from.
+        validation: split to choose settings by, which the final fit learns from too; None: the validation images of
+            the data set, or else a part of `train`.
+        test: split for the result; None for test, or else validation.
+        label_sets: feature with all classes of an image, and feature with the classes that are plain to see; None
+            if an image has one class.
     """
 
     dataset: str
@@ -32,14 +32,14 @@ class TransferDataset:
     @property
     def all_labelled(self) -> str:
         """The split that holds the images of `train` and of `validation`."""
-        # TFDS takes a sum of splits everywhere, this program where they are parts.
+        # This program takes a sum of parts, but not of whole splits.
         return self.train if self.validation is None else f"{self.train}[:100%]+{self.validation}[:100%]"
 
 
-# SimCLR (arXiv 2002.05709), appendix B.8, but Birdsnap and FGVC Aircraft, which TFDS does not have. Where the creators
-# of a data set name several splits, the first one is taken, as there.
+# SimCLR (arXiv 2002.05709), appendix B.8, without Birdsnap and FGVC Aircraft, which TFDS does not have. If the creators
+# of a data set name several splits, the first one counts, as in the paper.
 TRANSFER_DATASETS: dict[str, TransferDataset] = {
-    # Of Food-101, TFDS calls the test images validation.
+    # TFDS calls the test images of Food-101 validation.
     "food101": TransferDataset(dataset="food101", test="validation"),
     "cifar10": TransferDataset(dataset="cifar10"),
     "cifar100": TransferDataset(dataset="cifar100"),
@@ -59,7 +59,7 @@ TRANSFER_DATASETS: dict[str, TransferDataset] = {
 
 
 def find_dataset(name: str) -> TransferDataset:
-    """Returns how a data set is split and measured: one of the table, or any other by its top-1 accuracy.
+    """Returns a data set of the table, or any other with top-1 accuracy as its metric.
 
     Args:
         name: as in the table or in TFDS, also with a `:version` of TFDS.

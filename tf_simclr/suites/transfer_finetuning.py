@@ -26,8 +26,8 @@ from tf_simclr.runs.networks import is_saved_model
 from tf_simclr.suites.transfer_datasets import TransferDataset
 from tf_simclr.training.experiment import Experiment
 
-_STEPS_OF_AVERAGE = 10
-_LEAST_DECAY = 0.9
+_AVERAGED_STEPS = 10
+_MIN_DECAY = 0.9
 
 
 def finetune(
@@ -37,14 +37,14 @@ def finetune(
     strategy: tf.distribute.Strategy,
     dataset: TransferDataset,
 ) -> dict[str, Any]:
-    """Finetunes a network on the labelled images of a data set; goes on where it was stopped.
+    """Finetunes a network on the labelled images of a data set; continues an interrupted run.
 
     Args:
-        config: of the suite.
-        network: to start from.
-        directory: of the suite; the run is in a directory of its own in there.
-        strategy: to train with.
-        dataset: the data set, each image of which has one class.
+        config: configuration of the suite.
+        network: network to start from.
+        directory: directory of the suite, which gets a directory for the run.
+        strategy: strategy to train with.
+        dataset: data set with one class an image.
 
     Returns:
         The scores on its test images, and the directory of the run.
@@ -56,18 +56,14 @@ def finetune(
         config.data, dataset=dataset.dataset, train_split=dataset.all_labelled, eval_split=dataset.test
     )
     reading = KnnEvalConfig(
-        data=data,
-        checkpoint=config.checkpoint,
-        endpoint="logits_sup",
-        eval_batch_size=config.eval_batch_size,
+        data=data, checkpoint=config.checkpoint, endpoint="logits_sup", eval_batch_size=config.eval_batch_size
     )
     sources = open_sources(reading)
     step = make_step(config, network, data, num_examples=sources.train.num_examples, directory=directory)
     run = Experiment(step, strategy)
     run.check_memory()
     trained = run.train(())
-    finetuned = load_inference_network(str(step.model_dir))
-    test = compute_examples(reading, finetuned, sources.test)
+    test = compute_examples(reading, load_inference_network(str(step.model_dir)), sources.test)
     return classification_scores(test.features, test.labels) | {
         "num_examples": len(test.labels),
         "num_train_examples": sources.train.num_examples,
@@ -82,17 +78,17 @@ def make_step(
     """Returns the configuration of the finetuning on one data set.
 
     Args:
-        config: of the suite.
-        network: to start from.
-        data: what to learn from.
-        num_examples: of it.
-        directory: of the suite. That of the run is in there, and named by the data set and the settings: a run with
-            others, which would be gone on with, or be in the way, is elsewhere.
+        config: configuration of the suite.
+        network: network to start from.
+        data: images to learn from.
+        num_examples: number of these images.
+        directory: directory of the suite. The data set and the settings name the directory of the run in it, so that
+            runs with other settings do not collide.
     """
     model = network_config(config, network)
     if "batch_norm_decay" not in config.stated:
         steps_per_epoch = num_examples / config.train.train_batch_size
-        decay = max(1 - _STEPS_OF_AVERAGE / steps_per_epoch, _LEAST_DECAY)
+        decay = max(1 - _AVERAGED_STEPS / steps_per_epoch, _MIN_DECAY)
         model = dataclasses.replace(model, batch_norm_decay=decay)
     name = "".join(c if c.isalnum() or c in "-_." else "_" for c in data.dataset)
     own = {"weights": network.fingerprint, "dataset": data.dataset, "train_split": data.train_split}
@@ -112,9 +108,9 @@ def make_step(
 
 
 def network_config(config: TransferConfig, network: Network) -> ModelConfig:
-    """Returns the settings of the network to finetune: those that were stated, else those that it was made with.
+    """Returns the settings of the network to finetune: the stated ones, and its own for the others.
 
-    The classifier sits on the encoder's output, and everything is trained, unless stated otherwise.
+    Unless stated otherwise, the classifier sits on the encoder's output, and everything is trained.
     """
     if is_saved_model(network.path):
         settings = read_metadata(network.path, "checkpoint").get("settings", {})
@@ -132,11 +128,11 @@ def network_config(config: TransferConfig, network: Network) -> ModelConfig:
 
 
 def finetuning_settings(config: TransferConfig, network: Network) -> dict[str, Any]:
-    """Returns what the result of a finetuning depends on, beside the weights and the data set."""
+    """Returns the settings that the result of a finetuning depends on, besides the weights and the data set."""
     model = dataclasses.asdict(network_config(config, network))
     if "batch_norm_decay" not in config.stated:
-        del model["batch_norm_decay"]  # Follows from the data set.
+        del model["batch_norm_decay"]  # The data set determines it.
     groups = (config.augment, config.optimizer, config.train)
     settings = defining_settings(model | {k: v for g in groups for k, v in dataclasses.asdict(g).items()})
-    settings.pop("checkpoint")  # The weights say it.
+    settings.pop("checkpoint")  # The fingerprint of the weights stands for it.
     return settings

@@ -13,8 +13,8 @@ import tensorflow as tf
 
 from tf_simclr.config import LabelEfficiencyConfig
 from tf_simclr.data import Source, choose_labelled, load_source
-from tf_simclr.evaluation.features import Features, Network, load_inference_network
-from tf_simclr.evaluation.probe_inputs import check_features_fit, compute_features
+from tf_simclr.evaluation.features import Features, Network, compute_features, load_inference_network
+from tf_simclr.evaluation.probe_inputs import check_features_fit
 from tf_simclr.metrics.scores import mean_per_class_accuracy
 from tf_simclr.suites.results import SuiteResults
 
