@@ -1,10 +1,10 @@
 """A network whose features are the pixels, in place of a trained one."""
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
 from tf_simclr.config import UserError
-from tf_simclr.evaluation import embed, maps, probe
 from tf_simclr.evaluation.features import Network
 
 SIZE = 8
@@ -18,22 +18,22 @@ def pixel_network():
     return Network("run/ckpt-1", call, {"default": (192,), "map": (SIZE, SIZE, 3)}, SIZE, "x")
 
 
-@pytest.fixture
-def seen(pixel_network, monkeypatch):
-    """The images that went through the network, which all modes use."""
-    rows = []
-
-    def count_rows(batch):
-        rows.extend(image.tobytes() for image in batch)
-        return batch
-
-    def call(images):
-        counted = tf.ensure_shape(tf.numpy_function(count_rows, [images], tf.float32), images.shape)
-        return pixel_network.call(counted)
-
-    for module in (embed, maps, probe):
-        monkeypatch.setattr(module, "load_inference_network", lambda path: pixel_network._replace(call=call))
-    return rows
+def eager_batches(source, view, *, plan):
+    """The batches of `eval_dataset` for a folder of PNG files, without a compiled pipeline."""
+    size, count = plan.per_replica_batch_size, source.num_examples
+    labels = np.zeros(count) if source.num_classes is None else source.read_labels()
+    for start in range(0, count, size):
+        images, mask = np.zeros([size, SIZE, SIZE, 3], np.float32), np.zeros(size, np.float32)
+        for row, path in enumerate(source.files[start : start + size]):
+            try:
+                images[row] = view(tf.io.decode_png(tf.io.read_file(path))[tf.newaxis])[0]
+                mask[row] = 1
+            except tf.errors.InvalidArgumentError:
+                pass  # Unreadable.
+        batch = {"images": images, "mask": mask, "position": np.arange(start, start + size)}
+        if source.num_classes is not None:
+            batch["labels"] = np.pad(labels[start : start + size], (0, max(start + size - count, 0))).astype(np.int32)
+        yield {name: tf.constant(value) for name, value in batch.items()}
 
 
 def refusal(function, *arguments, **settings):

@@ -230,17 +230,6 @@ def test_neighbours_vote_as_in_plain_loops(k, temperature):
     np.testing.assert_allclose(softmax(logits), expected, atol=2e-5)
 
 
-def test_neighbours_see_the_direction_alone():
-    examples, test = clusters(), clusters(40, seed=1)
-    lengths = np.random.default_rng(0).uniform(0.1, 10, (120, 1)).astype(np.float32)
-    arguments = {"num_neighbors": 10, "temperature": 0.1}
-    logits = neighbour_logits(examples, test.features, NUM_CLASSES, **arguments)
-    others = neighbour_logits(
-        examples._replace(features=lengths * examples.features), 3 * test.features, NUM_CLASSES, **arguments
-    )
-    np.testing.assert_allclose(others, logits, rtol=1e-3)
-
-
 def test_neighbours_of_nothing_are_finite():
     logits = neighbour_logits(clusters(), np.zeros([1, 6], np.float32), NUM_CLASSES, num_neighbors=5, temperature=0.1)
     assert np.isfinite(logits).all()

@@ -2,14 +2,13 @@
 
 import json
 import os
-import re
 
 import numpy as np
 import pyarrow.parquet
 import pytest
 import tensorflow as tf
 
-from tests.evaluation.conftest import SIZE, refusal
+from tests.evaluation.conftest import SIZE, eager_batches, refusal
 from tests.support.marks import usual
 from tests.support.runs import finished_run, run_program, write_images
 from tf_simclr.augment import EvalView
@@ -22,8 +21,14 @@ from tf_simclr.terminal import progress
 PHOTOS = [f"cat/{number:03}.png" for number in range(5)] + [f"dog/{number:03}.png" for number in range(5)]
 
 
+@pytest.fixture(autouse=True)
+def _quick_network(pixel_network, monkeypatch):
+    monkeypatch.setattr(module, "load_inference_network", lambda path: pixel_network)
+    monkeypatch.setattr(passes, "eval_dataset", eager_batches)
+
+
 @pytest.fixture
-def photos(seen, tmp_path):
+def photos(tmp_path):
     """A folder of ten images in two classes."""
     for seed, name in enumerate(("cat", "dog")):
         write_images(tmp_path / "photos" / name, 5, seed=seed)
@@ -78,7 +83,6 @@ def test_file_has_features_labels_and_names(photos, tmp_path, extension, endpoin
     assert sorted(files(tmp_path / "out")) == [path.name, f"{path.name}.json"]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("num_batches", usual(2, also=[1, 3, 4]))
 def test_interrupted_output_continues_to_the_same_bytes(photos, tmp_path, monkeypatch, num_batches):
     """Two batches a file, the second of them filled up: killed within files and between them."""
@@ -125,7 +129,6 @@ def test_images_are_other_ones_in_another_size_or_time(tmp_path):
     assert digests[0] == (b"a", b"b", b"1 1", b"1 1")
 
 
-@pytest.mark.slow
 def test_unreadable_images_are_left_out_and_named(photos, tmp_path, log):
     (photos / "cat" / "002.png").write_bytes(b"")
     (photos / "dog" / "004.png").write_text("no image")
@@ -149,7 +152,7 @@ def test_too_many_unreadable_images_stop(photos, tmp_path):
     assert not (tmp_path / "f.npz").exists()
 
 
-def test_flat_folder_with_any_names_has_no_labels(seen, tmp_path):
+def test_flat_folder_with_any_names_has_no_labels(tmp_path):
     folder = write_images(tmp_path / "flat", 3)
     (folder / "001.png").rename(folder / "Füße 猫.png")
     embed(config(folder, tmp_path / "f.parquet"))
@@ -177,10 +180,9 @@ def test_progress_is_shown(photos, tmp_path, monkeypatch, log):
     embed(config(photos, tmp_path / "f.npz"))
     lines = [message for message in log.messages if message.endswith(" left")]
     assert [line.split(" images")[0] for line in lines] == ["4/10", "8/10", "10/10"]
-    assert all(re.fullmatch(r"\d+/10 images \| [ \d.?]+ images/s \| [\d:?]+ left", line) for line in lines)
 
 
-def test_file_that_would_not_fit_in_memory_is_refused(seen, tmp_path, monkeypatch):
+def test_file_that_would_not_fit_in_memory_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "_MAX_BYTES", 4 * 192 * 100)
     message = refusal(embed, config("digits", tmp_path / "f.npz"))
     assert message.startswith("--shard_size=50000: default [192] takes 0.0 MiB an image")

@@ -1,5 +1,6 @@
 """A map of features, and bad input."""
 
+import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -8,6 +9,7 @@ from tests.support.runs import write_images
 from tf_simclr.config import DataConfig, EmbedConfig, UserError
 from tf_simclr.evaluation import maps
 from tf_simclr.evaluation.embed import embed
+from tf_simclr.evaluation.features import Features
 
 
 def config(output, dataset="digits", **settings):
@@ -16,38 +18,49 @@ def config(output, dataset="digits", **settings):
     return EmbedConfig(data=data, output=str(output), **given)
 
 
+@pytest.fixture(autouse=True)
+def _quick_network(pixel_network, monkeypatch):
+    monkeypatch.setattr(maps, "load_inference_network", lambda path: pixel_network)
+
+
 @pytest.mark.slow
-def test_picture_is_the_same_each_time_and_replaced_only_where_asked(seen, tmp_path, monkeypatch, log):
-    """Of more images than a map shows, with names that are hard to draw."""
+def test_picture_is_the_same_each_time_and_replaced_only_where_asked(tmp_path, monkeypatch, log):
+    """Of more images than a map shows, with names that are hard to draw; two of them are unreadable."""
     for seed, name in enumerate(("_$cat$", "dog")):
-        write_images(tmp_path / "photos" / name, 6, seed=seed)
-    for number in range(2):
-        (tmp_path / "photos" / "dog" / f"00{number}.png").write_bytes(b"")
-    monkeypatch.setattr(maps, "MAX_POINTS", 11)
+        write_images(tmp_path / "photos" / name, 8, seed=seed)
+    shown = []
+
+    def compute(network, endpoint, source, **options):
+        shown.append([source.example_name(row) for row in range(source.num_examples)])
+        kept = np.arange(2, source.num_examples)
+        features = np.random.default_rng(0).normal(size=(len(kept), 4)).astype(np.float32)
+        return Features(features, source.read_labels()[kept], kept, shown[-1][:2])
+
+    monkeypatch.setattr(maps, "MAX_POINTS", 12)
+    monkeypatch.setattr(maps, "compute_features", compute)
     path, settings = tmp_path / "out" / "a.png", {"dataset": f"folder:{tmp_path / 'photos'}", "split": "train"}
     embed(config(path, **settings))
     picture = path.read_bytes()
     assert tf.io.decode_png(picture).shape[0] > 500
-    assert "Map of 9 images of folder:" in log.text or "Map of 10 images of folder:" in log.text
-    assert refusal(embed, config(path, **settings)) == (
-        f"--output={path}: exists already; use another name, or replace it with --overwrite=True."
-    )
+    assert "Map of 10 images of folder:" in log.text
+    message = f"--output={path}: exists already; use another name, or replace it with --overwrite=True."
+    assert refusal(embed, config(path, **settings)) == message
     path.write_text("")
     embed(config(path, overwrite=True, **settings))
     assert path.read_bytes() == picture
+    assert shown[0] == shown[1]
+    assert len(shown[0]) == 12
     assert [file.name for file in (tmp_path / "out").iterdir()] == ["a.png"]
 
 
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        ({"endpoint": "map"}, "--endpoint=map: is no vector but [8, 8, 3] for one image"),
-        ({"split": "test[:9]"}, "--output={output}: nothing to draw of digits (test[:9]): too few readable"),
-    ],
-)
-def test_images_that_cannot_be_drawn_are_refused(seen, tmp_path, settings, message):
+def test_images_that_cannot_be_drawn_are_refused(tmp_path, monkeypatch):
     output = tmp_path / "a.png"
-    assert refusal(embed, config(output, **settings)).startswith(message.format(output=output))
+    message = refusal(embed, config(output, endpoint="map"))
+    assert message.startswith("--endpoint=map: is no vector but [8, 8, 3] for one image")
+    few = Features(np.zeros([9, 4], np.float32), np.zeros(9, np.int32), np.arange(9), [])
+    monkeypatch.setattr(maps, "compute_features", lambda *arguments, **options: few)
+    message = refusal(embed, config(output, split="test[:9]"))
+    assert message.startswith(f"--output={output}: nothing to draw of digits (test[:9]): too few readable")
     assert not output.exists()
 
 

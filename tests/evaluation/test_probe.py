@@ -5,15 +5,17 @@ import os
 
 import numpy as np
 import pytest
+import tensorflow as tf
 
 from flags.convert import parse_command_line
 from tests.evaluation.conftest import refusal
 from tests.support.runs import eagerly, finished_run, write_images
 from tf_simclr.config import UserError
 from tf_simclr.data import ArraySource
-from tf_simclr.evaluation import classifiers, probe_inputs
+from tf_simclr.evaluation import classifiers, features, probe_inputs
 from tf_simclr.evaluation import probe as module
-from tf_simclr.evaluation.features import FeaturePass
+from tf_simclr.evaluation.classifiers import Examples
+from tf_simclr.evaluation.features import FeaturePass, Features, Network
 from tf_simclr.evaluation.probe import probe
 from tf_simclr.metrics.confusion import read_confusion
 from tf_simclr.metrics.scores import classification_scores
@@ -37,25 +39,54 @@ def refused(*arguments, **settings):
     return refusal(probe, config(*arguments, **settings))
 
 
+@pytest.fixture(scope="module")
+def digits():
+    """The splits that the tests evaluate, and the images that went through the network."""
+    seen = []
+
+    def keep(batch):
+        seen.extend(image.tobytes() for image in batch)
+        return batch
+
+    def call(images):
+        images = tf.ensure_shape(tf.numpy_function(keep, [images], tf.float32), images.shape)
+        return {"default": tf.reshape(images, [-1, 192])}
+
+    network = Network("run/ckpt-1", call, {"default": (192,)}, 8, "x")
+    own = config(train_split="train[:100]", eval_split="test[:50]", eval_batch_size=50)
+    return probe_inputs.compute_splits(own, network, probe_inputs.open_sources(own)), seen
+
+
+@pytest.fixture(autouse=True)
+def _quick_network(pixel_network, monkeypatch):
+    monkeypatch.setattr(module, "load_inference_network", lambda path: pixel_network)
+
+
 # ---- Results
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("mode", "protocol"), [("linear_eval", "lbfgs"), ("linear_eval", "sgd"), ("knn_eval", None)])
-def test_results_are_those_of_the_features_by_hand(seen, pixel_network, tmp_path, mode, protocol):
-    """Also: each image goes through the network once."""
-    path = tmp_path / "out" / "result.json"
-    settings = {"train_split": "train[:100]", "eval_split": "test[:50]", "linear_eval_protocol": protocol}
-    own = config(mode, output=path, eval_batch_size=50, **settings)
-    result = probe(own)
+def test_each_image_goes_through_the_network_once(digits):
+    splits, seen = digits
     assert len(seen) == len(set(seen)) == 150
-    sources = probe_inputs.open_sources(own)
-    train, _, test = probe_inputs.compute_splits(own, pixel_network, sources)
+    assert [len(part.labels) for part in (splits.train, splits.test)] == [100, 50]
+    np.testing.assert_array_equal(splits.test.features, np.frombuffer(b"".join(seen[100:]), np.float32).reshape(50, -1))
+
+
+@pytest.mark.parametrize(("mode", "protocol"), [("linear_eval", "lbfgs"), ("linear_eval", "sgd"), ("knn_eval", None)])
+def test_results_are_those_of_the_features_by_hand(digits, monkeypatch, tmp_path, mode, protocol):
+    path = tmp_path / "out" / "result.json"
+    train, _, test = digits[0]
+    monkeypatch.setattr(module, "compute_splits", lambda *arguments: digits[0])
+    settings = {"train_split": "train[:100]", "eval_split": "test[:50]", "linear_eval_protocol": protocol}
+    with eagerly():
+        result = probe(config(mode, output=path, **settings))
     if mode == "knn_eval":
         logits = classifiers.neighbour_logits(train, test.features, 10, num_neighbors=10, temperature=0.1)
         assert result["knn_eval/num_neighbors"] == 10
     elif protocol == "sgd":
-        logits = classifiers.fit_sgd(train, 10)(test.features).numpy().astype(np.float64)
+        with eagerly():
+            logits = classifiers.fit_sgd(train, 10)(test.features).numpy().astype(np.float64)
     else:
         parts = classifiers.split_off_validation(train.labels, share=0.2, seed=0)
         parts = [classifiers.Examples(train.features[rows], train.labels[rows]) for rows in parts]
@@ -84,7 +115,8 @@ def test_backbone_stays_as_it_is_to_the_bit(monkeypatch, tmp_path):
         networks.append(load_network(path, flag))
         return networks[-1]
 
-    monkeypatch.setattr("tf_simclr.evaluation.features.load_network", load)
+    monkeypatch.setattr(features, "load_network", load)
+    monkeypatch.setattr(module, "load_inference_network", features.load_inference_network)
     settings = {"checkpoint": run, "labels_per_class": 2, "eval_split": "test[:20]", "linear_eval_protocol": "sgd"}
     with eagerly():
         probe(config(output=tmp_path / "a.json", **settings))
@@ -93,11 +125,9 @@ def test_backbone_stays_as_it_is_to_the_bit(monkeypatch, tmp_path):
         assert ours.numpy().tobytes() == other.numpy().tobytes()
 
 
-def test_labels_that_may_be_used_are_those_of_finetuning(seen, tmp_path):
-    result = probe(config("knn_eval", labels_per_class=3, label_seed=1, output=tmp_path / "a.json"))
-    assert len(seen) == 30 + 450
-    assert result["knn_eval/num_train_examples"] == 30
-    assert result["knn_eval/num_neighbors"] == 3
+def test_labels_that_may_be_used_are_those_of_finetuning():
+    sources = probe_inputs.open_sources(config("knn_eval", labels_per_class=3, label_seed=1))
+    assert [source and source.num_examples for source in sources] == [30, None, 450]
 
 
 @pytest.fixture
@@ -144,28 +174,17 @@ def test_splits_that_lack_a_class_keep_the_numbers_of_the_training_images(splits
     assert {source.class_names for source in sources} == {("a", "b", "c")}
 
 
-def test_final_fit_uses_a_validation_split_too(seen, tmp_path):
-    for seed, (split, count) in enumerate({"train": 6, "validation": 3, "test": 4}.items()):
-        for number, name in enumerate(("cat", "dog")):
-            write_images(tmp_path / "photos" / split / name, count, seed=2 * seed + number)
-    result = probe(config(dataset=f"folder:{tmp_path / 'photos'}", output=tmp_path / "a.json"))
-    assert result["linear_eval/num_validation_examples"] == 6
-    assert result["linear_eval/num_train_examples"] == 12
-    assert json.loads((tmp_path / "a.json").read_text())["validation"].endswith("(validation)")
-
-
-def test_result_is_replaced_only_where_asked(seen, tmp_path):
+def test_result_is_replaced_only_where_asked(digits, monkeypatch, tmp_path):
+    monkeypatch.setattr(module, "compute_splits", lambda *arguments: digits[0])
     path = tmp_path / "a.json"
     path.write_text("mine")
-    settings = {"output": path, "labels_per_class": 2}
-    assert refused("knn_eval", **settings) == (
+    assert refused("knn_eval", output=path) == (
         f"--output={path}: {path} exists already; replace it with --overwrite=True, or name another file with --output."
     )
     assert path.read_text() == "mine"
-    assert not seen
     path.rename(tmp_path / "a.html")
-    assert f"{tmp_path / 'a.html'} exists already; replace it with" in refused("knn_eval", **settings)
-    probe(config("knn_eval", overwrite=True, **settings))
+    assert f"{tmp_path / 'a.html'} exists already; replace it with" in refused("knn_eval", output=path)
+    probe(config("knn_eval", overwrite=True, output=path))
     assert "knn_eval/label_top_1_accuracy" in path.read_text()
 
 
@@ -185,39 +204,32 @@ def test_flag_of_the_other_evaluation_is_refused():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (
-            {"endpoint": "block9"},
-            "--endpoint=block9: run/ckpt-1 has no such output; use one of default, map.",
-        ),
-        (
-            {"endpoint": "map"},
-            "--endpoint=map: is no vector but [8, 8, 3] for one image; use one of default.",
-        ),
+        ({"endpoint": "block9"}, "--endpoint=block9: run/ckpt-1 has no such output; use one of default, map."),
+        ({"endpoint": "map"}, "--endpoint=map: is no vector but [8, 8, 3] for one image; use one of default."),
         ({"eval_split": "validation"}, "--eval_split=validation: digits has the split(s) train, test"),
-        (
-            {"train_split": "test"},
-            "--eval_split: not given, and digits has neither test nor validation images that",
-        ),
+        ({"train_split": "test"}, "--eval_split: not given, and digits has neither test nor validation images that"),
         ({"train_split": "trian"}, "--train_split=trian: digits has the split(s) train, test"),
-        (
-            {"labels_per_class": 1},
-            "--labels_per_class=1: one image a class leaves none to choose the penalty by",
-        ),
         ({"labels_per_class": 500}, "--labels_per_class=500: digits (train) has"),
-        ({"train_split": "train[:1]"}, "--train_split=train[:1]: there is one class in 1 labelled image;"),
     ],
 )
-def test_what_does_not_fit_is_refused(seen, tmp_path, settings, message):
+def test_settings_that_do_not_fit_are_refused(tmp_path, settings, message):
     assert refused(output=tmp_path / "a.json", **settings).startswith(message)
     assert not (tmp_path / "a.json").exists()
 
 
-def test_more_neighbours_than_images_are_refused(seen, tmp_path):
-    message = refused("knn_eval", knn_neighbors=31, labels_per_class=3, output=tmp_path / "a.json")
+def test_too_few_images_are_refused():
+    def examples(*labels):
+        return probe_inputs.SplitExamples(Examples(np.zeros([len(labels), 2]), np.array(labels)), None, None)
+
+    message = refusal(module.fit_linear, config(labels_per_class=1), examples(0, 1, 2), 3)
+    assert message.startswith("--labels_per_class=1: one image a class leaves none to choose the penalty by")
+    message = refusal(module.fit_linear, config(train_split="train[:1]"), examples(4), 10)
+    assert message.startswith("--train_split=train[:1]: there is one class in 1 labelled image;")
+    message = refusal(module._vote, config("knn_eval", knn_neighbors=31), examples(*[1] * 30).train, None, 10)
     assert message.startswith("--knn_neighbors=31: there are 30 labelled images")
 
 
-def test_images_without_labels_or_of_one_class_are_refused(seen, tmp_path):
+def test_images_without_labels_or_of_one_class_are_refused(tmp_path):
     flat = write_images(tmp_path / "flat", 4)
     splits = {"train_split": "train[:50%]", "eval_split": "train[50%:]", "output": tmp_path / "a.json"}
     assert "has no labels" in refused(dataset=f"folder:{flat}", **splits)
@@ -230,25 +242,16 @@ def test_images_without_labels_or_of_one_class_are_refused(seen, tmp_path):
     message = refused(dataset=f"folder:{tmp_path / 'other'}", output=tmp_path / "a.json")
     assert "(test) has 2 classes (cat, owl), folder:" in message
     assert message.endswith("(train) 2 classes (cat, dog); use splits with the same classes, or with some of them.")
-    message = refused(dataset=f"folder:{tmp_path / 'one'}", output=tmp_path / "a.json")
-    assert message.startswith("--eval_split: not given, and folder:")
 
 
-def test_features_that_are_not_finite_are_refused(seen, monkeypatch, tmp_path):
-    read = FeaturePass.read
-
-    def with_nan(self, *part):
-        features = read(self, *part)
-        features.features[0, 0] = np.nan
-        return features
-
-    monkeypatch.setattr(FeaturePass, "read", with_nan)
+def test_features_that_are_not_finite_are_refused(monkeypatch, tmp_path):
+    part = Features(np.full([9, 192], np.nan, np.float32), np.zeros(9, np.int32), np.arange(9), [])
+    monkeypatch.setattr(FeaturePass, "read", lambda self, start, stop: part)
     message = refused(train_split="train[:60]", output=tmp_path / "a.json")
     assert message.startswith("--endpoint=default: is not finite for some images of digits")
 
 
-def test_features_that_would_not_fit_in_memory_are_refused(seen, monkeypatch, tmp_path):
+def test_features_that_would_not_fit_in_memory_are_refused(monkeypatch, tmp_path):
     monkeypatch.setattr(probe_inputs, "available_memory", lambda: 10**6)
     message = refused("knn_eval", output=tmp_path / "a.json")
     assert message.startswith("--train_split=train: the 192 features of 1797 images take 0.0 GiB")
-    assert not seen

@@ -14,7 +14,7 @@ from flags.convert import parse_command_line
 from tests.data.conftest import prepare_tfds
 from tf_simclr.config import ROBUSTNESS_DATASETS, UserError
 from tf_simclr.data import ArraySource
-from tf_simclr.evaluation.features import Network
+from tf_simclr.evaluation.features import Features, Network, compute_features
 from tf_simclr.suites import robustness as module
 from tf_simclr.suites.robustness import DATASETS, RobustnessDataset, robustness
 
@@ -46,9 +46,9 @@ def network(monkeypatch):
     return network
 
 
-def source_of(pairs, names=NAMES):
+def source_of(pairs, names=NAMES, name="some"):
     images = np.stack([image_of(number) for number, _ in pairs])
-    return ArraySource("some", images, np.array([label for _, label in pairs], np.int32), names)
+    return ArraySource(name, images, np.array([label for _, label in pairs], np.int32), names)
 
 
 def config(checkpoint, data_dir, output, **settings):
@@ -89,8 +89,19 @@ def test_results_are_those_known_by_construction(tmp_path, monkeypatch, log):
         for number, labels in REAL
     ]
     prepare_tfds(tmp_path, "Imagenet2012Real", features, {"validation": shown}, num_shards=3)
-    sources = {"imagenet_sketch": source_of(PLAIN), "imagenet_a": source_of(OF_A), "imagenet_r": source_of(OF_A)}
-    monkeypatch.setattr(module, "load_source", lambda data, split, *, flag: sources[data.dataset])
+    pairs = {"imagenet_sketch": PLAIN, "imagenet_a": OF_A, "imagenet_r": OF_A}
+
+    def compute(network, endpoint, source, **options):
+        if source.name not in pairs:
+            return compute_features(network, endpoint, source, **options)
+        images = np.float32([image_of(number) for number, _ in pairs[source.name]]) / 255
+        logits = network.call(images)[endpoint].numpy()
+        return Features(logits, source.read_labels(), np.arange(len(logits)), [])
+
+    monkeypatch.setattr(
+        module, "load_source", lambda data, split, *, flag: source_of(pairs[data.dataset], name=data.dataset)
+    )
+    monkeypatch.setattr(module, "compute_features", compute)
     monkeypatch.setitem(DATASETS, "imagenet_a", RobustnessDataset(num_classes=3))
     names = "imagenet_sketch,imagenet_a,imagenet2012_real"
     found = robustness(config("run", tmp_path, tmp_path / "result.json", datasets=names))
@@ -127,7 +138,10 @@ def test_results_are_those_known_by_construction(tmp_path, monkeypatch, log):
     assert "| imagenet_a        |      3 |       3 | 66.67% | 100.00% |" in table
     assert "| imagenet2012_real |      4 |    1000 | 50.00% |       - |" in table
     refusal("run", tmp_path, tmp_path / "r.json", datasets="imagenet_r")
-    assert "imagenet_r is left out: --datasets: some has images of 3 classes, not of 200; prepare it anew." in log.text
+    assert (
+        "imagenet_r is left out: --datasets: imagenet_r has images of 3 classes, not of 200; prepare it anew."
+        in log.text
+    )
 
 
 def test_networks_of_other_classes_are_refused(monkeypatch, network, tmp_path):
