@@ -22,7 +22,16 @@ from tf_simclr.config import (
     absolute_dataset,
     split_sources,
 )
-from tf_simclr.files import delete_leftovers, find_paths, first_line, listed, read_json, write_json, write_text
+from tf_simclr.files import (
+    delete_leftovers,
+    find_paths,
+    first_line,
+    listed,
+    read_json,
+    reporting_write_errors,
+    write_json,
+    write_text,
+)
 from tf_simclr.runs.checkpoint_list import find_checkpoints, repair_checkpoints
 from tf_simclr.runs.data import RunData, has_run_data, write_run_data
 from tf_simclr.runs.ownership import LOCK, owning
@@ -68,14 +77,8 @@ def owning_directory(directory: str, *, owns: bool = True) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def _reporting_unwritable(directory: str) -> Iterator[None]:
-    try:
-        yield
-    except (tf.errors.OpError, OSError) as error:
-        raise UserError(
-            f"--model_dir={directory}: cannot be written ({first_line(error)}); use a directory you may write to."
-        ) from error
+def _reporting_unwritable(directory: str) -> contextlib.AbstractContextManager[None]:
+    return reporting_write_errors(f"--model_dir={directory}", "use a directory you may write to")
 
 
 def check_directory(config: Run) -> dict[str, Any]:
