@@ -14,6 +14,7 @@ import struct
 import numpy as np
 import tensorflow as tf
 import tensorflow_datasets as tfds
+from numpy.typing import NDArray
 
 CLASSES = (
     *("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat"),
@@ -22,7 +23,7 @@ CLASSES = (
 _FILES = {"train": "train", "test": "t10k"}
 
 
-def read_idx(path: str) -> np.ndarray:
+def read_idx(path: str) -> NDArray[np.uint8]:
     """Returns the numbers in a gzipped IDX file of bytes; uint8 of the shape that its header declares."""
     with gzip.open(path) as file:
         content = file.read()

@@ -147,10 +147,11 @@ def draw_arguments(arguments: Sequence[dict[str, Any]]) -> list[Any]:
 
     def draw(one: dict[str, Any]) -> NDArray[Any]:
         values = rng.normal(one["mean"], one["std"], one["shape"])
-        return np.clip(values, one["min"], one["max"]).astype(one["dtype"])
+        drawn: NDArray[Any] = np.clip(values, one["min"], one["max"]).astype(one["dtype"])
+        return drawn
 
-    drawn: list[Any] = jax.block_until_ready([jax.device_put(draw(one), jax.devices()[0]) for one in arguments])
-    return drawn
+    placed: list[Any] = jax.block_until_ready([jax.device_put(draw(one), jax.devices()[0]) for one in arguments])
+    return placed
 
 
 def device_rates(dtype: str) -> tuple[float, float]:
