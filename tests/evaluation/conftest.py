@@ -1,6 +1,5 @@
-"""A network whose features are the pixels, in place of a trained one."""
+"""A network whose features are the pixels, instead of a trained one."""
 
-import numpy as np
 import pytest
 import tensorflow as tf
 
@@ -19,21 +18,25 @@ def pixel_network():
 
 
 def eager_batches(source, view, *, plan):
-    """The batches of `eval_dataset` for a folder of PNG files, without a compiled pipeline."""
-    size, count = plan.per_replica_batch_size, source.num_examples
-    labels = np.zeros(count) if source.num_classes is None else source.read_labels()
-    for start in range(0, count, size):
-        images, mask = np.zeros([size, SIZE, SIZE, 3], np.float32), np.zeros(size, np.float32)
-        for row, path in enumerate(source.files[start : start + size]):
+    """The batches of `eval_dataset` for encoded images, without a compiled pipeline."""
+    size, examples = plan.per_replica_batch_size, list(source.eval_examples(plan))
+    decode = tf.function(lambda row: source.decode(row, 0), autograph=False)
+    for start in range(0, len(examples), size):
+        rows = examples[start : start + size]
+        images, labels, mask = [], [], []
+        for row in rows:
+            is_example = int(row["position"]) < source.num_examples
             try:
-                images[row] = view(tf.io.decode_png(tf.io.read_file(path))[tf.newaxis])[0]
-                mask[row] = 1
-            except tf.errors.InvalidArgumentError:
-                pass  # Unreadable.
-        batch = {"images": images, "mask": mask, "position": np.arange(start, start + size)}
+                image, label = decode(row)
+            except tf.errors.InvalidArgumentError:  # Unreadable.
+                image, label, is_example = tf.zeros([1, 1, 3], tf.uint8), 0, False
+            images.append(view.crop_image(image))
+            labels.append(int(label))
+            mask.append(float(is_example))
+        batch = {"images": tf.stack(images), "mask": tf.constant(mask), "position": [row["position"] for row in rows]}
         if source.num_classes is not None:
-            batch["labels"] = np.pad(labels[start : start + size], (0, max(start + size - count, 0))).astype(np.int32)
-        yield {name: tf.constant(value) for name, value in batch.items()}
+            batch["labels"] = labels
+        yield {name: tf.convert_to_tensor(value) for name, value in batch.items()}
 
 
 def refusal(function, *arguments, **settings):

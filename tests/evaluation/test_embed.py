@@ -13,6 +13,7 @@ from tests.support.marks import usual
 from tests.support.runs import finished_run, run_program, write_images
 from tf_simclr.augment import EvalView
 from tf_simclr.config import DataConfig, EmbedConfig
+from tf_simclr.data import eval_dataset
 from tf_simclr.evaluation import embed as module
 from tf_simclr.evaluation import features as passes
 from tf_simclr.evaluation.embed import embed
@@ -67,6 +68,7 @@ def files(folder):
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("extension", "endpoint"), [("npz", "default"), ("parquet", "map"), ("tfrecord", "map")])
 def test_file_has_features_labels_and_names(photos, tmp_path, extension, endpoint):
     path = tmp_path / "out" / f"features.{extension}"
@@ -83,6 +85,7 @@ def test_file_has_features_labels_and_names(photos, tmp_path, extension, endpoin
     assert sorted(files(tmp_path / "out")) == [path.name, f"{path.name}.json"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("num_batches", usual(2, also=[1, 3, 4]))
 def test_interrupted_output_continues_to_the_same_bytes(photos, tmp_path, monkeypatch, num_batches):
     """Two batches a file, the second of them filled up: killed within files and between them."""
@@ -129,7 +132,9 @@ def test_images_are_other_ones_in_another_size_or_time(tmp_path):
     assert digests[0] == (b"a", b"b", b"1 1", b"1 1")
 
 
-def test_unreadable_images_are_left_out_and_named(photos, tmp_path, log):
+@pytest.mark.slow
+def test_unreadable_images_are_left_out_and_named(photos, tmp_path, log, monkeypatch):
+    monkeypatch.setattr(passes, "eval_dataset", eval_dataset)  # The real one: it decides what is readable.
     (photos / "cat" / "002.png").write_bytes(b"")
     (photos / "dog" / "004.png").write_text("no image")
     embed(config(photos, tmp_path / "out" / "f.npz", shard_size=3))

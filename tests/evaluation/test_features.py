@@ -55,7 +55,7 @@ def stages(path):
     [
         (lambda path: None, "no such checkpoint"),
         (lambda path: path.mkdir(), "no checkpoint in this directory; name one that has ckpt-* files, or a SavedModel"),
-        (stages, "name one of its steps: {path}/finetune"),
+        (stages, "name one of its stages: {path}/finetune"),
         (lambda path: tf.train.Checkpoint(v=tf.Variable([1.0])).write(str(path / "ckpt-1")), "name "),
         pytest.param(damaged_run, "is damaged or cannot be read", marks=pytest.mark.slow),
         (module_without_call, "cannot be called as module(images, trainable=False)"),
