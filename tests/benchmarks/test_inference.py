@@ -13,7 +13,7 @@ from tf_simclr.config import BenchmarkConfig
 RATIO = r"\d+\.\d{3} times as fast; in pairs (\d+\.\d{3}), 95 % from (\d+\.\d{3}) to (\d+\.\d{3})"
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_benchmark_gives_speeds_ratio_interval_and_difference():
     model = tiny_config(precision="float32")
     folded, *others = measure_inference(BenchmarkConfig(model=model, benchmark_batch_size=2, benchmark_repeats=6))

@@ -55,7 +55,7 @@ def steps_of(config):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("depth", [18, 50])
+@pytest.mark.parametrize("depth", [10, 50])
 def test_loss_and_gradients_equal_ours(depth):
     task, batch, step, images, labels = steps_of(training(resnet_depth=depth))
     loss = step.backward(images, labels)
@@ -105,11 +105,3 @@ def test_update_equals_lars():
         lars.step(0.5)
     for variable, (value, _) in zip((*decayed, *excluded), expected, strict=True):
         np.testing.assert_allclose(variable.detach().numpy(), value, rtol=1e-12)
-
-
-def test_batch_has_the_size_of_the_training():
-    config = training(image_size=12)
-    step = torch_step.TorchStep(config)
-    views, labels = step.random_batch()
-    assert (tuple(views.shape), tuple(labels.shape)) == ((12, 3, 12, 12), (6,))
-    assert views.is_contiguous(memory_format=torch.channels_last)

@@ -101,9 +101,8 @@ def test_file_that_is_no_step_is_refused(tmp_path, content):
 def test_wrong_flags_are_refused(tmp_path):
     with pytest.raises(UserError, match=r"^--resnet_deep: no such flag"):
         main(["export", str(tmp_path / "x.npz"), "--resnet_deep=50"])
-    for arguments in (["time", "x.npz", "--resnet_depth=50"], ["time", "x.npz", "--steps=0"], ["measure", "x"]):
-        with pytest.raises(SystemExit):
-            main(arguments)
+    with pytest.raises(SystemExit):
+        main(["time", "x.npz", "--steps=0"])
 
 
 def test_commands_of_the_page_are_understood(monkeypatch):

@@ -99,7 +99,7 @@ def test_state_gives_the_outputs_of_the_network(model):
 
 @pytest.mark.parametrize("selector", usual(0, -1, also=[1, 3]))
 def test_head_state_gives_the_outputs_of_the_heads(selector):
-    model = make_model(resnet_depth=18, ft_proj_selector=selector)
+    model = make_model(resnet_depth=10, ft_proj_selector=selector)
     outputs = model(random_images(2, 8, 8, dtype="float32"), training=False)
     state = to_head_state(model)
     network = TorchvisionForward(state | to_resnet_state(model))

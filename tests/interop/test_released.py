@@ -17,6 +17,7 @@ from tf_simclr.interop.released_network import infer_network
 from tf_simclr.runs.networks import load_network
 
 FINETUNED = {"classes": 5, "selector": 1}
+TINY = {"depth": 10} | FINETUNED
 
 
 def assert_computes(ours, theirs):
@@ -53,7 +54,7 @@ def test_network_computes_what_the_authors_does(settings):
 
 
 def write_released(path, step=751, offset=0.0):
-    variables = {name: value + np.float32(offset) for name, value in network(**FINETUNED).variables.items()}
+    variables = {name: value + np.float32(offset) for name, value in network(**TINY).variables.items()}
     return write_tf1(path, with_training_state(variables, step))
 
 
@@ -85,8 +86,8 @@ def run(imported, tmp_path):
 @pytest.mark.slow
 def test_run_has_the_network_of_the_file_its_settings_and_step(imported):
     _, run = imported
-    assert_computes(load_network(str(run), "checkpoint"), network(**FINETUNED))
-    expected = {"resnet_depth": 18, "width_multiplier": 0.125, "ft_proj_selector": 1}
+    assert_computes(load_network(str(run), "checkpoint"), network(**TINY))
+    expected = {"resnet_depth": 10, "width_multiplier": 0.125, "ft_proj_selector": 1}
     expected |= {"train_mode": "finetune", "train_steps": 751, "imported_from": "model.ckpt-751"}
     assert json.loads((run / "flags.json").read_text()).items() >= expected.items()
     names = {file.name for file in run.iterdir()}
@@ -128,7 +129,7 @@ def test_directory_of_another_run_is_kept(imported, tmp_path, name, text):
 
 
 def test_file_that_does_not_match_leaves_no_directory(tmp_path):
-    variables = dict(network(**FINETUNED).variables)
+    variables = dict(network(**TINY).variables)
     del variables["base_model/batch_normalization_3/gamma"]
     path = write_tf1(tmp_path / "r" / "model.ckpt-751", variables)
     with pytest.raises(UserError) as error:

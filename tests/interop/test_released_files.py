@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from tests.interop.authors_files import AuthorsNetwork, network, with_training_state, write_tf1, write_tf2
+from tests.interop.authors_files import network, with_training_state, write_tf1, write_tf2
 from tf_simclr.config import UserError
 from tf_simclr.interop.released_files import _head_layer_of_logits, open_released
 
-FINETUNED = {"classes": 5, "selector": 1}
+TINY = {"depth": 10, "classes": 5, "selector": 1}
 KERNEL = {"base_model/conv2d/kernel": np.ones([3, 3, 3, 8], np.float32)}
 
 
@@ -23,7 +23,7 @@ def assert_holds(file, variables):
 @pytest.mark.slow
 @pytest.mark.parametrize("write", [write_tf1, write_tf2])
 def test_both_kinds_of_files_give_the_names_of_tf1(tmp_path, write):
-    variables = network(**FINETUNED).variables
+    variables = network(**TINY).variables
     path = tmp_path / "r" / "x"
     if write is write_tf1:
         write_tf1(path, with_training_state(variables, 751))
@@ -69,7 +69,7 @@ def test_graph_of_a_saved_model_tells_the_layer_of_the_supervised_head(tmp_path)
 
 def test_moving_average_is_read_if_asked_for(tmp_path):
     """The supervised head has no average."""
-    theirs = AuthorsNetwork(classes=5).variables
+    theirs = network(**TINY).variables
     body = {name: value for name, value in theirs.items() if "supervised" not in name}
     average = {f"ema_model/{name}": value + 0.125 for name, value in body.items()}
     path = str(write_tf1(tmp_path / "model.ckpt-1", with_training_state(theirs | average, 250_228)))
