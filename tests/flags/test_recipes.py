@@ -182,7 +182,7 @@ def test_whole_method_is_made_of_the_stages(percent):
     }
     for name, (network, stage) in parts.items():
         alone = parse(f"networks/{network}", f"stages/{stage}").to_dict()
-        differing = {flag for flag, value in config.steps[name].to_dict().items() if value != alone[flag]}
+        differing = {flag for flag, value in config.stages[name].to_dict().items() if value != alone[flag]}
         assert differing <= {"model_dir", "checkpoint", "teacher", "lineareval_while_pretraining"}
     assert config.finetune.train.checkpoint == config.pretrain.model_dir
     assert config.distill.distill.teacher == config.finetune.model_dir

@@ -11,7 +11,7 @@ WHOLE = ("--mode=semi_supervised", "--dataset=cifar10", "--model_dir=/tmp/whole"
 
 
 def rates(config):
-    return {name: stage.optimizer.learning_rate for name, stage in config.steps.items()}
+    return {name: stage.optimizer.learning_rate for name, stage in config.stages.items()}
 
 
 @pytest.mark.parametrize(
@@ -27,8 +27,8 @@ def rates(config):
 def test_bare_command_and_semi_supervised_are_the_whole_method(arguments):
     config = parse(*arguments)
     assert isinstance(config, SemiSupervisedConfig)
-    assert tuple(config.steps) == ("pretrain", "finetune", "distill", "supervised") == TRAIN_MODES
-    for name, stage in config.steps.items():
+    assert tuple(config.stages) == ("pretrain", "finetune", "distill", "supervised") == TRAIN_MODES
+    for name, stage in config.stages.items():
         assert (stage.train.train_mode, stage.mode) == (name, "train_then_eval")
 
 
@@ -58,7 +58,7 @@ def test_flagfile_alone_is_one_stage(tmp_path):
 def test_stages_lie_below_the_directory_and_start_from_each_other():
     config = parse(*WHOLE)
     assert config.model_dir == "/tmp/whole"
-    for name, stage in config.steps.items():
+    for name, stage in config.stages.items():
         assert stage.model_dir == f"/tmp/whole/{name}"
         assert stage.train.checkpoint == ("/tmp/whole/pretrain" if name == "finetune" else None)
         assert stage.distill.teacher == ("/tmp/whole/finetune" if name == "distill" else None)
@@ -83,14 +83,14 @@ def test_stages_may_start_from_elsewhere(monkeypatch):
 def test_contrast_of_the_whole_method_is_that_of_pretraining(owner, name, value, others):
     more = {"memory_momentum": ["--memory_size=65536"], "contrast_chunks": ["--pretrain.global_bn=False"]}
     config = parse(*WHOLE, f"--{owner}{name}={value}", *more.get(name, []))
-    assert [getattr(stage.contrast, name) for stage in config.steps.values()] == [value, others, others, others]
+    assert [getattr(stage.contrast, name) for stage in config.stages.values()] == [value, others, others, others]
 
 
 def test_flag_of_a_stage_is_of_that_stage_alone():
     config = parse(*WHOLE, "--finetune.learning_rate=0.5", "--distill.resnet_depth=18", "--temperature=0.4")
     assert rates(config) == {"pretrain": 0.3, "finetune": 0.5, "distill": 0.3, "supervised": 0.3}
-    assert [stage.model.resnet_depth for stage in config.steps.values()] == [50, 50, 18, 50]
-    assert {stage.contrast.temperature for stage in config.steps.values()} == {0.4}
+    assert [stage.model.resnet_depth for stage in config.stages.values()] == [50, 50, 18, 50]
+    assert {stage.contrast.temperature for stage in config.stages.values()} == {0.4}
     assert parse("--finetune.learning_rate=0.5", "--dataset=digits").optimizer.learning_rate == 0.005
     alone = parse("--finetune.learning_rate=0.5", "--mode=finetune", "--checkpoint=x")
     assert alone.optimizer.learning_rate == 0.5
@@ -127,9 +127,9 @@ def test_flagfile_of_a_stage_is_of_that_stage_alone(tmp_path):
     (tmp_path / "stage.flags").write_text("--flagfile=rate.flags\n--train_epochs=3\n")
     config = parse(*WHOLE, f"--finetune.flagfile={tmp_path}/stage.flags", "--train_steps=4")
     assert rates(config) == {"pretrain": 0.3, "finetune": 0.7, "distill": 0.3, "supervised": 0.3}
-    assert [stage.augment.use_flip for stage in config.steps.values()] == [True, False, True, True]
-    assert [stage.train.train_epochs for stage in config.steps.values()] == [100, 3, 100, 100]
-    assert {stage.train.train_steps for stage in config.steps.values()} == {4}
+    assert [stage.augment.use_flip for stage in config.stages.values()] == [True, False, True, True]
+    assert [stage.train.train_epochs for stage in config.stages.values()] == [100, 3, 100, 100]
+    assert {stage.train.train_steps for stage in config.stages.values()} == {4}
 
 
 def test_flagfile_of_a_stage_wins_over_the_digits_recipe_and_yields_to_the_command(tmp_path):

@@ -644,6 +644,6 @@ def test_suggested_flags_fit_the_prepared_files(sizes, num_classes, more):
     flags = training_flags("a b", sizes, num_classes)
     assert flags == ["--flagfile=photos", "--dataset=tfrecord:a b", *more]
     config, _ = parse_command_line(flags)
-    steps = config.steps.values() if num_classes > 1 else [config]
-    batches = {step.train.train_batch_size for step in steps if step.train.train_mode in ("pretrain", "distill")}
+    stages = config.stages.values() if num_classes > 1 else [config]
+    batches = {stage.train.train_batch_size for stage in stages if stage.train.train_mode in ("pretrain", "distill")}
     assert batches == {min(64, sum(sizes.values()))}

@@ -23,12 +23,12 @@ def write_probe(directory, mode, **content):
 
 
 def test_confusions_of_all_stages_are_shown_and_their_names_escaped(method, tmp_path):
-    assert "There is no confusion matrix" in evaluations.confusions(method.steps)
+    assert "There is no confusion matrix" in evaluations.confusions(method.stages)
     for name in ("finetune", "distill"):
         directory = tmp_path / SEMI_SUPERVISED / name
         directory.mkdir(parents=True)
         (directory / "result_confusion.csv").write_text(to_csv(MATRIX))
-    content = evaluations.confusions(method.steps)
+    content = evaluations.confusions(method.stages)
     assert Page(content).images == ["confusion matrix of finetune", "confusion matrix of distill"]
     assert rows_of(content) == [["cat", "&lt;b&gt;dog&lt;/b&gt;", "2", "20.0%"]] * 2
 

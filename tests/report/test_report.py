@@ -182,7 +182,7 @@ def test_map_that_would_show_nothing_is_a_sentence(tmp_path, fake_network, featu
 
 
 def test_table_has_a_dash_for_what_is_missing(method):
-    table = sections.results_table(method.steps, {"pretrain": {"global_step": 6, "num_weights": 194_328}})
+    table = sections.results_table(method.stages, {"pretrain": {"global_step": 6, "num_weights": 194_328}})
     network = "ResNet-10 0.125x 8 px"
     assert rows_of(table) == [
         ["pretrain", network, "none", "0.19 M", "6", *["–"] * 4],  # noqa: RUF001
@@ -198,7 +198,7 @@ def test_unreadable_images_are_told_below_the_table(method):
         "finetune": {"train/num_bad_images": 4, "eval/num_bad_images": 2},
         "distill": {},
     }
-    table = sections.results_table(method.steps, results)
+    table = sections.results_table(method.stages, results)
     assert "Unreadable images that pretrain met: 3 in training." in table
     assert "Unreadable images that finetune met: 4 in training and 2 in evaluation." in table
     assert table.count("Unreadable") == 2
@@ -221,7 +221,7 @@ def test_labels_used_follow_the_flags():
 
 
 def test_settings_that_differ_stand_side_by_side(method):
-    differing, common = re.findall(r"<table.*?</table>", sections.settings(method.steps))
+    differing, common = re.findall(r"<table.*?</table>", sections.settings(method.stages))
     assert ["--train_mode", *TRAIN_MODES] in rows_of(differing)
     assert ["--resnet_depth", "10"] in rows_of(common)
 

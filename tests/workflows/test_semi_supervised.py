@@ -59,7 +59,7 @@ def test_stages_run_in_order_each_with_its_own_actions(trained, tmp_path, log):
     result = semi_supervised(config, lambda step: iter([step.model_dir, "x"]))
     assert [name for name, _, _ in trained] == list(TRAIN_MODES) == list(result)
     for name, step, actions in trained:
-        assert step is config.steps[name]
+        assert step is config.stages[name]
         assert actions == (f"{tmp_path}/{name}", "x")
     assert json.loads((tmp_path / "result.json").read_text()) == result
     assert [m for m in log.messages if m[0] == "["] == [f"[{i}/4] {n}" for i, n in enumerate(TRAIN_MODES, 1)]
@@ -91,8 +91,8 @@ def test_directory_and_results_that_cannot_be_written_are_one_line(trained, tmp_
 
 def test_whole_run_that_was_moved_goes_on(trained, tmp_path):
     semi_supervised(whole_config(tmp_path / "old"))
-    for name, step in whole_config(tmp_path / "old").steps.items():
-        claim_directory(step)
+    for name, stage in whole_config(tmp_path / "old").stages.items():
+        claim_directory(stage)
         (tmp_path / "old" / name / "result.json").write_text("{}")
     (tmp_path / "old").rename(tmp_path / "new")
     semi_supervised(whole_config(tmp_path / "new"))
@@ -129,7 +129,7 @@ def test_teacher_in_a_bucket_is_refused_before_training(trained, tmp_path):
 
 def test_whole_method_from_another_network_does_not_pretrain(tmp_path):
     config = whole_config(tmp_path, f"--finetune.checkpoint={finished_run().directory}")
-    assert list(config.steps) == ["finetune", "distill", "supervised"]
+    assert list(config.stages) == ["finetune", "distill", "supervised"]
 
 
 @pytest.mark.parametrize(

@@ -210,7 +210,7 @@ class SemiSupervisedConfig:
         theirs = self.finetune.data
         with_labels = ["supervised"] + (["distill"] if self.distill.distill.distill_alpha < 1 else [])
         for name in with_labels:
-            ours = self.steps[name].data
+            ours = self.stages[name].data
             self._require(
                 self._same_data(name),
                 name,
@@ -222,7 +222,7 @@ class SemiSupervisedConfig:
                 value = getattr(theirs, flag)
                 fix = f"finetuning has {value}; set --{flag} for all stages, without a stage's name."
                 self._require(getattr(ours, flag) == value, name, flag, fix)
-        for name, stage in self.steps.items():
+        for name, stage in self.stages.items():
             fix = "all stages run on the same devices; set devices without a stage's name."
             self._require(stage.strategy == self.pretrain.strategy, name, "strategy", fix)
 
@@ -245,10 +245,10 @@ class SemiSupervisedConfig:
     @property
     def runs(self) -> dict[str, ExperimentConfig]:
         """All runs of the command by name, in the order in which they are trained."""
-        return self.steps
+        return self.stages
 
     @property
-    def steps(self) -> dict[str, ExperimentConfig]:
+    def stages(self) -> dict[str, ExperimentConfig]:
         """The stages by name, in the order in which they run.
 
         There is no pretraining if finetuning starts from another network.

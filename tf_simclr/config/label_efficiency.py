@@ -67,7 +67,7 @@ class LabelEfficiencyConfig(Settings):
         super().__post_init__()
         fix = f"use 1 to {self.num_seeds}, the value of --num_seeds."
         self._require(self.num_pretrained <= self.num_seeds, "num_pretrained", fix)
-        one_start = self.num_pretrained == 1 or "pretrain" in self.method.steps
+        one_start = self.num_pretrained == 1 or "pretrain" in self.method.stages
         self._require(one_start, "num_pretrained", "all draws start from --checkpoint; leave one of them out.")
         is_there = self.efficiency_baseline in (type(self).efficiency_baseline, *self.methods)
         fix = "use one of --efficiency_methods, or the directory of another curve."
@@ -121,7 +121,7 @@ class LabelEfficiencyConfig(Settings):
     @functools.cached_property
     def networks(self) -> tuple[ExperimentConfig, ...]:
         """The pretraining of each network; empty if no method starts from one, or `checkpoint` names it."""
-        if not self.uses_pretrained or "pretrain" not in self.method.steps:
+        if not self.uses_pretrained or "pretrain" not in self.method.stages:
             return ()
         first = self.method.pretrain
         others = (
@@ -167,7 +167,7 @@ class LabelEfficiencyConfig(Settings):
         if self._is_own_teacher:
             distill = dataclasses.replace(stages["distill"].distill, teacher=None)  # The teacher of the same draw.
             stages["distill"] = dataclasses.replace(stages["distill"], distill=distill)
-        return dataclasses.replace(self.method, model_dir=directory, **stages).steps
+        return dataclasses.replace(self.method, model_dir=directory, **stages).stages
 
     @property
     def _is_own_teacher(self) -> bool:

@@ -98,7 +98,7 @@ def _guarded(section: Callable[[], str]) -> str:
 
 
 def _stages(config: Run) -> Stages:
-    return config.steps if isinstance(config, SemiSupervisedConfig) else {config.train.train_mode: config}
+    return config.stages if isinstance(config, SemiSupervisedConfig) else {config.train.train_mode: config}
 
 
 def _path(config: Run) -> str:

@@ -40,7 +40,7 @@ def semi_supervised(
     """
     _check_starts(config)
     strategy = make_strategy(config.pretrain.strategy, settings_of_stages(config))
-    runs = {name: Experiment(stage, strategy) for name, stage in config.steps.items()}
+    runs = {name: Experiment(stage, strategy) for name, stage in config.stages.items()}
     work = {}
     for name, run in runs.items():
         HeldActions(tuple(make_actions(run.config))).check(run.plan.total_steps)
@@ -51,8 +51,8 @@ def semi_supervised(
         check_directory(config)  # Another process may have owned it until now.
         if is_chief(strategy):
             claim_directory(config)
-        for number, name in enumerate(config.steps, start=1):
-            _LOG.info("[%d/%d] %s", number, len(config.steps), name)
+        for number, name in enumerate(config.stages, start=1):
+            _LOG.info("[%d/%d] %s", number, len(config.stages), name)
             run = runs.pop(name)  # So that one network at a time is in memory.
             later_work = sum(work[later] for later in runs) / work[name]
             results[name] = run.train(tuple(make_actions(run.config)), later_work=later_work)
@@ -65,12 +65,12 @@ def semi_supervised(
 
 def settings_of_stages(config: SemiSupervisedConfig) -> dict[str, Any]:
     """Returns the settings of all stages as `<stage>.<flag>`."""
-    return {f"{name}.{flag}": v for name, stage in config.steps.items() for flag, v in stage.to_dict().items()}
+    return {f"{name}.{flag}": v for name, stage in config.stages.items() for flag, v in stage.to_dict().items()}
 
 
 def _check_starts(config: SemiSupervisedConfig) -> None:
     """Raises UserError for what would let a later stage fail, before any stage is trained."""
-    stages = config.steps
+    stages = config.stages
     check_directory(config)
     for stage in stages.values():
         check_directory(stage)
@@ -109,6 +109,6 @@ def results_table(config: SemiSupervisedConfig, results: Mapping[str, Mapping[st
         weights = f"{result['num_weights'] / 1e6:.2f} M" if "num_weights" in result else "-"
         scores = [result.get(f"eval/label_top_{k}_accuracy") for k in (1, 5)]
         cells = "".join(f"{'-' if score is None else format(score, '.2%'):>9}" for score in scores)
-        network = config.steps[name].model.describe()
+        network = config.stages[name].model.describe()
         lines.append(f"{name:<12}{network:<26}{weights:>10}{result['global_step']:>9}{cells}")
     return lines
