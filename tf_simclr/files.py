@@ -110,15 +110,7 @@ def write_text(path: str, text: str | bytes) -> None:
 
 @contextlib.contextmanager
 def reporting_write_errors(what: str, fix: str) -> Iterator[None]:
-    """Turns errors of a file system into one line.
-
-    Args:
-        what: The flag with its value, or the path.
-        fix: The user's remedy, for the message.
-
-    Raises:
-        UserError: The block cannot write.
-    """
+    """Turns an error of the file system in its block into a UserError: "`what`: cannot be written (...); `fix`."."""
     from tensorflow.errors import OpError
 
     try:
@@ -190,18 +182,11 @@ def find_json(path: str, form: Form = object) -> Any:
 
 
 def read_bytes(path: str, most: int) -> bytes | None:
-    """Reads a whole file of any kind.
-
-    Args:
-        path: The file.
-        most: Its largest number of bytes.
-
-    Returns:
-        The content; None if there is no such file.
+    """Returns the content of a file of any kind; None if there is no such file.
 
     Raises:
         OSError: It cannot be read.
-        ValueError: It is larger, or no regular file: a device or a pipe may never end.
+        ValueError: It has more than `most` bytes, or is no regular file: a device or a pipe may never end.
     """
     content = _read_remote(path, most) if "://" in path else _read_local(path, most)
     if content is not None and len(content) > most:
@@ -239,14 +224,10 @@ def _gfile() -> Any:
 
 
 def parse_json(text: str | bytes, form: Form = object) -> Any:
-    """Parses JSON that may come from anywhere.
-
-    Args:
-        text: Bytes are UTF-8.
-        form: See `form_problem`.
+    """Parses JSON that may come from anywhere; bytes are UTF-8.
 
     Raises:
-        ValueError: It is no JSON, or has another form.
+        ValueError: It is no JSON, or has another form than `form`; see `form_problem`.
     """
     try:
         decoded = text.decode() if isinstance(text, bytes) else text
