@@ -88,4 +88,4 @@ def test_installed_program_trains_exports_and_measures(installed, tmp_path):
     assert module(tf.zeros([2, 8, 8, 3]), training=False)["final_avg_pool"].shape == (2, 64)
     measured = installed("tf-simclr", "--mode=benchmark", "--benchmark=flops", "--image_size=32")
     assert measured.returncode == 0, measured.stderr
-    assert "| R152 3x SK | " in measured.stdout
+    assert "| ResNet-152 3x SK 32 px | " in measured.stdout
