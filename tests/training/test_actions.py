@@ -43,7 +43,7 @@ def test_progress_without_a_terminal_is_plain_lines(log, capsys):
     reporter(make_event(1, num_steps=1, speed=0.0))
     for step in (5, 9, 12):
         reporter(dataclasses.replace(make_event(step, num_steps=4), seconds=8.0))
-    metrics = "loss 3.250 | chance 8.29 | acc 50.0% | probe acc 25.0%"
+    metrics = "loss 3.250 | acc 50.0% | probe acc 25.0% | chance 8.29"
     assert log.messages[0] == f"step 1/100 | compiled | {metrics} | lr 0.001 | ? left | all stages ?"
     # 2 seconds a step, 88 steps, and 50 of later stages.
     assert log.messages[3] == f"step 12/100 | 1234 images/s | {metrics} | lr 0.012 | 02:56 left | all stages 04:36"
@@ -56,8 +56,8 @@ LOSS = {"total_loss": 1.0, "bad_images": 0.0}
 @pytest.mark.parametrize(
     ("metrics", "shown"),
     [
-        (METRICS | {"contrast_chance": 9.75}, "loss 3.250 | chance 9.75 | acc 50.0% | probe acc 25.0%"),
-        (METRICS | {"bad_images": 0.3}, "loss 3.250 | chance 22.20 | acc 50.0% | probe acc 25.0% | 3 unreadable"),
+        (METRICS | {"contrast_chance": 9.75}, "loss 3.250 | acc 50.0% | probe acc 25.0% | chance 9.75"),
+        (METRICS | {"bad_images": 0.3}, "loss 3.250 | acc 50.0% | probe acc 25.0% | 3 unreadable | chance 22.20"),
         (LOSS, "loss 1.000"),
         (LOSS | {"supervised_acc": 0.5}, "loss 1.000 | acc 50.0%"),
         (LOSS | {"distill_loss": 2.0, "teacher_agreement": 0.75}, "loss 2.000 | as the teacher 75.0%"),
@@ -78,7 +78,7 @@ def test_progress_on_a_terminal_is_a_bar(log, monkeypatch):
     assert log.messages == []
     assert shown.startswith("\rcompiling the training step ...")
     assert "\r 60%|" in shown
-    assert "| 60/100, ? left | loss 3.250 | chance 8.29 | acc 50.0%" in shown
+    assert "| 60/100, ? left | loss 3.250 | acc 50.0% | probe acc 25.0%" in shown
     assert shown.endswith("\n")  # The last event leaves the line, and so does closing it.
     reporter = ProgressReporter(schedule)
     reporter(make_event(40))

@@ -16,7 +16,7 @@ from tf_simclr.terminal.progress import bar, duration
 from tf_simclr.training.loop import Action, LoopEvent
 
 _BAD_IMAGES_FILE = "bad_images.json"
-_BAR = "{percentage:3.0f}%|{bar:10}| {n_fmt}/{total_fmt}{postfix}"
+_BAR = "{percentage:3.0f}%|{bar:6}| {n_fmt}/{total_fmt}{postfix}"
 _LOG = logging.getLogger("tf_simclr")
 Schedule = Callable[[int], Any]
 
@@ -86,10 +86,7 @@ class ProgressReporter:
     def _metrics(self, event: LoopEvent) -> list[str]:
         metrics = event.metrics
         if "contrast_loss" in metrics:
-            texts = [f"loss {metrics['contrast_loss']:.3f}"]
-            if level := metrics.get("contrast_chance", self._chance):  # It rises while a memory fills.
-                texts.append(f"chance {level:.2f}")
-            texts.append(f"acc {metrics['contrast_acc']:.1%}")
+            texts = [f"loss {metrics['contrast_loss']:.3f}", f"acc {metrics['contrast_acc']:.1%}"]
         elif "distill_loss" in metrics:
             texts = [f"loss {metrics['distill_loss']:.3f}", f"as the teacher {metrics['teacher_agreement']:.1%}"]
         else:
@@ -99,6 +96,9 @@ class ProgressReporter:
             texts.append(f"{what} {metrics['supervised_acc']:.1%}")
         if num_bad := round(metrics.get("bad_images", 0) * event.num_steps):
             texts.append(f"{num_bad} unreadable")
+        # Late, because a narrow terminal cuts the line. It rises while a memory fills.
+        if "contrast_loss" in metrics and (level := metrics.get("contrast_chance", self._chance)):
+            texts.append(f"chance {level:.2f}")
         return [*texts, f"lr {float(self._schedule(event.step)):.3g}"]
 
     def _time_left(self, event: LoopEvent) -> list[str]:
