@@ -28,7 +28,7 @@ def _seed():
 
 @pytest.fixture
 def log(caplog):
-    """What the user is told."""
+    """Messages to the user."""
     caplog.set_level(logging.INFO, "tf_simclr")
     return caplog
 

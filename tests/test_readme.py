@@ -82,7 +82,7 @@ REPETITIONS = ("train_then_eval", "label_efficiency", "by_hand", "protocol=", "m
     "left_out", [REPETITIONS, pytest.param((), marks=pytest.mark.exhaustive)], ids=["without repetitions", "all"]
 )
 def test_commands_on_digits_run(left_out, tmp_path, log, capsys):
-    """What one command leaves in `runs/`, a later one starts from."""
+    """A later command starts from what an earlier one left in `runs/`."""
     with eagerly():
         for arguments in run_on_digits():
             if not any(word in " ".join(arguments) for word in left_out):

@@ -15,7 +15,7 @@ _MASKED_LOGIT = -1e9
 
 
 class ContrastiveOutput(NamedTuple):
-    """What a contrastive loss returns: scalars over this replica's rows, in the loss's dtype.
+    """Result of a contrastive loss: scalars over this replica's rows, in the loss's dtype.
 
     Attributes:
         loss: `[]`, mean cross entropy of the rows of view a plus that of the rows of view b, in nats.

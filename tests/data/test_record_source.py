@@ -449,7 +449,7 @@ def test_manifest_that_cannot_be_used_is_refused(prepared, content, message):
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [("name", name, r"files\[0\]\.name is '.*', not a name without a directory\); prepare") for name in BAD_NAMES]
-    + [("num_examples", 10**9, r"cannot hold 1000000000 records, as the manifest\.json beside it says")],
+    + [("num_examples", 10**9, r"cannot hold 1000000000 records, the number in the manifest\.json beside it")],
 )
 def test_manifest_with_impossible_values_is_refused(prepared, key, value, message):
     content = json.loads((prepared / "manifest.json").read_text())

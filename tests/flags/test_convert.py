@@ -1,4 +1,4 @@
-"""Which configuration a command line describes, all without TensorFlow."""
+"""Configurations of command lines, without TensorFlow."""
 
 import json
 

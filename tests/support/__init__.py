@@ -1,1 +1,1 @@
-"""What several tests share: tiny runs, networks, programs that are killed."""
+"""Code that several tests share: tiny runs, networks, programs that are killed."""

@@ -1,4 +1,4 @@
-"""What TensorFlow prints beside its errors stays out of standard error, and everything else comes through."""
+"""Standard error without the messages of TensorFlow that are no errors."""
 
 import logging
 import subprocess

@@ -1,4 +1,4 @@
-"""What each kind of training is made of: its images and labels, and the head that it starts with."""
+"""Assembly of each kind of training: its images and labels, and the head that it starts with."""
 
 import numpy as np
 import pytest

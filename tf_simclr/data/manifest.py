@@ -73,7 +73,7 @@ class Manifest:
             raise UserError(f"{path}: {what}, by the {MANIFEST_FILE} beside it; copy or prepare it again.")
         if num_examples * FRAME_BYTES > num_bytes:
             raise UserError(
-                f"{path}: cannot hold {num_examples} records, as the {MANIFEST_FILE} beside it says; {_FIX}."
+                f"{path}: cannot hold {num_examples} records, the number in the {MANIFEST_FILE} beside it; {_FIX}."
             )
         return RecordFile(path, 0, num_examples)
 

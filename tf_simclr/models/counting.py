@@ -30,7 +30,7 @@ class Product:
 
 @dataclasses.dataclass(frozen=True)
 class StageCost:
-    """Costs of a stage, in the place of the stage.
+    """Costs of a stage, instead of the stage.
 
     Attributes:
         group: 0 for the stem, 1 to 4 for the block groups; 0 for a layer of the projection head.

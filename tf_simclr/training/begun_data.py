@@ -22,7 +22,7 @@ def read_begun(config: ExperimentConfig) -> RunData | None:
 
 
 class BegunData:
-    """What `model_dir` remembers of the data of its run, beside the training images that are there now.
+    """The data that a run began with, according to its directory, and the training images of today.
 
     Args:
         config: of the run.
