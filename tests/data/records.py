@@ -1,5 +1,8 @@
 """TFRecord files as users have them, sound and damaged."""
 
+import hashlib
+import json
+
 import tensorflow as tf
 
 from tests.data.conftest import grey_image
@@ -52,3 +55,24 @@ def damage(path, record, *, at=HEADER_BYTES):
     content = bytearray(path.read_bytes())
     content[places_of(content)[record] + at] ^= 0xFF
     path.write_bytes(content)
+
+
+def write_manifest(folder, class_names, **splits):
+    """As `--mode=prepare` writes it."""
+
+    def entry(path):
+        content = path.read_bytes()
+        count = sum(1 for _ in tf.data.TFRecordDataset(str(path)))
+        digest = hashlib.sha256(content).hexdigest()
+        return {"name": path.name, "num_examples": count, "bytes": len(content), "sha256": digest}
+
+    files = {split: [entry(path) for path in paths] for split, paths in splits.items()}
+    content = {
+        "format": "tf_simclr-prepared-1",
+        "class_names": class_names,
+        "splits": {
+            split: {"num_examples": sum(file["num_examples"] for file in named), "files": named}
+            for split, named in files.items()
+        },
+    }
+    (folder / "manifest.json").write_text(json.dumps(content))

@@ -1,16 +1,12 @@
 """`tfrecord:GLOB`: files, features, classes, manifests; the cost of damaged records."""
 
-import hashlib
-import json
 import os
 
 import numpy as np
 import pytest
-import tensorflow as tf
 
-from tests.data.conftest import GREY_STEP
-from tests.data.kinds import GreyView, order, plain_decoding, read
-from tests.data.records import damage, example, png, write, write_greys
+from tests.data.kinds import order, read
+from tests.data.records import example, png, write, write_greys, write_manifest
 from tests.support.marks import usual
 from tf_simclr.config import DataConfig, UserError
 from tf_simclr.data import (
@@ -20,11 +16,9 @@ from tf_simclr.data import (
     load_source,
     load_training_source,
     record_source,
-    train_dataset,
 )
 from tf_simclr.data.random_access import EncodedImages
 from tf_simclr.data.stream_source import StreamSource
-from tf_simclr.preparation.record_writer import PreparedFiles
 
 
 def config(where, **settings):
@@ -33,9 +27,6 @@ def config(where, **settings):
 
 def open_train(where, split="train", **settings):
     return load_source(config(where, **settings), split)
-
-
-BAD_NAMES = ("../other", "/etc/passwd", "a/b", "..", "")
 
 
 @pytest.fixture(scope="module")
@@ -51,27 +42,6 @@ def test_fingerprint_does_not_depend_on_memory(folder):
     assert stream.fingerprint() == cached.fingerprint() != open_train(folder, "test").fingerprint()
     chosen = [source.subset(np.arange(5), "some").fingerprint() for source in (stream, cached)]
     assert chosen[0] == chosen[1] != stream.fingerprint()
-
-
-def write_manifest(folder, class_names, **splits):
-    """As `--mode=prepare` writes it."""
-
-    def entry(path):
-        content = path.read_bytes()
-        count = sum(1 for _ in tf.data.TFRecordDataset(str(path)))
-        digest = hashlib.sha256(content).hexdigest()
-        return {"name": path.name, "num_examples": count, "bytes": len(content), "sha256": digest}
-
-    files = {split: [entry(path) for path in paths] for split, paths in splits.items()}
-    content = {
-        "format": "tf_simclr-prepared-1",
-        "class_names": class_names,
-        "splits": {
-            split: {"num_examples": sum(file["num_examples"] for file in named), "files": named}
-            for split, named in files.items()
-        },
-    }
-    (folder / "manifest.json").write_text(json.dumps(content))
 
 
 # ---- Files
@@ -332,186 +302,3 @@ def test_records_of_splits_are_added(tmp_path, num_classes):
     assert read(load_source(data, "train[6:]+unlabelled[:1]"))[0] == [6, 7, 8]
     cached = load_training_source(config(tmp_path, tfrecord_num_classes=num_classes, cache_dataset=True))
     assert cached.labels.tolist() == [0, 1] * 4 + [-1] * 4
-
-
-# ---- The manifest of prepared data
-
-
-@pytest.fixture
-def prepared(tmp_path):
-    write_greys(tmp_path, range(12), num_files=2)
-    write_greys(tmp_path, range(12, 16), num_files=1, split="test")
-    (tmp_path / "train-00009-of-00002.tfrecord").write_bytes(b"left over")
-    splits = {split: sorted(tmp_path.glob(f"{split}-0000[01]*")) for split in ("train", "test")}
-    write_manifest(tmp_path, ["cat", "dog"], **splits)
-    return tmp_path
-
-
-def test_manifest_says_counts_and_class_names(prepared, monkeypatch):
-    monkeypatch.setattr("tf_simclr.data.record_source.count_records", None)
-    source = open_train(prepared)
-    assert (source.num_examples, source.class_names) == (12, ("cat", "dog"))
-    assert available_splits(config(prepared)) == ("train", "test")
-    assert sorted(read(source)[0]) == list(range(12))
-    assert open_train(f"{prepared}/{{split}}-0000[01]*").class_names == ("cat", "dog")
-
-
-@pytest.mark.parametrize(
-    ("flag", "value", "message"),
-    [("tfrecord_num_classes", 3, "names 2 classes"), ("tfrecord_first_label", 1, "says what the labels mean")],
-)
-def test_flags_about_labels_that_contradict_the_manifest_are_refused(prepared, flag, value, message):
-    with pytest.raises(UserError, match=rf"^--{flag}={value}: the manifest.json {message}; leave it out"):
-        open_train(prepared, **{flag: value})
-
-
-@pytest.mark.parametrize("beside", ["no manifest", '{"files": []}', "[]", '{"format": 3}'])
-def test_unfinished_files_are_refused(tmp_path, beside):
-    files = PreparedFiles(str(tmp_path), overwrite=False)
-    files.begin({"seed": 0}, ["cat", "dog"], {"train": (12, 3)})
-    write_greys(tmp_path, range(8), num_files=2)
-    if beside != "no manifest":
-        (tmp_path / "manifest.json").write_text(beside)
-    for where in (tmp_path, f"{tmp_path}/*", f"{tmp_path}/train-00000-of-00002.tfrecord"):
-        with pytest.raises(UserError, match=rf"^{tmp_path}: is not finished; start the same --mode=prepare again"):
-            open_train(where)
-
-
-@pytest.mark.parametrize("content", ['{"files": []}', "[]", '{"format": 3}', '{"format": "webdataset-1"}'])
-def test_manifest_of_another_program_is_left_alone(tmp_path, content):
-    write_greys(tmp_path, range(6), num_files=1)
-    (tmp_path / "manifest.json").write_text(content)
-    for where in (tmp_path, f"{tmp_path}/*"):
-        assert (open_train(where).num_examples, open_train(where).class_names) == (6, ("0", "1"))
-
-
-def test_manifest_that_cannot_be_read_is_one_line(folder, monkeypatch):
-    stat = os.stat
-
-    def refuse(path, *arguments, **options):
-        if str(path).endswith("manifest.json"):
-            raise PermissionError(13, "no right to list")
-        return stat(path, *arguments, **options)
-
-    monkeypatch.setattr(os, "stat", refuse)
-    for where in (folder, f"{folder}/train-*"):
-        with pytest.raises(UserError, match=r"manifest\.json: damaged or unreadable \(no right to list\);"):
-            open_train(where)
-
-
-@pytest.mark.parametrize(
-    ("other", "differing"), [(["bus", "cat"], "bus, dog"), (["dog", "cat"], "dog, cat"), (None, "cat, dog")]
-)
-def test_files_of_other_classes_are_not_joined(tmp_path, other, differing):
-    for name, classes in (("a", ["cat", "dog"]), ("b", other)):
-        write_greys(tmp_path / name, range(6), num_files=1, labels=classes is not None)
-        write_manifest(tmp_path / name, classes, train=sorted((tmp_path / name).iterdir()))
-    message = rf"the classes in {tmp_path}/b are not those in {tmp_path}/a \({differing}\); name one of them"
-    with pytest.raises(UserError, match=message):
-        open_train(f"{tmp_path}/*/train-*")
-    source = open_train(f"{tmp_path}/*/train-*", tfrecord_label_key="")
-    assert (source.num_examples, source.class_names) == (12, None)
-
-
-def test_manifest_without_classes_is_of_images_without_labels(tmp_path):
-    write_greys(tmp_path, range(6), num_files=1, labels=False)
-    write_manifest(tmp_path, None, train=sorted(tmp_path.iterdir()))
-    assert open_train(tmp_path).class_names is None
-
-
-def test_files_that_differ_from_the_manifest_are_refused(prepared):
-    path = prepared / "train-00001-of-00002.tfrecord"
-    content = path.read_bytes()
-    path.write_bytes(content[:-5])
-    size = len(content)
-    message = rf"{path.name}: has {size - 5} bytes instead of {size}, by the manifest\.json beside it; copy or prep"
-    with pytest.raises(UserError, match=message):
-        open_train(prepared)
-    path.unlink()
-    with pytest.raises(UserError, match=r"-of-00002\.tfrecord: is not there, by the manifest\.json beside it"):
-        open_train(prepared)
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("{", r"manifest\.json: damaged or unreadable \(Expecting"),
-        ('{"format": "tf_simclr-prepared-1"}', r"manifest\.json: damaged .*\(class_names is missing\)"),
-        ('{"format": "tf_simclr-prepared-9"}', r"manifest\.json: is of the format tf_simclr-prepared-9, which"),
-    ],
-)
-def test_manifest_that_cannot_be_used_is_refused(prepared, content, message):
-    (prepared / "manifest.json").write_text(content)
-    with pytest.raises(UserError, match=message):
-        open_train(prepared)
-
-
-@pytest.mark.parametrize(
-    ("key", "value", "message"),
-    [("name", name, r"files\[0\]\.name is '.*', not a name without a directory\); prepare") for name in BAD_NAMES]
-    + [("num_examples", 10**9, r"cannot hold 1000000000 records, the number in the manifest\.json beside it")],
-)
-def test_manifest_with_impossible_values_is_refused(prepared, key, value, message):
-    content = json.loads((prepared / "manifest.json").read_text())
-    content["splits"]["train"]["files"][0][key] = value
-    (prepared / "manifest.json").write_text(json.dumps(content))
-    with pytest.raises(UserError, match=message):
-        open_train(prepared)
-
-
-# ---- Damage
-
-
-@pytest.fixture
-def damaged(tmp_path):
-    """24 records: one has a wrong checksum, one no image, one an image that cannot be decoded, one no label."""
-    records = [example(png(n), n % 2) for n in range(24)]
-    records[4] = example(png(4), 0, image_key="other")
-    records[5] = example(b"no picture", 1)
-    records[6] = example(png(6))
-    write(tmp_path / "train-0.tfrecord", records[:12])
-    write(tmp_path / "train-1.tfrecord", records[12:])
-    damage(tmp_path / "train-0.tfrecord", 2)
-    return tmp_path
-
-
-@pytest.mark.slow
-def test_damaged_records_are_replaced_counted_and_named(damaged):
-    source = open_train(damaged)
-    with plain_decoding():
-        batches = train_dataset(source, GreyView(), plan=BatchPlan(global_batch_size=8), seed=1, num_views=1)
-    parts = list(batches.take(6).as_numpy_iterator())
-    assert sum(part["bad_images"] for part in parts) == 2 * 4
-    numbers = np.concatenate([part["views"][0][:, 0, 0, 0] for part in parts]) / GREY_STEP
-    assert set(numbers) == set(range(24)) - {2, 4, 5, 6}
-    np.testing.assert_array_equal(numbers % 2, np.concatenate([part["labels"] for part in parts]))
-    assert set(source.bad_image_names()) == {f"train-0.tfrecord record {number}" for number in (2, 4, 5, 6)}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("cache", [False, True])
-def test_damaged_records_cost_one_example_each(damaged, cache):
-    source = open_train(damaged, cache_dataset=cache)
-    expected = sorted(set(range(24)) - {2, 4, 5, 6})
-    assert read(source) == (expected, [number % 2 for number in expected], 4)
-    data = config(damaged, labels_per_class=9)
-    numbers, _, num_bad = read(few_labels(source, data))
-    # An image that cannot be decoded still has its label.
-    assert num_bad <= 1 and not {2, 4, 6} & set(numbers)
-
-
-def test_file_that_is_cut_off_is_told(tmp_path, log):
-    write_greys(tmp_path, range(24))
-    path = tmp_path / "train-00001-of-00003.tfrecord"
-    path.write_bytes(path.read_bytes()[:-3])
-    assert open_train(tmp_path).num_examples == 24
-    assert [m for m in log.messages if "cut off" in m] == [f"{path}: it is cut off within record 7."]
-
-
-def test_files_without_records_are_refused(tmp_path):
-    write(tmp_path / "train-0.tfrecord", [])
-    with pytest.raises(UserError, match=r"there is no record in 1 file\(s\), such as .*train-0\.tfrecord; name"):
-        open_train(tmp_path)
-    (tmp_path / "train-0.tfrecord").write_bytes(b"no records at all, but text")
-    with pytest.raises(UserError, match=r"no record of .*train-0\.tfrecord or others is a tf\.train\.Example"):
-        open_train(tmp_path)

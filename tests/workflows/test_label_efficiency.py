@@ -9,30 +9,18 @@ import types
 import numpy as np
 import pytest
 import tensorflow as tf
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
-from sklearn.semi_supervised import LabelSpreading
 
-import tf_simclr
 from flags.convert import parse_command_line
 from tests.support.runs import (
     WHOLE,
-    differing_tensors,
-    eagerly,
     tiny_arguments,
     tiny_config,
-    whole_config,
-    write_images,
 )
-from tf_simclr.augment import EvalView
 from tf_simclr.config import DataConfig, LabelEfficiencyConfig, UserError
-from tf_simclr.data import choose_labelled, load_source
+from tf_simclr.data import load_source
 from tf_simclr.report import efficiency
-from tf_simclr.runs.directory import claim_directory
-from tf_simclr.runs.networks import load_network
-from tf_simclr.workflows import frozen_methods, label_efficiency
+from tf_simclr.workflows import label_efficiency
 from tf_simclr.workflows.label_efficiency import measure_label_efficiency
-from tf_simclr.workflows.semi_supervised import semi_supervised
 
 FROZEN = ("linear_eval", "raw_pixels", "label_spreading")
 CURVE = WHOLE | {"mode": "label_efficiency", "labels_per_class": "3,1", "num_seeds": 2, "train_steps": 1}
@@ -315,191 +303,3 @@ def test_warning_of_repeated_tracing_is_left_out_and_no_other(pretended, monkeyp
     measure_label_efficiency(config, lambda run: [warn])
     assert messages == ["another"] * 2
     assert logger.filters == []
-
-
-# ---- Bad input: one line each, before anything is trained
-
-
-@pytest.fixture
-def trained(monkeypatch):
-    """The runs that were trained, none of them really; their data is opened."""
-    seen = []
-
-    def pretend(self, actions, *, later_work=0.0):
-        seen.append(self.config)
-        return {"global_step": 1}
-
-    monkeypatch.setattr(label_efficiency.Experiment, "train", pretend)
-    return seen
-
-
-@pytest.mark.parametrize("value", ["1,x", "0,1", "-1,3", "1,,3", "1.5,2", ","])
-def test_labels_that_are_no_numbers_are_refused(value):
-    message = refusal(labels_per_class=value)
-    assert message.startswith(f"--labels_per_class={value}: use whole numbers of at least 1, with commas")
-
-
-@pytest.mark.parametrize("arguments", [["--mode=supervised"], ["--mode=linear_eval", "--checkpoint=x"], []])
-def test_other_modes_take_one_number_of_labels(arguments):
-    with pytest.raises(UserError) as error:
-        parse_command_line([*arguments, "--dataset=digits", "--labels_per_class=1,10"])
-    assert str(error.value) == (
-        "--labels_per_class=1,10: use one whole number; only --mode=label_efficiency takes several, with commas "
-        "between them."
-    )
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        ("--num_seeds=0", ": use at least 1."),
-        ("--efficiency_methods=finetune,knn", ": use one or more of finetune, "),
-        ("--efficiency_methods=distill", ": the student's teacher is the finetuned "),
-        ("--num_pretrained=3", ": use 1 to 2, the value of --num_seeds."),
-        ("--num_pretrained=2 --checkpoint=x", ": all draws start from --checkpoint; leave one of them out."),
-        ("--efficiency_baseline=distill", ": use one of --efficiency_methods, or the dir"),
-        ("--efficiency_baseline=/none", ": is no method, and no directory of a finished"),
-        ("--label_fraction=0.1", ": has no meaning with --mode=label_efficiency; "),
-        ("--finetune.labels_per_class=5", ": cannot differ between the stages; "),
-        ("--supervised.label_seed=5", ": finetuning has 0; "),
-        ("--supervised.eval_split=train", ": finetuning has test; "),
-        ("--distill.learning_rate=1", ": this stage is not run; leave it out"),
-        ("--pretrain.temperature=1 --checkpoint=x", ": this stage is not run; leave it out"),
-        ("--teacher=x", ": the teacher is the network finetuned on the same labels; "),
-        ("--train_mode=finetune", ": contradicts --mode=label_efficiency; "),
-        ("--finetune.num_proj_layers=3", ": the network is pretrained with 2; "),
-        ("--checkpoint=/no/such", ": no such checkpoint"),
-        ("--checkpoint=tests", ": no checkpoint in this directory"),
-    ],
-)
-def test_curve_that_makes_no_sense_is_refused(trained, arguments, message):
-    first, *others = arguments.split()
-    assert refusal(first, *others).startswith(first + message)
-    assert trained == []
-
-
-@pytest.mark.parametrize(
-    ("argument", "message"),
-    [
-        ("--supervised.checkpoint=x", "--checkpoint=x: the supervised baseline starts from scratch; "),
-        ("--labels_per_class=1,500", "--labels_per_class=500: digits (train) has 131 labelled examples of its sm"),
-        ("--finetune.profile_steps=5,6", "--profile_steps=5,6: the run has 1 step;"),
-    ],
-)
-def test_curve_with_a_stage_that_makes_no_sense_is_refused(trained, argument, message):
-    assert refusal(argument).startswith(message)
-    assert trained == []
-
-
-@pytest.mark.parametrize(
-    ("folders", "message"),
-    [
-        ([""], "--train_split=train: folder:{} (train) has no labels, which this"),
-        (["cat", "dog"], "--eval_split: folder:{} has no labelled images to evaluate on; name "),
-    ],
-)
-def test_images_without_labels_to_learn_from_or_to_evaluate_on_are_refused(trained, tmp_path, folders, message):
-    for name in folders:
-        write_images(tmp_path / "photos" / name, 20)
-    refused = refusal(dataset=f"folder:{tmp_path}/photos", eval_split=None, train_batch_size=8)
-    assert refused.startswith(message.format(tmp_path / "photos"))
-    assert trained == []
-
-
-def test_directory_of_another_kind_of_run_is_refused(trained, tmp_path):
-    semi_supervised(whole_config(tmp_path / "whole"))
-    message = refusal(model_dir=tmp_path / "whole")
-    assert "(--train_mode=semi_supervised there, label_efficiency now)" in message
-    claim_directory(curve_config(tmp_path / "curve"))
-    place = tmp_path / "curve" / "labels_1" / "seed_0" / "finetune"
-    place.mkdir(parents=True)
-    (place / "ckpt-1.index").touch()
-    with pytest.raises(UserError, match=r"\(--train_mode=label_efficiency there, semi_supervised now\)"):
-        semi_supervised(whole_config(tmp_path / "curve"))
-
-
-# ---- Real runs
-
-
-def real_config(directory, **flags):
-    methods = ",".join(["finetune", *FROZEN])
-    settings = {"labels_per_class": 3, "eval_steps": 1, "num_pretrained": 2, "efficiency_methods": methods}
-    return curve_config(directory, **(settings | {"efficiency_baseline": "raw_pixels"} | flags))
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    directory = tmp_path_factory.mktemp("efficiency") / "curve"
-    with eagerly():
-        return directory, measure_label_efficiency(real_config(directory))
-
-
-@pytest.mark.slow
-def test_curve_is_that_of_runs_by_hand(finished, tmp_path):
-    directory, outcome = finished
-    settings = {"train_steps": 1, "labels_per_class": 3, "label_seed": 1, "seed": 1, "eval_steps": 1}
-    settings |= {"mode": "finetune", "checkpoint": directory / "pretrain_1"}
-    with eagerly():
-        result = tf_simclr.train_and_evaluate(tiny_config(tmp_path / "run", **(WHOLE | settings)))
-    ours = directory / "labels_3" / "seed_1" / "finetune"
-    assert differing_tensors(ours / "ckpt-1", tmp_path / "run" / "ckpt-1") == []
-    top_1 = outcome["points"][0]["finetune"]["label_top_1_accuracy"]["by_seed"]
-    assert top_1[1] == result["eval/label_top_1_accuracy"]
-    assert not (ours / "saved_model").exists()
-
-
-@pytest.mark.slow
-def test_frozen_methods_are_those_of_scikit_learn(finished):
-    directory, outcome = finished
-    held_out = load_source(DataConfig(dataset="digits"), "test").part(0, 150)
-    train = load_source(DataConfig(dataset="digits"), "train")
-    pixels = [source.images.reshape(source.num_examples, -1) / 255 for source in (train, held_out)]
-    (point,) = outcome["points"]
-    scores = {name: point[name]["label_top_1_accuracy"]["by_seed"] for name in FROZEN}
-    assert point["raw_pixels"]["label_top_1_accuracy"]["mean"] > 0.5
-    difference = np.subtract(scores["linear_eval"], scores["raw_pixels"])
-    check_spread(point["linear_eval_minus_raw_pixels"]["label_top_1_accuracy"], difference)
-    for draw, start in enumerate(("pretrain", "pretrain_1")):
-        network = load_network(str(directory / start), "checkpoint")
-        features = [
-            network.forward(EvalView(image_size=8)(source.images), training=False).endpoints["final_avg_pool"].numpy()
-            for source in (train, held_out)
-        ]
-        chosen = choose_labelled(train.labels, 10, per_class=3, seed=draw)
-        labels = np.full(train.num_examples, -1)
-        labels[chosen] = train.labels[chosen]
-        scale = StandardScaler().fit(features[0]).transform
-        linear = LogisticRegression(max_iter=5000).fit(scale(features[0][chosen]), labels[chosen])
-        raw = LogisticRegression(max_iter=5000).fit(pixels[0][chosen], labels[chosen])
-        spreading = LabelSpreading(kernel="knn", n_neighbors=7, max_iter=100).fit(pixels[0], labels)
-        expected = [linear.score(scale(features[1]), held_out.labels), raw.score(pixels[1], held_out.labels)]
-        with np.errstate(invalid="ignore"):  # No label reaches some images.
-            expected.append(spreading.score(pixels[1], held_out.labels))
-        np.testing.assert_allclose([scores[name][draw] for name in FROZEN], expected, atol=1.5 / 150)
-
-
-@pytest.mark.slow
-def test_finished_curve_computes_nothing_again(finished, log, monkeypatch):
-    directory, outcome = finished
-    stored = json.loads((directory / "result_frozen.json").read_text())
-    assert set(stored) == {f"labels_3/seed_{draw}/{name}" for draw in (0, 1) for name in FROZEN}
-    monkeypatch.setattr(frozen_methods, "compute_features", None)
-    before = {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()}
-    events = []
-    assert measure_label_efficiency(real_config(directory), lambda run: [events.append]) == outcome
-    assert events == []
-    assert sum(message.startswith("Already finished: ") for message in log.messages) == 4
-    assert {path: path.read_bytes() for path in directory.rglob("*") if path.is_file()} == before
-
-
-@pytest.mark.slow
-def test_curve_whose_start_was_deleted_or_does_not_fit_is_refused(finished, tmp_path):
-    directory, start = finished[0], tmp_path / "away"
-    (directory / "pretrain").rename(start)
-    try:
-        with pytest.raises(UserError, match="finetune has begun, but pretrain, which it starts from, is gone"):
-            measure_label_efficiency(real_config(directory))
-        message = refusal(checkpoint=start, width_multiplier=0.25, model_dir=tmp_path / "curve")
-        assert message.startswith(f"--checkpoint={start}/ckpt-1: another network; ")
-    finally:
-        start.rename(directory / "pretrain")
