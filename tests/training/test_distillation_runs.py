@@ -15,8 +15,6 @@ from tf_simclr.schedules import WarmupCosine
 from tf_simclr.training.assembly import assemble
 from tf_simclr.training.begun_data import BegunData
 
-# ---- Distillation as a run of its own
-
 
 def distill_config(directory, **flags):
     """A run that distills what was finetuned, into a network like it."""
@@ -29,6 +27,7 @@ def test_self_distillation_starts_from_its_teacher_and_leaves_it_alone(tmp_path,
     teacher = finished_whole().directory / "finetune"
     before, events = finished_whole().files(), []
     config = distill_config(tmp_path / "student", checkpoint=teacher, distill_temperature=0.1)
+    log.clear()  # The finished run may have been made here.
     with eagerly():
         result = tf_simclr.train_and_evaluate(config, [events.append])
     (line,) = (message for message in log.messages if message.startswith("Starting from "))
